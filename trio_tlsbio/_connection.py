@@ -1,0 +1,576 @@
+"""The pure core: ciphertext in, plaintext out, and the other way round. No I/O, clock or tasks."""
+
+from __future__ import annotations
+
+import operator
+import ssl
+from collections import deque
+from typing import TypeAlias
+
+import attrs
+import idna
+import trio
+
+from ._errors import TLSError, explain, truncated
+from ._info import HandshakeInfo, presented_names
+from ._sessions import TLSSession, VerificationSettings
+from ._states import Event, Side, State, advance
+
+__all__ = ["SLICE_BYTES", "Data", "TLSConnection"]
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+# A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1).
+_RECORD_BYTES = 16 * 1024
+
+SLICE_BYTES = 4 * _RECORD_BYTES
+"""How much plaintext is encrypted, and how much ciphertext is fed, at a time.
+
+A MemoryBIO keeps the largest size that it ever had, so nothing large goes into one at once.
+"""
+
+
+def _check_context(ssl_context: ssl.SSLContext) -> None:
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(
+            f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}"
+        )
+
+
+def _server_name(server_hostname: str | bytes) -> str:
+    """Return a host name in the ASCII form in which it goes into the handshake."""
+    if isinstance(server_hostname, bytes | bytearray):
+        try:
+            name = server_hostname.decode("ascii")
+        except UnicodeDecodeError as exc:
+            raise ValueError("server_hostname: bytes must be ASCII") from exc
+    elif isinstance(server_hostname, str):
+        name = server_hostname
+    else:
+        raise TypeError(
+            f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
+        )
+    # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
+    # of SNI, and certificates don't have it.
+    name = name.removesuffix(".")
+    if not name or name.startswith(".") or "\0" in name:
+        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
+    if not name.isascii():
+        # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
+        # in which some names mean another host. The idna package comes with Trio.
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except idna.IDNAError as exc:
+            raise ValueError(
+                f"server_hostname: {server_hostname!r} is not a host name: {exc}"
+            ) from exc
+    return name
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class TLSConnection:
+    """One TLS connection as a pure state object: bytes go in, bytes come out, nothing waits.
+
+    What the transport received goes into :meth:`feed`, its end into :meth:`feed_eof`; what
+    :meth:`data_to_send` returns goes out. Between them :meth:`receive` and :meth:`send` deal in
+    plaintext. Any of them moves the handshake on; after each call, look for data to send::
+
+        connection = TLSConnection(ssl_context, server_hostname="example.org")
+        while not connection.do_handshake():
+            sock.sendall(connection.data_to_send())
+            connection.feed(sock.recv(65536))  # feed_eof() if it is empty
+
+    Args:
+      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured.
+      server_side: Whether this end is the server.
+      server_hostname: The name of the server, for SNI and for the check of its certificate.
+        Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
+        ``ssl_context.check_hostname`` is set.
+      session: The session of an earlier connection to resume. Clients only.
+
+    Raises:
+      ValueError: for arguments that don't go together, before a byte is made.
+
+    An error of the connection is raised as a :exc:`TLSError` by every call that needs what no
+    longer works, each time. What OpenSSL left to tell the peer about it, an alert, is then in
+    :meth:`data_to_send`.
+    """
+
+    _ssl_object: ssl.SSLObject
+    _incoming: ssl.MemoryBIO
+    _outgoing: ssl.MemoryBIO
+    # Ciphertext: what was fed and has not gone into the incoming BIO yet, and what has been taken
+    # out of the outgoing BIO and not been sent yet.
+    _fed: deque[Data]
+    _unsent: deque[Data]
+    _eof_fed: bool
+    # Plaintext: what send() was given and OpenSSL can't take yet, and what came out of OpenSSL
+    # before it was asked for.
+    _held: deque[bytes]
+    _close_held: bool
+    _plaintext: bytes
+    _trailing: bytes
+    _send_state: State
+    _receive_state: State
+    _send_error: TLSError | None
+    _receive_error: TLSError | None
+    _handshake: HandshakeInfo | None
+    # What sessions of this connection are bound to, as it was when the connection was made.
+    _ssl_context: ssl.SSLContext
+    _native_context: ssl.SSLContext
+    _settings: VerificationSettings | None
+
+    def __init__(
+        self,
+        ssl_context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: TLSSession | None = None,
+    ) -> None:
+        _check_context(ssl_context)
+        name = None if server_hostname is None else _server_name(server_hostname)
+        raw_session = None
+        if server_side:
+            if name is not None:
+                raise ValueError("server_hostname is for clients: a server has no name to check")
+            if session is not None:
+                raise ValueError("session is for clients: a server resumes what it is offered")
+        else:
+            if ssl_context.check_hostname and name is None:
+                # wrap_bio() lets this pass, and OpenSSL would then check no name at all.
+                raise ValueError(
+                    "the SSLContext checks host names (check_hostname), so a client needs "
+                    "server_hostname"
+                )
+            if session is not None:
+                if not isinstance(session, TLSSession):
+                    raise TypeError(
+                        f"session must be a TLSSession, not {type(session).__name__}: a raw "
+                        "session does not say for which name it was verified"
+                    )
+                raw_session = session.resumed_by(ssl_context, name)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        try:
+            self._ssl_object = ssl_context.wrap_bio(
+                self._incoming,
+                self._outgoing,
+                server_side=server_side,
+                server_hostname=name,
+                session=raw_session,
+            )
+        except ssl.SSLError as exc:  # a context made for the other side
+            raise ValueError(f"this SSLContext can't be used here: {exc}") from exc
+        self._fed = deque()
+        self._unsent = deque()
+        self._eof_fed = False
+        self._held = deque()
+        self._close_held = False
+        self._plaintext = b""
+        self._trailing = b""
+        self._send_state = State.HANDSHAKE
+        self._receive_state = State.HANDSHAKE
+        self._send_error = None
+        self._receive_error = None
+        self._handshake = None
+        self._ssl_context = ssl_context
+        self._native_context = self._ssl_object.context
+        self._settings = None if server_side else VerificationSettings.of(ssl_context)
+        if not server_side:
+            self.do_handshake()  # makes the ClientHello
+
+    def __repr__(self) -> str:
+        side = "server" if self._ssl_object.server_side else "client"
+        return (
+            f"<TLSConnection {side}: sending {self._send_state.value}, "
+            f"receiving {self._receive_state.value}>"
+        )
+
+    ################################################################
+    # What it knows
+    ################################################################
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """The :class:`ssl.SSLObject` beneath, for all that has no name here.
+
+        Use it to look; its ``read``, ``write`` and ``unwrap`` would act behind this object's back.
+        """
+        return self._ssl_object
+
+    @property
+    def send_state(self) -> State:
+        """What our direction can do."""
+        return self._send_state
+
+    @property
+    def receive_state(self) -> State:
+        """What the peer's direction can do, once the plaintext that is ready was received."""
+        return self._receive_state
+
+    @property
+    def handshake(self) -> HandshakeInfo | None:
+        """What the handshake agreed on; None until it is done."""
+        return self._handshake
+
+    @property
+    def session(self) -> TLSSession | None:
+        """What a later connection to the same server can resume with, once there is one.
+
+        Servers send it after the handshake in TLS 1.3, so it is there after something was
+        received. None on servers, and on a connection that failed (RFC 5246 section 7.2.2).
+        """
+        if self._settings is None or self._handshake is None:
+            return None
+        if State.FAILED in (self._send_state, self._receive_state):
+            return None
+        if self._ssl_object.context is not self._native_context:
+            return None  # somebody swapped the context: what was verified can't be told any more
+        session = self._ssl_object.session
+        # TLS 1.3 has a session object from the start, but it is of use only with a ticket; in
+        # TLS 1.2 the server may remember it by its id instead.
+        if session is None or not (session.has_ticket or session.id):
+            return None
+        return TLSSession(
+            self._ssl_object.server_hostname, self._ssl_context, self._settings, session
+        )
+
+    @property
+    def trailing_data(self) -> bytes:
+        """What came after the peer's close_notify: it is not TLS, and belongs to what follows.
+
+        Empty until :meth:`receive` returned ``b""``.
+        """
+        return self._trailing
+
+    ################################################################
+    # The peer's direction
+    ################################################################
+
+    def feed(self, data: Data) -> None:
+        """Take ciphertext that came from the peer.
+
+        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do.
+
+        Raises:
+          ValueError: after :meth:`feed_eof`.
+        """
+        if self._eof_fed:
+            raise ValueError("feed() after feed_eof(): the transport ended already")
+        if self._receive_state is State.CLOSED:
+            self._trailing += data
+        elif self._receive_state is State.FAILED:
+            pass  # OpenSSL takes no more, and nobody will ask for it
+        elif not self._fed and len(data) <= SLICE_BYTES and not self._incoming.pending:
+            self._incoming.write(data)
+        else:
+            whole = memoryview(bytes(data))
+            self._fed.extend(
+                whole[start : start + SLICE_BYTES] for start in range(0, len(whole), SLICE_BYTES)
+            )
+
+    def feed_eof(self) -> None:
+        """Take note that the transport ended.
+
+        Without a close_notify before it, :meth:`receive` raises :exc:`TruncationError`.
+        """
+        self._eof_fed = True
+
+    def _refill(self) -> bool:
+        """Put more of what was fed before OpenSSL, which asked for it; False if there is none.
+
+        OpenSSL asks only when the BIO is empty, so the BIO never holds more than a slice.
+        """
+        if not self._fed:
+            return False
+        self._incoming.write(self._fed.popleft())
+        return True
+
+    def receive(self, max_bytes: int | None = None) -> bytes | None:
+        """Return plaintext that the peer sent: all there is, or up to ``max_bytes``.
+
+        Returns:
+          None if more ciphertext has to be fed first, and ``b""``, each time, once the peer has
+          ended its direction with a close_notify.
+
+        Raises:
+          TLSError: if the handshake or a record failed, after what came before it was returned.
+          TruncationError: if the transport ended without a close_notify.
+          ValueError: if ``max_bytes`` is not positive.
+        """
+        if max_bytes is not None:
+            max_bytes = operator.index(max_bytes)
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be >= 1")
+        if self._receive_state is State.HANDSHAKE and not self.do_handshake():
+            return None
+        if self._plaintext:
+            data = self._plaintext[:max_bytes]
+            self._plaintext = self._plaintext[len(data) :]
+        else:
+            data = self._decrypt(max_bytes)
+            if self.is_holding:
+                self._encrypt_held()  # what was decrypted may have ended a renegotiation
+        if data:
+            return data
+        if self._receive_state is State.OPEN:
+            return None
+        if self._receive_state is State.CLOSED:
+            return b""
+        assert self._receive_error is not None
+        raise self._receive_error.again()
+
+    def _decrypt(self, max_bytes: int | None) -> bytes:
+        """Return what can be decrypted now. What ends the direction is left in its state."""
+        chunks: list[bytes] = []
+        left = max_bytes
+        while self._receive_state is State.OPEN and left != 0:
+            try:
+                # One call returns one record at most.
+                chunk = self._ssl_object.read(
+                    _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
+                )
+            except ssl.SSLWantReadError:
+                if not self._refill():
+                    if self._eof_fed:
+                        self._end_truncated(
+                            "the connection ended without a close_notify: what was received may "
+                            "not be all"
+                        )
+                    break
+                continue
+            except ssl.SSLZeroReturnError:  # their close_notify, and ours was sent before
+                chunk = b""
+            except Exception as exc:
+                self._fail(exc)
+                break
+            if not chunk:
+                self._trailing = self._incoming.read() + b"".join(self._fed)
+                self._fed.clear()
+                self._happened(Event.CLOSE_NOTIFY_RECEIVED)
+                break
+            chunks.append(chunk)
+            if left is not None:
+                left -= len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    ################################################################
+    # The handshake
+    ################################################################
+
+    def do_handshake(self) -> bool:
+        """Move the handshake on, and return whether it is done.
+
+        Until it is, send what :meth:`data_to_send` returns, feed what comes back, call again.
+        While the peer renegotiates (TLS 1.2), it is not done for as long as something that was
+        given to :meth:`send` is held: see :attr:`is_holding`.
+
+        Raises:
+          TLSError: if it failed: see there for the reason.
+          TruncationError: if the transport ended before it was done.
+        """
+        while self._send_state is State.HANDSHAKE:
+            self._collect()  # so that what the next step writes can be told apart
+            try:
+                # Always by this method: an sslobject_class may verify the peer in it.
+                self._ssl_object.do_handshake()
+            except ssl.SSLWantReadError:
+                if not self._refill():
+                    if not self._eof_fed:
+                        return False
+                    self._end_truncated("the peer closed the connection during the handshake")
+            except ssl.SSLZeroReturnError:
+                # A close_notify in the handshake comes from anybody: nothing is verified yet.
+                self._end_truncated("the peer gave up the handshake")
+            except Exception as exc:
+                if not _is_openssl_error(exc):
+                    # OpenSSL may be content and have written our Finished, while Python code
+                    # above it (truststore, for one) has refused the peer.
+                    self._outgoing.read()
+                self._fail(exc)
+            else:
+                self._handshake = HandshakeInfo.of(self._ssl_object)
+                self._happened(Event.HANDSHAKE_DONE)
+                self._encrypt_held()
+        self._check_send()
+        if self.is_holding:
+            # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
+            # messages when it reads, but fails for good on it when it writes.
+            self._plaintext += self._decrypt(None)
+            self._encrypt_held()
+            self._check_send()
+        return not self.is_holding
+
+    ################################################################
+    # Our direction
+    ################################################################
+
+    def send(self, data: Data) -> None:
+        """Encrypt plaintext for the peer. Before the handshake is done it is held until then.
+
+        Raises:
+          trio.ClosedResourceError: after :meth:`send_close_notify`.
+          TLSError: if the connection failed.
+        """
+        if self._send_state is State.CLOSED or self._close_held:
+            raise trio.ClosedResourceError("can't send data after send_close_notify()")
+        if self._send_state is State.OPEN and not self._held:
+            self._encrypt(data)
+        else:
+            if data:
+                self._held.append(bytes(data))
+            self.do_handshake()
+        self._check_send()
+
+    def send_close_notify(self) -> None:
+        """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
+
+        Before the handshake is done the close_notify is held until then. Calling it again does
+        nothing. See RFC 8446 section 6.1; it works in TLS 1.2 as well.
+
+        Raises:
+          TLSError: if the connection failed.
+        """
+        if self._send_state is State.CLOSED:
+            return
+        self._close_held = True
+        if self._send_state is State.OPEN:
+            self._encrypt_held()
+        else:
+            self.do_handshake()
+        self._check_send()
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether plaintext or a close_notify waits for a handshake to be done."""
+        return bool(self._held) or self._close_held
+
+    def _encrypt(self, data: Data) -> None:
+        """Encrypt all of ``data``, or hold what OpenSSL does not take during a renegotiation."""
+        with memoryview(data) as whole, whole.cast("B") as view:
+            start = 0
+            while start < len(view):  # an empty write would mean the end to OpenSSL
+                if start:
+                    self._collect()
+                try:
+                    start += self._ssl_object.write(view[start : start + SLICE_BYTES])
+                except ssl.SSLWantReadError:
+                    self._held.appendleft(bytes(view[start:]))
+                    return
+                except Exception as exc:
+                    self._fail(exc)
+                    return
+
+    def _encrypt_held(self) -> None:
+        held, self._held = self._held, deque()
+        while held and not self._held and self._send_state is State.OPEN:
+            self._encrypt(held.popleft())
+        self._held.extend(held)
+        if self._close_held and not self._held and self._send_state is State.OPEN:
+            self._close()
+
+    def _close(self) -> None:
+        # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
+        # the second looks for the peer's, and with data of the peer before it would fail for
+        # good. So what has arrived is decrypted first.
+        self._plaintext += self._decrypt(None)
+        if self._send_state is not State.OPEN:
+            return
+        try:
+            self._ssl_object.unwrap()
+        except ssl.SSLWantReadError:
+            pass  # ours is written, and theirs has not come
+        except Exception as exc:
+            if getattr(exc, "reason", None) != "SHUTDOWN_WHILE_IN_INIT":
+                self._fail(exc)
+            return  # else the peer renegotiates: it stays held
+        self._close_held = False
+        self._happened(Event.CLOSE_NOTIFY_SENT)
+
+    ################################################################
+    # Ciphertext to send
+    ################################################################
+
+    def _collect(self) -> None:
+        if self._outgoing.pending:
+            self._unsent.append(self._outgoing.read())
+
+    @property
+    def bytes_to_send(self) -> int:
+        """How many bytes of ciphertext wait to be sent."""
+        return sum(map(len, self._unsent)) + self._outgoing.pending
+
+    def data_to_send(self) -> bytes:
+        """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
+        self._collect()
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        return data
+
+    def peek_data_to_send(self) -> Data:
+        """Return the first part of the ciphertext to send, without taking it.
+
+        A transport that may take some of it, or be interrupted, sends from this and says with
+        :meth:`mark_sent` how far it came; nothing is lost or sent twice. Empty if nothing waits.
+        """
+        if not self._unsent:
+            self._collect()
+        return self._unsent[0] if self._unsent else b""
+
+    def mark_sent(self, count: int) -> None:
+        """Drop the first ``count`` bytes of what :meth:`peek_data_to_send` returned: they are sent.
+
+        Raises:
+          ValueError: if ``count`` is negative or more than that.
+        """
+        first = self.peek_data_to_send()
+        if not 0 <= count <= len(first):
+            raise ValueError(f"count must be from 0 to {len(first)}, not {count}")
+        if count == len(first):
+            if count:
+                self._unsent.popleft()
+        else:
+            self._unsent[0] = memoryview(first)[count:]
+
+    ################################################################
+    # States and errors
+    ################################################################
+
+    def _happened(self, event: Event, error: TLSError | None = None) -> None:
+        """Move both directions on, and keep the error for those that it ends."""
+        state = advance(Side.SEND, self._send_state, event)
+        if state is not self._send_state:
+            self._send_state, self._send_error = state, error
+        state = advance(Side.RECEIVE, self._receive_state, event)
+        if state is not self._receive_state:
+            self._receive_state, self._receive_error = state, error
+
+    def _end_truncated(self, message: str) -> None:
+        self._happened(Event.TRANSPORT_ENDED, truncated(message))
+
+    def _fail(self, exc: Exception) -> None:
+        """Remember the first error: OpenSSL reports only consequences of it from then on, and
+        after a fatal alert even what looks like a clean end."""
+        if isinstance(exc, ssl.SSLError):
+            error = explain(
+                exc,
+                names=presented_names(self._ssl_object)
+                if isinstance(exc, ssl.SSLCertVerificationError)
+                else (),
+                server_hostname=self._ssl_object.server_hostname,
+            )
+        else:
+            error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+        self._happened(Event.FAILURE, error)
+
+    def _check_send(self) -> None:
+        if self._send_error is not None:
+            raise self._send_error.again()
+
+
+def _is_openssl_error(exc: Exception) -> bool:
+    # CPython gives every SSLError that it makes from OpenSSL's error queue a library attribute;
+    # one that was raised by Python code has none.
+    return isinstance(exc, ssl.SSLError) and hasattr(exc, "library")

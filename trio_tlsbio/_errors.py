@@ -1,0 +1,254 @@
+"""The exceptions: one hierarchy, and plain words for what OpenSSL reports in code names."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Sequence
+
+import trio
+
+__all__ = [
+    "CertificateError",
+    "HandshakeTimeoutError",
+    "PeerAlertError",
+    "TLSError",
+    "TruncationError",
+]
+
+
+class TLSError(trio.BrokenResourceError):
+    """TLS failed on this connection, and it can't be used any further.
+
+    The base class of every exception that TLS causes. It is a
+    :exc:`trio.BrokenResourceError`, so code that was written for Trio streams handles it
+    already. ``str()`` says in plain words what went wrong; ``__cause__`` is the original
+    :exc:`ssl.SSLError` where OpenSSL reported one.
+    """
+
+    reason: str | None
+    """OpenSSL's own name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def again(self) -> TLSError:
+        """Return a new exception that says the same, to raise it in another place.
+
+        One exception object that is raised in two tasks would mix up their tracebacks.
+        """
+        copy = self.__class__.__new__(self.__class__)
+        copy.args = self.args
+        copy.__dict__.update(self.__dict__)
+        copy.__cause__ = self.__cause__
+        return copy
+
+
+class CertificateError(TLSError):
+    """This side refused the peer's certificate."""
+
+    verify_code: int | None
+    """The number of the verification error, ``X509_V_ERR_*`` in openssl-verification-options(1)."""
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, verify_code: int | None = None
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.verify_code = verify_code
+
+
+class PeerAlertError(TLSError):
+    """The peer ended the connection with a fatal alert (RFC 8446 section 6.2)."""
+
+    alert: str
+    """The alert's name in the RFC, such as ``"unknown_ca"``."""
+
+    def __init__(self, message: str, *, alert: str = "unknown", reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
+        self.alert = alert
+
+
+class TruncationError(TLSError):
+    """The transport ended without the peer's close_notify (RFC 8446 section 6.1).
+
+    What was received so far is genuine, but there is no telling whether it is all:
+    the peer may have crashed, or somebody on the way may have cut the connection.
+    """
+
+
+class HandshakeTimeoutError(TLSError):
+    """The handshake was not done within the time that was allowed for it."""
+
+
+# The alerts of RFC 8446 section 6 that a peer may send, as what they tell the one who gets
+# them. OpenSSL names some after the protocol version that introduced them.
+_ALERTS = {
+    "unexpected_message": "a message that it did not expect arrived",
+    "bad_record_mac": "a record that we sent arrived damaged",
+    "decryption_failed": "a record that we sent arrived damaged",
+    "record_overflow": "a record that we sent is too long",
+    "decompression_failure": "it can't decompress our data",
+    "handshake_failure": "it found no parameters that both sides support (ciphers, groups,"
+    " signatures), or it wants a client certificate",
+    "no_certificate": "we did not send a certificate",
+    "bad_certificate": "it does not accept our certificate",
+    "unsupported_certificate": "our certificate is of a kind that it does not support",
+    "certificate_revoked": "our certificate was revoked",
+    "certificate_expired": "our certificate has expired or is not valid yet",
+    "certificate_unknown": "it does not accept our certificate",
+    "illegal_parameter": "a handshake message that we sent does not make sense to it",
+    "unknown_ca": "it does not trust the authority that issued our certificate",
+    "access_denied": "our certificate is valid, but not allowed in",
+    "decode_error": "it can't read a message that we sent",
+    "decrypt_error": "it can't verify a signature or a Finished message that we sent",
+    "export_restriction": "export restrictions are violated",
+    "protocol_version": "it supports no TLS version that we offer",
+    "insufficient_security": "what we offer is not secure enough for it",
+    "internal_error": "it has an internal error",
+    "inappropriate_fallback": "we fell back to an older TLS version without need",
+    "user_cancelled": "it gave up the handshake",
+    "no_renegotiation": "it does not renegotiate",
+    "missing_extension": "a handshake message that we sent lacks an extension",
+    "unsupported_extension": "we sent an extension that it did not ask for",
+    "unrecognized_name": "it serves no site of the name we asked for",
+    "bad_certificate_status_response": "it can't accept our OCSP response",
+    "unknown_psk_identity": "it does not know our pre-shared key",
+    "certificate_required": "it wants a client certificate, and we sent none",
+    "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
+}
+
+# OpenSSL's reason codes for what happens in practice; others fall back to OpenSSL's own words.
+_REASONS = {
+    "HTTP_REQUEST": "the peer spoke plain HTTP to a TLS port",
+    "HTTPS_PROXY_REQUEST": "the peer spoke plain HTTP (a proxy request) to a TLS port",
+    "WRONG_VERSION_NUMBER": "the peer does not speak TLS here: this may be a plaintext port, or"
+    " one that wants STARTTLS first",
+    "UNKNOWN_PROTOCOL": "the peer does not speak TLS here",
+    "RECORD_LAYER_FAILURE": "the peer sent something that is not a TLS record",
+    "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here",
+    "NO_PROTOCOLS_AVAILABLE": "the context's minimum_version and maximum_version leave no TLS"
+    " version to use",
+    "WRONG_SSL_VERSION": "the peer chose a TLS version that is not allowed here",
+    "NO_SHARED_CIPHER": "the peer offers no cipher that is allowed here, or there is no"
+    " certificate for the ciphers it offers (was load_cert_chain() called?)",
+    "NO_CIPHERS_AVAILABLE": "the context's ciphers fit none of its TLS versions",
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": "the peer accepts no signature that our certificate's key"
+    " can make",
+    "NO_SUITABLE_KEY_SHARE": "the peer offers no key exchange group that is allowed here",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer sent no client certificate, and one is required",
+    "NO_APPLICATION_PROTOCOL": "the peer offers no application protocol (ALPN) that is served here",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "a record arrived damaged: somebody on the way changed"
+    " or mixed up bytes",
+    "BAD_RECORD_TYPE": "the peer sent something that is not a TLS record",
+    "PACKET_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
+    "DATA_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
+    "ENCRYPTED_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
+    "UNEXPECTED_MESSAGE": "the peer sent a message that has no place here",
+    "UNEXPECTED_RECORD": "the peer sent a record that has no place here",
+    "LENGTH_MISMATCH": "the peer sent a malformed handshake message",
+    "LENGTH_TOO_SHORT": "the peer sent a malformed handshake message",
+    "BAD_LENGTH": "the peer sent a malformed handshake message",
+    "BAD_PACKET": "the peer sent a malformed handshake message",
+    "BAD_EXTENSION": "the peer sent a malformed handshake message",
+    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "the peer only knows insecure renegotiation"
+    " (RFC 5746)",
+    "DH_KEY_TOO_SMALL": "the peer's Diffie-Hellman key is too small to be secure",
+    "INAPPROPRIATE_FALLBACK": "the peer fell back to an older TLS version without need",
+    "BAD_SIGNATURE": "the peer's signature of the handshake is wrong",
+    "DIGEST_CHECK_FAILED": "the peer's Finished message is wrong: the handshake was changed on"
+    " the way",
+    "CALLBACK_FAILED": "a callback of the SSLContext failed or refused the peer",
+}
+
+# X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3).
+_HOSTNAME_MISMATCH = 62
+_IP_ADDRESS_MISMATCH = 64
+_VERIFY_CODES = {
+    3: "no revocation list (CRL) of its issuer was found",
+    9: "it is not valid yet: check this machine's clock too",
+    10: "it has expired",
+    11: "the revocation list (CRL) of its issuer is not valid yet",
+    12: "the revocation list (CRL) of its issuer has expired",
+    18: "it is self-signed, and not among the trusted certificates",
+    19: "its chain ends at a certificate authority that is not trusted here",
+    20: "its issuer is not trusted here, or the peer did not send the intermediate certificates",
+    21: "its issuer is not trusted here, or the peer did not send the intermediate certificates",
+    23: "it was revoked",
+    24: "its chain contains a certificate that is not allowed to issue others",
+    25: "its chain is longer than the issuers allow",
+    26: "it is not made for this purpose (extended key usage)",
+    47: "it has a name that its issuer is not allowed to certify (name constraints)",
+    48: "it has a name that its issuer is not allowed to certify (name constraints)",
+    66: "its key is too weak",
+    67: "the key of one of its issuers is too weak",
+    68: "it, or one of its issuers, is signed with too weak a hash",
+}
+
+
+def _reason_of(exc: ssl.SSLError) -> str | None:
+    """Return OpenSSL's reason name, also for those that CPython has no name for."""
+    reason: str | None = getattr(exc, "reason", None)
+    if reason is None and (text := re.match(r"\[SSL\] (.+?) \(", str(exc))):
+        reason = text[1].upper().replace(" ", "_")
+    return reason
+
+
+def _alert_in(reason: str | None) -> str | None:
+    """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
+    *received* as reasons that begin with the version that introduced them."""
+    if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
+        alert = match[1].lower()
+        if alert in _ALERTS:
+            return alert
+    return None
+
+
+def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
+    """Say that a certificate for ``names`` was presented where ``expected`` was wanted."""
+    if not names:
+        return f"the certificate is not valid for {expected}"
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"the certificate is for {some}, not {expected}"
+
+
+def explain(
+    exc: ssl.SSLError, *, names: Sequence[str] = (), server_hostname: str | None = None
+) -> TLSError:
+    """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
+
+    ``names`` are those in the certificate that the peer presented, where that is known.
+    """
+    reason = _reason_of(exc)
+    error: TLSError
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        code: int | None = getattr(exc, "verify_code", None)
+        if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
+            message = certificate_mismatch(names, server_hostname)
+        else:
+            words = _VERIFY_CODES.get(code or 0) or getattr(exc, "verify_message", None)
+            message = f"the peer's certificate was refused: {words or exc}"
+        error = CertificateError(message, reason=reason, verify_code=code)
+    elif alert := _alert_in(reason):
+        message = f"the peer ended the connection: {_ALERTS[alert]} (alert {alert})"
+        error = PeerAlertError(message, alert=alert, reason=reason)
+    elif reason in _REASONS:
+        error = TLSError(_REASONS[reason], reason=reason)
+    else:
+        error = TLSError(f"TLS failed: {exc}", reason=reason)
+    error.__cause__ = exc
+    return error
+
+
+def truncated(message: str) -> TruncationError:
+    """Make the error of a transport that ended too early.
+
+    Its cause is the exception that :class:`ssl.SSLSocket` raises then. OpenSSL itself is never
+    told of the end: its SSL_OP_IGNORE_UNEXPECTED_EOF, which CPython sets by default, would make
+    it report a truncation as a clean end.
+    """
+    error = TruncationError(message)
+    error.__cause__ = ssl.SSLEOFError(
+        ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"
+    )
+    return error

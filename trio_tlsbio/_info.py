@@ -1,0 +1,131 @@
+"""What a finished handshake agreed on."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+__all__ = ["HandshakeInfo", "certificate_names", "presented_names"]
+
+# A certificate as SSLObject.getpeercert() decodes it.
+Certificate = Mapping[str, Any]
+
+
+def certificate_names(certificate: Certificate) -> tuple[str, ...]:
+    """Return the DNS names and IP addresses that a certificate is valid for.
+
+    Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
+    section 2).
+    """
+    return tuple(
+        value
+        for kind, value in certificate.get("subjectAltName", ())
+        if kind in ("DNS", "IP Address")
+    )
+
+
+def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+    # Public from Python 3.13 on, but there only as DER, which the standard library can't decode;
+    # the object beneath has had this method since 3.10. Without it we know less, and say less.
+    sslobj = getattr(ssl_object, "_sslobj", None)
+    get_chain = getattr(sslobj, "get_unverified_chain", None)
+    return tuple(get_chain() or ()) if get_chain is not None else ()
+
+
+def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
+    """Return the names in the certificate that the peer presented, refused ones included.
+
+    getpeercert() tells nothing of a handshake that failed, when one wants to know most.
+    """
+    chain = _raw_chain(ssl_object)
+    return certificate_names(chain[0].get_info()) if chain else ()
+
+
+def _peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+    chain = tuple(
+        ssl.PEM_cert_to_DER_cert(certificate.public_bytes())  # PEM is its default
+        for certificate in _raw_chain(ssl_object)
+    )
+    leaf = ssl_object.getpeercert(binary_form=True)
+    if leaf is None:
+        return ()
+    # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
+    return chain if leaf in chain else (leaf, *chain)
+
+
+def _same_name(pattern: str, hostname: str) -> bool:
+    """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
+    try:
+        return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
+    except ValueError:
+        pass
+    pattern, hostname = pattern.lower(), hostname.lower()
+    if pattern.startswith("*."):
+        # A wildcard stands for exactly one label, the leftmost.
+        return hostname.partition(".")[2] == pattern[2:]
+    return pattern == hostname
+
+
+@attrs.frozen
+class HandshakeInfo:
+    """What a finished handshake agreed on, and who the peer is."""
+
+    version: str
+    """The protocol version, such as ``"TLSv1.3"``."""
+
+    cipher: str
+    """The cipher suite, by OpenSSL's name for it."""
+
+    cipher_bits: int
+    """The length of the cipher's secret key, in bits."""
+
+    alpn_protocol: str | None
+    """The application protocol that ALPN chose (RFC 7301)."""
+
+    server_hostname: str | None
+    """The name that the client asked for and checked, in its ASCII form. None on servers."""
+
+    session_reused: bool
+    """Whether the handshake resumed an earlier session (RFC 8446 section 2.2)."""
+
+    peer_certificate: Certificate | None = attrs.field(repr=False)
+    """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
+    sent none, empty if the context does not verify certificates."""
+
+    peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
+    """The certificates that the peer presented, in DER form, its own first. They are what was
+    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone."""
+
+    @property
+    def matched_name(self) -> str | None:
+        """The name in the peer's certificate that stands for :attr:`server_hostname`.
+
+        This is for people to read: OpenSSL did the check that counts.
+        """
+        if self.server_hostname is None or not self.peer_certificate:
+            return None
+        for name in certificate_names(self.peer_certificate):
+            if _same_name(name, self.server_hostname):
+                return name
+        return None
+
+    @classmethod
+    def of(cls, ssl_object: ssl.SSLObject) -> HandshakeInfo:
+        """Read it off an SSLObject whose handshake is done."""
+        cipher = ssl_object.cipher()
+        version = ssl_object.version()
+        assert cipher is not None and version is not None  # both stand once it is done
+        return cls(
+            version=version,
+            cipher=cipher[0],
+            cipher_bits=cipher[2],
+            alpn_protocol=ssl_object.selected_alpn_protocol(),
+            server_hostname=ssl_object.server_hostname,
+            session_reused=bool(ssl_object.session_reused),
+            peer_certificate=ssl_object.getpeercert(),
+            peer_certificate_chain=_peer_chain(ssl_object),
+        )

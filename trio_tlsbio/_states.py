@@ -1,0 +1,80 @@
+"""The life of a connection's two directions, as one transition table.
+
+A TLS connection is two one-way streams that share a handshake: each direction opens when the
+handshake is done and ends by itself, ours with the close_notify that we send, the peer's with the
+one that it sends (RFC 8446 section 6.1). The diagrams in the documentation are drawn from the
+table below.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = ["TRANSITIONS", "Event", "Side", "State", "advance"]
+
+
+class Side(enum.Enum):
+    """One of the two directions."""
+
+    SEND = "send"
+    RECEIVE = "receive"
+
+
+class State(enum.Enum):
+    """What a direction can do now."""
+
+    HANDSHAKE = "handshake"  #: no application data yet
+    OPEN = "open"  #: application data flows
+    CLOSED = "closed"  #: ended cleanly, by a close_notify
+    TRUNCATED = "truncated"  #: the transport ended without a close_notify
+    FAILED = "failed"  #: a fatal alert was sent or received
+
+
+class Event(enum.Enum):
+    """What happens to a connection."""
+
+    HANDSHAKE_DONE = "handshake done"
+    CLOSE_NOTIFY_SENT = "close_notify sent"
+    CLOSE_NOTIFY_RECEIVED = "close_notify received"
+    TRANSPORT_ENDED = "transport ended"
+    FAILURE = "failure"
+
+
+def _table(
+    rows: Mapping[tuple[State, Event], State],
+) -> Mapping[tuple[State, Event], State]:
+    return MappingProxyType(dict(rows))
+
+
+#: What follows, for each side. An event that has no row leaves the side as it is: the end of the
+#: transport says nothing about our own direction, and a clean end stays one whatever comes later.
+TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyType(
+    {
+        Side.SEND: _table(
+            {
+                (State.HANDSHAKE, Event.HANDSHAKE_DONE): State.OPEN,
+                (State.HANDSHAKE, Event.TRANSPORT_ENDED): State.TRUNCATED,
+                (State.HANDSHAKE, Event.FAILURE): State.FAILED,
+                (State.OPEN, Event.CLOSE_NOTIFY_SENT): State.CLOSED,
+                (State.OPEN, Event.FAILURE): State.FAILED,
+            }
+        ),
+        Side.RECEIVE: _table(
+            {
+                (State.HANDSHAKE, Event.HANDSHAKE_DONE): State.OPEN,
+                (State.HANDSHAKE, Event.TRANSPORT_ENDED): State.TRUNCATED,
+                (State.HANDSHAKE, Event.FAILURE): State.FAILED,
+                (State.OPEN, Event.CLOSE_NOTIFY_RECEIVED): State.CLOSED,
+                (State.OPEN, Event.TRANSPORT_ENDED): State.TRUNCATED,
+                (State.OPEN, Event.FAILURE): State.FAILED,
+            }
+        ),
+    }
+)
+
+
+def advance(side: Side, state: State, event: Event) -> State:
+    """Return the state that ``event`` leads ``side`` to."""
+    return TRANSITIONS[side].get((state, event), state)

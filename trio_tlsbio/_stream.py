@@ -1,0 +1,521 @@
+"""The Trio stream: a TLS connection over any transport stream."""
+
+from __future__ import annotations
+
+import operator
+import ssl
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from ._connection import SLICE_BYTES, Data, TLSConnection
+from ._errors import TLSError, TruncationError
+from ._info import HandshakeInfo
+from ._sessions import TLSSession
+from ._states import State
+from ._transport import ConflictDetector, Transport, transport_for
+
+__all__ = ["TLSStream"]
+
+T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+R = TypeVar("R")
+
+# How long an alert may take to get onto the wire before its error is raised, in seconds. It is
+# a few bytes long: only a peer that has stopped reading makes it wait at all.
+_ALERT_TIMEOUT = 1.0
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
+    """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.
+
+    The handshake happens by itself when the stream is first used, or in :meth:`do_handshake`.
+
+    Every method may be cancelled, and the stream is still good afterwards: what was encrypted by
+    then goes out before anything else, with the next operation of either direction. This needs a
+    transport that tells how much a cancelled send has sent: a :class:`trio.SocketStream`, or
+    another :class:`TLSStream`. Over others, a send that is cancelled while the transport works on
+    it breaks sending, not receiving.
+
+    One task at a time may send, and one may receive; another one that tries gets a
+    :exc:`trio.BusyResourceError`. Using the stream after :meth:`aclose` or :meth:`unwrap` is a
+    :exc:`trio.ClosedResourceError`. What goes wrong with TLS, the peer or the transport is a
+    :exc:`TLSError`; the peer is sent the alert that OpenSSL wrote about it, if any, before that
+    is raised.
+
+    Args:
+      transport_stream: Carries the encrypted data. The stream owns it from now on.
+      ssl_context: The settings, usually made by :func:`ssl.create_default_context`.
+      server_hostname: The name of the server that is connected to, for SNI and for the check of
+        its certificate. Needed if ``ssl_context.check_hostname`` is set.
+      server_side: Whether this end is the server.
+      https_compatible: Neither send nor expect the close_notify that ends a TLS connection, as
+        is common in HTTP, which tells by itself where a message ends. The end of the transport
+        is then taken for the end of the data.
+      session: The session of an earlier connection to resume (clients only).
+      close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
+      close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
+        stops waiting for the end, in bytes.
+
+    Raises:
+      ValueError, TypeError: for arguments that don't go together, before a byte is sent.
+    """
+
+    _transport_stream: T_Stream | None
+    _connection: TLSConnection
+    _transport: Transport[Any]
+    _https_compatible: bool
+    _close_timeout: float
+    _close_max_bytes: int
+    _bytes_committed: int
+    _is_closing: bool
+    _is_closed: bool
+    _send_conflict: ConflictDetector
+    _receive_conflict: ConflictDetector
+
+    def __init__(
+        self,
+        transport_stream: T_Stream,
+        ssl_context: ssl.SSLContext,
+        *,
+        server_hostname: str | bytes | None = None,
+        server_side: bool = False,
+        https_compatible: bool = False,
+        session: TLSSession | None = None,
+        close_timeout: float = 5.0,
+        close_max_bytes: int = 1024 * 1024,
+    ) -> None:
+        if not close_timeout >= 0:
+            raise ValueError("close_timeout must not be negative")
+        if close_max_bytes < 0:
+            raise ValueError("close_max_bytes must not be negative")
+        self._transport_stream = transport_stream
+        self._connection = TLSConnection(
+            ssl_context,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            session=session,
+        )
+        self._transport = transport_for(transport_stream, self._connection)
+        self._https_compatible = https_compatible
+        self._close_timeout = close_timeout
+        self._close_max_bytes = close_max_bytes
+        self._bytes_committed = 0
+        self._is_closing = False
+        self._is_closed = False
+        self._send_conflict = ConflictDetector(
+            "another task is currently sending data on this TLSStream"
+        )
+        self._receive_conflict = ConflictDetector(
+            "another task is currently receiving data on this TLSStream"
+        )
+
+    def __repr__(self) -> str:
+        state = "closed " if self._is_closing else ""
+        return f"<TLSStream {state}{self._connection!r} over {self._transport_stream!r}>"
+
+    ################################################################
+    # What it is made of
+    ################################################################
+
+    @property
+    def transport_stream(self) -> T_Stream:
+        """The transport stream it was made with. None after :meth:`unwrap`, which gave it away."""
+        return self._transport_stream  # type: ignore[return-value]  # as trio.SSLStream has it
+
+    @property
+    def connection(self) -> TLSConnection:
+        """The pure core: to look at, since the stream feeds it and sends what it says."""
+        return self._connection
+
+    @property
+    def handshake(self) -> HandshakeInfo | None:
+        """What the handshake agreed on; None until it is done."""
+        return self._connection.handshake
+
+    @property
+    def session(self) -> TLSSession | None:
+        """What a later connection to the same server can resume with, once there is one.
+
+        A TLS 1.3 server sends it after the handshake, so it is there after something was received.
+        """
+        return self._connection.session
+
+    @property
+    def bytes_committed(self) -> int:
+        """How many bytes of plaintext were encrypted so far.
+
+        They reach the peer, whole and in order, whatever is cancelled. So after a cancelled
+        :meth:`send_all` this tells where to go on.
+        """
+        return self._bytes_committed
+
+    ################################################################
+    # Handshake
+    ################################################################
+
+    async def do_handshake(self) -> None:
+        """Complete the handshake, if it isn't done yet.
+
+        Any number of tasks may call this, or send and receive, at once; all of them get its
+        result, good or bad. Cancelled, the handshake stays where it is, and the next call of
+        any kind goes on with it.
+
+        Raises:
+          TLSError: if the handshake failed, now or before.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint()
+        await self._complete_handshake()
+        self._check_open()
+
+    async def _complete_handshake(self) -> None:
+        while self._connection.handshake is None:
+            if not await self._step(self._connection.do_handshake):
+                await self._exchange()
+            elif self.server_side and self._connection.ssl_object.version() == "TLSv1.3":
+                # What is left are session tickets. OpenSSL writes them now already, for a client
+                # that may not read before it has written a lot.
+                self._transport.flush_later()
+            else:
+                await self._transport.flush()
+
+    async def _exchange(self) -> None:
+        """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
+        if self._connection.bytes_to_send:
+            await self._transport.flush()
+        else:
+            await self._transport.receive()
+
+    async def _step(self, step: Callable[..., R], *args: object) -> R:
+        """Call a method of the connection; if that fails, tell the peer why before it is raised."""
+        try:
+            return step(*args)
+        except TLSError:
+            if self._connection.send_state is State.FAILED:
+                await self._flush_alert()
+            raise
+
+    async def _flush_alert(self) -> None:
+        self._transport.flush_nowait()
+        if self._connection.bytes_to_send:
+            with (
+                trio.move_on_after(_ALERT_TIMEOUT),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
+                await self._transport.flush()
+
+    ################################################################
+    # Receiving
+    ################################################################
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait for data from the peer, and return it.
+
+        Cancelled, nothing is lost.
+
+        Args:
+          max_bytes: How many bytes to return at most; by default all that has arrived.
+
+        Returns:
+          ``b""``, each time, once the peer has ended its direction.
+
+        Raises:
+          TruncationError: each time, if the transport ended without a close_notify. With
+            ``https_compatible`` that is ``b""`` too.
+          TLSError: if TLS or the transport failed.
+          ValueError: if ``max_bytes`` is not positive.
+        """
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be >= 1")
+        with self._receive_conflict:
+            self._check_open()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            receive = self._connection.receive
+            try:
+                await self._complete_handshake()
+                data = await self._step(receive, max_bytes)
+                while data is None:
+                    await self._transport.receive()
+                    self._check_open()
+                    data = await self._step(receive, max_bytes)
+            except TruncationError:
+                if not self._https_compatible:
+                    raise
+                data = b""
+            # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
+            self._transport.flush_nowait()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+
+    ################################################################
+    # Sending
+    ################################################################
+
+    async def send_all(self, data: Data) -> None:
+        """Encrypt data and send it.
+
+        Cancelled, what was encrypted by then will be sent whole, before anything else, and the
+        rest was not sent: see :attr:`bytes_committed`.
+
+        Raises:
+          TLSError: if TLS or the transport failed.
+          trio.ClosedResourceError: after :meth:`send_eof`.
+        """
+        with self._send_conflict:
+            self._check_open()
+            self._check_send_open()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._complete_handshake()
+            with memoryview(data) as whole, whole.cast("B") as view:
+                if not view:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                for start in range(0, len(view), SLICE_BYTES):
+                    await self._transport.flush()  # what a cancelled send has left
+                    self._check_open()
+                    part = view[start : start + SLICE_BYTES]
+                    await self._step(self._connection.send, part)
+                    self._bytes_committed += len(part)
+                    await self._flush_held()
+
+    async def _flush_held(self) -> None:
+        """Flush what was given to the connection, also if it holds that for a renegotiation."""
+        await self._transport.flush()
+        while self._connection.is_holding and not await self._step(self._connection.do_handshake):
+            await self._exchange()
+        await self._transport.flush()
+
+    def send_nowait(self, data: Data) -> int:
+        """Encrypt data and send what can be sent at once. Never waits.
+
+        Returns:
+          How many bytes were taken: all, or none before the handshake is done, while another
+          task sends, and while earlier data waits to be sent.
+
+        Raises:
+          TLSError: if TLS or the transport failed.
+          trio.ClosedResourceError: after :meth:`send_eof`.
+        """
+        with self._send_conflict:
+            self._check_open()
+            self._check_send_open()
+            self._transport.check_send()
+            self._transport.flush_nowait()
+            if self._connection.handshake is None or self._connection.bytes_to_send:
+                return 0
+            with memoryview(data) as view:
+                self._connection.send(view)
+                self._bytes_committed += view.nbytes
+                self._transport.flush_nowait()
+                return view.nbytes
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
+        with self._send_conflict:
+            self._check_open()
+            self._check_send_open()
+            await self._transport.wait_send_might_not_block()
+
+    async def send_eof(self) -> None:
+        """End our direction with a close_notify. Receiving goes on until the peer's own.
+
+        See RFC 8446 section 6.1; it works in TLS 1.2 as well. The direction of the transport is
+        not ended. Calling it again does nothing but finish what was cancelled.
+
+        Raises:
+          TLSError: if TLS or the transport failed.
+        """
+        with self._send_conflict:
+            self._check_open()
+            await trio.lowlevel.checkpoint()
+            await self._complete_handshake()
+            self._check_open()
+            await self._step(self._connection.send_close_notify)
+            await self._flush_held()
+
+    ################################################################
+    # Ending
+    ################################################################
+
+    async def unwrap(self) -> tuple[T_Stream, bytes]:
+        """End TLS in both directions, and give the transport back for what comes without it.
+
+        Sends a close_notify and waits for the peer's. Cancelled, call it again.
+
+        Returns:
+          The transport stream, and what has been received on it after the end of TLS, which is
+          the beginning of what follows. This stream is closed from now on.
+
+        Raises:
+          TLSError: if TLS or the transport failed, or if the peer sent more data instead of its
+            close_notify: receive until ``b""`` before.
+        """
+        with self._receive_conflict, self._send_conflict:
+            self._check_open()
+            await trio.lowlevel.checkpoint()
+            await self._complete_handshake()
+            connection = self._connection
+            await self._step(connection.send_close_notify)
+            await self._flush_held()
+            while (data := await self._step(connection.receive)) is None:
+                await self._transport.receive()
+            self._check_open()
+            if data:
+                raise TLSError(
+                    f"the peer sent {len(data)} bytes of data where unwrap() expected its "
+                    "close_notify: receive until b'' first"
+                )
+            transport_stream = self.transport_stream
+            self._transport_stream = None
+            self._is_closing = self._is_closed = True
+            return transport_stream, connection.trailing_data
+
+    async def aclose(self) -> None:
+        """End the connection and close the transport, so that all that was sent arrives.
+
+        Sends a close_notify, after completing the handshake if that isn't done (neither with
+        ``https_compatible``). Over a socket, it then ends the TCP direction and waits until the
+        peer has closed too, since a socket that is closed while the peer still sends may destroy
+        what the peer has not read yet. All of this takes ``close_timeout`` seconds at most.
+
+        Cancelled, it closes the transport at once, after putting on the wire what waits to be
+        sent, and the close_notify, as far as that works without waiting. Tasks that are blocked
+        on the stream get a :exc:`trio.ClosedResourceError`.
+
+        Raises:
+          TLSError: if it had to complete the handshake, and the handshake failed. The transport
+            is closed all the same.
+        """
+        if self._is_closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._is_closing = True
+        failed_before = self._connection.send_state is State.FAILED
+        try:
+            with trio.move_on_after(self._close_timeout):
+                await self._end()
+        finally:
+            self._end_nowait()
+            if not self._is_closed:  # another task may have been faster
+                self._is_closed = True
+                await self.transport_stream.aclose()
+        if self._connection.handshake is None and not failed_before:
+            if self._connection.send_state is State.FAILED:
+                self._connection.do_handshake()  # raises why
+
+    async def _end(self) -> None:
+        if self._https_compatible and self._connection.handshake is None:
+            return  # there is nothing that could be lost
+        # A peer that has gone already is no error here, nor a stream that broke before.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if not self._https_compatible:
+                await self._complete_handshake()
+                self._connection.send_close_notify()
+            await self._flush_held()
+        await self._transport.finish(self._close_max_bytes)
+
+    def _end_nowait(self) -> None:
+        if self._connection.handshake is not None and not self._https_compatible:
+            with suppress(TLSError):
+                self._connection.send_close_notify()
+        self._transport.flush_nowait()
+        self._transport.finish_nowait()
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise trio.ClosedResourceError("this TLSStream was closed")
+
+    def _check_send_open(self) -> None:
+        if self._connection.send_state is State.CLOSED:
+            raise trio.ClosedResourceError("can't send data after send_eof()")
+
+    ################################################################
+    # What trio.SSLStream offers of ssl.SSLObject
+    ################################################################
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context in use: a server's ``sni_callback`` may have set another one.
+
+        See :attr:`ssl.SSLSocket.context`.
+        """
+        return self._connection.ssl_object.context
+
+    @context.setter
+    def context(self, context: ssl.SSLContext) -> None:
+        self._connection.ssl_object.context = context
+
+    @property
+    def server_side(self) -> bool:
+        """Whether this end is the server."""
+        return self._connection.ssl_object.server_side
+
+    @property
+    def server_hostname(self) -> str | None:
+        """The name of the server in its ASCII form. None on servers."""
+        return self._connection.ssl_object.server_hostname
+
+    @property
+    def session_reused(self) -> bool:
+        """Whether the handshake resumed an earlier session. See :attr:`ssl.SSLSocket.session_reused`.
+
+        Raises:
+          trio.NeedHandshakeError: before the handshake is done, as all that follow.
+        """
+        return bool(self._after_handshake("session_reused").session_reused)
+
+    def pending(self) -> int:
+        """See :meth:`ssl.SSLSocket.pending`. Needs no handshake."""
+        return self._connection.ssl_object.pending()
+
+    def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
+        """See :meth:`ssl.SSLSocket.getpeercert`."""
+        return self._after_handshake("getpeercert").getpeercert(binary_form)
+
+    def selected_alpn_protocol(self) -> str | None:
+        """See :meth:`ssl.SSLSocket.selected_alpn_protocol`."""
+        return self._after_handshake("selected_alpn_protocol").selected_alpn_protocol()
+
+    def selected_npn_protocol(self) -> str | None:
+        """See :meth:`ssl.SSLSocket.selected_npn_protocol`; ALPN replaced NPN."""
+        return self._after_handshake("selected_npn_protocol").selected_npn_protocol()
+
+    def cipher(self) -> tuple[str, str, int] | None:
+        """See :meth:`ssl.SSLSocket.cipher`."""
+        return self._after_handshake("cipher").cipher()
+
+    def shared_ciphers(self) -> list[tuple[str, str, int]] | None:
+        """See :meth:`ssl.SSLSocket.shared_ciphers`."""
+        return self._after_handshake("shared_ciphers").shared_ciphers()
+
+    def compression(self) -> str | None:
+        """See :meth:`ssl.SSLSocket.compression`."""
+        return self._after_handshake("compression").compression()
+
+    def get_channel_binding(self, cb_type: str = "tls-unique") -> bytes | None:
+        """See :meth:`ssl.SSLSocket.get_channel_binding`."""
+        return self._after_handshake("get_channel_binding").get_channel_binding(cb_type)
+
+    def version(self) -> str | None:
+        """See :meth:`ssl.SSLSocket.version`."""
+        return self._after_handshake("version").version()
+
+    if sys.version_info >= (3, 13):
+
+        def get_verified_chain(self) -> list[bytes]:
+            """See :meth:`ssl.SSLSocket.get_verified_chain`."""
+            return self._after_handshake("get_verified_chain").get_verified_chain()
+
+        def get_unverified_chain(self) -> list[bytes]:
+            """See :meth:`ssl.SSLSocket.get_unverified_chain`."""
+            return self._after_handshake("get_unverified_chain").get_unverified_chain()
+
+    def _after_handshake(self, name: str) -> ssl.SSLObject:
+        # OpenSSL would answer with nothing, which could be taken for an answer.
+        if self._connection.handshake is None:
+            raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
+        return self._connection.ssl_object

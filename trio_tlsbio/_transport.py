@@ -1,0 +1,400 @@
+"""How ciphertext moves over one transport: counted to the byte, by one sender and one receiver.
+
+Every task that needs the wire to move calls :meth:`Transport.flush` or :meth:`Transport.receive`.
+The first to come does the work; the others wait until it is through or gives up, and look again
+whether what they need is there. So no task depends on another one's life, and a cancelled one
+leaves nothing behind but ciphertext that waits its turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+import attrs
+import trio
+
+from ._connection import Data, TLSConnection
+from ._errors import TLSError
+
+__all__ = ["ConflictDetector", "CountingStream", "Transport", "transport_for"]
+
+# How much is taken from a socket at a time, in bytes.
+_RECEIVE_BYTES = 64 * 1024
+
+StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
+
+
+@attrs.define(eq=False)
+class ConflictDetector:
+    """Makes it an error that two tasks do the same thing at once."""
+
+    _message: str
+    _busy: bool = attrs.field(default=False, init=False)
+
+    def __enter__(self) -> None:
+        if self._busy:
+            raise trio.BusyResourceError(self._message)
+        self._busy = True
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._busy = False
+
+
+@runtime_checkable
+class CountingStream(Protocol):
+    """A stream that tells how much a cancelled send has sent, as a :class:`TLSStream` does."""
+
+    @property
+    def bytes_committed(self) -> int:
+        """How many bytes it has taken on itself to deliver, since it was made."""
+
+    def send_nowait(self, data: Data) -> int:
+        """Take on as much of ``data`` as is possible without waiting, and return how much."""
+
+    async def send_all(self, data: Data) -> None:
+        """Send all of it."""
+
+
+@attrs.define(eq=False)
+class Transport(ABC, Generic[StreamT]):
+    """Moves the ciphertext of one connection over one stream."""
+
+    #: Whether a cancelled send says how much it has sent.
+    counts: ClassVar[bool]
+
+    _stream: StreamT
+    _connection: TLSConnection
+    _bytes_sent: int = attrs.field(default=0, init=False)
+    _sending: bool = attrs.field(default=False, init=False)
+    _receiving: bool = attrs.field(default=False, init=False)
+    _sender_left: trio.lowlevel.ParkingLot = attrs.field(
+        factory=trio.lowlevel.ParkingLot, init=False
+    )
+    _receiver_left: trio.lowlevel.ParkingLot = attrs.field(
+        factory=trio.lowlevel.ParkingLot, init=False
+    )
+    _send_error: TLSError | None = attrs.field(default=None, init=False)
+    _receive_error: TLSError | None = attrs.field(default=None, init=False)
+    _eof_received: bool = attrs.field(default=False, init=False)
+    _may_wait: bool = attrs.field(default=False, init=False)
+
+    ################################################################
+    # What each kind of transport does in its own way
+    ################################################################
+
+    @abstractmethod
+    async def _send_some(self, data: Data) -> None:
+        """Send some of ``data``, and mark what was sent."""
+
+    @abstractmethod
+    def _send_some_nowait(self, data: Data) -> int:
+        """Send what the transport takes at once, and return how many bytes that was."""
+
+    async def _receive_some(self) -> Data:
+        return await self._stream.receive_some()
+
+    async def finish(self, max_bytes: int) -> None:
+        """After the last byte, wait until the peer has closed too, where closing the stream
+        before would destroy what is on its way. Discards ``max_bytes`` of what the peer sends."""
+
+    def finish_nowait(self) -> None:
+        """Do what can be done to the same end without waiting. Never raises."""
+
+    ################################################################
+    # Sending
+    ################################################################
+
+    async def flush(self) -> None:
+        """Send the ciphertext that waits now. What other tasks add meanwhile is theirs to wait for.
+
+        Cancelled, it leaves the rest to the next one who sends, if the transport counts.
+
+        Raises:
+          TLSError: if the transport can't send any more.
+        """
+        self._may_wait = False
+        target = self._bytes_sent + self._connection.bytes_to_send
+        while self._bytes_sent < target:
+            if self._sending:
+                await self._sender_left.park()
+                continue
+            self.check_send()
+            if not self.counts:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            self._sending = True
+            try:
+                await self._send_some(self._connection.peek_data_to_send())
+            except (trio.BusyResourceError, trio.ClosedResourceError):
+                raise  # nothing was sent
+            except trio.BrokenResourceError as exc:
+                self._send_error = _transport_error("sending", exc)
+                raise self._send_error.again() from exc
+            except trio.Cancelled:
+                if not self.counts:
+                    self._send_error = TLSError(
+                        "an earlier send was cancelled half-way, and this transport can't tell "
+                        "how much of it went out: nothing more can be sent, only received"
+                    )
+                raise
+            except BaseException as exc:
+                self._send_error = _transport_error("sending", exc)
+                raise
+            finally:
+                self._sending = False
+                self._sender_left.unpark_all()
+
+    def flush_nowait(self) -> None:
+        """Send what can be sent at once, unless another task is sending. Never raises."""
+        while not self._sending and self._send_error is None and self._connection.bytes_to_send:
+            try:
+                sent = self._send_some_nowait(self._connection.peek_data_to_send())
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # the next one who has to send will hear of it
+            if not sent:
+                return
+            self._mark_sent(sent)
+
+    def flush_later(self) -> None:
+        """Send what waits now if that is possible at once, else with whatever is sent next.
+
+        Meant for what the peer can do without, and may not be ready to read.
+        """
+        self.flush_nowait()
+        self._may_wait = True
+
+    def _mark_sent(self, count: int) -> None:
+        self._connection.mark_sent(count)
+        self._bytes_sent += count
+
+    async def wait_send_might_not_block(self) -> None:
+        """Wait until the transport might take more."""
+        while self._sending:
+            await self._sender_left.park()
+        self.check_send()
+        self._sending = True
+        try:
+            await self._stream.wait_send_all_might_not_block()
+        finally:
+            self._sending = False
+            self._sender_left.unpark_all()
+
+    def check_send(self) -> None:
+        """Raise :exc:`TLSError` if the transport can't send any more."""
+        if self._send_error is not None:
+            raise self._send_error.again()
+
+    ################################################################
+    # Receiving
+    ################################################################
+
+    async def receive(self) -> None:
+        """Wait for something to happen that may have fed the connection, and see to it that
+        ciphertext that waits to be sent moves on meanwhile. Look again afterwards.
+
+        Raises:
+          TLSError: if the transport can't receive any more.
+        """
+        can_send = not self._sending and self._send_error is None
+        if not (can_send and self._connection.bytes_to_send):
+            await self._receive_and_feed()
+        elif self.counts:
+            await self._flush_and_receive()
+        elif self._may_wait:
+            await self._receive_and_feed()
+        else:
+            with suppress(trio.BrokenResourceError):  # receiving goes on without it
+                await self.flush()
+
+    async def _receive_and_feed(self) -> None:
+        data = await self._receive_alone()
+        if data:
+            self._connection.feed(data)
+        elif self._eof_received:
+            self._connection.feed_eof()
+
+    async def _receive_alone(self) -> Data:
+        """Receive from the stream, unless another task does: then wait for that, for nothing."""
+        if self._receiving:
+            await self._receiver_left.park()
+            return b""
+        if self._receive_error is not None:
+            raise self._receive_error.again()
+        self._receiving = True
+        try:
+            data = await self._receive_some()
+        except (trio.BusyResourceError, trio.ClosedResourceError):
+            raise
+        except trio.BrokenResourceError as exc:
+            self._receive_error = _transport_error("receiving", exc)
+            raise self._receive_error.again() from exc
+        except Exception as exc:
+            self._receive_error = _transport_error("receiving", exc)
+            raise
+        finally:
+            self._receiving = False
+            self._receiver_left.unpark_all()
+        if not data:
+            self._eof_received = True
+        return data
+
+    async def _flush_and_receive(self) -> None:
+        """Wait for either direction, and move whichever is ready."""
+
+        async def flush() -> None:
+            # Receiving goes on without it; who has to send will hear of it.
+            with suppress(trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.flush()
+
+        error: BaseException | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            try:
+                await self._receive_and_feed()
+            except BaseException as exc:
+                error = exc  # not through the nursery, which would wrap it in a group
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would keep it alive in a cycle
+
+
+@attrs.define(eq=False)
+class _PlainTransport(Transport[trio.abc.Stream]):
+    """Any stream: a cancelled send does not say how much of it was sent."""
+
+    counts = False
+
+    async def _send_some(self, data: Data) -> None:
+        await self._stream.send_all(data)
+        self._mark_sent(len(data))
+
+    def _send_some_nowait(self, data: Data) -> int:
+        return 0
+
+
+@attrs.define(eq=False)
+class _NestedTransport(Transport[trio.abc.Stream]):
+    """A stream that counts, such as another TLSStream."""
+
+    counts = True
+
+    _counting: CountingStream
+
+    async def _send_some(self, data: Data) -> None:
+        before = self._counting.bytes_committed
+        try:
+            await self._counting.send_all(data)
+        finally:
+            self._mark_sent(self._counting.bytes_committed - before)
+
+    def _send_some_nowait(self, data: Data) -> int:
+        return self._counting.send_nowait(data)
+
+
+@attrs.define(eq=False)
+class _SocketTransport(Transport[trio.SocketStream]):
+    """A socket, which says of every call how much it took."""
+
+    counts = True
+
+    async def _send_some(self, data: Data) -> None:
+        socket = self._stream.socket
+        if socket.did_shutdown_SHUT_WR:
+            raise trio.ClosedResourceError("can't send data after sending EOF")
+        try:
+            # Trio's send() is cancelled only while nothing was sent.
+            sent = await socket.send(data)
+        except OSError as exc:
+            raise _stream_error(exc) from exc
+        self._mark_sent(sent)
+
+    def _send_some_nowait(self, data: Data) -> int:
+        if self._stream.socket.did_shutdown_SHUT_WR:
+            return 0
+        with _borrowed(self._stream) as socket:
+            try:
+                return socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                return 0
+
+    async def _receive_some(self) -> bytes:
+        try:
+            return await self._stream.socket.recv(_RECEIVE_BYTES)
+        except OSError as exc:
+            raise _stream_error(exc) from exc
+
+    async def finish(self, max_bytes: int) -> None:
+        # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
+        # then the peer's kernel may throw away what it has not read yet (RFC 9112 section 9.6
+        # tells the same of HTTP). So we end our direction, and read until the peer ends its own.
+        self._end_direction()
+        left = max_bytes
+        while left > 0 and not self._eof_received and self._receive_error is None:
+            left -= len(await self._receive_alone())
+
+    def finish_nowait(self) -> None:
+        with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:
+            for _ in range(16):  # bounded: a fast peer could keep us here
+                if not socket.recv(_RECEIVE_BYTES):
+                    break
+        self._end_direction()
+
+    def _end_direction(self) -> None:
+        socket = self._stream.socket
+        if socket.fileno() >= 0 and not socket.did_shutdown_SHUT_WR:
+            with suppress(OSError):  # the peer has reset it already
+                socket.shutdown(stdlib_socket.SHUT_WR)
+
+
+@contextmanager
+def _borrowed(stream: trio.SocketStream) -> Iterator[stdlib_socket.socket]:
+    """Give the stdlib socket over a stream's descriptor, for calls that don't wait.
+
+    Trio has none that try once. Its sockets are in non-blocking mode, so this one is too.
+    """
+    socket = stream.socket
+    if socket.fileno() < 0:  # closed, and the number may be another file's by now
+        raise trio.ClosedResourceError("this socket was already closed")
+    # With family, type and proto given, making it costs no system call.
+    borrowed = stdlib_socket.socket(
+        socket.family, socket.type, socket.proto, fileno=socket.fileno()
+    )
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()  # the descriptor stays the stream's
+
+
+def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:
+    """Return the best way to move a connection's ciphertext over ``stream``."""
+    if isinstance(stream, trio.SocketStream):
+        return _SocketTransport(stream, connection)  # type: ignore[return-value]
+    if isinstance(stream, CountingStream):
+        return _NestedTransport(stream, connection, stream)
+    return _PlainTransport(stream, connection)
+
+
+def _transport_error(doing: str, exc: BaseException) -> TLSError:
+    error = TLSError(f"the transport broke while {doing}: {exc or type(exc).__name__}")
+    error.__cause__ = exc
+    return error
+
+
+def _stream_error(exc: OSError) -> Exception:
+    """Return the exception by which Trio's streams report an OSError."""
+    if exc.errno in (errno.EBADF, errno.ENOTSOCK):
+        return trio.ClosedResourceError("this socket was already closed")
+    return trio.BrokenResourceError(f"socket connection broken: {exc}")

@@ -16,7 +16,7 @@ from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
 
-__all__ = ["SLICE_BYTES", "Data", "TLSConnection"]
+__all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -30,14 +30,7 @@ A MemoryBIO keeps the largest size that it ever had, so nothing large goes into 
 """
 
 
-def _check_context(ssl_context: ssl.SSLContext) -> None:
-    if not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(
-            f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}"
-        )
-
-
-def _server_name(server_hostname: str | bytes) -> str:
+def _ascii_name(server_hostname: str | bytes) -> str:
     """Return a host name in the ASCII form in which it goes into the handshake."""
     if isinstance(server_hostname, bytes | bytearray):
         try:
@@ -65,6 +58,41 @@ def _server_name(server_hostname: str | bytes) -> str:
                 f"server_hostname: {server_hostname!r} is not a host name: {exc}"
             ) from exc
     return name
+
+
+def check_arguments(
+    ssl_context: ssl.SSLContext,
+    *,
+    server_side: bool,
+    server_hostname: str | bytes | None,
+    session: TLSSession | None,
+) -> tuple[str | None, ssl.SSLSession | None]:
+    """Check what a connection is to be made of, and return the ASCII name and the raw session.
+
+    Raises:
+      ValueError, TypeError: for arguments that don't go together.
+    """
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+    name = None if server_hostname is None else _ascii_name(server_hostname)
+    if server_side:
+        if name is not None:
+            raise ValueError("server_hostname is for clients: a server has no name to check")
+        if session is not None:
+            raise ValueError("session is for clients: a server resumes what it is offered")
+    elif ssl_context.check_hostname and name is None:
+        # wrap_bio() lets this pass, and OpenSSL would then check no name at all.
+        raise ValueError(
+            "the SSLContext checks host names (check_hostname), so a client needs server_hostname"
+        )
+    if session is None:
+        return name, None
+    if not isinstance(session, TLSSession):
+        raise TypeError(
+            f"session must be a TLSSession, not {type(session).__name__}: a raw session does not "
+            "say for which name it was verified"
+        )
+    return name, session.resumed_by(ssl_context, name)
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -128,28 +156,9 @@ class TLSConnection:
         server_hostname: str | bytes | None = None,
         session: TLSSession | None = None,
     ) -> None:
-        _check_context(ssl_context)
-        name = None if server_hostname is None else _server_name(server_hostname)
-        raw_session = None
-        if server_side:
-            if name is not None:
-                raise ValueError("server_hostname is for clients: a server has no name to check")
-            if session is not None:
-                raise ValueError("session is for clients: a server resumes what it is offered")
-        else:
-            if ssl_context.check_hostname and name is None:
-                # wrap_bio() lets this pass, and OpenSSL would then check no name at all.
-                raise ValueError(
-                    "the SSLContext checks host names (check_hostname), so a client needs "
-                    "server_hostname"
-                )
-            if session is not None:
-                if not isinstance(session, TLSSession):
-                    raise TypeError(
-                        f"session must be a TLSSession, not {type(session).__name__}: a raw "
-                        "session does not say for which name it was verified"
-                    )
-                raw_session = session.resumed_by(ssl_context, name)
+        name, raw_session = check_arguments(
+            ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
+        )
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         try:

@@ -76,6 +76,7 @@ class Transport(ABC, Generic[StreamT]):
     _stream: StreamT
     _connection: TLSConnection
     _bytes_sent: int = attrs.field(default=0, init=False)
+    _flushing: int = attrs.field(default=0, init=False)
     _sending: bool = attrs.field(default=False, init=False)
     _receiving: bool = attrs.field(default=False, init=False)
     _sender_left: trio.lowlevel.ParkingLot = attrs.field(
@@ -84,6 +85,7 @@ class Transport(ABC, Generic[StreamT]):
     _receiver_left: trio.lowlevel.ParkingLot = attrs.field(
         factory=trio.lowlevel.ParkingLot, init=False
     )
+    _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _send_error: TLSError | None = attrs.field(default=None, init=False)
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
     _eof_received: bool = attrs.field(default=False, init=False)
@@ -116,43 +118,60 @@ class Transport(ABC, Generic[StreamT]):
     ################################################################
 
     async def flush(self) -> None:
-        """Send the ciphertext that waits now. What other tasks add meanwhile is theirs to wait for.
+        """Send the ciphertext that waits now.
 
-        Cancelled, it leaves the rest to the next one who sends, if the transport counts.
+        What other tasks add meanwhile is theirs to wait for. Those who add some without waiting
+        (a receiver, say) rely on the last one here, who sends that too before it leaves.
+
+        Cancelled, it leaves the rest to the next one who sends or receives, if the transport
+        counts.
 
         Raises:
           TLSError: if the transport can't send any more.
         """
+        self.check_send()
         self._may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
-        while self._bytes_sent < target:
-            if self._sending:
-                await self._sender_left.park()
-                continue
-            self.check_send()
+        self._flushing += 1
+        try:
+            while self._bytes_sent < target or (
+                self._flushing == 1 and self._connection.bytes_to_send
+            ):
+                if self._sending:
+                    await self._sender_left.park()
+                else:
+                    await self._send_alone()
+        except BaseException:
+            self._wake_receiver()  # who may have relied on it
+            raise
+        finally:
+            self._flushing -= 1
+
+    async def _send_alone(self) -> None:
+        self.check_send()
+        if not self.counts:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self._sending = True
+        try:
+            await self._send_some(self._connection.peek_data_to_send())
+        except (trio.BusyResourceError, trio.ClosedResourceError):
+            raise  # nothing was sent
+        except trio.BrokenResourceError as exc:
+            self._send_error = _transport_error("sending", exc)
+            raise self._send_error.again() from exc
+        except trio.Cancelled:
             if not self.counts:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            self._sending = True
-            try:
-                await self._send_some(self._connection.peek_data_to_send())
-            except (trio.BusyResourceError, trio.ClosedResourceError):
-                raise  # nothing was sent
-            except trio.BrokenResourceError as exc:
-                self._send_error = _transport_error("sending", exc)
-                raise self._send_error.again() from exc
-            except trio.Cancelled:
-                if not self.counts:
-                    self._send_error = TLSError(
-                        "an earlier send was cancelled half-way, and this transport can't tell "
-                        "how much of it went out: nothing more can be sent, only received"
-                    )
-                raise
-            except BaseException as exc:
-                self._send_error = _transport_error("sending", exc)
-                raise
-            finally:
-                self._sending = False
-                self._sender_left.unpark_all()
+                self._send_error = TLSError(
+                    "an earlier send was cancelled half-way, and this transport can't tell "
+                    "how much of it went out: nothing more can be sent, only received"
+                )
+            raise
+        except BaseException as exc:
+            self._send_error = _transport_error("sending", exc)
+            raise
+        finally:
+            self._sending = False
+            self._sender_left.unpark_all()
 
     def flush_nowait(self) -> None:
         """Send what can be sent at once, unless another task is sending. Never raises."""
@@ -162,6 +181,7 @@ class Transport(ABC, Generic[StreamT]):
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # the next one who has to send will hear of it
             if not sent:
+                self._wake_receiver()
                 return
             self._mark_sent(sent)
 
@@ -231,8 +251,11 @@ class Transport(ABC, Generic[StreamT]):
         if self._receive_error is not None:
             raise self._receive_error.again()
         self._receiving = True
+        data: Data = b""
         try:
-            data = await self._receive_some()
+            with trio.CancelScope() as self._receive_scope:
+                data = await self._receive_some()
+                self._eof_received = not data
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
@@ -243,10 +266,14 @@ class Transport(ABC, Generic[StreamT]):
             raise
         finally:
             self._receiving = False
+            self._receive_scope = None
             self._receiver_left.unpark_all()
-        if not data:
-            self._eof_received = True
         return data
+
+    def _wake_receiver(self) -> None:
+        """Make a receiver that waits look again: there is something left to send."""
+        if self.counts and self._receive_scope is not None and self._connection.bytes_to_send:
+            self._receive_scope.cancel()
 
     async def _flush_and_receive(self) -> None:
         """Wait for either direction, and move whichever is ready."""

@@ -1,0 +1,40 @@
+"""Certificates and contexts that the tests share."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+import trustme
+
+from .helpers import NAME, VERSIONS, client_context_for, server_context_for
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """A throw-away certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def server_cert(ca: trustme.CA) -> trustme.LeafCert:
+    """A certificate for NAME, issued by ``ca``."""
+    return ca.issue_cert(NAME, "localhost", "127.0.0.1")
+
+
+@pytest.fixture(params=list(VERSIONS))
+def tls_version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    """Each TLS version in turn: a test that uses it, or a context below, runs once for each."""
+    return VERSIONS[request.param]
+
+
+@pytest.fixture
+def client_context(ca: trustme.CA, tls_version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A client's context that trusts ``ca`` and speaks ``tls_version`` only."""
+    return client_context_for(ca, tls_version)
+
+
+@pytest.fixture
+def server_context(server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A server's context with the certificate for NAME, that speaks ``tls_version`` only."""
+    return server_context_for(server_cert, tls_version)

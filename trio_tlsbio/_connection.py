@@ -330,6 +330,14 @@ class TLSConnection:
         assert self._receive_error is not None
         raise self._receive_error.again()
 
+    def look_ahead(self) -> None:
+        """Decrypt what was fed already, for :meth:`receive` to return later.
+
+        Never raises. An alert in it is known from now on, and every call that can't succeed any
+        more raises it.
+        """
+        self._plaintext += self._decrypt(None)
+
     def _decrypt(self, max_bytes: int | None) -> bytes:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
@@ -406,7 +414,7 @@ class TLSConnection:
         if self.is_holding:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
             # messages when it reads, but fails for good on it when it writes.
-            self._plaintext += self._decrypt(None)
+            self.look_ahead()
             self._encrypt_held()
             self._check_send()
         return not self.is_holding
@@ -483,7 +491,7 @@ class TLSConnection:
         # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
         # the second looks for the peer's, and with data of the peer before it would fail for
         # good. So what has arrived is decrypted first.
-        self._plaintext += self._decrypt(None)
+        self.look_ahead()
         if self._send_state is not State.OPEN:
             return
         try:
@@ -560,7 +568,8 @@ class TLSConnection:
 
     def _fail(self, exc: Exception) -> None:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and
-        after a fatal alert even what looks like a clean end."""
+        after a fatal alert even what looks like a clean end.
+        """
         if isinstance(exc, ssl.SSLError):
             error = explain(
                 exc,

@@ -151,8 +151,7 @@ _REASONS = {
     "BAD_LENGTH": "the peer sent a malformed handshake message",
     "BAD_PACKET": "the peer sent a malformed handshake message",
     "BAD_EXTENSION": "the peer sent a malformed handshake message",
-    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "the peer only knows insecure renegotiation"
-    " (RFC 5746)",
+    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "the peer only knows insecure renegotiation (RFC 5746)",
     "DH_KEY_TOO_SMALL": "the peer's Diffie-Hellman key is too small to be secure",
     "INAPPROPRIATE_FALLBACK": "the peer fell back to an older TLS version without need",
     "BAD_SIGNATURE": "the peer's signature of the handshake is wrong",
@@ -196,7 +195,8 @@ def _reason_of(exc: ssl.SSLError) -> str | None:
 
 def _alert_in(reason: str | None) -> str | None:
     """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
-    *received* as reasons that begin with the version that introduced them."""
+    *received* as reasons that begin with the version that introduced them.
+    """
     if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
         alert = match[1].lower()
         if alert in _ALERTS:
@@ -248,7 +248,5 @@ def truncated(message: str) -> TruncationError:
     it report a truncation as a clean end.
     """
     error = TruncationError(message)
-    error.__cause__ = ssl.SSLEOFError(
-        ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"
-    )
+    error.__cause__ = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
     return error

@@ -55,7 +55,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 
     async def accept(self) -> TLSStream[T_Stream]:
         """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
-        so that no client can hold up the others."""
+        so that no client can hold up the others.
+        """
         transport_stream = await self.transport_listener.accept()
         return TLSStream(
             transport_stream,
@@ -103,9 +104,7 @@ async def serve_tls_over_tcp(
     https_compatible: bool = False,
     backlog: int | None = None,
     handler_nursery: trio.Nursery | None = None,
-    task_status: trio.TaskStatus[
-        list[TLSListener[trio.SocketStream]]
-    ] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[list[TLSListener[trio.SocketStream]]] = trio.TASK_STATUS_IGNORED,
     handshake_timeout: float = 15.0,
 ) -> NoReturn:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.

@@ -31,9 +31,7 @@ class VerificationSettings:
             verify_mode=ssl_context.verify_mode,
             verify_flags=ssl_context.verify_flags,
             check_hostname=ssl_context.check_hostname,
-            hostname_checks_common_name=getattr(
-                ssl_context, "hostname_checks_common_name", False
-            ),
+            hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
             trust_store=tuple(sorted(ssl_context.cert_store_stats().items())),
         )
 

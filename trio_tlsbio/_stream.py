@@ -182,12 +182,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 # that may not read before it has written a lot.
                 self._transport.flush_later()
             else:
-                await self._transport.flush()
+                await self._flush()
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
         if self._connection.bytes_to_send:
-            await self._transport.flush()
+            await self._flush()
         else:
             await self._transport.receive()
 
@@ -198,6 +198,16 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         except TLSError:
             if self._connection.send_state is State.FAILED:
                 await self._flush_alert()
+            raise
+
+    async def _flush(self) -> None:
+        """Flush; if the transport breaks, say rather why the peer has closed it, if it told us."""
+        try:
+            await self._transport.flush()
+        except TLSError:
+            self._transport.receive_nowait()
+            self._connection.look_ahead()
+            self._connection.do_handshake()
             raise
 
     async def _flush_alert(self) -> None:
@@ -275,7 +285,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 if not view:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 for start in range(0, len(view), SLICE_BYTES):
-                    await self._transport.flush()  # what a cancelled send has left
+                    await self._flush()  # what a cancelled send has left
                     self._check_open()
                     part = view[start : start + SLICE_BYTES]
                     await self._step(self._connection.send, part)
@@ -284,10 +294,10 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
-        await self._transport.flush()
+        await self._flush()
         while self._connection.is_holding and not await self._step(self._connection.do_handshake):
             await self._exchange()
-        await self._transport.flush()
+        await self._flush()
 
     def send_nowait(self, data: Data) -> int:
         """Encrypt data and send what can be sent at once. Never waits.
@@ -416,7 +426,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await self._complete_handshake()
                 self._connection.send_close_notify()
             await self._flush_held()
-        await self._transport.finish(self._close_max_bytes)
+        self._transport.receive_nowait()
+        self._connection.look_ahead()
+        if self._connection.receive_state is not State.CLOSED:
+            await self._transport.finish(self._close_max_bytes)
+        # Else the peer sends nothing more, and the transport can be closed without harm.
 
     def _end_nowait(self) -> None:
         if self._connection.handshake is not None and not self._https_compatible:
@@ -461,7 +475,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     @property
     def session_reused(self) -> bool:
-        """Whether the handshake resumed an earlier session. See :attr:`ssl.SSLSocket.session_reused`.
+        """Whether the handshake resumed an earlier session.
 
         Raises:
           trio.NeedHandshakeError: before the handshake is done, as all that follow.
@@ -482,7 +496,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     def selected_npn_protocol(self) -> str | None:
         """See :meth:`ssl.SSLSocket.selected_npn_protocol`; ALPN replaced NPN."""
-        return self._after_handshake("selected_npn_protocol").selected_npn_protocol()
+        ssl_object: Any = self._after_handshake("selected_npn_protocol")
+        npn_protocol: str | None = ssl_object.selected_npn_protocol()
+        return npn_protocol
 
     def cipher(self) -> tuple[str, str, int] | None:
         """See :meth:`ssl.SSLSocket.cipher`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -58,12 +58,15 @@ class CountingStream(Protocol):
     @property
     def bytes_committed(self) -> int:
         """How many bytes it has taken on itself to deliver, since it was made."""
+        ...
 
     def send_nowait(self, data: Data) -> int:
         """Take on as much of ``data`` as is possible without waiting, and return how much."""
+        ...
 
     async def send_all(self, data: Data) -> None:
         """Send all of it."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -106,9 +109,15 @@ class Transport(ABC, Generic[StreamT]):
     async def _receive_some(self) -> Data:
         return await self._stream.receive_some()
 
+    def receive_nowait(self) -> None:
+        """Feed the connection what has arrived already, where that can be had. Never raises."""
+
     async def finish(self, max_bytes: int) -> None:
-        """After the last byte, wait until the peer has closed too, where closing the stream
-        before would destroy what is on its way. Discards ``max_bytes`` of what the peer sends."""
+        """After the last byte, wait until the peer has closed too.
+
+        Only where closing the stream before that would destroy what is on its way. Discards
+        ``max_bytes`` at most of what the peer still sends.
+        """
 
     def finish_nowait(self) -> None:
         """Do what can be done to the same end without waiting. Never raises."""
@@ -363,6 +372,17 @@ class _SocketTransport(Transport[trio.SocketStream]):
         except OSError as exc:
             raise _stream_error(exc) from exc
 
+    def receive_nowait(self) -> None:
+        for data in self._arrived():
+            self._connection.feed(data)
+
+    def _arrived(self) -> Iterator[bytes]:
+        with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:
+            for _ in range(16):  # bounded: a fast peer could keep us here
+                if not (data := socket.recv(_RECEIVE_BYTES)):
+                    break
+                yield data
+
     async def finish(self, max_bytes: int) -> None:
         # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
         # then the peer's kernel may throw away what it has not read yet (RFC 9112 section 9.6
@@ -373,10 +393,8 @@ class _SocketTransport(Transport[trio.SocketStream]):
             left -= len(await self._receive_alone())
 
     def finish_nowait(self) -> None:
-        with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:
-            for _ in range(16):  # bounded: a fast peer could keep us here
-                if not socket.recv(_RECEIVE_BYTES):
-                    break
+        for _ in self._arrived():
+            pass  # what is left unread would make closing a reset
         self._end_direction()
 
     def _end_direction(self) -> None:
@@ -387,7 +405,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
 
 @contextmanager
-def _borrowed(stream: trio.SocketStream) -> Iterator[stdlib_socket.socket]:
+def _borrowed(stream: trio.SocketStream) -> Generator[stdlib_socket.socket, None, None]:
     """Give the stdlib socket over a stream's descriptor, for calls that don't wait.
 
     Trio has none that try once. Its sockets are in non-blocking mode, so this one is too.

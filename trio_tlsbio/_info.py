@@ -118,7 +118,8 @@ class HandshakeInfo:
         """Read it off an SSLObject whose handshake is done."""
         cipher = ssl_object.cipher()
         version = ssl_object.version()
-        assert cipher is not None and version is not None  # both stand once it is done
+        assert cipher is not None
+        assert version is not None
         return cls(
             version=version,
             cipher=cipher[0],

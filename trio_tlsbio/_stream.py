@@ -413,9 +413,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             if not self._is_closed:  # another task may have been faster
                 self._is_closed = True
                 await self.transport_stream.aclose()
-        if self._connection.handshake is None and not failed_before:
-            if self._connection.send_state is State.FAILED:
-                self._connection.do_handshake()  # raises why
+        failed = self._connection.send_state is State.FAILED
+        if failed and not failed_before and self._connection.handshake is None:
+            self._connection.do_handshake()  # raises why
 
     async def _end(self) -> None:
         if self._https_compatible and self._connection.handshake is None:

@@ -150,11 +150,9 @@ class Transport(ABC, Generic[StreamT]):
                     await self._sender_left.park()
                 else:
                     await self._send_alone()
-        except BaseException:
-            self._wake_receiver()  # who may have relied on it
-            raise
         finally:
             self._flushing -= 1
+            self._wake_receiver()  # if it was cancelled, and somebody relied on it
 
     async def _send_alone(self) -> None:
         self.check_send()
@@ -194,6 +192,16 @@ class Transport(ABC, Generic[StreamT]):
                 return
             self._mark_sent(sent)
 
+    @property
+    def _is_left_to_send(self) -> bool:
+        """Whether something waits to be sent that nobody sends, and that can't wait."""
+        return (
+            not self._sending
+            and self._send_error is None
+            and self._connection.bytes_to_send > 0
+            and (self.counts or not self._may_wait)
+        )
+
     def flush_later(self) -> None:
         """Send what waits now if that is possible at once, else with whatever is sent next.
 
@@ -217,6 +225,7 @@ class Transport(ABC, Generic[StreamT]):
         finally:
             self._sending = False
             self._sender_left.unpark_all()
+            self._wake_receiver()  # who could not send meanwhile
 
     def check_send(self) -> None:
         """Raise :exc:`TLSError` if the transport can't send any more."""
@@ -234,13 +243,10 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
-        can_send = not self._sending and self._send_error is None
-        if not (can_send and self._connection.bytes_to_send):
+        if not self._is_left_to_send:
             await self._receive_and_feed()
         elif self.counts:
             await self._flush_and_receive()
-        elif self._may_wait:
-            await self._receive_and_feed()
         else:
             with suppress(trio.BrokenResourceError):  # receiving goes on without it
                 await self.flush()
@@ -281,7 +287,7 @@ class Transport(ABC, Generic[StreamT]):
 
     def _wake_receiver(self) -> None:
         """Make a receiver that waits look again: there is something left to send."""
-        if self.counts and self._receive_scope is not None and self._connection.bytes_to_send:
+        if self._receive_scope is not None and self._is_left_to_send:
             self._receive_scope.cancel()
 
     async def _flush_and_receive(self) -> None:
@@ -289,7 +295,12 @@ class Transport(ABC, Generic[StreamT]):
 
         async def flush() -> None:
             # Receiving goes on without it; who has to send will hear of it.
-            with suppress(trio.Cancelled, trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(
+                trio.Cancelled,
+                trio.BrokenResourceError,
+                trio.BusyResourceError,
+                trio.ClosedResourceError,
+            ):
                 await self.flush()
 
         error: BaseException | None = None

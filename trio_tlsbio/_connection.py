@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import ssl
 from collections import deque
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import attrs
@@ -115,6 +116,8 @@ class TLSConnection:
         Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
         ``ssl_context.check_hostname`` is set.
       session: The session of an earlier connection to resume. Clients only.
+      collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
+        takes a little time for each, and is not needed for :attr:`session`, the latest one.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is made.
@@ -147,6 +150,12 @@ class TLSConnection:
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
     _settings: VerificationSettings | None
+    # Collecting sessions: those that wait to be taken, the ids of all, and whether ciphertext goes
+    # to OpenSSL by single records now, as OpenSSL only tells of the latest.
+    _collects: bool
+    _new_sessions: list[TLSSession]
+    _known_ids: set[bytes]
+    _by_record: bool
 
     def __init__(
         self,
@@ -155,6 +164,7 @@ class TLSConnection:
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: TLSSession | None = None,
+        collect_sessions: bool = False,
     ) -> None:
         name, raw_session = check_arguments(
             ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
@@ -186,6 +196,10 @@ class TLSConnection:
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
         self._settings = None if server_side else VerificationSettings.of(ssl_context)
+        self._collects = collect_sessions and not server_side
+        self._new_sessions = []
+        self._known_ids = set() if raw_session is None else {raw_session.id}
+        self._by_record = False
         if not server_side:
             self.do_handshake()  # makes the ClientHello
 
@@ -242,8 +256,30 @@ class TLSConnection:
         if session is None or not (session.has_ticket or session.id):
             return None
         return TLSSession(
-            self._ssl_object.server_hostname, self._ssl_context, self._settings, session
+            self._ssl_object.server_hostname,
+            # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice.
+            self._handshake.version == "TLSv1.3",
+            self._ssl_context,
+            self._settings,
+            session,
         )
+
+    def new_sessions(self) -> list[TLSSession]:
+        """Take the sessions that the server has given since the last call.
+
+        A TLS 1.3 server usually gives two tickets after the handshake, so there are some after
+        :meth:`receive`. Empty without ``collect_sessions``.
+        """
+        if self._collects and not self._known_ids:
+            self._collect_session()  # one that came along with data
+        sessions, self._new_sessions = self._new_sessions, []
+        return sessions
+
+    def _collect_session(self) -> None:
+        session = self.session
+        if session is not None and session.id not in self._known_ids:
+            self._known_ids.add(session.id)
+            self._new_sessions.append(session)
 
     @property
     def trailing_data(self) -> bytes:
@@ -271,13 +307,14 @@ class TLSConnection:
             self._trailing += data
         elif self._receive_state is State.FAILED:
             pass  # OpenSSL takes no more, and nobody will ask for it
-        elif not self._fed and len(data) <= SLICE_BYTES and not self._incoming.pending:
+        elif (
+            len(data) <= SLICE_BYTES
+            and not (self._fed or self._by_record)
+            and not self._incoming.pending
+        ):
             self._incoming.write(data)
         else:
-            whole = memoryview(bytes(data))
-            self._fed.extend(
-                whole[start : start + SLICE_BYTES] for start in range(0, len(whole), SLICE_BYTES)
-            )
+            self._fed.extend(_slices(bytes(data)))
 
     def feed_eof(self) -> None:
         """Take note that the transport ended.
@@ -293,7 +330,19 @@ class TLSConnection:
         """
         if not self._fed:
             return False
+        if self._by_record:
+            return self._refill_with_a_record()
         self._incoming.write(self._fed.popleft())
+        return True
+
+    def _refill_with_a_record(self) -> bool:
+        fed = b"".join(self._fed)
+        # A record begins with five bytes, the last two of which are the length of the rest.
+        end = 5 + int.from_bytes(fed[3:5], "big")
+        if len(fed) < end and not self._eof_fed:
+            return False
+        self._incoming.write(fed[:end])
+        self._fed = deque(_slices(fed[end:]))
         return True
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
@@ -349,6 +398,8 @@ class TLSConnection:
                     _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
                 )
             except ssl.SSLWantReadError:
+                if self._by_record:
+                    self._collect_session()  # the record held no data: it may have been a ticket
                 if not self._refill():
                     if self._eof_fed:
                         self._end_truncated(
@@ -368,6 +419,7 @@ class TLSConnection:
                 self._happened(Event.CLOSE_NOTIFY_RECEIVED)
                 break
             chunks.append(chunk)
+            self._by_record = False  # tickets come before data
             if left is not None:
                 left -= len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -388,28 +440,8 @@ class TLSConnection:
           TruncationError: if the transport ended before it was done.
         """
         while self._send_state is State.HANDSHAKE:
-            self._collect()  # so that what the next step writes can be told apart
-            try:
-                # Always by this method: an sslobject_class may verify the peer in it.
-                self._ssl_object.do_handshake()
-            except ssl.SSLWantReadError:
-                if not self._refill():
-                    if not self._eof_fed:
-                        return False
-                    self._end_truncated("the peer closed the connection during the handshake")
-            except ssl.SSLZeroReturnError:
-                # A close_notify in the handshake comes from anybody: nothing is verified yet.
-                self._end_truncated("the peer gave up the handshake")
-            except Exception as exc:
-                if not _is_openssl_error(exc):
-                    # OpenSSL may be content and have written our Finished, while Python code
-                    # above it (truststore, for one) has refused the peer.
-                    self._outgoing.read()
-                self._fail(exc)
-            else:
-                self._handshake = HandshakeInfo.of(self._ssl_object)
-                self._happened(Event.HANDSHAKE_DONE)
-                self._encrypt_held()
+            if not self._shake_hands():
+                return False
         self._check_send()
         if self.is_holding:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
@@ -418,6 +450,43 @@ class TLSConnection:
             self._encrypt_held()
             self._check_send()
         return not self.is_holding
+
+    def _shake_hands(self) -> bool:
+        """Take one step of the handshake. False if more has to be fed before the next."""
+        self._collect()  # so that what this step writes can be told apart
+        try:
+            # Always by this method: an sslobject_class may verify the peer in it.
+            self._ssl_object.do_handshake()
+        except ssl.SSLWantReadError:
+            if not self._refill():
+                if not self._eof_fed:
+                    return False
+                self._end_truncated("the peer closed the connection during the handshake")
+        except ssl.SSLZeroReturnError:
+            # A close_notify in the handshake comes from anybody: nothing is verified yet.
+            self._end_truncated("the peer gave up the handshake")
+        except Exception as exc:
+            if not _is_openssl_error(exc):
+                # OpenSSL may be content and have written our Finished, while Python code above
+                # it (truststore, for one) has refused the peer.
+                self._outgoing.read()
+            self._fail(exc)
+        else:
+            self._handshake = HandshakeInfo.of(self._ssl_object)
+            self._happened(Event.HANDSHAKE_DONE)
+            if self._collects:
+                self._begin_collecting()
+            self._encrypt_held()
+        return True
+
+    def _begin_collecting(self) -> None:
+        if self._ssl_object.version() == "TLSv1.3":
+            # OpenSSL stands between two records now. What it has not read is cut by records too.
+            self._by_record = True
+            if self._incoming.pending:
+                self._fed.appendleft(self._incoming.read())
+        else:
+            self._collect_session()  # in TLS 1.2 the ticket is a part of the handshake
 
     ################################################################
     # Our direction
@@ -586,6 +655,11 @@ class TLSConnection:
     def _check_send(self) -> None:
         if self._send_error is not None:
             raise self._send_error.again()
+
+
+def _slices(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    return (view[start : start + SLICE_BYTES] for start in range(0, len(view), SLICE_BYTES))
 
 
 def _is_openssl_error(exc: Exception) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from typing import NoReturn
+from collections import Counter, OrderedDict, deque
+from typing import NoReturn, TypeAlias
 
 import attrs
 
-__all__ = ["TLSSession", "VerificationSettings"]
+__all__ = ["SessionCache", "SessionCacheStatistics", "TLSSession", "VerificationSettings"]
 
 
 @attrs.frozen
@@ -50,11 +51,43 @@ class TLSSession:
     """
 
     server_hostname: str | None
-    """The name that was checked when the session was made."""
+    """The name that was checked when the session was made, in its ASCII form."""
+
+    single_use: bool
+    """Whether it should be offered only once: a ticket of TLS 1.3."""
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)
     _ssl_session: ssl.SSLSession = attrs.field(repr=False)
+
+    @property
+    def id(self) -> bytes:
+        """What tells it from other sessions. Not secret, but it links connections."""
+        return self._ssl_session.id
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context that it was made with, and that can resume it."""
+        return self._ssl_context
+
+    @property
+    def lifetime(self) -> float:
+        """How long it may be resumed after it was received, in seconds, if the server plays along.
+
+        The server's own hint, but at most the context's timeout, and seven days (RFC 8446 section
+        4.6.1).
+        """
+        session = self._ssl_session
+        hint = session.ticket_lifetime_hint if session.has_ticket else 0
+        return min(hint or session.timeout, session.timeout, 7 * 24 * 3600)
+
+    def fits(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> bool:
+        """Whether it is safe to resume for this use: whether :meth:`resumed_by` would take it."""
+        try:
+            self.resumed_by(ssl_context, server_hostname)
+        except ValueError:
+            return False
+        return True
 
     def resumed_by(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None
@@ -78,3 +111,140 @@ class TLSSession:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a TLSSession holds secret keys, and can't be pickled or copied")
+
+
+@attrs.frozen
+class SessionCacheStatistics:
+    """How a :class:`SessionCache` has done so far."""
+
+    stored: int = 0
+    """Sessions that were put in."""
+
+    hits: int = 0
+    """Times that one was taken out to resume with."""
+
+    misses: int = 0
+    """Times that there was none to take."""
+
+    expired: int = 0
+    """Sessions that were dropped because their lifetime was over."""
+
+    evicted: int = 0
+    """Sessions that were dropped to make room."""
+
+    unusable: int = 0
+    """Sessions that were dropped because the context's verification settings had changed."""
+
+
+# A server by the context to speak to it with, its name in ASCII form, and its port. Sessions of
+# two contexts must never mix: one may have verified less.
+_Server: TypeAlias = tuple[ssl.SSLContext, str | None, int]
+
+
+@attrs.frozen(eq=False)
+class _Entry:
+    session: TLSSession = attrs.field(repr=False)
+    expires: float
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class SessionCache:
+    """A bounded store of sessions, for all the connections of a program to share.
+
+    It keeps a few tickets for each server in TLS 1.3, each of which is given out once, and one
+    session in TLS 1.2, which may be used again and again. It does no I/O and reads no clock: the
+    time is passed in, in seconds of any clock that only goes forward.
+
+    :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use one by
+    themselves. It belongs to one thread, as all of Trio's objects do.
+
+    Args:
+      max_sessions: How many sessions to keep in all. Beyond it the server that was not used for
+        the longest time loses its own.
+      tickets_per_server: How many tickets of TLS 1.3 to keep for one server; the oldest go first.
+    """
+
+    _max_sessions: int
+    _tickets_per_server: int
+    _servers: OrderedDict[_Server, deque[_Entry]]
+    _count: int
+    _counts: Counter[str]  # by the names in SessionCacheStatistics
+
+    def __init__(self, max_sessions: int = 1000, *, tickets_per_server: int = 8) -> None:
+        if max_sessions < 1:
+            raise ValueError("max_sessions must be positive")
+        if tickets_per_server < 1:
+            raise ValueError("tickets_per_server must be positive")
+        self._max_sessions = max_sessions
+        self._tickets_per_server = tickets_per_server
+        self._servers = OrderedDict()
+        self._count = 0
+        self._counts = Counter()
+
+    def __repr__(self) -> str:
+        return f"<SessionCache of {self._count} sessions for {len(self._servers)} servers>"
+
+    def __len__(self) -> int:
+        """Return how many sessions it holds, expired ones that nobody asked for included."""
+        return self._count
+
+    def put(self, session: TLSSession, port: int, *, now: float) -> None:
+        """Keep a session that the server at ``port`` of its name has given."""
+        server = (session.ssl_context, session.server_hostname, port)
+        entries = self._servers.setdefault(server, deque())
+        self._servers.move_to_end(server)
+        entries.append(_Entry(session, now + session.lifetime))
+        self._count += 1
+        self._counts["stored"] += 1
+        if len(entries) > (self._tickets_per_server if session.single_use else 1):
+            self._evict(server)
+        if self._count > self._max_sessions:
+            self._evict(next(iter(self._servers)))
+
+    def _evict(self, server: _Server) -> None:
+        entries = self._servers[server]
+        entries.popleft()
+        if not entries:
+            del self._servers[server]
+        self._count -= 1
+        self._counts["evicted"] += 1
+
+    def take(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int, *, now: float
+    ) -> TLSSession | None:
+        """Return a session to resume with, the newest there is, or None.
+
+        A ticket of TLS 1.3 is not in the cache any more afterwards.
+        """
+        server = (ssl_context, server_hostname, port)
+        entries = self._servers.pop(server, None) or deque[_Entry]()
+        found: _Entry | None = None
+        while entries and found is None:
+            entry = entries.pop()
+            self._count -= 1
+            if entry.expires <= now:
+                self._counts["expired"] += 1
+            elif not entry.session.fits(ssl_context, server_hostname):
+                self._counts["unusable"] += 1
+            else:
+                found = entry
+        if found is not None and not found.session.single_use:
+            entries.append(found)
+            self._count += 1
+        if entries:
+            self._servers[server] = entries  # at the end: it was used last
+        self._counts["misses" if found is None else "hits"] += 1
+        return None if found is None else found.session
+
+    def discard(self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int) -> None:
+        """Forget all sessions of one server."""
+        self._count -= len(self._servers.pop((ssl_context, server_hostname, port), ()))
+
+    def clear(self) -> None:
+        """Forget all sessions. The statistics stay."""
+        self._servers.clear()
+        self._count = 0
+
+    def statistics(self) -> SessionCacheStatistics:
+        """Return how often it has helped so far."""
+        return SessionCacheStatistics(**self._counts)

@@ -1,6 +1,15 @@
 """TLS for Trio that is sans-IO at heart."""
 
-from ._client import open_tls_over_tcp_stream
+from trio import NeedHandshakeError
+
+from ._client import (
+    Reconnecting,
+    Retry,
+    TLSConnector,
+    is_worth_retrying,
+    open_tls_over_tcp_stream,
+    reconnect,
+)
 from ._connection import TLSConnection
 from ._errors import (
     CertificateError,
@@ -11,7 +20,7 @@ from ._errors import (
 )
 from ._info import HandshakeInfo
 from ._server import TLSListener, open_tls_over_tcp_listeners, serve_tls_over_tcp
-from ._sessions import TLSSession
+from ._sessions import SessionCache, SessionCacheStatistics, TLSSession
 from ._states import State
 from ._stream import TLSStream
 
@@ -21,16 +30,21 @@ __all__ = [
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
+    "Reconnecting",
+    "Retry",
+    "SessionCache",
+    "SessionCacheStatistics",
     "State",
     "TLSConnection",
+    "TLSConnector",
     "TLSError",
     "TLSListener",
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "is_worth_retrying",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",
+    "reconnect",
     "serve_tls_over_tcp",
 ]
-
-from trio import NeedHandshakeError

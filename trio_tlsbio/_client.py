@@ -1,16 +1,29 @@
-"""Connecting: a TLS stream over TCP in one call."""
+"""Connecting and reconnecting over TCP, with sessions resumed by themselves."""
 
 from __future__ import annotations
 
+import random
 import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
+import attrs
 import trio
 
 from ._connection import check_arguments
-from ._sessions import TLSSession
+from ._errors import CertificateError, PeerAlertError, TLSError
+from ._sessions import SessionCache, TLSSession
 from ._stream import TLSStream
 
-__all__ = ["open_tls_over_tcp_stream"]
+__all__ = [
+    "Reconnecting",
+    "Retry",
+    "TLSConnector",
+    "is_worth_retrying",
+    "open_tls_over_tcp_stream",
+    "reconnect",
+]
 
 
 async def open_tls_over_tcp_stream(
@@ -21,6 +34,8 @@ async def open_tls_over_tcp_stream(
     ssl_context: ssl.SSLContext | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     session: TLSSession | None = None,
+    session_cache: SessionCache | None = None,
+    alpn_protocols: Sequence[str] | None = None,
 ) -> TLSStream[trio.SocketStream]:
     """Connect to a host by TCP, to speak TLS with it. A drop-in for
     :func:`trio.open_ssl_over_tcp_stream`.
@@ -33,27 +48,293 @@ async def open_tls_over_tcp_stream(
       port: The port.
       https_compatible: See :class:`TLSStream`.
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`. Loading
-        the system's certificates takes a while, so programs that connect often make one context.
+        the system's certificates takes a while, and sessions can't be resumed with another
+        context, so programs that connect often make one, or a :class:`TLSConnector`.
       happy_eyeballs_delay: How long one address of the host is tried before the next one is
         tried as well, in seconds. See :func:`trio.open_tcp_stream`.
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
+      session_cache: Where to take a session from, without ``session``, and to put those that the
+        server gives.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first. Python has no
+        other way than to set them on ``ssl_context``, where they stay for its next connections.
 
     Raises:
       OSError: if no connection can be made.
       ValueError, TypeError: for arguments that don't go together, before connecting.
     """
     if ssl_context is None:
+        if session is not None or session_cache is not None:
+            raise ValueError(
+                "sessions can only be resumed with the ssl_context they were made with"
+            )
         ssl_context = ssl.create_default_context()
-    check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    name, _ = check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
+        on_session: Callable[[TLSSession], object] | None = None
+        if session_cache is not None:
+            # Not before connecting: that may take long, or fail, and a ticket is good for once.
+            if session is None:
+                session = session_cache.take(ssl_context, name, port, now=trio.current_time())
+            on_session = partial(_put, session_cache, port)
+        if alpn_protocols is not None:
+            # OpenSSL copies them for each connection when that is made, which is now: another
+            # task can't come between.
+            ssl_context.set_alpn_protocols(alpn_protocols)
         return TLSStream(
             tcp_stream,
             ssl_context,
             server_hostname=host,
             https_compatible=https_compatible,
             session=session,
+            on_session=on_session,
         )
     except BaseException:
         await trio.aclose_forcefully(tcp_stream)
         raise
+
+
+def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
+    session_cache.put(session, port, now=trio.current_time())
+
+
+Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
+
+
+@attrs.frozen
+class Retry:
+    """What :func:`reconnect` tells before it waits."""
+
+    attempt: int
+    """How many attempts in a row have failed: 0 if the last connection was made, and has ended."""
+
+    delay: float
+    """How long it is going to wait, in seconds."""
+
+    error: Exception | None
+    """Why the last attempt failed."""
+
+
+def is_worth_retrying(error: Exception) -> bool:
+    """Return whether trying again may help: what :func:`reconnect` does by default.
+
+    So it may if the network failed, the transport broke or it took too long. A certificate that
+    was refused, by either side, or a peer that doesn't speak TLS, will be the same next time.
+    """
+    if isinstance(error, CertificateError):
+        return False
+    if isinstance(error, PeerAlertError):
+        return error.alert == "internal_error"
+    if isinstance(error, TLSError):
+        return error.reason is None
+    return isinstance(error, OSError | trio.TooSlowError | trio.BrokenResourceError)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
+    """The endless supply of connections that :func:`reconnect` returns."""
+
+    _connect: Connect = attrs.field(repr=False)
+    _attempt_timeout: float
+    _initial_delay: float
+    _max_delay: float
+    _should_retry: Callable[[Exception], bool]
+    _on_retry: Callable[[Retry], object] | None
+    _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
+    _connected_at: float = attrs.field(default=float("-inf"), init=False)
+
+    async def __anext__(self) -> TLSStream[trio.SocketStream]:
+        """Return the next stream, after closing the last one if that was left open."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await trio.aclose_forcefully(stream)
+        # A server that ends each connection at once is not to be pestered either.
+        await self._wait(0, self._connected_at + self._delay(0) - trio.current_time(), None)
+        attempt = 0
+        while True:
+            try:
+                with trio.fail_after(self._attempt_timeout):
+                    self._stream = await self._connect()
+            except Exception as exc:
+                if not self._should_retry(exc):
+                    raise
+                await self._wait(attempt + 1, self._delay(attempt), exc)
+                attempt += 1
+            else:
+                self._connected_at = trio.current_time()
+                return self._stream
+
+    def _delay(self, attempt: int) -> float:
+        # Between half of it and all: many clients that lost a server at once must not return at
+        # once. (The exponent is bounded, for a program that runs for years.)
+        longest = min(self._max_delay, self._initial_delay * 2.0 ** min(attempt, 60))
+        return longest * random.uniform(0.5, 1)  # noqa: S311  # it protects nothing
+
+    async def _wait(self, attempt: int, delay: float, error: Exception | None) -> None:
+        if delay > 0:
+            if self._on_retry is not None:
+                self._on_retry(Retry(attempt, delay, error))
+            await trio.sleep(delay)
+
+
+@attrs.define(eq=False, init=False)
+class TLSConnector:
+    """Connects to any number of servers, and resumes their sessions.
+
+    Make one for the whole program: it holds the context, which takes a while to make, and the
+    sessions, which belong to it.
+
+    Args:
+      ssl_context: The settings; by default those of :func:`ssl.create_default_context`.
+      session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
+        cache may serve several connectors: sessions of different contexts never mix.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first. By default the
+        context's own. Python sets them on a context only, so that one is changed.
+      https_compatible: See :class:`TLSStream`.
+      happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
+    """
+
+    ssl_context: ssl.SSLContext
+    session_cache: SessionCache
+    alpn_protocols: Sequence[str] | None
+    https_compatible: bool
+    happy_eyeballs_delay: float | None
+
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        session_cache: SessionCache | None = None,
+        alpn_protocols: Sequence[str] | None = None,
+        https_compatible: bool = False,
+        happy_eyeballs_delay: float | None = 0.25,
+    ) -> None:
+        self.ssl_context = ssl.create_default_context() if ssl_context is None else ssl_context
+        self.session_cache = SessionCache() if session_cache is None else session_cache
+        self.alpn_protocols = alpn_protocols
+        self.https_compatible = https_compatible
+        self.happy_eyeballs_delay = happy_eyeballs_delay
+
+    async def connect(
+        self, host: str | bytes, port: int, *, alpn_protocols: Sequence[str] | None = None
+    ) -> TLSStream[trio.SocketStream]:
+        """Connect to a host by TCP, and do the handshake. It takes as long as it takes.
+
+        Args:
+          host: The host to connect to.
+          port: The port.
+          alpn_protocols: What to offer this time instead of the connector's own, which has to be
+            set too: what a context offered before can't be read from it and put back.
+
+        Raises:
+          OSError: if no connection can be made.
+          TLSError: if the handshake failed.
+          ValueError, TypeError: for arguments that don't go together, before connecting.
+        """
+        if alpn_protocols is None:
+            alpn_protocols = self.alpn_protocols
+        elif self.alpn_protocols is None:
+            raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
+        stream = await open_tls_over_tcp_stream(
+            host,
+            port,
+            https_compatible=self.https_compatible,
+            ssl_context=self.ssl_context,
+            happy_eyeballs_delay=self.happy_eyeballs_delay,
+            session_cache=self.session_cache,
+            alpn_protocols=alpn_protocols,
+        )
+        try:
+            await stream.do_handshake()
+        except BaseException as exc:
+            if isinstance(exc, TLSError):
+                # Should it be the session that the server could not bear, then not again.
+                self.session_cache.discard(self.ssl_context, stream.server_hostname, port)
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    def reconnect(
+        self,
+        host: str | bytes,
+        port: int,
+        *,
+        attempt_timeout: float = 30.0,
+        initial_delay: float = 0.25,
+        max_delay: float = 60.0,
+        should_retry: Callable[[Exception], bool] = is_worth_retrying,
+        on_retry: Callable[[Retry], object] | None = None,
+    ) -> Reconnecting:
+        """Give a fresh connection each time that the last one ended. See :func:`reconnect`."""
+        check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
+        return Reconnecting(
+            connect=partial(self.connect, host, port),
+            attempt_timeout=attempt_timeout,
+            initial_delay=initial_delay,
+            max_delay=max_delay,
+            should_retry=should_retry,
+            on_retry=on_retry,
+        )
+
+
+def reconnect(
+    host: str | bytes,
+    port: int,
+    *,
+    https_compatible: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    happy_eyeballs_delay: float | None = 0.25,
+    session_cache: SessionCache | None = None,
+    alpn_protocols: Sequence[str] | None = None,
+    attempt_timeout: float = 30.0,
+    initial_delay: float = 0.25,
+    max_delay: float = 60.0,
+    should_retry: Callable[[Exception], bool] = is_worth_retrying,
+    on_retry: Callable[[Retry], object] | None = None,
+) -> Reconnecting:
+    """Give a fresh connection, with the session resumed, each time that the last one ended.
+
+    For example::
+
+        async for stream in reconnect("broker.example", 8883):
+            async with stream:
+                with suppress(trio.BrokenResourceError):
+                    await talk(stream)
+
+    The handshake of each is done. A failed attempt is repeated after a delay that doubles each
+    time, with jitter; a connection that was made resets it. Leaving the loop leaves the last
+    stream as it is. Cancellation ends it at once, wherever it is.
+
+    Args:
+      host: The host to connect to.
+      port: The port.
+      https_compatible: See :class:`TLSStream`.
+      ssl_context: See :class:`TLSConnector`, as for the next three.
+      happy_eyeballs_delay: How long to try one address of the host alone, in seconds.
+      session_cache: Where sessions are kept.
+      alpn_protocols: The application protocols to offer.
+      attempt_timeout: How long one attempt, with its handshake, may take, in seconds.
+      initial_delay: The longest delay after a first failure, in seconds.
+      max_delay: The longest delay of all, in seconds.
+      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised.
+      on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
+
+    Raises:
+      ValueError, TypeError: for arguments that don't go together.
+    """
+    connector = TLSConnector(
+        ssl_context=ssl_context,
+        session_cache=session_cache,
+        alpn_protocols=alpn_protocols,
+        https_compatible=https_compatible,
+        happy_eyeballs_delay=happy_eyeballs_delay,
+    )
+    return connector.reconnect(
+        host,
+        port,
+        attempt_timeout=attempt_timeout,
+        initial_delay=initial_delay,
+        max_delay=max_delay,
+        should_retry=should_retry,
+        on_retry=on_retry,
+    )

@@ -57,6 +57,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         is common in HTTP, which tells by itself where a message ends. The end of the transport
         is then taken for the end of the data.
       session: The session of an earlier connection to resume (clients only).
+      on_session: Called with every session that the server gives, to resume with later (clients
+        only). Also while closing, so that a program that never receives resumes too.
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
       close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
         stops waiting for the end, in bytes.
@@ -69,6 +71,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     _connection: TLSConnection
     _transport: Transport[Any]
     _https_compatible: bool
+    _on_session: Callable[[TLSSession], object] | None
     _close_timeout: float
     _close_max_bytes: int
     _bytes_committed: int
@@ -86,6 +89,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         server_side: bool = False,
         https_compatible: bool = False,
         session: TLSSession | None = None,
+        on_session: Callable[[TLSSession], object] | None = None,
         close_timeout: float = 5.0,
         close_max_bytes: int = 1024 * 1024,
     ) -> None:
@@ -99,7 +103,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
+            collect_sessions=on_session is not None,
         )
+        self._on_session = on_session
         self._transport = transport_for(transport_stream, self._connection)
         self._https_compatible = https_compatible
         self._close_timeout = close_timeout
@@ -245,14 +251,13 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with self._receive_conflict:
             self._check_open()
             await trio.lowlevel.checkpoint_if_cancelled()
-            receive = self._connection.receive
             try:
                 await self._complete_handshake()
-                data = await self._step(receive, max_bytes)
+                data = await self._step(self._receive, max_bytes)
                 while data is None:
                     await self._transport.receive()
                     self._check_open()
-                    data = await self._step(receive, max_bytes)
+                    data = await self._step(self._receive, max_bytes)
             except TruncationError:
                 if not self._https_compatible:
                     raise
@@ -261,6 +266,14 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._transport.flush_nowait()
             await trio.lowlevel.cancel_shielded_checkpoint()
             return data
+
+    def _receive(self, max_bytes: int | None = None) -> bytes | None:
+        try:
+            return self._connection.receive(max_bytes)
+        finally:
+            if self._on_session is not None:
+                for session in self._connection.new_sessions():
+                    self._on_session(session)
 
     ################################################################
     # Sending
@@ -371,7 +384,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             connection = self._connection
             await self._step(connection.send_close_notify)
             await self._flush_held()
-            while (data := await self._step(connection.receive)) is None:
+            while (data := await self._step(self._receive)) is None:
                 await self._transport.receive()
             self._check_open()
             if data:
@@ -426,18 +439,35 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await self._complete_handshake()
                 self._connection.send_close_notify()
             await self._flush_held()
-        self._transport.receive_nowait()
-        self._connection.look_ahead()
-        if self._connection.receive_state is not State.CLOSED:
-            await self._transport.finish(self._close_max_bytes)
-        # Else the peer sends nothing more, and the transport can be closed without harm.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._wait_for_the_peer()
+
+    async def _wait_for_the_peer(self) -> None:
+        """Wait until the peer sends no more, if closing the transport now could do harm."""
+        if not self._transport.end_direction():
+            return
+        left = self._close_max_bytes
+        self._discard()
+        while left > 0 and not (
+            self._transport.eof_received or self._connection.receive_state is State.CLOSED
+        ):
+            left -= await self._transport.receive()
+            self._discard()
+
+    def _discard(self) -> None:
+        with suppress(TLSError):
+            while self._receive():
+                pass
 
     def _end_nowait(self) -> None:
+        self._transport.receive_nowait()  # what is left unread would make closing a reset
+        self._discard()
         if self._connection.handshake is not None and not self._https_compatible:
             with suppress(TLSError):
                 self._connection.send_close_notify()
-        self._transport.flush_nowait()
-        self._transport.finish_nowait()
+        if self._connection.send_state is not State.HANDSHAKE:  # half of one is of no use
+            self._transport.flush_nowait()
+        self._transport.end_direction()
 
     def _check_open(self) -> None:
         if self._is_closing:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -91,7 +91,8 @@ class Transport(ABC, Generic[StreamT]):
     _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
     _send_error: TLSError | None = attrs.field(default=None, init=False)
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
-    _eof_received: bool = attrs.field(default=False, init=False)
+    #: Whether the transport ended.
+    eof_received: bool = attrs.field(default=False, init=False)
     _may_wait: bool = attrs.field(default=False, init=False)
 
     ################################################################
@@ -112,15 +113,13 @@ class Transport(ABC, Generic[StreamT]):
     def receive_nowait(self) -> None:
         """Feed the connection what has arrived already, where that can be had. Never raises."""
 
-    async def finish(self, max_bytes: int) -> None:
-        """After the last byte, wait until the peer has closed too.
+    def end_direction(self) -> bool:
+        """End our direction of the transport, if it has one that ends by itself. Never raises.
 
-        Only where closing the stream before that would destroy what is on its way. Discards
-        ``max_bytes`` at most of what the peer still sends.
+        Returns:
+          Whether closing the transport before the peer has closed may destroy what is on its way.
         """
-
-    def finish_nowait(self) -> None:
-        """Do what can be done to the same end without waiting. Never raises."""
+        return False
 
     ################################################################
     # Sending
@@ -236,27 +235,32 @@ class Transport(ABC, Generic[StreamT]):
     # Receiving
     ################################################################
 
-    async def receive(self) -> None:
-        """Wait for something to happen that may have fed the connection, and see to it that
-        ciphertext that waits to be sent moves on meanwhile. Look again afterwards.
+    async def receive(self) -> int:
+        """Wait for something to happen that may have fed the connection. Look again afterwards.
+
+        Ciphertext that waits to be sent, and that nobody sends, moves on meanwhile.
+
+        Returns:
+          How many bytes were fed.
 
         Raises:
           TLSError: if the transport can't receive any more.
         """
         if not self._is_left_to_send:
-            await self._receive_and_feed()
-        elif self.counts:
-            await self._flush_and_receive()
-        else:
-            with suppress(trio.BrokenResourceError):  # receiving goes on without it
-                await self.flush()
+            return await self._receive_and_feed()
+        if self.counts:
+            return await self._flush_and_receive()
+        with suppress(trio.BrokenResourceError):  # receiving goes on without it
+            await self.flush()
+        return 0
 
-    async def _receive_and_feed(self) -> None:
+    async def _receive_and_feed(self) -> int:
         data = await self._receive_alone()
         if data:
             self._connection.feed(data)
-        elif self._eof_received:
+        elif self.eof_received:
             self._connection.feed_eof()
+        return len(data)
 
     async def _receive_alone(self) -> Data:
         """Receive from the stream, unless another task does: then wait for that, for nothing."""
@@ -270,7 +274,7 @@ class Transport(ABC, Generic[StreamT]):
         try:
             with trio.CancelScope() as self._receive_scope:
                 data = await self._receive_some()
-                self._eof_received = not data
+                self.eof_received = not data
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
@@ -290,7 +294,7 @@ class Transport(ABC, Generic[StreamT]):
         if self._receive_scope is not None and self._is_left_to_send:
             self._receive_scope.cancel()
 
-    async def _flush_and_receive(self) -> None:
+    async def _flush_and_receive(self) -> int:
         """Wait for either direction, and move whichever is ready."""
 
         async def flush() -> None:
@@ -303,11 +307,12 @@ class Transport(ABC, Generic[StreamT]):
             ):
                 await self.flush()
 
+        count = 0
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(flush)
             try:
-                await self._receive_and_feed()
+                count = await self._receive_and_feed()
             except BaseException as exc:
                 error = exc  # not through the nursery, which would wrap it in a group
             nursery.cancel_scope.cancel()
@@ -316,6 +321,7 @@ class Transport(ABC, Generic[StreamT]):
                 raise error
             finally:
                 del error  # or its traceback would keep it alive in a cycle
+        return count
 
 
 @attrs.define(eq=False)
@@ -384,35 +390,21 @@ class _SocketTransport(Transport[trio.SocketStream]):
             raise _stream_error(exc) from exc
 
     def receive_nowait(self) -> None:
-        for data in self._arrived():
-            self._connection.feed(data)
-
-    def _arrived(self) -> Iterator[bytes]:
         with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:
             for _ in range(16):  # bounded: a fast peer could keep us here
                 if not (data := socket.recv(_RECEIVE_BYTES)):
                     break
-                yield data
+                self._connection.feed(data)
 
-    async def finish(self, max_bytes: int) -> None:
+    def end_direction(self) -> bool:
         # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
-        # then the peer's kernel may throw away what it has not read yet (RFC 9112 section 9.6
-        # tells the same of HTTP). So we end our direction, and read until the peer ends its own.
-        self._end_direction()
-        left = max_bytes
-        while left > 0 and not self._eof_received and self._receive_error is None:
-            left -= len(await self._receive_alone())
-
-    def finish_nowait(self) -> None:
-        for _ in self._arrived():
-            pass  # what is left unread would make closing a reset
-        self._end_direction()
-
-    def _end_direction(self) -> None:
+        # then the peer's kernel may throw away what it has not read yet. RFC 9112 section 9.6
+        # tells the same of HTTP.
         socket = self._stream.socket
         if socket.fileno() >= 0 and not socket.did_shutdown_SHUT_WR:
             with suppress(OSError):  # the peer has reset it already
                 socket.shutdown(stdlib_socket.SHUT_WR)
+        return True
 
 
 @contextmanager

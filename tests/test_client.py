@@ -1,0 +1,487 @@
+"""Connecting and reconnecting over TCP."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from trio_tlsbio import (
+    CertificateError,
+    HandshakeTimeoutError,
+    PeerAlertError,
+    Retry,
+    SessionCache,
+    TLSConnector,
+    TLSError,
+    TLSStream,
+    TruncationError,
+    is_worth_retrying,
+    open_tls_over_tcp_stream,
+    reconnect,
+    serve_tls_over_tcp,
+)
+
+from .helpers import client_context_for, server_context_for
+
+Stream: TypeAlias = TLSStream[trio.SocketStream]
+
+HOST = "127.0.0.1"  # a name in the server's certificate
+
+
+async def echo(stream: Stream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+    await stream.aclose()
+
+
+async def listen_only(stream: Stream) -> None:
+    async for _ in stream:
+        pass
+    await stream.aclose()
+
+
+@asynccontextmanager
+async def serving(
+    server_context: ssl.SSLContext,
+    handler: Callable[[Stream], Awaitable[object]] = echo,
+    **options: Any,
+) -> AsyncIterator[int]:
+    """Serve on a port that the kernel chooses, and give the port."""
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(
+                partial(serve_tls_over_tcp, handler, 0, server_context, host=HOST, **options)
+            )
+            yield listener.transport_listener.socket.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+
+async def ping(stream: Stream) -> None:
+    await stream.send_all(b"ping")
+    assert await stream.receive_some() == b"ping"
+
+
+################################################################
+# One connection
+################################################################
+
+
+async def test_the_handshake_is_left_for_later(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with serving(server_context) as port:
+        async with await open_tls_over_tcp_stream(HOST, port, ssl_context=client_context) as stream:
+            assert stream.handshake is None
+            await ping(stream)
+            assert stream.handshake is not None
+
+
+async def test_the_systems_certificates_are_the_default(
+    server_context: ssl.SSLContext,
+) -> None:
+    async with serving(server_context) as port:
+        stream = await open_tls_over_tcp_stream(HOST, port)
+        with pytest.raises(CertificateError):
+            await stream.do_handshake()
+        await stream.aclose()
+
+
+async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLContext) -> None:
+    def no_network(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("it has connected")
+
+    bad_context: Any = "context"
+    bad_session: Any = object()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trio, "open_tcp_stream", no_network)
+        with pytest.raises(ValueError, match="server_hostname"):
+            await open_tls_over_tcp_stream("", 1, ssl_context=client_context)
+        with pytest.raises(TypeError, match="ssl_context"):
+            await open_tls_over_tcp_stream(HOST, 1, ssl_context=bad_context)
+        with pytest.raises(TypeError, match="session"):
+            await open_tls_over_tcp_stream(HOST, 1, ssl_context=client_context, session=bad_session)
+        with pytest.raises(ValueError, match="ssl_context"):
+            await open_tls_over_tcp_stream(HOST, 1, session_cache=SessionCache())
+        with pytest.raises(ValueError, match="server_hostname"):
+            reconnect("", 1, ssl_context=client_context)
+
+
+async def test_a_ticket_is_not_wasted_on_a_port_where_nobody_listens(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    cache = SessionCache()
+    connect = partial(
+        open_tls_over_tcp_stream, HOST, ssl_context=client_context, session_cache=cache
+    )
+    async with serving(server_context) as port:
+        async with await connect(port) as stream:
+            await ping(stream)
+        left = len(cache)
+        assert left
+    with pytest.raises(OSError, match=f"{HOST}:{port}"):
+        await connect(port)
+    assert len(cache) == left
+
+
+################################################################
+# Resumption
+################################################################
+
+
+@pytest.mark.parametrize("https_compatible", [False, True])
+async def test_every_reconnect_is_resumed(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, https_compatible: bool
+) -> None:
+    cache = SessionCache()
+    async with serving(server_context, https_compatible=https_compatible) as port:
+        for count in range(50):
+            async with await open_tls_over_tcp_stream(
+                HOST,
+                port,
+                ssl_context=client_context,
+                session_cache=cache,
+                https_compatible=https_compatible,
+            ) as stream:
+                await ping(stream)
+                assert stream.session_reused is (count > 0)
+    assert cache.statistics().misses == 1
+    assert cache.statistics().hits == client_context.session_stats()["hits"] == 49
+
+
+async def test_a_client_that_never_reads_is_resumed_too(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    cache = SessionCache()
+    async with serving(server_context, listen_only) as port:
+        for count in range(50):
+            async with await open_tls_over_tcp_stream(
+                HOST, port, ssl_context=client_context, session_cache=cache
+            ) as stream:
+                await stream.send_all(b"into the void")
+                assert stream.session_reused is (count > 0)
+
+
+async def test_a_server_that_never_sends_gives_its_tickets(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    got = trio.Event()
+
+    async def handler(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with serving(server_context, handler) as port:
+        stream = TLSStream(
+            await trio.open_tcp_stream(HOST, port),
+            client_context,
+            server_hostname=HOST,
+            on_session=lambda session: got.set(),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_some)
+            await got.wait()
+            nursery.cancel_scope.cancel()
+        await trio.aclose_forcefully(stream)
+
+
+async def test_connections_at_once_share_the_tickets(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 8
+    offered: list[bytes] = []
+    reused = 0
+    connector = TLSConnector(ssl_context=client_context_for(ca))
+
+    async def connect(port: int) -> None:
+        nonlocal reused
+        async with await connector.connect(HOST, port) as stream:
+            await ping(stream)
+            reused += stream.session_reused
+
+    class Watching(SessionCache):
+        def take(self, *args: Any, **kwargs: Any) -> Any:
+            session = super().take(*args, **kwargs)
+            if session is not None:
+                offered.append(session.id)
+            return session
+
+    connector.session_cache = Watching()
+    async with serving(server_context) as port:
+        await connect(port)
+        # All take their tickets before the first gives a new one.
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(connect, port)
+    assert reused >= 8
+    assert len(offered) == len(set(offered)) == reused
+
+
+async def test_a_restarted_server_costs_a_full_handshake(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion
+) -> None:
+    connector = TLSConnector(ssl_context=client_context_for(ca, tls_version))
+    reused = []
+    port = 0
+    for _ in range(2):
+        # The same certificate, other keys for the tickets. The port is the same for the client.
+        async with serving(server_context_for(server_cert, tls_version)) as real_port:
+            port = port or real_port
+            for _ in range(2):
+                tcp_stream = await trio.open_tcp_stream(HOST, real_port)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(trio, "open_tcp_stream", returning(tcp_stream))
+                    stream = await connector.connect(HOST, port)
+                async with stream:
+                    await ping(stream)
+                reused.append(stream.session_reused)
+    assert reused == [False, True, False, True]
+
+
+def returning(value: Any) -> Callable[..., Awaitable[Any]]:
+    async def function(*args: Any, **kwargs: Any) -> Any:
+        return value
+
+    return function
+
+
+async def test_contexts_that_share_a_cache_never_mix(
+    ca: trustme.CA, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    cache = SessionCache()
+    connectors = [
+        TLSConnector(ssl_context=client_context_for(ca, tls_version), session_cache=cache)
+        for _ in range(2)
+    ]
+    async with serving(server_context) as port:
+        for expected in (False, True):
+            for connector in connectors:
+                async with await connector.connect(HOST, port) as stream:
+                    await ping(stream)
+                    assert stream.session_reused is expected
+
+
+################################################################
+# The connector
+################################################################
+
+
+async def test_alpn_for_a_connector_and_for_a_call(
+    ca: trustme.CA, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    connector = TLSConnector(ssl_context=client_context, alpn_protocols=["http/1.1"])
+
+    async def chosen(**options: Any) -> str | None:
+        async with await connector.connect(HOST, port, **options) as stream:
+            await ping(stream)
+            return stream.selected_alpn_protocol()
+
+    async with serving(server_context) as port:
+        assert await chosen() == "http/1.1"
+        assert await chosen(alpn_protocols=["h2", "http/1.1"]) == "h2"
+        assert await chosen(alpn_protocols=[]) is None
+        assert await chosen() == "http/1.1"
+    with pytest.raises(ValueError, match="alpn_protocols"):
+        await TLSConnector(ssl_context=client_context).connect(HOST, 1, alpn_protocols=["h2"])
+
+
+async def test_a_failed_handshake_leaves_nothing_behind(server_context: ssl.SSLContext) -> None:
+    async with serving(server_context) as port:
+        connector = TLSConnector(ssl_context=client_context_for(trustme.CA()))
+        connector.ssl_context.minimum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(CertificateError):
+            await connector.connect(HOST, port)
+    assert len(connector.session_cache) == 0
+
+
+################################################################
+# Reconnecting
+################################################################
+
+
+async def test_reconnecting_gives_resumed_streams(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    reused = []
+    async with serving(server_context) as port:
+        async for stream in reconnect(HOST, port, ssl_context=client_context, initial_delay=0):
+            async with stream:
+                assert stream.handshake is not None
+                await ping(stream)
+                reused.append(stream.session_reused)
+            if len(reused) == 3:
+                break
+    assert reused == [False, True, True]
+
+
+async def test_a_stream_that_was_left_open_is_closed(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    streams: list[Stream] = []
+    async with serving(server_context) as port:
+        async for stream in reconnect(HOST, port, ssl_context=client_context, initial_delay=0):
+            streams.append(stream)
+            if len(streams) == 2:
+                break
+        with pytest.raises(trio.ClosedResourceError):
+            await streams[0].send_all(b"x")
+        await ping(streams[1])
+        await streams[1].aclose()
+
+
+class Attempts:
+    """A connector's connect() that fails as it is told to."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.times: list[float] = []
+
+    async def __call__(self, host: Any, port: int) -> Any:
+        self.times.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.errors:
+            raise self.errors.pop(0)
+        return trio.testing.memory_stream_pair()[0]
+
+
+@pytest.fixture
+def connector(ca: trustme.CA) -> TLSConnector:
+    """A connector whose connect() a test replaces."""
+    return TLSConnector(ssl_context=client_context_for(ca))
+
+
+async def next_of(connector: TLSConnector, attempts: Any, **options: Any) -> Any:
+    """Return the first stream of a reconnect() that connects by ``attempts``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TLSConnector, "connect", attempts)
+        return await anext(connector.reconnect(HOST, 1, **options))
+
+
+async def test_delays_double_with_jitter_up_to_a_limit(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    attempts = Attempts(*[OSError("nobody there")] * 8)
+    retries: list[Retry] = []
+    await next_of(connector, attempts, initial_delay=1, max_delay=20, on_retry=retries.append)
+    assert [retry.attempt for retry in retries] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for retry, longest in zip(retries, [1, 2, 4, 8, 16, 20, 20, 20], strict=True):
+        assert longest / 2 <= retry.delay <= longest
+        assert str(retry.error) == "nobody there"
+    waited = [after - before for before, after in pairwise(attempts.times)]
+    assert waited == pytest.approx([retry.delay for retry in retries])
+
+
+async def test_success_resets_the_delay_and_a_server_that_hangs_up_is_not_pestered(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    attempts = Attempts(*[OSError("nobody there")] * 5)
+    retries: list[Retry] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TLSConnector, "connect", attempts)
+        supply = connector.reconnect(HOST, 1, initial_delay=1, on_retry=retries.append)
+        await anext(supply)
+        del retries[:]
+        await anext(supply)  # the last one ended at once
+        assert [retry.attempt for retry in retries] == [0]
+        assert retries[0].error is None
+        assert 0.5 <= retries[0].delay <= 1
+        await trio.sleep(10)
+        await anext(supply)  # the last one has lived for a while
+        assert len(retries) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CertificateError("not trusted"),
+        PeerAlertError("unknown", alert="unknown_ca"),
+        TLSError("not TLS", reason="WRONG_VERSION_NUMBER"),
+        RuntimeError("a bug"),
+    ],
+)
+async def test_what_will_be_the_same_next_time_is_raised(
+    connector: TLSConnector, error: Exception
+) -> None:
+    attempts = Attempts(error)
+    with pytest.raises(type(error)):
+        await next_of(connector, attempts)
+    assert len(attempts.times) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("refused"),
+        TruncationError("cut"),
+        HandshakeTimeoutError("slow"),
+        TLSError("the transport broke"),
+        PeerAlertError("trouble", alert="internal_error"),
+        trio.BrokenResourceError("gone"),
+    ],
+)
+async def test_what_may_be_better_next_time_is_tried_again(
+    connector: TLSConnector, error: Exception, autojump_clock: trio.testing.MockClock
+) -> None:
+    assert is_worth_retrying(error)
+    attempts = Attempts(error)
+    await next_of(connector, attempts)
+    assert len(attempts.times) == 2
+
+
+async def test_the_caller_decides_what_is_tried_again(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    attempts = Attempts(CertificateError("not yet"), OSError("enough"))
+    with pytest.raises(OSError, match="enough"):
+        await next_of(
+            connector,
+            attempts,
+            should_retry=lambda exc: isinstance(exc, CertificateError),
+        )
+
+
+async def test_an_attempt_that_hangs_is_given_up(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    times: list[float] = []
+
+    async def hang_once(self: TLSConnector, host: Any, port: int) -> Any:
+        times.append(trio.current_time())
+        if len(times) == 1:
+            await trio.sleep_forever()
+        return trio.testing.memory_stream_pair()[0]
+
+    retries: list[Retry] = []
+    await next_of(connector, hang_once, attempt_timeout=7, on_retry=retries.append)
+    assert isinstance(retries[0].error, trio.TooSlowError)
+    assert times[1] - times[0] == pytest.approx(7 + retries[0].delay)
+
+
+@pytest.mark.parametrize("where", ["connecting", "waiting"])
+async def test_cancellation_ends_it_at_once(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock, where: str
+) -> None:
+    async def connect(self: TLSConnector, host: Any, port: int) -> Any:
+        if where == "connecting":
+            await trio.sleep_forever()
+        raise OSError("nobody there")
+
+    start = trio.current_time()
+    with trio.move_on_after(3) as scope:
+        await next_of(connector, connect, initial_delay=100, attempt_timeout=100)
+    assert scope.cancelled_caught
+    assert trio.current_time() - start == 3
+
+
+async def test_nobody_is_told_to_wait_without_a_need(connector: TLSConnector) -> None:
+    with suppress(StopAsyncIteration):
+        await next_of(connector, Attempts(), on_retry=pytest.fail)

@@ -19,6 +19,7 @@ from ._errors import (
     TruncationError,
 )
 from ._info import HandshakeInfo
+from ._pump import PumpedStream, open_pump
 from ._server import TLSListener, open_tls_over_tcp_listeners, serve_tls_over_tcp
 from ._sessions import SessionCache, SessionCacheStatistics, TLSSession
 from ._states import State
@@ -30,6 +31,7 @@ __all__ = [
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
+    "PumpedStream",
     "Reconnecting",
     "Retry",
     "SessionCache",
@@ -43,6 +45,7 @@ __all__ = [
     "TLSStream",
     "TruncationError",
     "is_worth_retrying",
+    "open_pump",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",
     "reconnect",

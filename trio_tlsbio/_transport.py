@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import socket as stdlib_socket
 from abc import ABC, abstractmethod
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -22,7 +22,7 @@ import trio
 from ._connection import Data, TLSConnection
 from ._errors import TLSError
 
-__all__ = ["ConflictDetector", "CountingStream", "Transport", "transport_for"]
+__all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
 # How much is taken from a socket at a time, in bytes.
 _RECEIVE_BYTES = 64 * 1024
@@ -49,6 +49,27 @@ class ConflictDetector:
         traceback: TracebackType | None,
     ) -> None:
         self._busy = False
+
+
+@asynccontextmanager
+async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
+    """Run a task beside a block of code, and cancel it when the block ends.
+
+    What the block raises comes out as it is, not in a group as from a nursery.
+    """
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(task)
+        try:
+            yield
+        except BaseException as exc:
+            error = exc
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or its traceback would keep it alive in a cycle
 
 
 @runtime_checkable
@@ -307,21 +328,8 @@ class Transport(ABC, Generic[StreamT]):
             ):
                 await self.flush()
 
-        count = 0
-        error: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(flush)
-            try:
-                count = await self._receive_and_feed()
-            except BaseException as exc:
-                error = exc  # not through the nursery, which would wrap it in a group
-            nursery.cancel_scope.cancel()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # or its traceback would keep it alive in a cycle
-        return count
+        async with beside(flush):
+            return await self._receive_and_feed()
 
 
 @attrs.define(eq=False)

@@ -33,6 +33,14 @@ class TLSError(trio.BrokenResourceError):
         super().__init__(message)
         self.reason = reason
 
+    def is_same(self, other: BaseException) -> bool:
+        """Whether ``other`` tells of the same failure: is this one, or came from :meth:`again`."""
+        return isinstance(other, TLSError) and self._first is other._first
+
+    @property
+    def _first(self) -> TLSError:
+        return self.__dict__.get("_original", self)  # type: ignore[no-any-return]
+
     def again(self) -> TLSError:
         """Return a new exception that says the same, to raise it in another place.
 
@@ -41,6 +49,7 @@ class TLSError(trio.BrokenResourceError):
         copy = self.__class__.__new__(self.__class__)
         copy.args = self.args
         copy.__dict__.update(self.__dict__)
+        copy.__dict__["_original"] = self._first
         copy.__cause__ = self.__cause__
         return copy
 

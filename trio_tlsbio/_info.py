@@ -21,9 +21,11 @@ def certificate_names(certificate: Certificate) -> tuple[str, ...]:
     Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
     section 2).
     """
+    names = certificate.get("subjectAltName", ())
     return tuple(
-        value
-        for kind, value in certificate.get("subjectAltName", ())
+        # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
+        value if kind == "DNS" else str(ipaddress.ip_address(value.strip()))
+        for kind, value in names
         if kind in ("DNS", "IP Address")
     )
 

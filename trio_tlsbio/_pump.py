@@ -43,6 +43,11 @@ class PumpedStream(trio.abc.Stream):
     )
 
     @property
+    def is_cancel_safe(self) -> bool:
+        """True: see :attr:`TLSStream.is_cancel_safe`."""
+        return True
+
+    @property
     def bytes_committed(self) -> int:
         """How many bytes it has taken on itself to deliver."""
         return self._bytes_committed

@@ -38,8 +38,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     Every method may be cancelled, and the stream is still good afterwards: what was encrypted by
     then goes out before anything else, with the next operation of either direction. This needs a
     transport that tells how much a cancelled send has sent: a :class:`trio.SocketStream`, or
-    another :class:`TLSStream`. Over others, a send that is cancelled while the transport works on
-    it breaks sending, not receiving.
+    another :class:`TLSStream`, or any in an :func:`open_pump`. Over others, a send that is
+    cancelled while the transport works on it breaks sending, not receiving.
 
     One task at a time may send, and one may receive; another one that tries gets a
     :exc:`trio.BusyResourceError`. Using the stream after :meth:`aclose` or :meth:`unwrap` is a
@@ -53,9 +53,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
       server_hostname: The name of the server that is connected to, for SNI and for the check of
         its certificate. Needed if ``ssl_context.check_hostname`` is set.
       server_side: Whether this end is the server.
-      https_compatible: Neither send nor expect the close_notify that ends a TLS connection, as
-        is common in HTTP, which tells by itself where a message ends. The end of the transport
-        is then taken for the end of the data.
+      https_compatible: Don't expect the close_notify that ends a TLS connection, nor send it in
+        :meth:`aclose`, as is common in HTTP, which tells by itself where a message ends. The end
+        of the transport is then taken for the end of the data.
       session: The session of an earlier connection to resume (clients only).
       on_session: Called with every session that the server gives, to resume with later (clients
         only). Also while closing, so that a program that never receives resumes too.
@@ -159,6 +159,14 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         :meth:`send_all` this tells where to go on.
         """
         return self._bytes_committed
+
+    @property
+    def is_cancel_safe(self) -> bool:
+        """Whether a send may be cancelled at any point without breaking sending.
+
+        That takes a transport that tells how much of a cancelled send it has sent.
+        """
+        return self._transport.counts
 
     ################################################################
     # Handshake
@@ -317,7 +325,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
         Returns:
           How many bytes were taken: all, or none before the handshake is done, while another
-          task sends, and while earlier data waits to be sent.
+          task sends, while earlier data waits to be sent, and over a transport that can't send
+          without waiting.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -329,6 +338,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._transport.check_send()
             self._transport.flush_nowait()
             if self._connection.handshake is None or self._connection.bytes_to_send:
+                return 0
+            if not self._transport.counts:
                 return 0
             with memoryview(data) as view:
                 self._connection.send(view)

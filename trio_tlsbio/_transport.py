@@ -77,6 +77,11 @@ class CountingStream(Protocol):
     """A stream that tells how much a cancelled send has sent, as a :class:`TLSStream` does."""
 
     @property
+    def is_cancel_safe(self) -> bool:
+        """Whether it really can, which may depend on what is beneath."""
+        ...
+
+    @property
     def bytes_committed(self) -> int:
         """How many bytes it has taken on itself to deliver, since it was made."""
         ...
@@ -438,7 +443,7 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
     """Return the best way to move a connection's ciphertext over ``stream``."""
     if isinstance(stream, trio.SocketStream):
         return _SocketTransport(stream, connection)  # type: ignore[return-value]
-    if isinstance(stream, CountingStream):
+    if isinstance(stream, CountingStream) and stream.is_cancel_safe:
         return _NestedTransport(stream, connection, stream)
     return _PlainTransport(stream, connection)
 

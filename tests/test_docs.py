@@ -1,0 +1,339 @@
+"""What README and docs/ say holds: the programs run, lines and messages are the real ones."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import logging
+import re
+import ssl
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+import trio_tlsbio
+from trio_tlsbio import TLSStream, serve_tls_over_tcp
+
+from .helpers import NAME
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+HOST = "127.0.0.1"
+
+QUICK_START = [
+    "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]'"
+    " && .venv/bin/python -m trio_tlsbio demo",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test,docs]'"
+    " && .venv/bin/python -m pytest",
+]
+
+
+def example(name: str) -> ModuleType:
+    """Import one of docs/examples."""
+    spec = importlib.util.spec_from_file_location(
+        f"docs_example_{name}", DOCS / "examples" / f"{name}.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import one of docs/_ext, as Sphinx does."""
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    return importlib.import_module(name)
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[TLSStream[trio.SocketStream]], Awaitable[object]],
+    ssl_context: ssl.SSLContext,
+) -> AsyncIterator[int]:
+    """Serve on loopback; the value is the port."""
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            partial(serve_tls_over_tcp, handler, 0, ssl_context, host=HOST)
+        )
+        yield listeners[0].transport_listener.socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+################################################################
+# The examples run
+################################################################
+
+
+async def test_client_and_server(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        question = bytes(range(256)) * 100
+        assert await example("client").ask(HOST, port, question, client_context) == question
+
+
+async def test_server_survives_a_client_that_vanishes(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = example("server")
+    ended = trio.Event()
+
+    async def echo(stream: TLSStream[trio.SocketStream]) -> None:
+        try:
+            await server.echo(stream)
+        finally:
+            ended.set()
+
+    async with serving(echo, server_context) as port:
+        tcp_stream = await trio.open_tcp_stream(HOST, port)
+        stream = TLSStream(tcp_stream, client_context, server_hostname=HOST)
+        await stream.do_handshake()
+        await tcp_stream.aclose()
+        await ended.wait()
+        assert await example("client").ask(HOST, port, b"hello", client_context) == b"hello"
+    assert "lost a client: " in capsys.readouterr().out
+
+
+async def test_resume(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        await example("resume").talk_twice(HOST, port, client_context)
+    assert capsys.readouterr().out.split("\n") == ["full handshake", "resumed", ""]
+
+
+async def test_connector(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connector = trio_tlsbio.TLSConnector(ssl_context=client_context)
+    async with serving(example("server").echo, server_context) as port:
+        await example("connector").ask_often(connector, HOST, port, [b"one", b"two"])
+    assert capsys.readouterr().out.splitlines() == ["b'one' full handshake", "b'two' resumed"]
+
+
+async def test_reconnecting(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connections = 0
+
+    async def echo(stream: TLSStream[trio.SocketStream]) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await stream.transport_stream.aclose()
+        else:
+            await example("server").echo(stream)
+
+    async with serving(echo, server_context) as port:
+        answer = await example("reconnecting").ask(HOST, port, b"hello", client_context)
+    assert answer == b"hello"
+    assert connections == 2
+    assert capsys.readouterr().out.startswith("once more: ")
+
+
+async def test_deadline(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    deadline: Any = example("deadline")
+    data = bytes(range(256)) * 100_000
+    turns: list[int] = []
+    first_turn_over = trio.Event()
+
+    async def send_for(*args: Any, send_for: Any = deadline.send_for) -> int:
+        count: int = await send_for(*args)
+        turns.append(count)
+        first_turn_over.set()
+        return count
+
+    async def sink(stream: TLSStream[trio.SocketStream]) -> None:
+        async with stream:
+            await first_turn_over.wait()  # nothing was read, so it is not the last one
+            received = b"".join([chunk async for chunk in stream])
+            await stream.send_all(b"all of it" if received == data else b"something else")
+
+    deadline.send_for = send_for
+    async with serving(sink, server_context) as port:
+        assert await deadline.upload(HOST, port, data, client_context) == b"all of it"
+    assert len(turns) > 1
+    assert sum(turns) == len(data)
+
+
+async def test_pumped(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    transport, server_transport = trio.testing.memory_stream_pair()
+    server_stream = TLSStream(server_transport, server_context, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(example("server").echo, server_stream)
+        answer = await example("pumped").ask(transport, NAME, b"hello", client_context)
+    assert answer == b"hello"
+
+
+async def test_blocking(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        question = b"hello\n" * 10
+        ask = example("blocking").ask
+        answer = await trio.to_thread.run_sync(ask, HOST, port, question, client_context)
+    assert answer == question
+
+
+async def test_blocking_tells_the_server_why(server_context: ssl.SSLContext) -> None:
+    logged, told = trio.open_memory_channel[str](1)
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.send_nowait(record.getMessage())
+
+    handler = Handler()
+    logger = logging.getLogger("trio_tlsbio.server")
+    logger.addHandler(handler)
+    try:
+        async with serving(example("server").echo, server_context) as port:
+            ask = partial(example("blocking").ask, HOST, port, b"", ssl.create_default_context())
+            with pytest.raises(trio_tlsbio.CertificateError):
+                await trio.to_thread.run_sync(ask)
+            assert "unknown_ca" in await told.receive()
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_every_example_has_a_test() -> None:
+    tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {path.stem for path in (DOCS / "examples").glob("*.py")}
+
+
+################################################################
+# The code in the text
+################################################################
+
+
+def markdown_blocks(language: str) -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def rst_blocks() -> Iterator[tuple[str, str]]:
+    """Yield the literal blocks and Python code blocks of all pages, with where they are from."""
+    block = re.compile(
+        r"^(?!\.\. )[^\n]*::\n\n((?:    [^\n]*\n|\n)+)"
+        r"|^\.\. code-block:: python\n\n((?:    [^\n]*\n|\n)+)",
+        re.MULTILINE,
+    )
+    for path in sorted(DOCS.glob("*.rst")):
+        for match in block.finditer(path.read_text(encoding="utf-8")):
+            yield path.name, textwrap.dedent(match[1] or match[2])
+
+
+def test_readme_shows_the_examples() -> None:
+    assert markdown_blocks("python") == [
+        (DOCS / "examples" / name).read_text(encoding="utf-8")
+        for name in ("client.py", "server.py")
+    ]
+
+
+def test_readme_quick_start() -> None:
+    assert markdown_blocks("sh") == ["\n".join(QUICK_START) + "\n"]
+
+
+def test_readme_links() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_blocks_in_the_pages_compile() -> None:
+    # A quoted message is prose, and has no parentheses or brackets to call or index with.
+    blocks = [(name, code) for name, code in rst_blocks() if re.search(r"\w\(", code)]
+    assert blocks
+    for name, code in blocks:
+        compile(code, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+################################################################
+# The pages
+################################################################
+
+
+def test_docs_build(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    pytest.importorskip("furo", reason="furo, the theme of the docs, is not installed")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-E"]
+    build = subprocess.run(
+        [*command, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    assert "<svg" in (tmp_path / "html" / "states.html").read_text(encoding="utf-8")
+    api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
+    for name in trio_tlsbio.__all__:
+        assert f'id="trio_tlsbio.{name}"' in api
+
+
+def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = extension("states", monkeypatch)
+    for side, table in states.TRANSITIONS.items():
+        svg = states.diagram(side)
+        assert svg.count("<path") == len(table) + 1  # the arrow's head
+        for (source, event), target in table.items():
+            for word in (source.name, event.value, target.name):
+                assert f">{word}</text>" in svg
+
+
+def test_every_message_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (_, _, messages, cures) in extension("errors", monkeypatch).tables().items():
+        assert messages.keys() == cures.keys(), name
+
+
+def strings_in_the_code() -> set[str]:
+    """Return every string in the package, with ``…`` where something is filled in."""
+
+    def text_of(node: ast.expr) -> str:
+        match node:
+            case ast.Constant(value=str(text)):
+                return text
+            case ast.JoinedStr(values=values):
+                return "".join(map(text_of, values))
+            case _:
+                return "…"
+
+    return {
+        text_of(node)
+        for path in Path(trio_tlsbio.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+    }
+
+
+def test_errors_page_quotes_messages_of_the_code() -> None:
+    text = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    quoted = re.findall(r"^``(.+)``\n    \S", text, re.MULTILINE)
+    assert len(quoted) > 20
+    assert set(quoted) - strings_in_the_code() == set()
+
+
+def test_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
+    changelog: Any = extension("changelog", monkeypatch)
+    markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert markdown.count("\n## [Unreleased]\n") == 1
+    lines = changelog.to_rst(markdown)
+    assert lines[lines.index("Unreleased") + 1] == "-" * len("Unreleased")
+    assert not any(line.startswith("#") for line in lines)

@@ -1,0 +1,434 @@
+"""Against programs that are not ours: OpenSSL's, curl and GnuTLS's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import trio
+import trustme
+
+from trio_tlsbio import (
+    CertificateError,
+    PeerAlertError,
+    TLSListener,
+    TLSStream,
+    serve_tls_over_tcp,
+)
+
+from .helpers import NAME
+from .peers import running
+
+TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
+
+# The option of s_server and s_client, and what GnuTLS calls it.
+VERSION_OPTIONS = {ssl.TLSVersion.TLSv1_2: "-tls1_2", ssl.TLSVersion.TLSv1_3: "-tls1_3"}
+GNUTLS_VERSIONS = {ssl.TLSVersion.TLSv1_2: "VERS-TLS1.2", ssl.TLSVersion.TLSv1_3: "VERS-TLS1.3"}
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip a test if a program is missing."""
+    return pytest.mark.skipif(
+        shutil.which(program) is None, reason=f"the program {program} is not installed"
+    )
+
+
+@pytest.fixture
+def server_pem(server_cert: trustme.LeafCert, tmp_path: Path) -> Path:
+    """A file with the server's key and certificate."""
+    path = tmp_path / "server.pem"
+    server_cert.private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture
+def ca_pem(ca: trustme.CA, tmp_path: Path) -> Path:
+    """A file with the certificate of the authority."""
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return path
+
+
+# Programs take their time, but nothing here waits for one longer than this, in seconds.
+LIMIT = 20
+
+
+################################################################
+# openssl s_server
+################################################################
+
+
+@asynccontextmanager
+async def s_server(pem: Path, *options: object) -> AsyncIterator[int]:
+    """Run ``openssl s_server`` on a port that the kernel chooses, and give the port."""
+    argv = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", pem, "-key", pem]
+    with trio.fail_after(LIMIT):
+        async with running(
+            *argv, *options, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            port = await port_of(process.stdout)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain, process.stdout)
+                yield port
+                nursery.cancel_scope.cancel()
+
+
+async def port_of(stdout: trio.abc.ReceiveStream) -> int:
+    """Read what ``s_server`` says until it tells where it listens."""
+    output = b""
+    while (found := re.search(rb"ACCEPT .*:(\d+)\n", output)) is None:
+        part = await stdout.receive_some()
+        assert part, f"s_server does not listen: {output!r}"
+        output += part
+    return int(found[1])
+
+
+async def drain(stream: trio.abc.ReceiveStream) -> None:
+    async for _ in stream:
+        pass
+
+
+async def connect(port: int, context: ssl.SSLContext) -> TCPTLSStream:
+    return TLSStream(await trio.open_tcp_stream("127.0.0.1", port), context, server_hostname=NAME)
+
+
+async def receive_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        part = await stream.receive_some()
+        assert part, f"the stream ended after {data!r}"
+        data += part
+    return data
+
+
+@needs("openssl")
+async def test_client_reaches_s_server(
+    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with (
+        s_server(server_pem, VERSION_OPTIONS[tls_version], "-rev") as port,
+        await connect(port, client_context) as stream,
+    ):
+        for line, reverse in ((b"hello\n", b"olleh\n"), (b"again\n", b"niaga\n")):
+            await stream.send_all(line)
+            assert await receive_until(stream, b"\n") == reverse
+        assert stream.handshake is not None
+        assert stream.handshake.matched_name == NAME
+        assert stream.session is not None
+
+
+@needs("openssl")
+async def test_client_resumes_with_s_server(
+    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with s_server(server_pem, VERSION_OPTIONS[tls_version], "-rev") as port:
+        async with await connect(port, client_context) as stream:
+            await stream.send_all(b"x\n")
+            await receive_until(stream, b"\n")
+            session = stream.session
+        transport = await trio.open_tcp_stream("127.0.0.1", port)
+        async with TLSStream(
+            transport, client_context, server_hostname=NAME, session=session
+        ) as stream:
+            await stream.do_handshake()
+            assert stream.session_reused
+            await stream.send_all(b"ab\n")
+            assert await receive_until(stream, b"\n") == b"ba\n"
+
+
+@needs("openssl")
+async def test_client_reads_a_page_of_s_server(
+    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with (
+        s_server(server_pem, VERSION_OPTIONS[tls_version], "-www") as port,
+        await connect(port, client_context) as stream,
+    ):
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        page = b"".join([part async for part in stream])
+        assert page.startswith(b"HTTP/1.0 200 ok\r\n")
+        assert stream.cipher() is not None
+
+        assert page.rstrip().lower().endswith(b"</html>")
+
+
+@needs("openssl")
+async def test_client_refuses_s_server(server_pem: Path, tls_version: ssl.TLSVersion) -> None:
+    async with s_server(server_pem, VERSION_OPTIONS[tls_version], "-rev") as port:
+        stream = await connect(port, ssl.create_default_context())
+        with pytest.raises(CertificateError):
+            await stream.do_handshake()
+        await stream.aclose()
+
+
+@needs("openssl")
+async def test_client_and_s_server_agree_on_alpn(
+    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    client_context.set_alpn_protocols(["h2", "http/1.1"])
+    async with (
+        s_server(server_pem, VERSION_OPTIONS[tls_version], "-rev", "-alpn", "http/1.1") as port,
+        await connect(port, client_context) as stream,
+    ):
+        await stream.do_handshake()
+        assert stream.selected_alpn_protocol() == "http/1.1"
+
+
+@needs("openssl")
+async def test_client_shows_its_certificate_to_s_server(
+    ca: trustme.CA,
+    ca_pem: Path,
+    server_pem: Path,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+) -> None:
+    ca.issue_cert("client@client.example").configure_cert(client_context)
+    options = (VERSION_OPTIONS[tls_version], "-rev", "-Verify", 3, "-verify_return_error")
+    async with (
+        s_server(server_pem, *options, "-CAfile", ca_pem) as port,
+        await connect(port, client_context) as stream,
+    ):
+        await stream.send_all(b"hello\n")
+        assert await receive_until(stream, b"\n") == b"olleh\n"
+
+
+@needs("openssl")
+async def test_client_without_a_certificate_hears_why_s_server_refuses(
+    ca_pem: Path, server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    options = (VERSION_OPTIONS[tls_version], "-rev", "-Verify", 3, "-verify_return_error")
+    async with s_server(server_pem, *options, "-CAfile", ca_pem) as port:
+        stream = await connect(port, client_context)
+        with pytest.raises(PeerAlertError) as raised:
+            await stream.receive_some()  # in TLS 1.3 the handshake itself went well
+        is_13 = tls_version is ssl.TLSVersion.TLSv1_3
+        assert raised.value.alert == ("certificate_required" if is_13 else "handshake_failure")
+        await stream.aclose()
+
+
+################################################################
+# Clients: openssl s_client, curl, gnutls-cli
+################################################################
+
+
+async def capitals(stream: TCPTLSStream) -> None:
+    """Answer each line in capitals, until the client has said goodbye."""
+    async for data in stream:
+        await stream.send_all(data.upper())
+        if b"goodbye" in data:
+            break
+    await stream.aclose()
+
+
+async def http(stream: TCPTLSStream) -> None:
+    """Answer one request, by as little HTTP/1.1 as a client accepts."""
+    request = await receive_until(stream, b"\r\n\r\n")
+    body = b"you asked: " + request.partition(b"\r\n")[0]
+    await stream.send_all(
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    )
+    await stream.aclose()
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[TCPTLSStream], Awaitable[None]],
+    context: ssl.SSLContext,
+    *,
+    https_compatible: bool = False,
+) -> AsyncIterator[int]:
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            listeners: list[TLSListener[trio.SocketStream]] = await nursery.start(
+                partial(
+                    serve_tls_over_tcp,
+                    handler,
+                    0,
+                    context,
+                    host="127.0.0.1",
+                    https_compatible=https_compatible,
+                )
+            )
+            transport_listener = listeners[0].transport_listener
+            assert isinstance(transport_listener, trio.SocketListener)
+            yield transport_listener.socket.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+
+async def run(*argv: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end."""
+    return await trio.run_process(
+        [str(arg) for arg in argv],
+        stdin=stdin,
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+
+
+def s_client(port: int, ca_pem: Path, *options: object) -> list[object]:
+    argv = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"]
+    verify = ["-CAfile", ca_pem, "-verify_return_error", "-verify_hostname", NAME]
+    return [*argv, *verify, "-servername", NAME, *options]
+
+
+@needs("openssl")
+async def test_s_client_is_served(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with serving(capitals, server_context) as port:
+        command = s_client(port, ca_pem, VERSION_OPTIONS[tls_version], "-quiet")
+        result = await run(*command, stdin=b"hello and goodbye\n")
+        assert result.stdout == b"HELLO AND GOODBYE\n", result.stderr
+        assert result.returncode == 0
+
+
+@needs("openssl")
+async def test_s_client_talks_to_and_fro(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with serving(capitals, server_context) as port:
+        command = s_client(port, ca_pem, VERSION_OPTIONS[tls_version], "-quiet")
+        async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.DEVNULL) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for number in range(10):
+                line = b"line %d\n" % number
+                await process.stdin.send_all(line)
+                assert await receive_until(process.stdout, b"\n") == line.upper()
+            await process.stdin.send_all(b"goodbye\n")
+            assert await receive_until(process.stdout, b"\n") == b"GOODBYE\n"
+            assert await process.stdout.receive_some() == b""
+            assert await process.wait() == 0
+
+
+@needs("openssl")
+async def test_s_client_resumes(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    session = tmp_path / "session.pem"
+    reused: list[bool] = []
+
+    async def handler(stream: TCPTLSStream) -> None:
+        reused.append(stream.session_reused)
+        await capitals(stream)
+
+    async with serving(handler, server_context) as port:
+        for option in ("-sess_out", "-sess_in"):
+            command = s_client(port, ca_pem, VERSION_OPTIONS[tls_version], "-quiet")
+            result = await run(*command, option, session, stdin=b"goodbye\n")
+            assert result.stdout == b"GOODBYE\n", result.stderr
+    assert reused == [False, True]
+
+
+@needs("openssl")
+async def test_s_client_hears_which_alpn_protocol_is_spoken(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    server_context.set_alpn_protocols(["http/1.1"])
+    async with serving(capitals, server_context) as port:
+        command = s_client(port, ca_pem, VERSION_OPTIONS[tls_version], "-alpn", "h2,http/1.1")
+        result = await run(*command, "-ign_eof", stdin=b"goodbye\n")
+        assert b"ALPN protocol: http/1.1" in result.stdout
+
+
+@needs("openssl")
+async def test_s_client_that_refuses_the_server_ends_alone(
+    ca_pem: Path,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(capitals, server_context) as port:
+        nobody = trustme.CA().cert_pem.bytes()
+        other = ca_pem.with_name("other.pem")
+        other.write_bytes(nobody)
+        result = await run(*s_client(port, other, VERSION_OPTIONS[tls_version], "-quiet"))
+        assert result.returncode != 0
+        result = await run(*s_client(port, ca_pem, "-quiet"), stdin=b"goodbye\n")
+        assert result.stdout == b"GOODBYE\n", result.stderr
+    (record,) = caplog.records
+    assert "unknown_ca" in record.getMessage()
+
+
+@needs("curl")
+@pytest.mark.parametrize("https_compatible", [False, True])
+async def test_curl_is_served(
+    https_compatible: bool,
+    ca_pem: Path,
+    server_context: ssl.SSLContext,
+) -> None:
+    async with serving(http, server_context, https_compatible=https_compatible) as port:
+        result = await run(
+            *("curl", "--disable", "--noproxy", "*", "--silent", "--show-error"),
+            *("--cacert", ca_pem, "--resolve", f"{NAME}:{port}:127.0.0.1"),
+            f"https://{NAME}:{port}/a/path",
+        )
+        assert result.stdout == b"you asked: GET /a/path HTTP/1.1", result.stderr
+        assert result.stderr == b""
+        assert result.returncode == 0
+
+
+@needs("curl")
+async def test_curl_refuses_an_authority_it_does_not_know(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(http, server_context) as port:
+        result = await run("curl", "--disable", "--noproxy", "*", f"https://127.0.0.1:{port}/")
+        assert result.returncode == 60, result.stderr  # CURLE_PEER_FAILED_VERIFICATION
+    (record,) = caplog.records
+    assert "unknown_ca" in record.getMessage()
+
+
+@needs("gnutls-cli")
+async def test_gnutls_cli_is_served(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with serving(capitals, server_context) as port:
+        command = (
+            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
+            *("--sni-hostname", NAME, "--verify-hostname", NAME),
+            *("--priority", f"NORMAL:-VERS-ALL:+{GNUTLS_VERSIONS[tls_version]}"),
+        )
+        async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await receive_until(process.stdout, b"Simple Client Mode")
+            await process.stdin.send_all(b"hello\n")
+            await receive_until(process.stdout, b"HELLO\n")
+            await process.stdin.send_all(b"goodbye\n")
+            output = await receive_until(process.stdout, b"GOODBYE\n")
+            output += b"".join([part async for part in process.stdout])
+            assert b"Peer has closed the GnuTLS connection" in output
+            assert await process.wait() == 0
+
+
+@needs("gnutls-cli")
+async def test_gnutls_cli_ends_first(
+    ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    ended = trio.Event()
+
+    async def handler(stream: TCPTLSStream) -> None:
+        assert b"".join([part async for part in stream]) == b"hello\n"
+        await stream.aclose()
+        ended.set()
+
+    async with serving(handler, server_context) as port:
+        result = await run(
+            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
+            *("--sni-hostname", NAME, "--verify-hostname", NAME),
+            *("--priority", f"NORMAL:-VERS-ALL:+{GNUTLS_VERSIONS[tls_version]}"),
+            stdin=b"hello\n",
+        )
+        assert result.returncode == 0, result.stdout
+        await ended.wait()

@@ -78,11 +78,13 @@ async def ping(stream: Stream) -> None:
 async def test_the_handshake_is_left_for_later(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    async with serving(server_context) as port:
-        async with await open_tls_over_tcp_stream(HOST, port, ssl_context=client_context) as stream:
-            assert stream.handshake is None
-            await ping(stream)
-            assert stream.handshake is not None
+    async with (
+        serving(server_context) as port,
+        await open_tls_over_tcp_stream(HOST, port, ssl_context=client_context) as stream,
+    ):
+        assert stream.handshake is None
+        await ping(stream)
+        assert stream.handshake is not None
 
 
 async def test_the_systems_certificates_are_the_default(

@@ -307,7 +307,7 @@ def test_trailing_data_of_any_size(connected: Pair) -> None:
 def test_truncation_is_never_taken_for_an_end(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, ignore_unexpected_eof: bool
 ) -> None:
-    # CPython sets this option by default, under which OpenSSL reports a truncation as an end.
+    # Under this option OpenSSL reports a truncation as an end.
     option = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0x80)
     for context in (client_context, server_context):
         if ignore_unexpected_eof:
@@ -591,7 +591,7 @@ def test_handshake_info(pair: Pair, tls_version: ssl.TLSVersion) -> None:
     assert info.peer_certificate_chain[0] == client.ssl_object.getpeercert(binary_form=True)
     assert info.matched_name == NAME
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        info.version = "SSLv3"  # type: ignore[misc]
+        info.version = "SSLv3"
     info = server.handshake
     assert info is not None
     assert info.server_hostname is None

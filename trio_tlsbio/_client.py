@@ -60,7 +60,8 @@ async def open_tls_over_tcp_stream(
 
     Raises:
       OSError: if no connection can be made.
-      ValueError, TypeError: for arguments that don't go together, before connecting.
+      ValueError: for arguments that don't go together, before connecting.
+      TypeError: for arguments of a wrong type.
     """
     if ssl_context is None:
         if session is not None or session_cache is not None:
@@ -229,7 +230,8 @@ class TLSConnector:
         Raises:
           OSError: if no connection can be made.
           TLSError: if the handshake failed.
-          ValueError, TypeError: for arguments that don't go together, before connecting.
+          ValueError: for arguments that don't go together, before connecting.
+          TypeError: for arguments of a wrong type.
         """
         if alpn_protocols is None:
             alpn_protocols = self.alpn_protocols
@@ -320,7 +322,8 @@ def reconnect(
       on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
 
     Raises:
-      ValueError, TypeError: for arguments that don't go together.
+      ValueError: for arguments that don't go together.
+      TypeError: for arguments of a wrong type.
     """
     connector = TLSConnector(
         ssl_context=ssl_context,

@@ -71,7 +71,8 @@ def check_arguments(
     """Check what a connection is to be made of, and return the ASCII name and the raw session.
 
     Raises:
-      ValueError, TypeError: for arguments that don't go together.
+      ValueError: for arguments that don't go together.
+      TypeError: for arguments of a wrong type.
     """
     if not isinstance(ssl_context, ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
@@ -283,7 +284,7 @@ class TLSConnection:
 
     @property
     def trailing_data(self) -> bytes:
-        """What came after the peer's close_notify: it is not TLS, and belongs to what follows.
+        """What came after the peer's close_notify. It is not TLS, and belongs to what follows.
 
         Empty until :meth:`receive` returned ``b""``.
         """
@@ -379,6 +380,11 @@ class TLSConnection:
         assert self._receive_error is not None
         raise self._receive_error.again()
 
+    @property
+    def bytes_to_receive(self) -> int:
+        """How many bytes of plaintext :meth:`look_ahead` has put aside for :meth:`receive`."""
+        return len(self._plaintext)
+
     def look_ahead(self) -> None:
         """Decrypt what was fed already, for :meth:`receive` to return later.
 
@@ -442,13 +448,13 @@ class TLSConnection:
         while self._send_state is State.HANDSHAKE:
             if not self._shake_hands():
                 return False
-        self._check_send()
+        self.check_send()
         if self.is_holding:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
             # messages when it reads, but fails for good on it when it writes.
             self.look_ahead()
             self._encrypt_held()
-            self._check_send()
+            self.check_send()
         return not self.is_holding
 
     def _shake_hands(self) -> bool:
@@ -507,7 +513,7 @@ class TLSConnection:
             if data:
                 self._held.append(bytes(data))
             self.do_handshake()
-        self._check_send()
+        self.check_send()
 
     def send_close_notify(self) -> None:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
@@ -525,7 +531,7 @@ class TLSConnection:
             self._encrypt_held()
         else:
             self.do_handshake()
-        self._check_send()
+        self.check_send()
 
     @property
     def is_holding(self) -> bool:
@@ -619,6 +625,11 @@ class TLSConnection:
         else:
             self._unsent[0] = memoryview(first)[count:]
 
+    def is_broken_by(self, exc: BaseException) -> bool:
+        """Whether an exception tells of what has ended this connection."""
+        errors = (self._send_error, self._receive_error)
+        return any(error is not None and error.is_same(exc) for error in errors)
+
     ################################################################
     # States and errors
     ################################################################
@@ -652,7 +663,8 @@ class TLSConnection:
             error.__cause__ = exc
         self._happened(Event.FAILURE, error)
 
-    def _check_send(self) -> None:
+    def check_send(self) -> None:
+        """Raise what keeps data from being sent: a failure, or an end before the handshake."""
         if self._send_error is not None:
             raise self._send_error.again()
 

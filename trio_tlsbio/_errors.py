@@ -34,7 +34,7 @@ class TLSError(trio.BrokenResourceError):
         self.reason = reason
 
     def is_same(self, other: BaseException) -> bool:
-        """Whether ``other`` tells of the same failure: is this one, or came from :meth:`again`."""
+        """Whether ``other`` tells of the same failure, as what :meth:`TLSError.again` gave does."""
         return isinstance(other, TLSError) and self._first is other._first
 
     @property
@@ -209,7 +209,7 @@ def _alert_in(reason: str | None) -> str | None:
     if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
         alert = match[1].lower()
         if alert in _ALERTS:
-            return alert
+            return "user_canceled" if alert == "user_cancelled" else alert
     return None
 
 
@@ -239,7 +239,8 @@ def explain(
             message = f"the peer's certificate was refused: {words or exc}"
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
-        message = f"the peer ended the connection: {_ALERTS[alert]} (alert {alert})"
+        words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
+        message = f"the peer ended the connection: {words} (alert {alert})"
         error = PeerAlertError(message, alert=alert, reason=reason)
     elif reason in _REASONS:
         error = TLSError(_REASONS[reason], reason=reason)
@@ -253,8 +254,8 @@ def truncated(message: str) -> TruncationError:
     """Make the error of a transport that ended too early.
 
     Its cause is the exception that :class:`ssl.SSLSocket` raises then. OpenSSL itself is never
-    told of the end: its SSL_OP_IGNORE_UNEXPECTED_EOF, which CPython sets by default, would make
-    it report a truncation as a clean end.
+    told of the end: a context with SSL_OP_IGNORE_UNEXPECTED_EOF, as Python before 3.10 made them,
+    would have it report a truncation as a clean end.
     """
     error = TruncationError(message)
     error.__cause__ = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")

@@ -110,12 +110,14 @@ async def serve_tls_over_tcp(
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
     A drop-in for :func:`trio.serve_ssl_over_tcp`, but the handler gets a stream whose handshake
-    is done. One that fails, or takes too long, ends that connection alone, with a line in the log
-    ``trio_tlsbio.server``. What the handler raises propagates, as with
+    is done. What goes wrong with one connection ends that one alone, with a line in the log
+    ``trio_tlsbio.server``: a handshake that fails or takes too long, and a :exc:`TLSError` of
+    the stream that the handler lets through. What else the handler raises propagates, as with
     :func:`trio.serve_listeners`.
 
     Args:
-      handler: Called with a :class:`TLSStream` for each connection, which is closed afterwards.
+      handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
+        closed by :meth:`TLSStream.aclose`, and when it raises, at once.
       port: The port; 0 lets the kernel choose one.
       ssl_context: The settings, with the server's certificate.
       host: The address to bind to; all of the machine's by default.
@@ -141,15 +143,32 @@ async def _handle(
     handshake_timeout: float,
     stream: TLSStream[trio.SocketStream],
 ) -> None:
+    peer = _peer_of(stream)
     try:
         with trio.move_on_after(handshake_timeout) as scope:
             await stream.do_handshake()
         if scope.cancelled_caught:
             raise HandshakeTimeoutError(f"no handshake within {handshake_timeout:g} seconds")
     except TLSError as exc:
-        _logger.warning("connection from %s: %s", _peer_of(stream), exc)
+        _logger.warning("connection from %s: %s", peer, exc)
         return
-    await handler(stream)
+    try:
+        await handler(stream)
+        await stream.aclose()
+    except BaseException as exc:
+        if (failure := _only_failure(exc, stream)) is None:
+            raise
+        _logger.warning("connection from %s: %s", peer, failure)
+
+
+def _only_failure(exc: BaseException, stream: TLSStream[trio.SocketStream]) -> TLSError | None:
+    """Return the failure of ``stream``, if ``exc`` tells of nothing else, as an exception or as
+    the group that comes out of a handler's nursery.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        failures = [_only_failure(part, stream) for part in exc.exceptions]
+        return None if None in failures else failures[0]
+    return exc if isinstance(exc, TLSError) and stream.is_broken_by(exc) else None
 
 
 def _peer_of(stream: TLSStream[trio.SocketStream]) -> str:

@@ -46,15 +46,15 @@ class TLSSession:
     refuse. So a session carries the name, the context and the verification settings under which
     it was made, and :class:`TLSConnection` and :class:`TLSStream` take it under those alone.
 
-    Sessions come from :attr:`TLSStream.session` and can't be made by hand. They hold keys: their
-    repr shows none, and they can't be pickled.
+    Sessions come from connections (:attr:`TLSStream.session`, ``on_session``) and can't be made by
+    hand. They hold keys: their repr shows none, and they can't be pickled.
     """
 
     server_hostname: str | None
     """The name that was checked when the session was made, in its ASCII form."""
 
     single_use: bool
-    """Whether it should be offered only once: a ticket of TLS 1.3."""
+    """Whether it should be offered only once, as a ticket of TLS 1.3."""
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)

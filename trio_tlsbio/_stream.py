@@ -64,7 +64,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         stops waiting for the end, in bytes.
 
     Raises:
-      ValueError, TypeError: for arguments that don't go together, before a byte is sent.
+      ValueError: for arguments that don't go together, before a byte is sent.
+      TypeError: for arguments of a wrong type.
     """
 
     _transport_stream: T_Stream | None
@@ -135,7 +136,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     @property
     def connection(self) -> TLSConnection:
-        """The pure core: to look at, since the stream feeds it and sends what it says."""
+        """The pure core, to look at. It is the stream's to feed, and to take data from."""
         return self._connection
 
     @property
@@ -155,8 +156,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def bytes_committed(self) -> int:
         """How many bytes of plaintext were encrypted so far.
 
-        They reach the peer, whole and in order, whatever is cancelled. So after a cancelled
-        :meth:`send_all` this tells where to go on.
+        They go to the peer, whole and in order, whatever is cancelled, if the stream
+        :attr:`is_cancel_safe`. So after a cancelled :meth:`send_all` this tells where to go on.
         """
         return self._bytes_committed
 
@@ -167,6 +168,10 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         That takes a transport that tells how much of a cancelled send it has sent.
         """
         return self._transport.counts
+
+    def is_broken_by(self, exc: BaseException) -> bool:
+        """Whether an exception tells of what has broken this stream, and not some other one."""
+        return self._connection.is_broken_by(exc) or self._transport.is_broken_by(exc)
 
     ################################################################
     # Handshake
@@ -221,7 +226,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         except TLSError:
             self._transport.receive_nowait()
             self._connection.look_ahead()
-            self._connection.do_handshake()
+            self._connection.check_send()
             raise
 
     async def _flush_alert(self) -> None:
@@ -324,9 +329,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """Encrypt data and send what can be sent at once. Never waits.
 
         Returns:
-          How many bytes were taken: all, or none before the handshake is done, while another
-          task sends, while earlier data waits to be sent, and over a transport that can't send
-          without waiting.
+          How many bytes were taken, which is all, or none before the handshake is done, while
+          another task sends, while earlier data waits to be sent, and over a transport that
+          can't send without waiting.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -352,6 +357,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with self._send_conflict:
             self._check_open()
             self._check_send_open()
+            self._connection.check_send()
             await self._transport.wait_send_might_not_block()
 
     async def send_eof(self) -> None:
@@ -385,8 +391,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           the beginning of what follows. This stream is closed from now on.
 
         Raises:
-          TLSError: if TLS or the transport failed, or if the peer sent more data instead of its
-            close_notify: receive until ``b""`` before.
+          TLSError: if TLS or the transport failed. Also if the peer sent more data instead of its
+            close_notify: then it is still there, to be received until ``b""`` before another try.
         """
         with self._receive_conflict, self._send_conflict:
             self._check_open()
@@ -395,14 +401,17 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             connection = self._connection
             await self._step(connection.send_close_notify)
             await self._flush_held()
-            while (data := await self._step(self._receive)) is None:
+            connection.look_ahead()
+            while connection.receive_state is State.OPEN and not connection.bytes_to_receive:
                 await self._transport.receive()
+                connection.look_ahead()
             self._check_open()
-            if data:
+            if connection.bytes_to_receive:
                 raise TLSError(
-                    f"the peer sent {len(data)} bytes of data where unwrap() expected its "
-                    "close_notify: receive until b'' first"
+                    f"the peer sent {connection.bytes_to_receive} bytes of data where unwrap() "
+                    "expected its close_notify: receive until b'' first"
                 )
+            await self._step(self._receive)
             transport_stream = self.transport_stream
             self._transport_stream = None
             self._is_closing = self._is_closed = True
@@ -439,7 +448,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await self.transport_stream.aclose()
         failed = self._connection.send_state is State.FAILED
         if failed and not failed_before and self._connection.handshake is None:
-            self._connection.do_handshake()  # raises why
+            self._connection.check_send()
 
     async def _end(self) -> None:
         if self._https_compatible and self._connection.handshake is None:
@@ -494,7 +503,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context in use: a server's ``sni_callback`` may have set another one.
+        """The context in use. A server's ``sni_callback`` may have set another one.
 
         See :attr:`ssl.SSLSocket.context`.
         """

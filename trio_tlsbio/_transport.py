@@ -257,6 +257,11 @@ class Transport(ABC, Generic[StreamT]):
         if self._send_error is not None:
             raise self._send_error.again()
 
+    def is_broken_by(self, exc: BaseException) -> bool:
+        """Whether an exception tells of what has broken this transport."""
+        errors = (self._send_error, self._receive_error)
+        return any(error is not None and error.is_same(exc) for error in errors)
+
     ################################################################
     # Receiving
     ################################################################

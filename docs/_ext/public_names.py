@@ -1,0 +1,60 @@
+"""The names that the package exports.
+
+References to a class by the private module that it is written in lead to its public name, and
+``.. remaining-names::`` documents what the page that it is on does not name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from _rst import parse
+from docutils import nodes  # type: ignore[import-untyped]
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+
+import trio_tlsbio
+
+
+def _resolve(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: nodes.TextElement
+) -> nodes.Node | None:
+    target = str(node.get("reftarget", ""))
+    name = target.rpartition(".")[2]
+    if not target.startswith("trio_tlsbio._") or name not in trio_tlsbio.__all__:
+        return None
+    return env.domains.python_domain.resolve_xref(
+        env, str(node["refdoc"]), app.builder, "obj", f"trio_tlsbio.{name}", node, contnode
+    )
+
+
+class RemainingNames(SphinxDirective):
+    """Document the rest by its docstrings, so that no public name is missing."""
+
+    def run(self) -> list[nodes.Node]:
+        text = Path(self.env.doc2path(self.env.docname)).read_text(encoding="utf-8")
+        named = re.findall(
+            r"^\.\. (?:auto)?(?:class|function|exception|data):: (\w+)", text, re.MULTILINE
+        )
+        lines: list[str] = []
+        for name in trio_tlsbio.__all__:
+            if name in named:
+                continue
+            value = getattr(trio_tlsbio, name)
+            if not inspect.isclass(value):
+                kind = "autofunction" if callable(value) else "autodata"
+            else:
+                kind = "autoexception" if issubclass(value, BaseException) else "autoclass"
+            lines += [f".. {kind}:: {name}", *(["   :members:"] * inspect.isclass(value)), ""]
+        return parse(self, lines)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("remaining-names", RemainingNames)
+    app.connect("missing-reference", _resolve)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

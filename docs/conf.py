@@ -1,0 +1,44 @@
+"""How Sphinx builds these pages: ``sphinx-build -W --keep-going -n docs docs/_build/html``."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "trio-tlsbio"
+author = "the trio-tlsbio authors"
+copyright = author
+release = version = importlib.metadata.version(project)
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "changelog",
+    "docstrings",
+    "errors",
+    "public_names",
+    "states",
+]
+exclude_patterns = ["_build"]
+default_role = "literal"
+highlight_language = "python"
+
+html_theme = "furo"
+html_title = project
+html_copy_source = False
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
+
+# Nothing is fetched from the net to build these pages, so what is documented elsewhere is
+# not linked.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(_?ssl|trio|attrs|collections\.abc|typing)\..*"),
+    (r"py:class", r"(trio_tlsbio\._\w+\.)?(T_Stream|Certificate)"),
+    # Several exceptions in one entry of a docstring's "Raises".
+    (r"py:exc", r"\w+, \w+"),
+]

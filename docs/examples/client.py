@@ -1,0 +1,21 @@
+"""Ask a server something, and take all of its answer."""
+
+import ssl
+
+import trio
+
+import trio_tlsbio
+
+
+async def ask(
+    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext | None = None
+) -> bytes:
+    stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
+    async with stream:
+        await stream.send_all(question)
+        await stream.send_eof()  # we have said all; the answer still arrives
+        return b"".join([chunk async for chunk in stream])
+
+
+if __name__ == "__main__":
+    print(trio.run(ask, "echo.example", 4433, b"hello\n"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -76,7 +77,7 @@ async def open_tls_over_tcp_stream(
         if session_cache is not None:
             # Not before connecting: that may take long, or fail, and a ticket is good for once.
             if session is None:
-                session = session_cache.take(ssl_context, name, port, now=trio.current_time())
+                session = session_cache.take(ssl_context, name, port, now=time.monotonic())
             on_session = partial(_put, session_cache, port)
         if alpn_protocols is not None:
             # OpenSSL copies them for each connection when that is made, which is now: another
@@ -96,7 +97,8 @@ async def open_tls_over_tcp_stream(
 
 
 def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
-    session_cache.put(session, port, now=trio.current_time())
+    # Not Trio's clock, which begins anew in each trio.run(): a cache may live longer.
+    session_cache.put(session, port, now=time.monotonic())
 
 
 Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]

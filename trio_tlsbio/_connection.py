@@ -397,6 +397,7 @@ class TLSConnection:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = max_bytes
+        refilled = False
         while self._receive_state is State.OPEN and left != 0:
             try:
                 # One call returns one record at most.
@@ -404,9 +405,10 @@ class TLSConnection:
                     _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
                 )
             except ssl.SSLWantReadError:
-                if self._by_record:
+                if refilled and self._by_record:
                     self._collect_session()  # the record held no data: it may have been a ticket
-                if not self._refill():
+                refilled = self._refill()
+                if not refilled:
                     if self._eof_fed:
                         self._end_truncated(
                             "the connection ended without a close_notify: what was received may "

@@ -34,7 +34,7 @@ class TLSError(trio.BrokenResourceError):
         self.reason = reason
 
     def is_same(self, other: BaseException) -> bool:
-        """Whether ``other`` tells of the same failure, as what :meth:`TLSError.again` gave does."""
+        """Whether ``other`` tells of the same failure, as what ``again()`` gave does."""
         return isinstance(other, TLSError) and self._first is other._first
 
     @property

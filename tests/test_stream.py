@@ -1125,11 +1125,19 @@ async def test_tls_can_be_taken_off_and_put_on_again(
             await together(client.unwrap, server.unwrap)
 
 
-async def test_unwrap_with_data_to_receive_is_an_error(established: Pair) -> None:
+async def test_unwrap_with_data_to_receive_is_an_error_and_loses_nothing(
+    established: Pair,
+) -> None:
     client, server = established
-    await client.send_all(b"more")
-    with pytest.raises(TLSError, match="4 bytes of data"):
-        await server.unwrap()
+    await server.send_all(b"not yet")
+    with pytest.raises(TLSError, match="7 bytes of data"):
+        await client.unwrap()
+    await server.send_all(b", now")
+    await server.send_eof()
+    assert await receive_all(client) == b"not yet, now"
+    transport, trailing = await client.unwrap()
+    assert trailing == b""
+    assert transport is not None
 
 
 ################################################################

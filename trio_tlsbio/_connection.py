@@ -24,6 +24,9 @@ Data: TypeAlias = bytes | bytearray | memoryview
 # A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1).
 _RECORD_BYTES = 16 * 1024
 
+# How many tickets to look for. Each takes a while, and a server could send them without end.
+_MOST_TICKETS = 16
+
 SLICE_BYTES = 4 * _RECORD_BYTES
 """How much plaintext is encrypted, and how much ciphertext is fed, at a time.
 
@@ -140,8 +143,8 @@ class TLSConnection:
     # before it was asked for.
     _held: deque[bytes]
     _close_held: bool
-    _plaintext: bytes
-    _trailing: bytes
+    _plaintext: bytearray
+    _trailing: bytearray
     _send_state: State
     _receive_state: State
     _send_error: TLSError | None
@@ -151,12 +154,13 @@ class TLSConnection:
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
     _settings: VerificationSettings | None
-    # Collecting sessions: those that wait to be taken, the ids of all, and whether ciphertext goes
-    # to OpenSSL by single records now, as OpenSSL only tells of the latest.
+    # Collecting sessions: those that wait to be taken, the ids of all, and how many more records go
+    # to OpenSSL one by one, as OpenSSL only tells of the latest session.
     _collects: bool
     _new_sessions: list[TLSSession]
     _known_ids: set[bytes]
-    _by_record: bool
+    _single_records: int
+    _may_be_ticket: bool
 
     def __init__(
         self,
@@ -187,8 +191,8 @@ class TLSConnection:
         self._eof_fed = False
         self._held = deque()
         self._close_held = False
-        self._plaintext = b""
-        self._trailing = b""
+        self._plaintext = bytearray()
+        self._trailing = bytearray()
         self._send_state = State.HANDSHAKE
         self._receive_state = State.HANDSHAKE
         self._send_error = None
@@ -200,7 +204,8 @@ class TLSConnection:
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
         self._known_ids = set() if raw_session is None else {raw_session.id}
-        self._by_record = False
+        self._single_records = 0
+        self._may_be_ticket = False
         if not server_side:
             self.do_handshake()  # makes the ClientHello
 
@@ -288,7 +293,7 @@ class TLSConnection:
 
         Empty until :meth:`receive` returned ``b""``.
         """
-        return self._trailing
+        return bytes(self._trailing)
 
     ################################################################
     # The peer's direction
@@ -310,7 +315,7 @@ class TLSConnection:
             pass  # OpenSSL takes no more, and nobody will ask for it
         elif (
             len(data) <= SLICE_BYTES
-            and not (self._fed or self._by_record)
+            and not (self._fed or self._single_records)
             and not self._incoming.pending
         ):
             self._incoming.write(data)
@@ -329,9 +334,12 @@ class TLSConnection:
 
         OpenSSL asks only when the BIO is empty, so the BIO never holds more than a slice.
         """
+        if self._may_be_ticket:
+            self._may_be_ticket = False
+            self._collect_session()
         if not self._fed:
             return False
-        if self._by_record:
+        if self._single_records:
             return self._refill_with_a_record()
         self._incoming.write(self._fed.popleft())
         return True
@@ -342,6 +350,8 @@ class TLSConnection:
         end = 5 + int.from_bytes(fed[3:5], "big")
         if len(fed) < end and not self._eof_fed:
             return False
+        self._single_records -= 1
+        self._may_be_ticket = True  # unless it turns out to hold data
         self._incoming.write(fed[:end])
         self._fed = deque(_slices(fed[end:]))
         return True
@@ -365,8 +375,8 @@ class TLSConnection:
         if self._receive_state is State.HANDSHAKE and not self.do_handshake():
             return None
         if self._plaintext:
-            data = self._plaintext[:max_bytes]
-            self._plaintext = self._plaintext[len(data) :]
+            data = bytes(self._plaintext[:max_bytes])
+            del self._plaintext[: len(data)]
         else:
             data = self._decrypt(max_bytes)
             if self.is_holding:
@@ -397,7 +407,6 @@ class TLSConnection:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = max_bytes
-        refilled = False
         while self._receive_state is State.OPEN and left != 0:
             try:
                 # One call returns one record at most.
@@ -405,10 +414,7 @@ class TLSConnection:
                     _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
                 )
             except ssl.SSLWantReadError:
-                if refilled and self._by_record:
-                    self._collect_session()  # the record held no data: it may have been a ticket
-                refilled = self._refill()
-                if not refilled:
+                if not self._refill():
                     if self._eof_fed:
                         self._end_truncated(
                             "the connection ended without a close_notify: what was received may "
@@ -422,12 +428,13 @@ class TLSConnection:
                 self._fail(exc)
                 break
             if not chunk:
-                self._trailing = self._incoming.read() + b"".join(self._fed)
+                self._trailing += self._incoming.read() + b"".join(self._fed)
                 self._fed.clear()
                 self._happened(Event.CLOSE_NOTIFY_RECEIVED)
                 break
             chunks.append(chunk)
-            self._by_record = False  # tickets come before data
+            self._single_records = 0  # tickets come before data
+            self._may_be_ticket = False
             if left is not None:
                 left -= len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -490,7 +497,7 @@ class TLSConnection:
     def _begin_collecting(self) -> None:
         if self._ssl_object.version() == "TLSv1.3":
             # OpenSSL stands between two records now. What it has not read is cut by records too.
-            self._by_record = True
+            self._single_records = _MOST_TICKETS
             if self._incoming.pending:
                 self._fed.appendleft(self._incoming.read())
         else:

@@ -23,7 +23,7 @@ from ._pump import PumpedStream, open_pump
 from ._server import TLSListener, open_tls_over_tcp_listeners, serve_tls_over_tcp
 from ._sessions import SessionCache, SessionCacheStatistics, TLSSession
 from ._states import State
-from ._stream import TLSStream
+from ._stream import TLSStream, start_tls
 
 __all__ = [
     "CertificateError",
@@ -50,4 +50,5 @@ __all__ = [
     "open_tls_over_tcp_stream",
     "reconnect",
     "serve_tls_over_tcp",
+    "start_tls",
 ]

@@ -267,6 +267,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             try:
                 await self._complete_handshake()
                 data = await self._step(self._receive, max_bytes)
+                if data is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 while data is None:
                     await self._transport.receive()
                     self._check_open()
@@ -274,10 +276,10 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             except TruncationError:
                 if not self._https_compatible:
                     raise
+                await trio.lowlevel.cancel_shielded_checkpoint()
                 data = b""
             # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
             self._transport.flush_nowait()
-            await trio.lowlevel.cancel_shielded_checkpoint()
             return data
 
     def _receive(self, max_bytes: int | None = None) -> bytes | None:

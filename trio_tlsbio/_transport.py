@@ -133,8 +133,16 @@ class Transport(ABC, Generic[StreamT]):
     def _send_some_nowait(self, data: Data) -> int:
         """Send what the transport takes at once, and return how many bytes that was."""
 
-    async def _receive_some(self) -> Data:
-        return await self._stream.receive_some()
+    async def _receive_some(self) -> Data | None:
+        """Receive from the stream; None if :meth:`_interrupt_receive` came first."""
+        with trio.CancelScope() as self._receive_scope:
+            return await self._stream.receive_some()
+        return None
+
+    def _interrupt_receive(self) -> None:
+        """Make the task in :meth:`_receive_some` return."""
+        if self._receive_scope is not None:
+            self._receive_scope.cancel()
 
     def receive_nowait(self) -> None:
         """Feed the connection what has arrived already, where that can be had. Never raises."""
@@ -301,11 +309,8 @@ class Transport(ABC, Generic[StreamT]):
         if self._receive_error is not None:
             raise self._receive_error.again()
         self._receiving = True
-        data: Data = b""
         try:
-            with trio.CancelScope() as self._receive_scope:
-                data = await self._receive_some()
-                self.eof_received = not data
+            data = await self._receive_some()
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
@@ -316,14 +321,16 @@ class Transport(ABC, Generic[StreamT]):
             raise
         finally:
             self._receiving = False
-            self._receive_scope = None
             self._receiver_left.unpark_all()
+        if data is None:
+            return b""
+        self.eof_received = not data
         return data
 
     def _wake_receiver(self) -> None:
         """Make a receiver that waits look again: there is something left to send."""
-        if self._receive_scope is not None and self._is_left_to_send:
-            self._receive_scope.cancel()
+        if self._receiving and self._is_left_to_send:
+            self._interrupt_receive()
 
     async def _flush_and_receive(self) -> int:
         """Wait for either direction, and move whichever is ready."""
@@ -381,6 +388,8 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     counts = True
 
+    _is_interrupted: bool = attrs.field(default=False, init=False)
+
     async def _send_some(self, data: Data) -> None:
         socket = self._stream.socket
         if socket.did_shutdown_SHUT_WR:
@@ -401,11 +410,22 @@ class _SocketTransport(Transport[trio.SocketStream]):
             except (BlockingIOError, InterruptedError):
                 return 0
 
-    async def _receive_some(self) -> bytes:
+    async def _receive_some(self) -> bytes | None:
+        self._is_interrupted = False
         try:
             return await self._stream.socket.recv(_RECEIVE_BYTES)
+        except trio.ClosedResourceError:
+            if self._is_interrupted and self._stream.socket.fileno() >= 0:
+                return None
+            raise
         except OSError as exc:
             raise _stream_error(exc) from exc
+
+    def _interrupt_receive(self) -> None:
+        # This wakes those who wait for the socket, and a wait costs no cancel scope. Nobody but the
+        # receiver waits for it: who would send is said to be sending, and then nothing is left.
+        self._is_interrupted = True
+        trio.lowlevel.notify_closing(self._stream.socket.fileno())
 
     def receive_nowait(self) -> None:
         with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:

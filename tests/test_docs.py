@@ -222,6 +222,7 @@ async def test_blocking_tells_the_server_why(server_context: ssl.SSLContext) -> 
 
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
+    tested.add("workers")  # which forks: test_resumption.py runs it
     assert tested == {path.stem for path in (DOCS / "examples").glob("*.py")}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,19 +24,9 @@ from trio_tlsbio import (
 
 from .helpers import NAME
 from .peers import running
+from .programs import LIMIT, VERSION_OPTIONS, gnutls_priority, needs, s_server
 
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
-
-# The option of s_server and s_client, and what GnuTLS calls it.
-VERSION_OPTIONS = {ssl.TLSVersion.TLSv1_2: "-tls1_2", ssl.TLSVersion.TLSv1_3: "-tls1_3"}
-GNUTLS_VERSIONS = {ssl.TLSVersion.TLSv1_2: "VERS-TLS1.2", ssl.TLSVersion.TLSv1_3: "VERS-TLS1.3"}
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test if a program is missing."""
-    return pytest.mark.skipif(
-        shutil.which(program) is None, reason=f"the program {program} is not installed"
-    )
 
 
 @pytest.fixture
@@ -57,44 +45,9 @@ def ca_pem(ca: trustme.CA, tmp_path: Path) -> Path:
     return path
 
 
-# Programs take their time, but nothing here waits for one longer than this, in seconds.
-LIMIT = 20
-
-
 ################################################################
 # openssl s_server
 ################################################################
-
-
-@asynccontextmanager
-async def s_server(pem: Path, *options: object) -> AsyncIterator[int]:
-    """Run ``openssl s_server`` on a port that the kernel chooses, and give the port."""
-    argv = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", pem, "-key", pem]
-    with trio.fail_after(LIMIT):
-        async with running(
-            *argv, *options, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.STDOUT
-        ) as process:
-            assert process.stdout is not None
-            port = await port_of(process.stdout)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(drain, process.stdout)
-                yield port
-                nursery.cancel_scope.cancel()
-
-
-async def port_of(stdout: trio.abc.ReceiveStream) -> int:
-    """Read what ``s_server`` says until it tells where it listens."""
-    output = b""
-    while (found := re.search(rb"ACCEPT .*:(\d+)\n", output)) is None:
-        part = await stdout.receive_some()
-        assert part, f"s_server does not listen: {output!r}"
-        output += part
-    return int(found[1])
-
-
-async def drain(stream: trio.abc.ReceiveStream) -> None:
-    async for _ in stream:
-        pass
 
 
 async def connect(port: int, context: ssl.SSLContext) -> TCPTLSStream:
@@ -397,7 +350,7 @@ async def test_gnutls_cli_is_served(
         command = (
             *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
             *("--sni-hostname", NAME, "--verify-hostname", NAME),
-            *("--priority", f"NORMAL:-VERS-ALL:+{GNUTLS_VERSIONS[tls_version]}"),
+            *("--priority", gnutls_priority(tls_version)),
         )
         async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
             assert process.stdin is not None
@@ -427,7 +380,7 @@ async def test_gnutls_cli_ends_first(
         result = await run(
             *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
             *("--sni-hostname", NAME, "--verify-hostname", NAME),
-            *("--priority", f"NORMAL:-VERS-ALL:+{GNUTLS_VERSIONS[tls_version]}"),
+            *("--priority", gnutls_priority(tls_version)),
             stdin=b"hello\n",
         )
         assert result.returncode == 0, result.stdout

@@ -198,11 +198,11 @@ def be_strict(context: ssl.SSLContext) -> None:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
 
 
-def trust_another(context: ssl.SSLContext) -> None:
-    trustme.CA().configure_trust(context)
+def want_longer_keys(context: ssl.SSLContext) -> None:
+    context.set_ciphers("DEFAULT:@SECLEVEL=3")
 
 
-@pytest.mark.parametrize("change", [verify_nothing, check_no_name, be_strict, trust_another])
+@pytest.mark.parametrize("change", [verify_nothing, check_no_name, be_strict, want_longer_keys])
 def test_never_under_other_verification_settings(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, change: Any
 ) -> None:
@@ -210,6 +210,15 @@ def test_never_under_other_verification_settings(
     change(client_context)
     with pytest.raises(ValueError, match="verification settings changed"):
         TLSConnection(client_context, server_hostname=NAME, session=session)
+
+
+def test_trusting_more_keeps_the_sessions(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    # OpenSSL loads the certificates of a directory when it needs them, so it looks like that.
+    session = resume(client_context, server_context)[0].session
+    trustme.CA().configure_trust(client_context)
+    assert was_resumed(resume(client_context, server_context, session)[0])
 
 
 def test_settings_count_as_they_were_when_the_connection_was_made(

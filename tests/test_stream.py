@@ -411,7 +411,7 @@ def test_wrong_arguments_are_refused_at_once(
 
 
 def test_server_context_is_refused_on_the_client_side() -> None:
-    with pytest.raises(ValueError, match="SSLContext"):
+    with pytest.raises(ValueError, match="ssl_context"):
         TLSStream(Untouchable(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server_hostname=NAME)
 
 

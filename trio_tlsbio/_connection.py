@@ -6,13 +6,14 @@ import operator
 import ssl
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import TypeAlias
 
 import attrs
 import idna
 import trio
 
-from ._errors import TLSError, explain, truncated
+from ._errors import PeerAlertError, TLSError, explain, truncated
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
@@ -24,8 +25,12 @@ Data: TypeAlias = bytes | bytearray | memoryview
 # A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1).
 _RECORD_BYTES = 16 * 1024
 
-# How many tickets to look for. Each takes a while, and a server could send them without end.
-_MOST_TICKETS = 16
+# How often to look for a new session. Each time takes a while, and a server could send tickets
+# without end.
+_MOST_LOOKS = 16
+
+# How much may arrive while the peer renegotiates and somebody waits to send, in bytes.
+_MOST_LOOK_AHEAD = 1024 * 1024
 
 SLICE_BYTES = 4 * _RECORD_BYTES
 """How much plaintext is encrypted, and how much ciphertext is fed, at a time.
@@ -47,11 +52,6 @@ def _ascii_name(server_hostname: str | bytes) -> str:
         raise TypeError(
             f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
         )
-    # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
-    # of SNI, and certificates don't have it.
-    name = name.removesuffix(".")
-    if not name or name.startswith(".") or "\0" in name:
-        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
     if not name.isascii():
         # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
         # in which some names mean another host. The idna package comes with Trio.
@@ -61,6 +61,11 @@ def _ascii_name(server_hostname: str | bytes) -> str:
             raise ValueError(
                 f"server_hostname: {server_hostname!r} is not a host name: {exc}"
             ) from exc
+    # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
+    # of SNI, and certificates don't have it.
+    name = name.removesuffix(".")
+    if not name or name.startswith(".") or "\0" in name:
+        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
     return name
 
 
@@ -79,6 +84,9 @@ def check_arguments(
     """
     if not isinstance(ssl_context, ssl.SSLContext):
         raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+    other_side = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
+    if ssl_context.protocol is other_side:
+        raise ValueError(f"ssl_context was made for the other side, by {other_side.name}")
     name = None if server_hostname is None else _ascii_name(server_hostname)
     if server_side:
         if name is not None:
@@ -154,12 +162,15 @@ class TLSConnection:
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
     _settings: VerificationSettings | None
-    # Collecting sessions: those that wait to be taken, the ids of all, and how many more records go
-    # to OpenSSL one by one, as OpenSSL only tells of the latest session.
+    # Collecting sessions: those that wait to be taken, the ids of all, and how often to look for
+    # one. OpenSSL only tells of the latest, so after the handshake it gets single records.
     _collects: bool
     _new_sessions: list[TLSSession]
     _known_ids: set[bytes]
-    _single_records: int
+    _looks_left: int
+    _by_record: bool
+    _record_header: bytes
+    _record_left: int
     _may_be_ticket: bool
 
     def __init__(
@@ -176,16 +187,13 @@ class TLSConnection:
         )
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        try:
-            self._ssl_object = ssl_context.wrap_bio(
-                self._incoming,
-                self._outgoing,
-                server_side=server_side,
-                server_hostname=name,
-                session=raw_session,
-            )
-        except ssl.SSLError as exc:  # a context made for the other side
-            raise ValueError(f"this SSLContext can't be used here: {exc}") from exc
+        self._ssl_object = ssl_context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=name,
+            session=raw_session,
+        )
         self._fed = deque()
         self._unsent = deque()
         self._eof_fed = False
@@ -204,10 +212,16 @@ class TLSConnection:
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
         self._known_ids = set() if raw_session is None else {raw_session.id}
-        self._single_records = 0
+        self._looks_left = _MOST_LOOKS
+        self._by_record = False
+        self._record_header = b""
+        self._record_left = 0
         self._may_be_ticket = False
         if not server_side:
-            self.do_handshake()  # makes the ClientHello
+            try:
+                self.do_handshake()  # makes the ClientHello
+            except TLSError as exc:
+                raise ValueError(f"nothing can be offered with this ssl_context: {exc}") from exc
 
     def __repr__(self) -> str:
         side = "server" if self._ssl_object.server_side else "client"
@@ -276,12 +290,13 @@ class TLSConnection:
         A TLS 1.3 server usually gives two tickets after the handshake, so there are some after
         :meth:`receive`. Empty without ``collect_sessions``.
         """
-        if self._collects and not self._known_ids:
-            self._collect_session()  # one that came along with data
         sessions, self._new_sessions = self._new_sessions, []
         return sessions
 
     def _collect_session(self) -> None:
+        if not self._looks_left:
+            return
+        self._looks_left -= 1
         session = self.session
         if session is not None and session.id not in self._known_ids:
             self._known_ids.add(session.id)
@@ -315,7 +330,7 @@ class TLSConnection:
             pass  # OpenSSL takes no more, and nobody will ask for it
         elif (
             len(data) <= SLICE_BYTES
-            and not (self._fed or self._single_records)
+            and not (self._fed or self._by_record)
             and not self._incoming.pending
         ):
             self._incoming.write(data)
@@ -339,22 +354,32 @@ class TLSConnection:
             self._collect_session()
         if not self._fed:
             return False
-        if self._single_records:
-            return self._refill_with_a_record()
-        self._incoming.write(self._fed.popleft())
+        data = self._fed.popleft()
+        if self._by_record:
+            data, rest = self._cut_record(data)
+            if rest:
+                self._fed.appendleft(rest)
+        self._incoming.write(data)
         return True
 
-    def _refill_with_a_record(self) -> bool:
-        fed = b"".join(self._fed)
-        # A record begins with five bytes, the last two of which are the length of the rest.
-        end = 5 + int.from_bytes(fed[3:5], "big")
-        if len(fed) < end and not self._eof_fed:
-            return False
-        self._single_records -= 1
-        self._may_be_ticket = True  # unless it turns out to hold data
-        self._incoming.write(fed[:end])
-        self._fed = deque(_slices(fed[end:]))
-        return True
+    def _cut_record(self, data: Data) -> tuple[Data, Data]:
+        """Divide ciphertext before the end of a record's header, and of the record."""
+        if self._record_left:
+            end = min(self._record_left, len(data))
+            self._record_left -= end
+        else:
+            # Five bytes, the last two of which are the length of what follows. OpenSSL gets them
+            # at once, and says so if they make no sense.
+            end = min(5 - len(self._record_header), len(data))
+            self._record_header += bytes(data[:end])
+            if len(self._record_header) == 5:
+                self._record_left = int.from_bytes(self._record_header[3:], "big")
+                self._record_header = b""
+                self._may_be_ticket = False
+        if not self._record_left and not self._record_header:
+            self._may_be_ticket = True  # unless it turns out to hold data
+            self._by_record = self._looks_left > 0
+        return data[:end], data[end:]
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
         """Return plaintext that the peer sent: all there is, or up to ``max_bytes``.
@@ -407,6 +432,7 @@ class TLSConnection:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = max_bytes
+        has_input = self._incoming.pending > 0
         while self._receive_state is State.OPEN and left != 0:
             try:
                 # One call returns one record at most.
@@ -414,14 +440,15 @@ class TLSConnection:
                     _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
                 )
             except ssl.SSLWantReadError:
-                if not self._refill():
-                    if self._eof_fed:
-                        self._end_truncated(
-                            "the connection ended without a close_notify: what was received may "
-                            "not be all"
-                        )
-                    break
-                continue
+                if self._refill():
+                    has_input = True
+                    continue
+                if self._eof_fed:
+                    self._end_truncated(
+                        "the connection ended without a close_notify: what was received may not be "
+                        "all"
+                    )
+                break
             except ssl.SSLZeroReturnError:  # their close_notify, and ours was sent before
                 chunk = b""
             except Exception as exc:
@@ -433,10 +460,11 @@ class TLSConnection:
                 self._happened(Event.CLOSE_NOTIFY_RECEIVED)
                 break
             chunks.append(chunk)
-            self._single_records = 0  # tickets come before data
-            self._may_be_ticket = False
+            self._by_record = self._may_be_ticket = False  # the first tickets come before data
             if left is not None:
                 left -= len(chunk)
+        if has_input and not chunks and self._collects and not self._by_record:
+            self._collect_session()  # something came that was no data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     ################################################################
@@ -463,11 +491,26 @@ class TLSConnection:
             # messages when it reads, but fails for good on it when it writes.
             self.look_ahead()
             self._encrypt_held()
+            if self.is_holding:
+                self._check_renegotiation()
             self.check_send()
         return not self.is_holding
 
+    def _check_renegotiation(self) -> None:
+        """End a renegotiation that can't be completed any more, or that takes too much."""
+        error: TLSError
+        if self._receive_state is not State.OPEN:
+            error = truncated("the peer ended the connection while it renegotiated")
+        elif self.bytes_to_receive > _MOST_LOOK_AHEAD:
+            error = TLSError("the peer sends data without end where it should renegotiate")
+        else:
+            return
+        self._held.clear()
+        self._close_held = False
+        self._happened(Event.FAILURE, error)
+
     def _shake_hands(self) -> bool:
-        """Take one step of the handshake. False if more has to be fed before the next."""
+        """Take one step of the handshake. False if more has to be fed before the next one."""
         self._collect()  # so that what this step writes can be told apart
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
@@ -479,12 +522,15 @@ class TLSConnection:
                 self._end_truncated("the peer closed the connection during the handshake")
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
-            self._end_truncated("the peer gave up the handshake")
-        except Exception as exc:
-            if not _is_openssl_error(exc):
-                # OpenSSL may be content and have written our Finished, while Python code above
-                # it (truststore, for one) has refused the peer.
+            message = "the peer gave up the handshake (alert close_notify)"
+            self._happened(Event.FAILURE, PeerAlertError(message, alert="close_notify"))
+        except BaseException as exc:
+            if self._ssl_object.version() is not None or not _is_openssl_error(exc):
+                # OpenSSL is content, as its version() tells, and has written our Finished, while
+                # Python code above it (truststore, for one) has refused the peer.
                 self._outgoing.read()
+            if not isinstance(exc, Exception):
+                raise
             self._fail(exc)
         else:
             self._handshake = HandshakeInfo.of(self._ssl_object)
@@ -497,7 +543,7 @@ class TLSConnection:
     def _begin_collecting(self) -> None:
         if self._ssl_object.version() == "TLSv1.3":
             # OpenSSL stands between two records now. What it has not read is cut by records too.
-            self._single_records = _MOST_TICKETS
+            self._by_record = True
             if self._incoming.pending:
                 self._fed.appendleft(self._incoming.read())
         else:
@@ -516,6 +562,9 @@ class TLSConnection:
         """
         if self._send_state is State.CLOSED or self._close_held:
             raise trio.ClosedResourceError("can't send data after send_close_notify()")
+        self.check_send()
+        if self._handshake is not None and self._handshake.version != "TLSv1.3" and self._unread:
+            self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
         if self._send_state is State.OPEN and not self._held:
             self._encrypt(data)
         else:
@@ -543,6 +592,10 @@ class TLSConnection:
         self.check_send()
 
     @property
+    def _unread(self) -> bool:
+        return bool(self._fed) or self._incoming.pending > 0
+
+    @property
     def is_holding(self) -> bool:
         """Whether plaintext or a close_notify waits for a handshake to be done."""
         return bool(self._held) or self._close_held
@@ -552,7 +605,7 @@ class TLSConnection:
         with memoryview(data) as whole, whole.cast("B") as view:
             start = 0
             while start < len(view):  # an empty write would mean the end to OpenSSL
-                if start:
+                if self._outgoing.pending >= SLICE_BYTES:
                     self._collect()
                 try:
                     start += self._ssl_object.write(view[start : start + SLICE_BYTES])
@@ -662,14 +715,12 @@ class TLSConnection:
         if isinstance(exc, ssl.SSLError):
             error = explain(
                 exc,
-                names=presented_names(self._ssl_object)
-                if isinstance(exc, ssl.SSLCertVerificationError)
-                else (),
+                names=partial(presented_names, self._ssl_object),
                 server_hostname=self._ssl_object.server_hostname,
             )
         else:
             error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
-            error.__cause__ = exc
+            error.__cause__ = exc.with_traceback(None)
         self._happened(Event.FAILURE, error)
 
     def check_send(self) -> None:
@@ -683,7 +734,7 @@ def _slices(data: bytes) -> Iterator[memoryview]:
     return (view[start : start + SLICE_BYTES] for start in range(0, len(view), SLICE_BYTES))
 
 
-def _is_openssl_error(exc: Exception) -> bool:
+def _is_openssl_error(exc: BaseException) -> bool:
     # CPython gives every SSLError that it makes from OpenSSL's error queue a library attribute;
     # one that was raised by Python code has none.
     return isinstance(exc, ssl.SSLError) and hasattr(exc, "library")

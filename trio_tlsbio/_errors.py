@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -222,18 +222,18 @@ def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
 
 
 def explain(
-    exc: ssl.SSLError, *, names: Sequence[str] = (), server_hostname: str | None = None
+    exc: ssl.SSLError, *, names: Callable[[], Sequence[str]], server_hostname: str | None
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
-    ``names`` are those in the certificate that the peer presented, where that is known.
+    ``names()`` are those in the certificate that the peer presented, as far as they are known.
     """
     reason = _reason_of(exc)
     error: TLSError
     if isinstance(exc, ssl.SSLCertVerificationError):
         code: int | None = getattr(exc, "verify_code", None)
         if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
-            message = certificate_mismatch(names, server_hostname)
+            message = certificate_mismatch(names(), server_hostname)
         else:
             words = _VERIFY_CODES.get(code or 0) or getattr(exc, "verify_message", None)
             message = f"the peer's certificate was refused: {words or exc}"
@@ -246,7 +246,7 @@ def explain(
         error = TLSError(_REASONS[reason], reason=reason)
     else:
         error = TLSError(f"TLS failed: {exc}", reason=reason)
-    error.__cause__ = exc
+    error.__cause__ = exc.with_traceback(None)  # kept with its frames it would be in a cycle
     return error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -21,13 +22,15 @@ def certificate_names(certificate: Certificate) -> tuple[str, ...]:
     Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
     section 2).
     """
-    names = certificate.get("subjectAltName", ())
-    return tuple(
-        # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
-        value if kind == "DNS" else str(ipaddress.ip_address(value.strip()))
-        for kind, value in names
-        if kind in ("DNS", "IP Address")
-    )
+    names = []
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind == "DNS":
+            names.append(value)
+        elif kind == "IP Address":
+            with suppress(ValueError):  # one that is malformed stands for nobody
+                # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
+                names.append(str(ipaddress.ip_address(value.strip())))
+    return tuple(names)
 
 
 def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
@@ -44,7 +47,17 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     getpeercert() tells nothing of a handshake that failed, when one wants to know most.
     """
     chain = _raw_chain(ssl_object)
-    return certificate_names(chain[0].get_info()) if chain else ()
+    with suppress(ValueError):  # see _decoded()
+        return certificate_names(chain[0].get_info()) if chain else ()
+    return ()
+
+
+def _decoded(ssl_object: ssl.SSLObject) -> Certificate | None:
+    try:
+        return ssl_object.getpeercert()
+    except ValueError:
+        # CPython wants text in a certificate to be UTF-8, and OpenSSL, who verified it, does not.
+        return {}
 
 
 def _peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
@@ -94,9 +107,9 @@ class HandshakeInfo:
     session_reused: bool
     """Whether the handshake resumed an earlier session (RFC 8446 section 2.2)."""
 
-    peer_certificate: Certificate | None = attrs.field(repr=False)
+    peer_certificate: Certificate | None = attrs.field(repr=False, hash=False)
     """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
-    sent none, empty if the context does not verify certificates."""
+    sent none, empty if the context does not verify certificates, or if it can't be decoded."""
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
     """The certificates that the peer presented, in DER form, its own first. They are what was
@@ -129,6 +142,6 @@ class HandshakeInfo:
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname,
             session_reused=bool(ssl_object.session_reused),
-            peer_certificate=ssl_object.getpeercert(),
+            peer_certificate=_decoded(ssl_object),
             peer_certificate_chain=_peer_chain(ssl_object),
         )

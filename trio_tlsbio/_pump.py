@@ -33,6 +33,7 @@ class PumpedStream(trio.abc.Stream):
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
     _is_closed: bool = attrs.field(default=False, init=False)
+    _has_ended: bool = attrs.field(default=False, init=False)  # the pump
     _changed: trio.lowlevel.ParkingLot = attrs.field(
         factory=trio.lowlevel.ParkingLot, init=False, repr=False
     )
@@ -112,12 +113,14 @@ class PumpedStream(trio.abc.Stream):
 
     async def _wait_until_sent(self) -> None:
         await trio.lowlevel.checkpoint()
-        while self._buffered and self._error is None and not self._is_closed:
+        while self._buffered and not self._has_ended:
             await self._changed.park()
 
     def _check(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("this stream was closed")
+        if self._error is None and self._has_ended:
+            raise trio.ClosedResourceError("the block of open_pump() was left")
         if self._error is not None:
             raise trio.BrokenResourceError(
                 f"the transport broke while sending: {self._error or type(self._error).__name__}"
@@ -136,6 +139,8 @@ class PumpedStream(trio.abc.Stream):
                 self._changed.unpark_all()
         except Exception as exc:
             self._error = exc  # for those who send: the pump has nobody to tell
+        finally:
+            self._has_ended = True
             self._changed.unpark_all()
 
 

@@ -22,8 +22,10 @@ class VerificationSettings:
     verify_flags: ssl.VerifyFlags
     check_hostname: bool
     hostname_checks_common_name: bool
-    # How many certificates and revocation lists are trusted: OpenSSL tells no more of the store.
-    trust_store: tuple[tuple[str, int], ...]
+    security_level: int
+    # Not how many certificates are trusted: OpenSSL loads those of a directory when it needs them,
+    # and where more are trusted, no peer is refused that was accepted before.
+    revocation_lists: int
 
     @classmethod
     def of(cls, ssl_context: ssl.SSLContext) -> VerificationSettings:
@@ -33,7 +35,8 @@ class VerificationSettings:
             verify_flags=ssl_context.verify_flags,
             check_hostname=ssl_context.check_hostname,
             hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
-            trust_store=tuple(sorted(ssl_context.cert_store_stats().items())),
+            security_level=ssl_context.security_level,
+            revocation_lists=ssl_context.cert_store_stats()["crl"],
         )
 
 
@@ -78,8 +81,10 @@ class TLSSession:
         4.6.1).
         """
         session = self._ssl_session
-        hint = session.ticket_lifetime_hint if session.has_ticket else 0
-        return min(hint or session.timeout, session.timeout, 7 * 24 * 3600)
+        lifetime = min(session.timeout, 7 * 24 * 3600)
+        hint = session.ticket_lifetime_hint
+        # In TLS 1.3 a hint of 0 means not to keep it; before, that nothing is said (RFC 5077).
+        return min(hint, lifetime) if hint or self.single_use else lifetime
 
     def fits(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> bool:
         """Whether it is safe to resume for this use: whether :meth:`resumed_by` would take it."""

@@ -190,6 +190,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._check_open()
         await trio.lowlevel.checkpoint()
         await self._complete_handshake()
+        if not self._transport.may_wait:
+            await self._flush()  # our last flight, should a cancellation have left some of it
         self._check_open()
 
     async def _complete_handshake(self) -> None:
@@ -311,6 +313,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self._complete_handshake()
             with memoryview(data) as whole, whole.cast("B") as view:
                 if not view:
+                    await self._flush()
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 for start in range(0, len(view), SLICE_BYTES):
                     await self._flush()  # what a cancelled send has left
@@ -440,17 +443,24 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             return
         self._is_closing = True
         failed_before = self._connection.send_state is State.FAILED
+        deadline = trio.current_time() + self._close_timeout
         try:
-            with trio.move_on_after(self._close_timeout):
+            with trio.CancelScope(deadline=deadline):
                 await self._end()
         finally:
-            self._end_nowait()
-            if not self._is_closed:  # another task may have been faster
-                self._is_closed = True
-                await self.transport_stream.aclose()
+            try:
+                self._end_nowait()
+            finally:
+                await self._close_transport(deadline)
         failed = self._connection.send_state is State.FAILED
         if failed and not failed_before and self._connection.handshake is None:
             self._connection.check_send()
+
+    async def _close_transport(self, deadline: float) -> None:
+        if not self._is_closed:  # another task may have been faster
+            self._is_closed = True
+            with trio.CancelScope(deadline=deadline):  # cancelled, it closes at once
+                await self.transport_stream.aclose()
 
     async def _end(self) -> None:
         if self._https_compatible and self._connection.handshake is None:

@@ -19,13 +19,16 @@ from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 import attrs
 import trio
 
-from ._connection import Data, TLSConnection
+from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import TLSError
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
 # How much is taken from a socket at a time, in bytes.
 _RECEIVE_BYTES = 64 * 1024
+
+# How much ciphertext may wait to be sent while receiving goes on, in bytes.
+_MOST_UNSENT = 4 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
@@ -119,7 +122,10 @@ class Transport(ABC, Generic[StreamT]):
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
     #: Whether the transport ended.
     eof_received: bool = attrs.field(default=False, init=False)
-    _may_wait: bool = attrs.field(default=False, init=False)
+    #: Whether what waits to be sent may go on waiting for something else to be sent.
+    may_wait: bool = attrs.field(default=False, init=False)
+    #: Whether the stream beneath may have left some of what it took on itself unsent.
+    _is_unfinished: bool = attrs.field(default=False, init=False)
 
     ################################################################
     # What each kind of transport does in its own way
@@ -172,12 +178,14 @@ class Transport(ABC, Generic[StreamT]):
           TLSError: if the transport can't send any more.
         """
         self.check_send()
-        self._may_wait = False
+        self.may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
         try:
-            while self._bytes_sent < target or (
-                self._flushing == 1 and self._connection.bytes_to_send
+            while (
+                self._bytes_sent < target
+                or (self._flushing == 1 and self._connection.bytes_to_send)
+                or self._is_unfinished
             ):
                 if self._sending:
                     await self._sender_left.park()
@@ -232,7 +240,7 @@ class Transport(ABC, Generic[StreamT]):
             not self._sending
             and self._send_error is None
             and self._connection.bytes_to_send > 0
-            and (self.counts or not self._may_wait)
+            and (self.counts or not self.may_wait)
         )
 
     def flush_later(self) -> None:
@@ -241,7 +249,7 @@ class Transport(ABC, Generic[StreamT]):
         Meant for what the peer can do without, and may not be ready to read.
         """
         self.flush_nowait()
-        self._may_wait = True
+        self.may_wait = self._connection.bytes_to_send > 0
 
     def _mark_sent(self, count: int) -> None:
         self._connection.mark_sent(count)
@@ -255,6 +263,9 @@ class Transport(ABC, Generic[StreamT]):
         self._sending = True
         try:
             await self._stream.wait_send_all_might_not_block()
+        except trio.BrokenResourceError as exc:
+            self._send_error = _transport_error("sending", exc)
+            raise self._send_error.again() from exc
         finally:
             self._sending = False
             self._sender_left.unpark_all()
@@ -285,6 +296,10 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
+        if self._connection.bytes_to_send > _MOST_UNSENT:
+            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
+            await self.flush()
+            return 0
         if not self._is_left_to_send:
             return await self._receive_and_feed()
         if self.counts:
@@ -337,12 +352,7 @@ class Transport(ABC, Generic[StreamT]):
 
         async def flush() -> None:
             # Receiving goes on without it; who has to send will hear of it.
-            with suppress(
-                trio.Cancelled,
-                trio.BrokenResourceError,
-                trio.BusyResourceError,
-                trio.ClosedResourceError,
-            ):
+            with suppress(trio.Cancelled, Exception):
                 await self.flush()
 
         async with beside(flush):
@@ -373,8 +383,10 @@ class _NestedTransport(Transport[trio.abc.Stream]):
 
     async def _send_some(self, data: Data) -> None:
         before = self._counting.bytes_committed
+        self._is_unfinished = True  # until it says otherwise
         try:
             await self._counting.send_all(data)
+            self._is_unfinished = False
         finally:
             self._mark_sent(self._counting.bytes_committed - before)
 
@@ -422,8 +434,8 @@ class _SocketTransport(Transport[trio.SocketStream]):
             raise _stream_error(exc) from exc
 
     def _interrupt_receive(self) -> None:
-        # This wakes those who wait for the socket, and a wait costs no cancel scope. Nobody but the
-        # receiver waits for it: who would send is said to be sending, and then nothing is left.
+        # This wakes those who wait for the socket, and a wait costs no cancel scope. It is the only
+        # place where recv() suspends, and nobody else waits for it now, as nobody is sending.
         self._is_interrupted = True
         trio.lowlevel.notify_closing(self._stream.socket.fileno())
 
@@ -458,6 +470,8 @@ def _borrowed(stream: trio.SocketStream) -> Generator[stdlib_socket.socket, None
     borrowed = stdlib_socket.socket(
         socket.family, socket.type, socket.proto, fileno=socket.fileno()
     )
+    if stdlib_socket.getdefaulttimeout() is not None:
+        borrowed.settimeout(0)  # or it would wait that long
     try:
         yield borrowed
     finally:
@@ -475,7 +489,7 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
 
 def _transport_error(doing: str, exc: BaseException) -> TLSError:
     error = TLSError(f"the transport broke while {doing}: {exc or type(exc).__name__}")
-    error.__cause__ = exc
+    error.__cause__ = exc.with_traceback(None)  # kept with its frames it would be in a cycle
     return error
 
 

@@ -1,0 +1,174 @@
+"""Server programs that are not ours: OpenSSL's, nginx and GnuTLS's."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from .peers import running
+
+# Programs take their time, but nothing here waits for one longer than this, in seconds.
+LIMIT = 20
+
+# The option of s_server and s_client, and what nginx and GnuTLS call it.
+VERSION_OPTIONS = {ssl.TLSVersion.TLSv1_2: "-tls1_2", ssl.TLSVersion.TLSv1_3: "-tls1_3"}
+NGINX_VERSIONS = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}
+GNUTLS_VERSIONS = {ssl.TLSVersion.TLSv1_2: "VERS-TLS1.2", ssl.TLSVersion.TLSv1_3: "VERS-TLS1.3"}
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skip a test if a program is missing."""
+    return pytest.mark.skipif(
+        shutil.which(program) is None, reason=f"the program {program} is not installed"
+    )
+
+
+def gnutls_priority(version: ssl.TLSVersion) -> str:
+    """What restricts GnuTLS's programs to one version."""
+    return f"NORMAL:-VERS-ALL:+{GNUTLS_VERSIONS[version]}"
+
+
+################################################################
+# Their ports and their output
+################################################################
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on, for programs that can't have one chosen."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def port_of(stdout: trio.abc.ReceiveStream) -> int | None:
+    """Read what ``s_server`` says until it listens, and tells where if the kernel chose that."""
+    output = b""
+    while (found := re.search(rb"ACCEPT(?: .*:(\d+))?\n", output)) is None:
+        part = await stdout.receive_some()
+        assert part, f"s_server does not listen: {output!r}"
+        output += part
+    return int(found[1]) if found[1] else None
+
+
+async def drain(stream: trio.abc.ReceiveStream) -> None:
+    """Read to the end, so that the program at the other end goes on."""
+    async for _ in stream:
+        pass
+
+
+@asynccontextmanager
+async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
+    """Run a program once it accepts connections; its output goes to a file."""
+    with trio.fail_after(LIMIT), log.open("ab") as output:
+        async with running(
+            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process:
+            while True:
+                try:
+                    await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
+                    break
+                except OSError:
+                    assert process.poll() is None, await trio.Path(log).read_text()
+                    await trio.sleep(0.01)
+            yield port
+            assert process.poll() is None, await trio.Path(log).read_text()
+
+
+################################################################
+# The servers, each with the key and certificate of a PEM file
+################################################################
+
+
+@asynccontextmanager
+async def s_server(pem: Path, *options: object, port: int = 0) -> AsyncIterator[int]:
+    """Run ``openssl s_server``, by default on a port that the kernel chooses, and give the port."""
+    argv = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", pem, "-key", pem]
+    with trio.fail_after(LIMIT):
+        async with running(
+            *argv, *options, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            port = await port_of(process.stdout) or port
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain, process.stdout)
+                yield port
+                nursery.cancel_scope.cancel()
+
+
+NGINX_CONFIG = """
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr warn;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {pem};
+        ssl_certificate_key {pem};
+        ssl_protocols {version};
+        ssl_session_cache shared:tests:1m;
+        ssl_session_tickets {tickets};
+        return 200 "you asked for $request_uri";
+    }}
+}}
+"""
+
+
+@asynccontextmanager
+async def nginx(
+    pem: Path, version: ssl.TLSVersion, *, port: int = 0, tickets: bool = True
+) -> AsyncIterator[int]:
+    """Run nginx, which answers each request with its path, and give the port.
+
+    Without ``tickets`` it keeps the sessions itself.
+    """
+    directory = pem.parent
+    port = port or free_port()
+    config = directory / "nginx.conf"
+    config.write_text(
+        NGINX_CONFIG.format(
+            directory=directory,
+            port=port,
+            pem=pem,
+            version=NGINX_VERSIONS[version],
+            tickets="on" if tickets else "off",
+        ),
+        encoding="utf-8",
+    )
+    argv = ("nginx", "-p", directory, "-c", config, "-e", "stderr")
+    log = directory / "nginx.log"
+    async with listening(port, log, *argv):
+        yield port
+    assert await trio.Path(log).read_text() == ""
+
+
+@asynccontextmanager
+async def gnutls_serv(
+    pem: Path, version: ssl.TLSVersion, *options: object, port: int = 0
+) -> AsyncIterator[int]:
+    """Run ``gnutls-serv``, which echoes lines, and give the port."""
+    port = port or free_port()
+    argv = (
+        *("gnutls-serv", "--echo", "--port", port, "--disable-client-cert"),
+        *("--x509certfile", pem, "--x509keyfile", pem),
+        *("--priority", gnutls_priority(version)),
+    )
+    async with listening(port, pem.parent / "gnutls-serv.log", *argv, *options):
+        yield port

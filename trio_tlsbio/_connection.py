@@ -13,7 +13,7 @@ import attrs
 import idna
 import trio
 
-from ._errors import PeerAlertError, TLSError, explain, truncated
+from ._errors import PeerAlertError, TLSError, caused_by, explain, truncated
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
@@ -292,6 +292,16 @@ class TLSConnection:
         """
         sessions, self._new_sessions = self._new_sessions, []
         return sessions
+
+    def look_for_session(self) -> None:
+        """Look once more for a session, to be called at the end.
+
+        OpenSSL does not tell when one comes along with data, and looking takes a tenth of a
+        millisecond.
+        """
+        if self._collects:
+            self._looks_left = 1
+            self._collect_session()
 
     def _collect_session(self) -> None:
         if not self._looks_left:
@@ -720,7 +730,7 @@ class TLSConnection:
             )
         else:
             error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
-            error.__cause__ = exc.with_traceback(None)
+            caused_by(error, exc)
         self._happened(Event.FAILURE, error)
 
     def check_send(self) -> None:

@@ -246,7 +246,20 @@ def explain(
         error = TLSError(_REASONS[reason], reason=reason)
     else:
         error = TLSError(f"TLS failed: {exc}", reason=reason)
-    error.__cause__ = exc.with_traceback(None)  # kept with its frames it would be in a cycle
+    return caused_by(error, exc)
+
+
+def caused_by(error: TLSError, cause: BaseException) -> TLSError:
+    """Give an error, which is going to be kept, its cause.
+
+    The tracebacks of the cause and its own causes go. Their frames hold what will keep the error:
+    a cycle, which only the garbage collector would end.
+    """
+    error.__cause__ = cause
+    link: BaseException | None = cause
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
     return error
 
 

@@ -113,7 +113,7 @@ class PumpedStream(trio.abc.Stream):
 
     async def _wait_until_sent(self) -> None:
         await trio.lowlevel.checkpoint()
-        while self._buffered and not self._has_ended:
+        while self._buffered and not (self._has_ended or self._is_closed):
             await self._changed.park()
 
     def _check(self) -> None:

@@ -289,8 +289,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             return self._connection.receive(max_bytes)
         finally:
             if self._on_session is not None:
-                for session in self._connection.new_sessions():
-                    self._on_session(session)
+                self._report_sessions()
+
+    def _report_sessions(self) -> None:
+        assert self._on_session is not None
+        for session in self._connection.new_sessions():
+            self._on_session(session)
 
     ################################################################
     # Sending
@@ -494,6 +498,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def _end_nowait(self) -> None:
         self._transport.receive_nowait()  # what is left unread would make closing a reset
         self._discard()
+        if self._on_session is not None:
+            self._connection.look_for_session()
+            self._report_sessions()
         if self._connection.handshake is not None and not self._https_compatible:
             with suppress(TLSError):
                 self._connection.send_close_notify()

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import TLSError
+from ._errors import TLSError, caused_by
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
@@ -488,9 +488,8 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
 
 
 def _transport_error(doing: str, exc: BaseException) -> TLSError:
-    error = TLSError(f"the transport broke while {doing}: {exc or type(exc).__name__}")
-    error.__cause__ = exc.with_traceback(None)  # kept with its frames it would be in a cycle
-    return error
+    words = str(exc) or type(exc).__name__
+    return caused_by(TLSError(f"the transport broke while {doing}: {words}"), exc)
 
 
 def _stream_error(exc: OSError) -> Exception:

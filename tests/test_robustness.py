@@ -1,0 +1,363 @@
+"""Odd circumstances, each of which has broken something once."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import weakref
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import trio
+import trio.testing
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from trio_tlsbio import (
+    CertificateError,
+    PeerAlertError,
+    SessionCache,
+    TLSConnection,
+    TLSError,
+    TLSStream,
+    TruncationError,
+    open_pump,
+)
+
+from .helpers import (
+    NAME,
+    both_handshakes,
+    client_context_for,
+    failures,
+    server_context_for,
+    shake_hands,
+    tcp_pair,
+    transfer,
+    wrap_pair,
+)
+
+
+@pytest.fixture
+def no_garbage_collector() -> Iterator[None]:
+    """What is not in a cycle goes at once."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def odd_certificate(ca: trustme.CA, subject_alt_name: bytes, path: Path) -> Path:
+    """Write a certificate, issued by ``ca``, with an extension that makes no sense, and its key."""
+    issuer_key: Any = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now - timedelta(1))
+        .not_valid_after(now + timedelta(1))
+        .add_extension(
+            x509.UnrecognizedExtension(
+                x509.ObjectIdentifier("2.5.29.17"),
+                b"\x30" + bytes([len(subject_alt_name)]) + subject_alt_name,
+            ),
+            critical=False,
+        )
+        .sign(issuer_key, hashes.SHA256())
+    )
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "subject_alt_name",
+    [b"\x82\x03\xff\xfea", b"\x81\x03\xff@a", b"\x87\x03abc"],
+    ids=["DNS", "email", "IP"],
+)
+def test_a_certificate_that_python_can_not_decode(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path, subject_alt_name: bytes
+) -> None:
+    pem = odd_certificate(ca, subject_alt_name, tmp_path / "odd.pem")
+    # OpenSSL accepts it from a client.
+    client_context = client_context_for(ca)
+    client_context.load_cert_chain(pem)
+    server_context = server_context_for(server_cert)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(server_context)
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.peer_certificate_chain
+    # It is not for any name, so a client refuses it.
+    odd_server_context = server_context_for(server_cert)
+    odd_server_context.load_cert_chain(pem)
+    client_error, server_error = failures(
+        TLSConnection(client_context_for(ca), server_hostname=NAME),
+        TLSConnection(odd_server_context, server_side=True),
+    )
+    assert isinstance(client_error, CertificateError)
+    assert isinstance(server_error, PeerAlertError)
+
+
+async def test_a_default_timeout_of_sockets_holds_up_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as pair:
+        client, server = wrap_pair(*pair, client_context, server_context)
+        await both_handshakes(client, server)
+        socket.setdefaulttimeout(3600)
+        try:
+            await trio.aclose_forcefully(client)
+            assert await server.receive_some() == b""
+        finally:
+            socket.setdefaulttimeout(None)
+
+
+async def test_the_transport_is_closed_whatever_fails(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    def on_session(session: object) -> NoReturn:
+        raise KeyError
+
+    async with tcp_pair() as (ours, theirs):
+        client = TLSStream(
+            ours, client_context, server_hostname=NAME, on_session=on_session, close_timeout=0
+        )
+        server = TLSStream(theirs, server_context, server_side=True)
+        await both_handshakes(client, server)
+        await server.send_all(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(KeyError):
+            await client.aclose()
+        assert ours.socket.fileno() == -1
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+async def test_a_failed_connection_leaves_no_cycle(
+    server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    refs = []
+
+    async def fail() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        client, server = wrap_pair(
+            ours, theirs, client_context_for(trustme.CA(), tls_version), server_context
+        )
+        refs.extend([weakref.ref(client.connection), weakref.ref(server.connection)])
+
+        async def shake_hands(stream: TLSStream[Any]) -> None:
+            with pytest.raises(TLSError):
+                await stream.do_handshake()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shake_hands, client)
+            nursery.start_soon(shake_hands, server)
+
+    await fail()
+    await trio.lowlevel.checkpoint()
+    assert [ref() for ref in refs] == [None, None]
+
+
+################################################################
+# Collecting tickets
+################################################################
+
+
+def collecting_pair(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> tuple[TLSConnection, TLSConnection]:
+    client = TLSConnection(client_context, server_hostname=NAME, collect_sessions=True)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    return client, server
+
+
+def test_garbage_is_not_waited_for_to_become_a_record(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 0
+    client, _ = collecting_pair(client_context_for(ca), server_context)
+    client.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(TLSError, match="does not speak TLS"):
+        client.receive()
+
+
+def test_a_ticket_that_comes_with_data_is_found_at_the_end(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server = TLSConnection(server_context, server_side=True)
+    client = TLSConnection(client_context_for(ca), server_hostname=NAME, collect_sessions=True)
+    transfer(client, server)
+    server.do_handshake()
+    transfer(server, client)
+    client.do_handshake()
+    transfer(client, server)
+    server.do_handshake()
+    tickets = server.data_to_send()
+    client.receive()
+    client._by_record = False  # as after data
+    server.send(b"data")
+    client.feed(tickets + server.data_to_send())
+    assert client.receive() == b"data"
+    assert client.new_sessions() == []
+    client.look_for_session()
+    assert len(client.new_sessions()) == 1
+
+
+def test_tickets_without_end_are_not_all_looked_at(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 100
+    client, _ = collecting_pair(client_context_for(ca), server_context)
+    assert 8 <= len(client.new_sessions()) <= 16
+
+
+async def test_a_cache_finds_the_ticket_of_a_server_that_greets_first(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    cache = SessionCache()
+    async with tcp_pair() as (ours, theirs):
+        client = TLSStream(
+            ours,
+            client_context,
+            server_hostname=NAME,
+            on_session=lambda session: cache.put(session, 1, now=0),
+        )
+        server = TLSStream(theirs, server_context, server_side=True)
+        await both_handshakes(client, server)
+        await server.send_all(b"welcome")
+        assert await client.receive_some() == b"welcome"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.aclose)
+            nursery.start_soon(server.aclose)
+    assert len(cache) >= 1
+
+
+################################################################
+# Refusals above OpenSSL
+################################################################
+
+
+def test_a_refusal_by_an_openssl_error_of_its_own_lets_nothing_out(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    class Verifier(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            ssl.create_default_context(cadata="no certificate")  # fails in OpenSSL
+
+    client_context = client_context_for(ca)
+    client_context.sslobject_class = Verifier
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context_for(server_cert), server_side=True)
+    client_error, server_error = failures(client, server)
+    assert client_error is not None
+    assert server_error is None
+    assert server.handshake is None
+
+
+def test_an_interruption_in_a_refusal_lets_nothing_out(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    class Interrupted(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            raise KeyboardInterrupt
+
+    client_context = client_context_for(ca)
+    client_context.sslobject_class = Interrupted
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context_for(server_cert), server_side=True)
+    transfer(client, server)
+    server.do_handshake()
+    transfer(server, client)
+    with pytest.raises(KeyboardInterrupt):
+        client.do_handshake()
+    assert client.data_to_send() == b""
+
+
+################################################################
+# Renegotiation
+################################################################
+
+
+def test_a_connection_that_ends_in_a_renegotiation_holds_nothing_for_ever(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    version = ssl.TLSVersion.TLSv1_2
+    client = TLSConnection(client_context_for(ca, version), server_hostname=NAME)
+    server = TLSConnection(server_context_for(server_cert, version), server_side=True)
+    shake_hands(client, server)
+    client._held.append(b"as in a renegotiation")
+    client._ssl_object = WantsRead(client._ssl_object)  # type: ignore[assignment]
+    client.feed_eof()
+    with pytest.raises(TruncationError, match="renegotiated"):
+        client.do_handshake()
+    assert not client.is_holding
+
+
+class WantsRead:
+    """An SSLObject in the midst of a handshake."""
+
+    def __init__(self, ssl_object: ssl.SSLObject) -> None:
+        self._ssl_object = ssl_object
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ssl_object, name)
+
+    def write(self, data: Any) -> NoReturn:
+        raise ssl.SSLWantReadError
+
+
+################################################################
+# The pump
+################################################################
+
+
+async def test_closing_over_a_pump_is_bounded(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with open_pump(ours) as pumped:
+        client = TLSStream(pumped, client_context, server_hostname=NAME, close_timeout=3)
+        server = TLSStream(theirs, server_context, server_side=True)
+        await both_handshakes(client, server)
+        ours.send_stream.send_all_hook = trio.sleep_forever
+        await client.send_all(b"stuck")
+        start = trio.current_time()
+        await client.aclose()
+        assert trio.current_time() - start <= 3
+
+
+async def test_the_stream_of_a_pump_that_has_ended_says_so() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    ours.send_stream.send_all_hook = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with open_pump(ours) as pumped:
+            await pumped.send_all(b"stuck")
+            scope.cancel()
+    with pytest.raises(trio.ClosedResourceError, match="open_pump"):
+        await pumped.send_all(b"x")
+    await pumped.aclose()

@@ -76,6 +76,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     _close_timeout: float
     _close_max_bytes: int
     _bytes_committed: int
+    _is_established: bool  # the handshake is done, and our last flight of it is sent
     _is_closing: bool
     _is_closed: bool
     _send_conflict: ConflictDetector
@@ -112,6 +113,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._close_timeout = close_timeout
         self._close_max_bytes = close_max_bytes
         self._bytes_committed = 0
+        self._is_established = False
         self._is_closing = False
         self._is_closed = False
         self._send_conflict = ConflictDetector(
@@ -190,20 +192,20 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._check_open()
         await trio.lowlevel.checkpoint()
         await self._complete_handshake()
-        if not self._transport.may_wait:
-            await self._flush()  # our last flight, should a cancellation have left some of it
         self._check_open()
 
     async def _complete_handshake(self) -> None:
-        while self._connection.handshake is None:
+        while not self._is_established:
             if not await self._step(self._connection.do_handshake):
                 await self._exchange()
-            elif self.server_side and self._connection.ssl_object.version() == "TLSv1.3":
+                continue
+            if self.server_side and self._connection.ssl_object.version() == "TLSv1.3":
                 # What is left are session tickets. OpenSSL writes them now already, for a client
                 # that may not read before it has written a lot.
                 self._transport.flush_later()
             else:
                 await self._flush()
+            self._is_established = True
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""

@@ -122,9 +122,9 @@ class Transport(ABC, Generic[StreamT]):
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
     #: Whether the transport ended.
     eof_received: bool = attrs.field(default=False, init=False)
-    #: Whether what waits to be sent may go on waiting for something else to be sent.
-    may_wait: bool = attrs.field(default=False, init=False)
-    #: Whether the stream beneath may have left some of what it took on itself unsent.
+    # Whether what waits to be sent may go on waiting for something else to be sent.
+    _may_wait: bool = attrs.field(default=False, init=False)
+    # Whether the stream beneath may have left some of what it took on itself unsent.
     _is_unfinished: bool = attrs.field(default=False, init=False)
 
     ################################################################
@@ -178,7 +178,7 @@ class Transport(ABC, Generic[StreamT]):
           TLSError: if the transport can't send any more.
         """
         self.check_send()
-        self.may_wait = False
+        self._may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
         try:
@@ -240,7 +240,7 @@ class Transport(ABC, Generic[StreamT]):
             not self._sending
             and self._send_error is None
             and self._connection.bytes_to_send > 0
-            and (self.counts or not self.may_wait)
+            and (self.counts or not self._may_wait)
         )
 
     def flush_later(self) -> None:
@@ -249,7 +249,7 @@ class Transport(ABC, Generic[StreamT]):
         Meant for what the peer can do without, and may not be ready to read.
         """
         self.flush_nowait()
-        self.may_wait = self._connection.bytes_to_send > 0
+        self._may_wait = self._connection.bytes_to_send > 0
 
     def _mark_sent(self, count: int) -> None:
         self._connection.mark_sent(count)

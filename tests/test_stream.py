@@ -472,7 +472,6 @@ def test_server_hostname_is_encoded_by_idna_2008(name: str, client_context: ssl.
     # IDNA 2003, as the ssl module has it, would make it "fass.de", which is another host.
     stream = TLSStream(Untouchable(), client_context, server_hostname=name)
     assert stream.server_hostname == "xn--fa-hia.de"
-    assert trio.lowlevel.encode_hostname("faß.de") == b"xn--fa-hia.de"
 
 
 async def test_server_is_asked_for_the_idna_2008_name(

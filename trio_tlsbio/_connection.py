@@ -22,7 +22,8 @@ __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
-# A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1).
+# A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1). No more goes into a MemoryBIO
+# at a time, which keeps the largest size that it ever had.
 _RECORD_BYTES = 16 * 1024
 
 # How often to look for a new session. Each time takes a while, and a server could send tickets
@@ -33,10 +34,7 @@ _MOST_LOOKS = 16
 _MOST_LOOK_AHEAD = 1024 * 1024
 
 SLICE_BYTES = 4 * _RECORD_BYTES
-"""How much plaintext is encrypted, and how much ciphertext is fed, at a time.
-
-A MemoryBIO keeps the largest size that it ever had, so nothing large goes into one at once.
-"""
+"""How much goes to a transport at a time, in bytes."""
 
 
 def _ascii_name(server_hostname: str | bytes) -> str:
@@ -339,7 +337,7 @@ class TLSConnection:
         elif self._receive_state is State.FAILED:
             pass  # OpenSSL takes no more, and nobody will ask for it
         elif (
-            len(data) <= SLICE_BYTES
+            len(data) <= _RECORD_BYTES
             and not (self._fed or self._by_record)
             and not self._incoming.pending
         ):
@@ -615,10 +613,11 @@ class TLSConnection:
         with memoryview(data) as whole, whole.cast("B") as view:
             start = 0
             while start < len(view):  # an empty write would mean the end to OpenSSL
-                if self._outgoing.pending >= SLICE_BYTES:
+                part = view[start : start + _RECORD_BYTES]
+                if self._outgoing.pending + len(part) > _RECORD_BYTES:
                     self._collect()
                 try:
-                    start += self._ssl_object.write(view[start : start + SLICE_BYTES])
+                    start += self._ssl_object.write(part)
                 except ssl.SSLWantReadError:
                     self._held.appendleft(bytes(view[start:]))
                     return
@@ -678,9 +677,19 @@ class TLSConnection:
         A transport that may take some of it, or be interrupted, sends from this and says with
         :meth:`mark_sent` how far it came; nothing is lost or sent twice. Empty if nothing waits.
         """
-        if not self._unsent:
-            self._collect()
-        return self._unsent[0] if self._unsent else b""
+        unsent = self._unsent
+        self._collect()
+        if not unsent:
+            return b""
+        if len(unsent) > 1 and len(unsent[0]) < SLICE_BYTES and isinstance(unsent[0], bytes):
+            # One large piece costs a transport less than many; the rest of one goes as it is.
+            pieces = [unsent.popleft()]
+            size = len(pieces[0])
+            while unsent and size + len(unsent[0]) <= SLICE_BYTES + _RECORD_BYTES:
+                pieces.append(unsent.popleft())
+                size += len(pieces[-1])
+            unsent.appendleft(b"".join(pieces))
+        return unsent[0]
 
     def mark_sent(self, count: int) -> None:
         """Drop the first ``count`` bytes of what :meth:`peek_data_to_send` returned: they are sent.
@@ -741,7 +750,7 @@ class TLSConnection:
 
 def _slices(data: bytes) -> Iterator[memoryview]:
     view = memoryview(data)
-    return (view[start : start + SLICE_BYTES] for start in range(0, len(view), SLICE_BYTES))
+    return (view[start : start + _RECORD_BYTES] for start in range(0, len(view), _RECORD_BYTES))
 
 
 def _is_openssl_error(exc: BaseException) -> bool:

@@ -1424,3 +1424,24 @@ async def test_over_the_pipes_of_a_subprocess(
             assert await receive_all(stream) == b"BYE"
             await stream.aclose()
             assert await process.wait() == 0
+
+
+async def test_a_receiver_that_waits_already_sends_what_a_cancelled_send_has_left(
+    over_tcp: Pair,
+) -> None:
+    client, server = over_tcp
+    await both_handshakes(client, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.receive_some)
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(client.send_all, bytes(50_000_000))
+                await wait_all_tasks_blocked()
+                scope.cancel()
+        assert client.connection.bytes_to_send
+        # Nobody calls a method of the client any more.
+        received = 0
+        while received < client.bytes_committed:
+            received += len(await server.receive_some())
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,541 @@
+"""Closing: nothing that was written is lost, and no close lasts longer than its bound."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+import pytest
+import trio
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+
+from trio_tlsbio import TLSError, TLSStream
+
+from .helpers import NAME, both_handshakes, tcp_pair, wrap_pair
+from .peers import clog
+
+Pair: TypeAlias = tuple[TLSStream[Any], TLSStream[Any]]
+Operation: TypeAlias = Callable[[], Awaitable[object]]
+
+# How often what may go wrong by chance is tried.
+ROUNDS = int(os.environ.get("TRIO_TLSBIO_ROUNDS", "5"))
+
+SIZES = {"1 B": 1, "30 kB": 30_000, "200 kB": 200_000, "2 MB": 2_000_000}
+GREETING = b"220 what has waited in the other's socket since the beginning\r\n" * 20
+
+# Real time: what must be over after SHORT has LONG to be it, as machines are busy at times.
+SHORT = 0.2
+LONG = 4.0
+
+sides = pytest.mark.parametrize("side", ["client", "server"])
+sizes = pytest.mark.parametrize("size", list(SIZES.values()), ids=list(SIZES))
+
+
+@asynccontextmanager
+async def established(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    side: str = "client",
+    *,
+    layers: int = 1,
+    receive_buffer: int | None = None,
+    **options: Any,
+) -> AsyncIterator[Pair]:
+    """A stream over TCP and its peer, after the handshake. ``options`` go to both."""
+    async with tcp_pair() as transports:
+        pair: tuple[Any, Any] = transports
+        if receive_buffer is not None:
+            for transport in transports:
+                transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        for _ in range(layers):
+            pair = wrap_pair(*pair, client_context, server_context, **options)
+        await both_handshakes(*pair)
+        yield pair if side == "client" else pair[::-1]
+
+
+async def receive_all(stream: TLSStream[Any], max_bytes: int | None = None) -> bytes:
+    """Receive up to the end, slowly: other tasks have a turn after each bit."""
+    data = bytearray()
+    while part := await stream.receive_some(max_bytes):
+        data += part
+        await trio.lowlevel.checkpoint()
+    return bytes(data)
+
+
+async def together(*operations: Operation) -> None:
+    async with trio.open_nursery() as nursery:
+        for operation in operations:
+            nursery.start_soon(operation)
+
+
+async def expect_closed(operation: Operation) -> None:
+    with pytest.raises(trio.ClosedResourceError):
+        await operation()
+
+
+def bottom(stream: Any) -> trio.SocketStream:
+    """The socket stream below a stream that was not unwrapped."""
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    assert isinstance(stream, trio.SocketStream)
+    return stream
+
+
+################################################################
+# Nothing is lost
+################################################################
+
+
+@sides
+@sizes
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+async def test_what_is_written_and_closed_at_once_arrives(
+    layers: int,
+    size: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    # The peer greets late, into a socket that will never be read again, and reads slowly. A
+    # server of TLS 1.3 has sent tickets too, which nobody has read.
+    payload = random.Random(size).randbytes(size)
+    for _ in range(ROUNDS):
+        async with established(
+            client_context, server_context, side, layers=layers, receive_buffer=65536
+        ) as (ours, theirs):
+
+            async def write_and_close(ours: TLSStream[Any] = ours) -> None:
+                await ours.send_all(payload)
+                await ours.aclose()
+
+            async def greet_and_read(theirs: TLSStream[Any] = theirs) -> None:
+                await wait_all_tasks_blocked()
+                await theirs.send_all(GREETING)
+                await wait_all_tasks_blocked()
+                received = await receive_all(theirs, max(1, size // 100))
+                assert received == payload
+                await theirs.send_all(GREETING)
+                await theirs.aclose()
+
+            with trio.fail_after(20):
+                await together(write_and_close, greet_and_read)
+
+
+@sizes
+async def test_what_is_written_and_closed_at_once_arrives_at_a_pool_of_peers(
+    size: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    # Here the handshake belongs to it: the server has written before the client is through.
+    payload = random.Random(size).randbytes(size)
+
+    async def converse() -> None:
+        async with tcp_pair() as transports:
+            client, server = wrap_pair(*transports, client_context, server_context)
+
+            async def write_and_close() -> None:
+                await server.send_all(payload)
+                await server.aclose()
+
+            async def read() -> None:
+                await client.send_all(GREETING)
+                assert await receive_all(client) == payload
+                await client.aclose()
+
+            await together(write_and_close, read)
+
+    with trio.fail_after(30):
+        await together(*[converse] * ROUNDS)
+
+
+@sides
+@pytest.mark.parametrize("size", [1, 30_000, 200_000], ids=["1 B", "30 kB", "200 kB"])
+async def test_what_is_written_and_closed_at_once_arrives_at_blocking_ssl(
+    size: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(size).randbytes(size)
+    for _ in range(ROUNDS):
+        has_written = threading.Event()
+        received = bytearray()
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def peer(
+            listener: socket.socket, has_written: threading.Event, received: bytearray
+        ) -> None:
+            with listener:
+                sock, _ = listener.accept()
+            sock.settimeout(10)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            is_server = side == "client"
+            context = server_context if is_server else client_context
+            name = None if is_server else NAME
+            with (
+                sock,
+                context.wrap_socket(
+                    sock, server_side=is_server, server_hostname=name, suppress_ragged_eofs=False
+                ) as tls,
+            ):
+                tls.sendall(GREETING)
+                assert has_written.wait(10)
+                tls.sendall(GREETING)
+                while part := tls.recv(1000):
+                    received += part
+                tls.unwrap()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, peer, listener, has_written, received)
+                transport = await trio.open_tcp_stream(*listener.getsockname())
+                if side == "client":
+                    ours = TLSStream(transport, client_context, server_hostname=NAME)
+                else:
+                    ours = TLSStream(transport, server_context, server_side=True)
+                await ours.do_handshake()
+                if size <= 30_000:
+                    await ours.send_all(payload)
+                    has_written.set()
+                else:  # it does not fit into the buffers
+                    has_written.set()
+                    await ours.send_all(payload)
+                await ours.aclose()
+        assert received == payload
+
+
+@sides
+async def test_what_a_cancelled_send_committed_arrives_after_closing(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(0).randbytes(4_000_000)
+    async with established(client_context, server_context, side) as (ours, theirs):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.send_all, payload)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        committed = ours.bytes_committed
+        assert 0 < committed < len(payload)
+
+        async def read() -> None:
+            assert await receive_all(theirs) == payload[:committed]
+            await theirs.aclose()
+
+        with trio.fail_after(20):
+            await together(ours.aclose, read)
+
+
+################################################################
+# No close lasts longer than its bound
+################################################################
+
+
+@sides
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+async def test_a_peer_that_never_closes_costs_the_bound_and_no_more(
+    layers: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(
+        client_context, server_context, side, layers=layers, close_timeout=SHORT
+    ) as (ours, theirs):
+        await ours.send_all(b"all there is")
+        start = trio.current_time()
+        await ours.aclose()
+        elapsed = trio.current_time() - start
+        assert SHORT * 0.9 <= elapsed < LONG
+        assert bottom(ours).socket.fileno() == -1
+        assert await receive_all(theirs) == b"all there is"
+
+
+@sides
+async def test_a_peer_that_sends_for_ever_costs_no_more_than_either_bound(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    for bound in ({"close_timeout": SHORT, "close_max_bytes": 1 << 60}, {"close_max_bytes": 99999}):
+        async with established(client_context, server_context, side, **bound) as (ours, theirs):
+
+            async def send_for_ever(theirs: TLSStream[Any] = theirs) -> None:
+                with suppress(TLSError):
+                    while True:
+                        await theirs.send_all(bytes(30_000))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_for_ever)
+                start = trio.current_time()
+                await ours.aclose()
+                assert trio.current_time() - start < LONG
+
+
+@pytest.mark.timeout(30)
+@sides
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+async def test_close_timeout_0_waits_for_nobody(
+    layers: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    mock_clock: MockClock,  # which stands still: what waits for a time waits for ever
+) -> None:
+    async with established(
+        client_context, server_context, side, layers=layers, close_timeout=0
+    ) as (ours, theirs):
+        await ours.send_all(b"all there is")
+        await ours.aclose()
+        assert bottom(ours).socket.fileno() == -1
+        assert await receive_all(theirs) == b"all there is"
+
+
+@sides
+async def test_a_silent_peer_before_the_handshake_over_tcp(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context, close_timeout=SHORT)
+        ours = client if side == "client" else server
+        start = trio.current_time()
+        await ours.aclose()
+        assert trio.current_time() - start < LONG
+        assert bottom(ours).socket.fileno() == -1
+
+
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+@pytest.mark.parametrize("kind", ["memory", "lockstep"])
+@sides
+async def test_a_silent_peer_before_the_handshake_over_memory(
+    side: str,
+    kind: str,
+    layers: int,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: MockClock,
+) -> None:
+    pair: tuple[Any, Any] = memory_stream_pair() if kind == "memory" else lockstep_stream_pair()
+    for _ in range(layers):
+        pair = wrap_pair(*pair, client_context, server_context, close_timeout=7)
+    ours = pair[0] if side == "client" else pair[1]
+    start = trio.current_time()
+    with trio.fail_after(1000):
+        await ours.aclose()
+    assert trio.current_time() - start <= 7
+    await expect_closed(ours.receive_some)
+
+
+@pytest.mark.parametrize("done", ["client", "server"])
+@sides
+async def test_a_peer_that_falls_silent_in_the_handshake(
+    side: str,
+    done: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: MockClock,
+) -> None:
+    client, server = wrap_pair(
+        *memory_stream_pair(), client_context, server_context, close_timeout=7
+    )
+    streams = {"client": client, "server": server}
+    async with trio.open_nursery() as nursery:  # one or two flights, then no more
+        nursery.start_soon(streams[done].do_handshake)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    start = trio.current_time()
+    with trio.fail_after(1000):
+        await streams[side].aclose()
+    assert trio.current_time() - start <= 7
+
+
+@sides
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+async def test_a_full_socket(
+    layers: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(
+        client_context,
+        server_context,
+        side,
+        layers=layers,
+        receive_buffer=65536,
+        close_timeout=SHORT,
+    ) as (ours, _):
+        clog(ours)
+        start = trio.current_time()
+        await ours.aclose()
+        assert trio.current_time() - start < LONG
+        assert bottom(ours).socket.fileno() == -1
+
+
+@sides
+@pytest.mark.parametrize("forcefully", [False, True], ids=["", "forcefully"])
+@pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
+async def test_blocked_sender_and_receiver(
+    layers: int,
+    forcefully: bool,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    async with established(
+        client_context,
+        server_context,
+        side,
+        layers=layers,
+        receive_buffer=65536,
+        close_timeout=SHORT,
+    ) as (ours, _):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_closed, partial(ours.send_all, bytes(8_000_000)))
+            nursery.start_soon(expect_closed, ours.receive_some)
+            await wait_all_tasks_blocked()
+            start = trio.current_time()
+            if forcefully:
+                await trio.aclose_forcefully(ours)
+            else:
+                await ours.aclose()
+        assert trio.current_time() - start < LONG
+        assert bottom(ours).socket.fileno() == -1
+
+
+@sides
+async def test_blocked_sender_and_receiver_over_a_lockstep_stream(
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: MockClock,
+) -> None:
+    client, server = wrap_pair(
+        *lockstep_stream_pair(), client_context, server_context, close_timeout=7
+    )
+    await both_handshakes(client, server)
+    ours = client if side == "client" else server
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_closed, partial(ours.send_all, bytes(100_000)))
+        nursery.start_soon(expect_closed, ours.receive_some)
+        await wait_all_tasks_blocked()
+        start = trio.current_time()
+        with trio.fail_after(1000):
+            await ours.aclose()
+        assert trio.current_time() - start <= 7
+
+
+@sides
+async def test_somebody_else_is_in_the_handshake(
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: MockClock,
+) -> None:
+    client, server = wrap_pair(
+        *memory_stream_pair(), client_context, server_context, close_timeout=7
+    )
+    ours = client if side == "client" else server
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_closed, ours.do_handshake)
+        nursery.start_soon(expect_closed, ours.receive_some)
+        nursery.start_soon(expect_closed, partial(ours.send_all, b"x"))
+        await wait_all_tasks_blocked()
+        start = trio.current_time()
+        with trio.fail_after(1000):
+            await ours.aclose()
+        assert trio.current_time() - start <= 7
+
+
+################################################################
+# In a cancelled scope
+################################################################
+
+
+@sides
+@pytest.mark.parametrize("how", ["aclose_forcefully", "cancelled", "async with"])
+@pytest.mark.parametrize("layers", [1, 2, 3], ids=["tls", "tls in tls", "three layers"])
+async def test_close_in_a_cancelled_scope_says_goodbye(
+    layers: int,
+    how: str,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    async with established(client_context, server_context, side, layers=layers) as (ours, theirs):
+        await ours.send_all(b"last words")
+        start = trio.current_time()
+        if how == "aclose_forcefully":
+            await trio.aclose_forcefully(ours)
+        elif how == "cancelled":
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await ours.aclose()
+        else:
+            with trio.CancelScope() as scope:
+                async with ours:
+                    scope.cancel()
+                    await trio.sleep_forever()
+        assert trio.current_time() - start < LONG
+        assert bottom(ours).socket.fileno() == -1
+        assert await receive_all(theirs) == b"last words"
+        assert await theirs.receive_some() == b""
+        await theirs.aclose()
+
+
+@sides
+async def test_close_in_a_cancelled_scope_sends_what_a_cancelled_send_left(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(0).randbytes(4_000_000)
+    async with established(client_context, server_context, side) as (ours, theirs):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.send_all, payload)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        committed = ours.bytes_committed
+        # The peer reads some of it, which makes room for the rest.
+        received = bytearray()
+        while len(received) < committed - 300_000:
+            received += await theirs.receive_some()
+        await wait_all_tasks_blocked()
+        await trio.aclose_forcefully(ours)
+        try:
+            received += await receive_all(theirs)
+        except TLSError:
+            # There was not enough room after all: the peer has to hear of that.
+            assert payload.startswith(received)
+        else:
+            assert received == payload[:committed]
+
+
+@sides
+async def test_close_in_a_cancelled_scope_with_a_greeting_unread(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    # Closing a socket in which something is unread would be a reset.
+    for _ in range(ROUNDS):
+        async with established(client_context, server_context, side) as (ours, theirs):
+            await theirs.send_all(GREETING)
+            await ours.send_all(bytes(30_000))
+            await trio.aclose_forcefully(ours)
+            assert await receive_all(theirs) == bytes(30_000)
+            await theirs.aclose()
+
+
+async def test_https_compatible_says_nothing_and_loses_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(0).randbytes(200_000)
+    for _ in range(ROUNDS):
+        async with established(client_context, server_context, "server", https_compatible=True) as (
+            ours,
+            theirs,
+        ):
+
+            async def write_and_close(ours: TLSStream[Any] = ours) -> None:
+                await ours.send_all(payload)
+                await ours.aclose()
+
+            async def read(theirs: TLSStream[Any] = theirs) -> None:
+                await wait_all_tasks_blocked()
+                await theirs.send_all(GREETING)
+                assert await receive_all(theirs, 10_000) == payload
+                await theirs.aclose()
+
+            with trio.fail_after(20):
+                await together(write_and_close, read)

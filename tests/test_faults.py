@@ -1,0 +1,495 @@
+"""The wire is cut, broken, garbled or added to, at every byte of a conversation.
+
+Whatever happens, each side ends cleanly with what the other has sent, or with a TLSError and the
+beginning of it; nothing hangs, and what OpenSSL wrote to tell the peer about it reaches the peer.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, memory_stream_pair
+
+from trio_tlsbio import (
+    PeerAlertError,
+    State,
+    TLSConnection,
+    TLSError,
+    TLSStream,
+    TruncationError,
+)
+
+from .helpers import (
+    NAME,
+    VERSIONS,
+    client_context_for,
+    server_context_for,
+    tcp_pair,
+    wrap_pair,
+)
+
+QUESTION = b"what is in the first record, and " * 5
+ANSWER = b"this is, and then there is " * 7
+
+GARBAGE = bytes.fromhex("17030300b5feedface")  # looks like the start of a record, at some places
+FAULTS = ["eof", "reset", "garbage", "flip"]
+SIDES = ("client", "server")
+
+
+@pytest.fixture(scope="module")
+def all_contexts(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> dict[ssl.TLSVersion, tuple[ssl.SSLContext, ssl.SSLContext]]:
+    """Contexts for both sides. They are shared, since there are thousands of connections here."""
+    return {
+        version: (client_context_for(ca, version), server_context_for(server_cert, version))
+        for version in VERSIONS.values()
+    }
+
+
+@pytest.fixture
+def contexts(
+    all_contexts: dict[ssl.TLSVersion, tuple[ssl.SSLContext, ssl.SSLContext]],
+    tls_version: ssl.TLSVersion,
+) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    return all_contexts[tls_version]
+
+
+@attrs.define(eq=False)
+class Line:
+    """One direction of the wire, with a fault at one byte."""
+
+    fault: str = "none"
+    offset: int = -1
+    #: Which bit is flipped.
+    bit: int = 0
+    #: How many bytes were put in.
+    length: int = 0
+    #: Whether the fault has happened.
+    is_faulty: bool = False
+
+    def carry(self, data: bytes) -> bytes:
+        """Return what becomes of some bytes. An end or a reset comes after them."""
+        at = self.offset - self.length
+        self.length += len(data)
+        if self.is_faulty:
+            return b"" if self.is_broken else data
+        # Garbage, the end and a reset may also come after the last byte there is.
+        if self.offset < 0 or not 0 <= at < len(data):
+            return data
+        self.is_faulty = True
+        if self.is_broken:
+            return data[:at]
+        if self.fault == "garbage":
+            return data[:at] + GARBAGE + data[at:]
+        assert self.fault == "flip"
+        return data[:at] + bytes([data[at] ^ 1 << self.bit]) + data[at + 1 :]
+
+    @property
+    def is_broken(self) -> bool:
+        return self.is_faulty and self.fault in {"eof", "reset"}
+
+
+@attrs.define(eq=False)
+class Outcome:
+    """How a conversation went for one side."""
+
+    sent: bytes = b""
+    received: bytearray = attrs.field(factory=bytearray)
+    error: TLSError | None = None
+    is_done: bool = False
+
+
+def check(outcomes: dict[str, Outcome]) -> None:
+    """Check that each side got what the other has sent, or the start of it and a TLSError."""
+    for name, other in (SIDES, SIDES[::-1]):
+        outcome, sent = outcomes[name], outcomes[other].sent
+        assert sent.startswith(outcome.received), f"the {name} received wrong data"
+        if outcome.error is None:
+            assert outcome.received == sent, f"the {name} has not got all, and no error"
+        else:
+            assert str(outcome.error)
+
+
+################################################################
+# The pure core, at every offset
+################################################################
+
+
+@attrs.define(eq=False)
+class Talker:
+    """One side of a conversation without I/O."""
+
+    connection: TLSConnection
+    says: bytes
+    waits: bool  # until it was spoken to
+    outcome: Outcome = attrs.field(factory=Outcome)
+
+    def step(self) -> None:
+        """Go on as far as it goes. What the connection raises ends it."""
+        try:
+            self._step()
+        except TLSError as exc:
+            self.outcome.error = exc
+            self.outcome.is_done = True
+
+    def _step(self) -> None:
+        if not self.connection.do_handshake():
+            return
+        if not self.waits:
+            self._say()
+        while data := self.connection.receive():
+            self.outcome.received += data
+        if self.outcome.received:
+            self._say()
+        if data == b"":
+            self.outcome.is_done = True
+
+    def _say(self) -> None:
+        if self.says:
+            self.outcome.sent, self.says = self.says, b""
+            self.connection.send(self.outcome.sent)
+            self.connection.send_close_notify()
+
+    def fails_again(self) -> None:
+        """Check that the error is remembered."""
+        error = self.outcome.error
+        assert error is not None
+        with pytest.raises(TLSError) as raised:
+            self._use()
+        assert raised.value is not error
+
+    def _use(self) -> None:
+        while self.connection.receive():
+            pass
+        self.connection.do_handshake()
+        self.connection.send(b"x")
+
+
+@attrs.define(eq=False)
+class Conversation:
+    """Two talkers, and the lines from each of them to the other."""
+
+    talkers: dict[str, Talker]
+    lines: dict[str, Line]
+    eof_fed: set[str] = attrs.field(factory=set)
+    #: What each left to be sent with its error.
+    alerts: dict[str, bytes] = attrs.field(factory=dict)
+
+    def feed_eof(self, name: str) -> bool:
+        if name in self.eof_fed:
+            return False
+        self.eof_fed.add(name)
+        self.talkers[name].connection.feed_eof()
+        return True
+
+    def move(self, name: str, other_name: str) -> bool:
+        """Let one talk, and carry what it said. False if nothing moved."""
+        talker, other, line = self.talkers[name], self.talkers[other_name], self.lines[name]
+        if not talker.outcome.is_done:
+            talker.step()
+        count = talker.connection.bytes_to_send
+        data = talker.connection.data_to_send()
+        assert len(data) == count
+        if talker.connection.send_state is State.FAILED:
+            self.alerts.setdefault(name, data)
+        if carried := line.carry(data):
+            other.connection.feed(carried)
+        return (line.is_broken and self.feed_eof(other_name)) or bool(carried)
+
+    def run(self) -> None:
+        for _ in range(100):
+            if self.move(*SIDES) | self.move(*SIDES[::-1]):
+                continue
+            if all(talker.outcome.is_done for talker in self.talkers.values()):
+                return
+            # One of them waits for the rest of what it takes for a record: it won't come.
+            if not self.feed_eof("client") | self.feed_eof("server"):
+                raise AssertionError(f"it hangs at the end: {self}")
+        raise AssertionError(f"it never ends: {self}")
+
+    def check_alerts(self) -> None:
+        """Check that who left an alert was heard by the other, unless the wire is at fault."""
+        for name, other_name in (SIDES, SIDES[::-1]):
+            other = self.talkers[other_name].outcome
+            if self.alerts.get(name) and not self.lines[name].is_faulty:
+                # Who had got all that it wanted need not care.
+                assert other.error is not None or other.received
+                assert not isinstance(other.error, TruncationError) or other_name in self.eof_fed
+
+
+def converse(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], lines: dict[str, Line]
+) -> dict[str, Outcome]:
+    """Hold a conversation; ``lines`` are those from the side of that name to the other."""
+    client = Talker(TLSConnection(contexts[0], server_hostname=NAME), QUESTION, waits=False)
+    server = Talker(TLSConnection(contexts[1], server_side=True), ANSWER, waits=True)
+    conversation = Conversation({"client": client, "server": server}, lines)
+    conversation.run()
+    conversation.check_alerts()
+    for talker in (client, server):
+        if talker.outcome.error is not None:
+            talker.fails_again()
+    return {"client": client.outcome, "server": server.outcome}
+
+
+def run_all(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], side: str, fault: str
+) -> tuple[int, int]:
+    """Try a fault at each byte that a side sends.
+
+    Return how many conversations still worked, and in how many an alert told the side.
+    """
+    offset = clean = told = 0
+    while True:
+        lines = {name: Line() for name in SIDES}
+        lines[side] = Line(fault, offset, bit=offset * 5 % 8)
+        try:
+            outcomes = converse(contexts, lines)
+            check(outcomes)
+        except BaseException as exc:
+            exc.add_note(f"{fault} at byte {offset} from the {side}")
+            raise
+        if not lines[side].is_faulty:
+            break
+        clean += all(outcome.error is None for outcome in outcomes.values())
+        told += isinstance(outcomes[side].error, PeerAlertError)
+        offset += 1
+    assert offset > 500
+    assert all(outcome.error is None for outcome in outcomes.values())
+    print(f"{fault} from the {side}: {offset} bytes, {clean} clean, {told} told by an alert")
+    return clean, told
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_wire_ends_at_every_byte(
+    side: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    clean, _ = run_all(contexts, side, "eof")
+    assert clean == 0
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_garbage_is_put_in_at_every_byte(
+    side: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    clean, told = run_all(contexts, side, "garbage")
+    assert clean == 0
+    assert told > 100
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_bit_is_flipped_in_every_byte(
+    side: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    # A few bytes mean nothing: the version in the header of the first record, for one.
+    clean, told = run_all(contexts, side, "flip")
+    assert clean < 20
+    assert told > 100
+
+
+################################################################
+# Streams
+################################################################
+
+
+@attrs.define(eq=False)
+class Wire:
+    """Two lines between two transports, and whether they were reset."""
+
+    lines: dict[str, Line]
+    ends: dict[str, FaultyStream] = attrs.field(factory=dict)
+    is_reset: bool = False
+
+    @classmethod
+    def faulty(cls, side: str, line: Line) -> Wire:
+        wire = cls({name: Line() for name in SIDES} | {side: line})
+        client, server = memory_stream_pair()
+        wire.ends["client"] = FaultyStream(wire, wire.lines["client"], client)
+        wire.ends["server"] = FaultyStream(wire, wire.lines["server"], server)
+        return wire
+
+    def cut(self) -> None:
+        """End both lines."""
+        for end in self.ends.values():
+            end.stream.send_stream.close()
+
+
+@attrs.define(eq=False)
+class FaultyStream(trio.abc.Stream):
+    """One end of a wire."""
+
+    wire: Wire
+    line: Line  # that leads away from here
+    stream: Any
+    #: Whether a send failed, as the peer has gone.
+    is_broken: bool = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.wire.is_reset:
+            self.is_broken = True
+            raise trio.BrokenResourceError("connection reset by peer")
+        if carried := self.line.carry(bytes(data)):
+            try:
+                await self.stream.send_all(carried)
+            except trio.BrokenResourceError:
+                self.is_broken = True
+                raise
+        if self.line.is_broken:
+            self.stream.send_stream.close()
+            if self.line.fault == "reset":
+                self.wire.is_reset = True
+                self.wire.cut()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = bytes(await self.stream.receive_some(max_bytes))
+        if not data and self.wire.is_reset:
+            raise trio.BrokenResourceError("connection reset by peer")
+        return data
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def run_side(name: str, stream: TLSStream[Any], outcome: Outcome) -> None:
+    """Hold up one end of a conversation."""
+    connection = stream.connection
+    try:
+        if name == "client":
+            await stream.do_handshake()
+            outcome.sent = QUESTION
+            await stream.send_all(QUESTION)
+            await stream.send_eof()
+        while part := await stream.receive_some():
+            outcome.received += part
+        if name == "server":
+            outcome.sent = ANSWER
+            await stream.send_all(ANSWER)
+    except TLSError as exc:
+        outcome.error = exc
+        # What OpenSSL had to say about it is out, if there was anybody to tell.
+        transport = stream.transport_stream
+        if isinstance(transport, FaultyStream) and connection.send_state is State.FAILED:
+            assert transport.is_broken or connection.bytes_to_send == 0
+    try:
+        await stream.aclose()
+    except TLSError as exc:
+        assert connection.handshake is None
+        outcome.error = outcome.error or exc
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()
+
+
+async def converse_over_streams(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], side: str, line: Line
+) -> dict[str, Outcome]:
+    wire = Wire.faulty(side, line)
+    client, server = wrap_pair(wire.ends["client"], wire.ends["server"], *contexts)
+    outcomes = {name: Outcome() for name in SIDES}
+
+    async def cut_when_it_hangs() -> None:
+        # It may wait for the rest of what it takes for a long record. This clock jumps.
+        await trio.sleep(1000)
+        wire.cut()
+
+    with trio.fail_after(2000):
+        async with trio.open_nursery() as watch:
+            watch.start_soon(cut_when_it_hangs)
+            async with trio.open_nursery() as nursery:
+                for name, stream in (("client", client), ("server", server)):
+                    nursery.start_soon(run_side, name, stream, outcomes[name])
+            watch.cancel_scope.cancel()
+    check(outcomes)
+    return outcomes
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("side", SIDES)
+async def test_streams_with_a_fault(
+    side: str,
+    fault: str,
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+    autojump_clock: MockClock,
+) -> None:
+    step = 4  # not at every byte, which the core is tested with: here it takes longer
+    offset = FAULTS.index(fault)
+    told = 0
+    while True:
+        line = Line(fault, offset, bit=offset * 5 % 8)
+        try:
+            outcomes = await converse_over_streams(contexts, side, line)
+        except BaseException as exc:
+            exc.add_note(f"{fault} at byte {offset} from the {side}")
+            raise
+        if not line.is_faulty:
+            break
+        told += isinstance(outcomes[side].error, PeerAlertError)
+        offset += step
+    assert offset > 500
+    assert all(outcome.error is None for outcome in outcomes.values())
+    if fault in {"garbage", "flip"}:
+        assert told > 100 / step
+
+
+################################################################
+# TCP connections that are reset
+################################################################
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a socket so that it sends RST."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+async def relay(
+    source: trio.SocketStream, sink: trio.SocketStream, line: Line, reset_all: Callable[[], None]
+) -> None:
+    """Pass on what comes, up to the reset."""
+    try:
+        async for data in source:
+            await sink.send_all(line.carry(bytes(data)))
+            if line.is_broken:
+                reset_all()
+                return
+        await sink.send_eof()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # it was reset, or one end has gone
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("offset", [0, 1, 100, 400, 700, 900, 1100, 1300, 1500])
+async def test_tcp_connection_that_is_reset(
+    side: str, offset: int, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    lines = {name: Line() for name in SIDES} | {side: Line("reset", offset)}
+    outcomes = {name: Outcome() for name in SIDES}
+    async with tcp_pair() as (ours, middle1), tcp_pair() as (middle2, theirs):
+
+        def reset_all() -> None:
+            reset(middle1)
+            reset(middle2)
+
+        client, server = wrap_pair(ours, theirs, *contexts)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(relay, middle1, middle2, lines["client"], reset_all)
+                nursery.start_soon(relay, middle2, middle1, lines["server"], reset_all)
+                for name, stream in (("client", client), ("server", server)):
+                    nursery.start_soon(run_side, name, stream, outcomes[name])
+    check(outcomes)
+    if lines[side].is_faulty:
+        # A reset may destroy what has arrived already, but is never taken for a clean end.
+        assert any(outcome.error is not None for outcome in outcomes.values())

@@ -1,0 +1,234 @@
+"""How much memory a connection keeps, and how large sends go, as the system sees it.
+
+OpenSSL's buffers are invisible to Python, so the resident set size of a fresh process is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trio_tlsbio import TLSConnection
+
+from .helpers import NAME, shake_hands
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+
+COMMON = """
+import gc, json, re, ssl, sys
+from pathlib import Path
+import trio, trustme
+from trio_tlsbio import TLSConnection, TLSStream
+from tests.helpers import (
+    NAME, both_handshakes, client_context_for, server_context_for, shake_hands, tcp_pair,
+    transfer, wrap_pair,
+)
+
+ca = trustme.CA()
+contexts = client_context_for(ca), server_context_for(ca.issue_cert(NAME))
+
+def status(name):
+    gc.collect()
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(name + r":\\s+(\\d+) kB", text)[1]) * 1024
+
+def forget_peak():
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
+"""
+
+# What PAIRS connections keep after 256 KiB in each direction, beside what they had before. Some
+# pairs go first, so that what the program itself grows by is there already.
+KEPT_BY_CORES = (
+    COMMON
+    + """
+PAIRS = int(sys.argv[1])
+data = bytes(256 * 1024)
+
+def exchange(client, server):
+    for sender, receiver in ((client, server), (server, client)):
+        sender.send(data)
+        transfer(sender, receiver)
+        received = 0
+        while part := receiver.receive():
+            received += len(part)
+        assert received == len(data)
+
+def make(count):
+    pairs = []
+    for _ in range(count):
+        pair = (
+            TLSConnection(contexts[0], server_hostname=NAME),
+            TLSConnection(contexts[1], server_side=True),
+        )
+        shake_hands(*pair)
+        pairs.append(pair)
+    return pairs
+
+for pair in make(20):
+    exchange(*pair)
+start = status("VmRSS")
+pairs = make(PAIRS)
+before = status("VmRSS")
+for pair in pairs:
+    exchange(*pair)
+after = status("VmRSS")
+print(json.dumps({"idle": (before - start) / PAIRS / 2, "kept": (after - before) / PAIRS / 2}))
+"""
+)
+
+KEPT_BY_STREAMS = (
+    COMMON
+    + """
+from contextlib import AsyncExitStack
+
+PAIRS = int(sys.argv[1])
+data = bytes(256 * 1024)
+
+async def receive(stream):
+    received = 0
+    while received < len(data):
+        received += len(await stream.receive_some())
+
+async def exchange(client, server):
+    for sender, receiver in ((client, server), (server, client)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, data)
+            nursery.start_soon(receive, receiver)
+
+async def make(stack, count):
+    pairs = []
+    for _ in range(count):
+        transports = await stack.enter_async_context(tcp_pair())
+        pairs.append(wrap_pair(*transports, *contexts))
+        await both_handshakes(*pairs[-1])
+    return pairs
+
+async def main():
+    async with AsyncExitStack() as stack:
+        for pair in await make(stack, 20):
+            await exchange(*pair)
+        start = status("VmRSS")
+        pairs = await make(stack, PAIRS)
+        before = status("VmRSS")
+        for pair in pairs:
+            await exchange(*pair)
+        after = status("VmRSS")
+    print(json.dumps({"idle": (before - start) / PAIRS / 2, "kept": (after - before) / PAIRS / 2}))
+
+trio.run(main)
+"""
+)
+
+LARGE_SEND = (
+    COMMON
+    + """
+COUNT = int(sys.argv[1])
+
+async def main():
+    data = b"x" * COUNT  # resident, unlike zeros
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, *contexts)
+        await both_handshakes(client, server)
+        received, gaps = 0, []
+
+        async def receive():
+            nonlocal received
+            while received < COUNT:
+                received += len(await server.receive_some())
+
+        async def tick():
+            last = trio.current_time()
+            while True:
+                await trio.lowlevel.checkpoint()
+                now = trio.current_time()
+                gaps.append(now - last)
+                last = now
+
+        async with trio.open_nursery() as watch:
+            watch.start_soon(tick)
+            forget_peak()
+            before = status("VmRSS")
+            start = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                nursery.start_soon(client.send_all, data)
+            seconds = trio.current_time() - start
+            peak = status("VmHWM")
+            watch.cancel_scope.cancel()
+    print(json.dumps(
+        {"growth": peak - before, "gap": max(gaps), "ticks": len(gaps), "seconds": seconds}
+    ))
+
+trio.run(main)
+"""
+)
+
+
+def run(program: str, *args: object) -> dict[str, float]:
+    """Run a program in a process of its own, and return the figures that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *map(str, args)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+@pytest.mark.parametrize("program", [KEPT_BY_CORES, KEPT_BY_STREAMS], ids=["cores", "streams"])
+def test_a_connection_keeps_little_after_256_kib_each_way(program: str) -> None:
+    figures = run(program, 150)
+    print(
+        f"a connection has {figures['idle'] / KIB:.0f} KiB after the handshake, and keeps "
+        f"{figures['kept'] / KIB:.0f} KiB more after 256 KiB each way"
+    )
+    assert figures["kept"] < 64 * KIB
+
+
+def test_one_send_of_200_mib_needs_little_memory_and_lets_others_run() -> None:
+    figures = run(LARGE_SEND, 200 * MIB)
+    print(
+        f"200 MiB in {figures['seconds']:.2f} s: the peak grew by {figures['growth'] / MIB:.1f} "
+        f"MiB; another task ran {figures['ticks']:.0f} times, and waited for at most "
+        f"{figures['gap'] * 1000:.1f} ms"
+    )
+    assert figures["growth"] < 8 * MIB
+    # A measure of fairness that does not depend on the machine's speed.
+    assert figures["ticks"] > 200 * MIB / (256 * KIB)
+
+
+def test_what_goes_into_openssl_at_once_is_bounded(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    client.send(bytes(10 * MIB))
+    # A part is no less than what was in the BIO at once.
+    largest = total = 0
+    while part := bytes(client.peek_data_to_send()):
+        largest = max(largest, len(part))
+        total += len(part)
+        client.mark_sent(len(part))
+        server.feed(part)
+    assert total > 10 * MIB
+    assert largest < 100 * KIB
+    received = 0
+    while part_received := server.receive(100_000):
+        received += len(part_received)
+    assert received == 10 * MIB

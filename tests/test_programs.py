@@ -22,7 +22,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import NAME
+from .helpers import NAME, server_context_for
 from .peers import running
 from .programs import LIMIT, VERSION_OPTIONS, gnutls_priority, needs, s_server
 
@@ -262,6 +262,25 @@ async def test_s_client_talks_to_and_fro(
             assert await receive_until(process.stdout, b"\n") == b"GOODBYE\n"
             assert await process.stdout.receive_some() == b""
             assert await process.wait() == 0
+
+
+@needs("openssl")
+async def test_s_client_changes_its_keys(
+    ca: trustme.CA, ca_pem: Path, server_cert: trustme.LeafCert
+) -> None:
+    async with serving(capitals, server_context_for(server_cert)) as port:
+        command = s_client(port, ca_pem, "-tls1_3", "-brief")
+        async with running(*command, stdin=-1, stdout=-1, stderr=-1) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for number in range(10):
+                # A command to s_client: it sends a KeyUpdate that asks for one in return.
+                await process.stdin.send_all(b"K\n")
+                await receive_until(process.stderr, b"KEYUPDATE\n")
+                line = b"line %d\n" % number
+                await process.stdin.send_all(line)
+                assert await receive_until(process.stdout, b"\n") == line.upper()
 
 
 @needs("openssl")

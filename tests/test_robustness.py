@@ -72,6 +72,10 @@ def odd_certificate(ca: trustme.CA, subject_alt_name: bytes, path: Path) -> Path
             ),
             critical=False,
         )
+        .add_extension(  # Python 3.13 and later want it
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+            critical=False,
+        )
         .sign(issuer_key, hashes.SHA256())
     )
     path.write_bytes(

@@ -25,7 +25,7 @@ Pair: TypeAlias = tuple[TLSStream[Any], TLSStream[Any]]
 Operation: TypeAlias = Callable[[], Awaitable[object]]
 
 # How often what may go wrong by chance is tried.
-ROUNDS = int(os.environ.get("TRIO_TLSBIO_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("TRIO_TLSBIO_ROUNDS", "50"))
 
 SIZES = {"1 B": 1, "30 kB": 30_000, "200 kB": 200_000, "2 MB": 2_000_000}
 GREETING = b"220 what has waited in the other's socket since the beginning\r\n" * 20

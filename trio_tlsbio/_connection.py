@@ -165,6 +165,7 @@ class TLSConnection:
     _collects: bool
     _new_sessions: list[TLSSession]
     _known_ids: set[bytes]
+    _knows_no_other: bool  # than the one that was offered
     _looks_left: int
     _by_record: bool
     _record_header: bytes
@@ -210,6 +211,7 @@ class TLSConnection:
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
         self._known_ids = set() if raw_session is None else {raw_session.id}
+        self._knows_no_other = True
         self._looks_left = _MOST_LOOKS
         self._by_record = False
         self._record_header = b""
@@ -292,13 +294,12 @@ class TLSConnection:
         return sessions
 
     def look_for_session(self) -> None:
-        """Look once more for a session, to be called at the end.
+        """Look once more for a session, if there was none yet; to be called at the end.
 
         OpenSSL does not tell when one comes along with data, and looking takes a tenth of a
         millisecond.
         """
-        if self._collects:
-            self._looks_left = 1
+        if self._collects and self._looks_left and self._knows_no_other:
             self._collect_session()
 
     def _collect_session(self) -> None:
@@ -308,6 +309,7 @@ class TLSConnection:
         session = self.session
         if session is not None and session.id not in self._known_ids:
             self._known_ids.add(session.id)
+            self._knows_no_other = False
             self._new_sessions.append(session)
 
     @property
@@ -471,7 +473,8 @@ class TLSConnection:
             self._by_record = self._may_be_ticket = False  # the first tickets come before data
             if left is not None:
                 left -= len(chunk)
-        if has_input and not chunks and self._collects and not self._by_record:
+        is_open = self._receive_state is State.OPEN
+        if has_input and not chunks and is_open and self._collects and not self._by_record:
             self._collect_session()  # something came that was no data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -555,7 +558,10 @@ class TLSConnection:
             if self._incoming.pending:
                 self._fed.appendleft(self._incoming.read())
         else:
-            self._collect_session()  # in TLS 1.2 the ticket is a part of the handshake
+            # In TLS 1.2 the ticket is a part of the handshake, and there is none after it.
+            if not self._ssl_object.session_reused:
+                self._collect_session()
+            self._looks_left = 0
 
     ################################################################
     # Our direction

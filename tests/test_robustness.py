@@ -365,3 +365,16 @@ async def test_the_stream_of_a_pump_that_has_ended_says_so() -> None:
     with pytest.raises(trio.ClosedResourceError, match="open_pump"):
         await pumped.send_all(b"x")
     await pumped.aclose()
+
+
+async def test_a_truncation_below_tls_in_tls_is_a_truncation(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+        inner = wrap_pair(ours, theirs, client_context, server_context)
+        client, server = wrap_pair(*inner, client_context, server_context)
+        await both_handshakes(client, server)
+        ours.socket.shutdown(socket.SHUT_WR)
+        for _ in range(2):
+            with pytest.raises(TruncationError):
+                await server.receive_some()

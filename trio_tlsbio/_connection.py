@@ -13,7 +13,7 @@ import attrs
 import idna
 import trio
 
-from ._errors import PeerAlertError, TLSError, caused_by, explain, truncated
+from ._errors import PeerAlertError, TLSError, caused_by, explain, tells_of, truncated
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
@@ -299,7 +299,7 @@ class TLSConnection:
         OpenSSL does not tell when one comes along with data, and looking takes a tenth of a
         millisecond.
         """
-        if self._collects and self._looks_left and self._knows_no_other:
+        if self._collects and self._knows_no_other:
             self._collect_session()
 
     def _collect_session(self) -> None:
@@ -714,8 +714,7 @@ class TLSConnection:
 
     def is_broken_by(self, exc: BaseException) -> bool:
         """Whether an exception tells of what has ended this connection."""
-        errors = (self._send_error, self._receive_error)
-        return any(error is not None and error.is_same(exc) for error in errors)
+        return tells_of(exc, self._send_error, self._receive_error)
 
     ################################################################
     # States and errors

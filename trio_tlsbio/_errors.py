@@ -263,6 +263,11 @@ def caused_by(error: TLSError, cause: BaseException) -> TLSError:
     return error
 
 
+def tells_of(exc: BaseException, *errors: TLSError | None) -> bool:
+    """Whether an exception tells of the same failure as one of the errors that were kept."""
+    return any(error is not None and error.is_same(exc) for error in errors)
+
+
 def truncated(message: str) -> TruncationError:
     """Make the error of a transport that ended too early.
 

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import TLSError, TruncationError, caused_by
+from ._errors import TLSError, TruncationError, caused_by, tells_of
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
@@ -278,8 +278,7 @@ class Transport(ABC, Generic[StreamT]):
 
     def is_broken_by(self, exc: BaseException) -> bool:
         """Whether an exception tells of what has broken this transport."""
-        errors = (self._send_error, self._receive_error)
-        return any(error is not None and error.is_same(exc) for error in errors)
+        return tells_of(exc, self._send_error, self._receive_error)
 
     ################################################################
     # Receiving

@@ -11,6 +11,7 @@ from ._client import (
     reconnect,
 )
 from ._connection import TLSConnection
+from ._contexts import ContextProvider, ReloadingContext, sni_context
 from ._errors import (
     CertificateError,
     HandshakeTimeoutError,
@@ -19,21 +20,46 @@ from ._errors import (
     TruncationError,
 )
 from ._info import HandshakeInfo
+from ._monitor import (
+    AcceptFailed,
+    ConnectionAccepted,
+    ConnectionClosed,
+    HandshakeCompleted,
+    HandshakeFailed,
+    ServerEvent,
+    ServerMonitor,
+    ServerStatistics,
+)
 from ._pump import PumpedStream, open_pump
-from ._server import TLSListener, open_tls_over_tcp_listeners, serve_tls_over_tcp
+from ._server import (
+    TLSListener,
+    open_tls_over_tcp_listeners,
+    serve_tls_listeners,
+    serve_tls_over_tcp,
+)
 from ._sessions import SessionCache, SessionCacheStatistics, TLSSession
 from ._states import State
 from ._stream import TLSStream, start_tls
 
 __all__ = [
+    "AcceptFailed",
     "CertificateError",
+    "ConnectionAccepted",
+    "ConnectionClosed",
+    "ContextProvider",
+    "HandshakeCompleted",
+    "HandshakeFailed",
     "HandshakeInfo",
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
     "PumpedStream",
     "Reconnecting",
+    "ReloadingContext",
     "Retry",
+    "ServerEvent",
+    "ServerMonitor",
+    "ServerStatistics",
     "SessionCache",
     "SessionCacheStatistics",
     "State",
@@ -49,6 +75,8 @@ __all__ = [
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",
     "reconnect",
+    "serve_tls_listeners",
     "serve_tls_over_tcp",
+    "sni_context",
     "start_tls",
 ]

@@ -13,6 +13,7 @@ import attrs
 import idna
 import trio
 
+from ._contexts import refused_hostname
 from ._errors import PeerAlertError, TLSError, caused_by, explain, tells_of, truncated
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
@@ -30,7 +31,8 @@ _RECORD_BYTES = 16 * 1024
 # without end.
 _MOST_LOOKS = 16
 
-# How much may arrive while the peer renegotiates and somebody waits to send, in bytes.
+# How much may arrive while the peer renegotiates and somebody waits to send, or while a client's
+# certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
 SLICE_BYTES = 4 * _RECORD_BYTES
@@ -156,6 +158,7 @@ class TLSConnection:
     _send_error: TLSError | None
     _receive_error: TLSError | None
     _handshake: HandshakeInfo | None
+    _awaits_certificate: bool
     # What sessions of this connection are bound to, as it was when the connection was made.
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
@@ -205,6 +208,7 @@ class TLSConnection:
         self._send_error = None
         self._receive_error = None
         self._handshake = None
+        self._awaits_certificate = False
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
         self._settings = None if server_side else VerificationSettings.of(ssl_context)
@@ -442,41 +446,52 @@ class TLSConnection:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = max_bytes
-        has_input = self._incoming.pending > 0
+        unsent = self._outgoing.pending
+        has_input = self._incoming.pending > 0 or bool(self._fed)
         while self._receive_state is State.OPEN and left != 0:
+            # One call returns one record at most.
+            chunk = self._read(_RECORD_BYTES if left is None else min(left, _RECORD_BYTES))
+            if not chunk:
+                break
+            chunks.append(chunk)
+            if left is not None:
+                left -= len(chunk)
+        if self._receive_state is State.OPEN:
+            if self._awaits_certificate and self._outgoing.pending > unsent:
+                # A server sends new tickets after each answer, an empty one too (see the state
+                # machine in OpenSSL's statem_srvr.c); nothing else in its interface tells of one.
+                self._awaits_certificate = False
+                self._handshake = HandshakeInfo.of(self._ssl_object)
+            if has_input and not chunks and self._collects and not self._by_record:
+                self._collect_session()  # something came that was no data
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _read(self, max_bytes: int) -> bytes:
+        """Return some plaintext; ``b""`` if that takes more ciphertext, or the direction ended."""
+        while True:
             try:
-                # One call returns one record at most.
-                chunk = self._ssl_object.read(
-                    _RECORD_BYTES if left is None else min(left, _RECORD_BYTES)
-                )
+                chunk = self._ssl_object.read(max_bytes)
             except ssl.SSLWantReadError:
                 if self._refill():
-                    has_input = True
                     continue
                 if self._eof_fed:
                     self._end_truncated(
                         "the connection ended without a close_notify: what was received may not be "
                         "all"
                     )
-                break
+                return b""
             except ssl.SSLZeroReturnError:  # their close_notify, and ours was sent before
                 chunk = b""
             except Exception as exc:
                 self._fail(exc)
-                break
-            if not chunk:
+                return b""
+            if chunk:
+                self._by_record = self._may_be_ticket = False  # the first tickets come before data
+            else:
                 self._trailing += self._incoming.read() + b"".join(self._fed)
                 self._fed.clear()
                 self._happened(Event.CLOSE_NOTIFY_RECEIVED)
-                break
-            chunks.append(chunk)
-            self._by_record = self._may_be_ticket = False  # the first tickets come before data
-            if left is not None:
-                left -= len(chunk)
-        is_open = self._receive_state is State.OPEN
-        if has_input and not chunks and is_open and self._collects and not self._by_record:
-            self._collect_session()  # something came that was no data
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return chunk
 
     ################################################################
     # The handshake
@@ -562,6 +577,79 @@ class TLSConnection:
             if not self._ssl_object.session_reused:
                 self._collect_session()
             self._looks_left = 0
+
+    ################################################################
+    # A client's certificate after the handshake
+    ################################################################
+
+    def verify_client_post_handshake(self) -> None:
+        """Ask the client for its certificate now (TLS 1.3, RFC 8446 section 4.6.2). Servers only.
+
+        The answer comes with what is received: see :meth:`client_has_answered`. It takes a client
+        that has offered this, and a context on this side with ``post_handshake_auth`` set, a
+        ``verify_mode`` other than ``CERT_NONE``, and tickets. With ``CERT_REQUIRED`` a client that
+        has no certificate fails the connection. Nothing is asked while an answer is awaited.
+
+        Raises:
+          TLSError: if the client can't be asked. The connection goes on working.
+          ValueError: if this side can't ask.
+        """
+        self.check_send()
+        if self._awaits_certificate:
+            return
+        if not self._ssl_object.server_side:
+            raise ValueError("verify_client_post_handshake() is for servers")
+        if self._handshake is None:
+            raise ValueError("verify_client_post_handshake() needs a handshake that is done")
+        context = self._ssl_context  # its settings count, whatever an sni_callback has chosen
+        if not context.post_handshake_auth or context.verify_mode is ssl.CERT_NONE:
+            raise ValueError(
+                "asking for a certificate after the handshake needs an SSLContext with "
+                "post_handshake_auth set, and verify_mode CERT_OPTIONAL or CERT_REQUIRED"
+            )
+        if not context.num_tickets:
+            # What tells that an empty answer has come are the tickets that follow each answer.
+            raise ValueError(
+                "asking for a certificate after the handshake needs an SSLContext with num_tickets "
+                "above 0"
+            )
+        try:
+            self._ssl_object.verify_client_post_handshake()
+        except ssl.SSLError as exc:
+            raise TLSError(
+                "this client can't be asked for a certificate after the handshake: it does not "
+                f"offer that, or speaks {self._handshake.version}",
+                reason=exc.reason,
+            ) from exc
+        self._awaits_certificate = True
+        self._collect()
+        try:
+            self._ssl_object.do_handshake()  # writes the request
+        except Exception as exc:
+            self._fail(exc)
+        self.check_send()
+
+    def client_has_answered(self) -> bool:
+        """Decrypt what was fed for :meth:`receive` to return later, and return whether the client
+        has answered :meth:`verify_client_post_handshake`.
+
+        Once it has, :attr:`handshake` tells the certificate.
+
+        Raises:
+          TLSError: if no answer can come any more, or the certificate was refused. Also if the
+            client sends more than 1 MiB of data first, which is to be received then.
+          TruncationError: if the transport ended first.
+        """
+        self.look_ahead()
+        if not self._awaits_certificate:
+            return True
+        if self._receive_error is not None:
+            raise self._receive_error.again()
+        if self._receive_state is State.CLOSED:
+            raise TLSError("the client ended its direction and did not answer with a certificate")
+        if self.bytes_to_receive > _MOST_LOOK_AHEAD:
+            raise TLSError("the client sends data where it should answer with a certificate")
+        return False
 
     ################################################################
     # Our direction
@@ -741,10 +829,18 @@ class TLSConnection:
                 exc,
                 names=partial(presented_names, self._ssl_object),
                 server_hostname=self._ssl_object.server_hostname,
+                refused_hostname=refused_hostname(self._ssl_object),
             )
         else:
             error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
             caused_by(error, exc)
+        self._happened(Event.FAILURE, error)
+
+    def abort(self, error: TLSError) -> None:
+        """End both directions for a reason that lies outside of TLS, a timeout for example.
+
+        From now on every call raises ``error``, unless the connection failed before.
+        """
         self._happened(Event.FAILURE, error)
 
     def check_send(self) -> None:

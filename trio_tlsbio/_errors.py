@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
@@ -32,6 +32,22 @@ class TLSError(trio.BrokenResourceError):
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+
+    @property
+    def error_type(self) -> str:
+        """A short name to count such failures by, one of not too many.
+
+        It is what OpenTelemetry calls ``error.type``: ``"http_request"``, ``"alert_unknown_ca"``,
+        ``"truncated"``, ``"connection_reset"``.
+        """
+        if self.reason is not None:
+            return self.reason.lower()
+        causes = list(_causes_of(self))
+        if any(isinstance(cause, ConnectionError) for cause in causes):
+            return "connection_reset"
+        if any(isinstance(cause, OSError | trio.BrokenResourceError) for cause in causes):
+            return "transport_broken"
+        return "other"
 
     def is_same(self, other: BaseException) -> bool:
         """Whether ``other`` tells of the same failure, as what ``again()`` gave does."""
@@ -77,6 +93,11 @@ class PeerAlertError(TLSError):
         super().__init__(message, reason=reason)
         self.alert = alert
 
+    @property
+    def error_type(self) -> str:
+        """``"alert_"`` and the alert's name."""
+        return f"alert_{self.alert}"
+
 
 class TruncationError(TLSError):
     """The transport ended without the peer's close_notify (RFC 8446 section 6.1).
@@ -85,9 +106,19 @@ class TruncationError(TLSError):
     the peer may have crashed, or somebody on the way may have cut the connection.
     """
 
+    @property
+    def error_type(self) -> str:
+        """``"truncated"``."""
+        return "truncated"
+
 
 class HandshakeTimeoutError(TLSError):
     """The handshake was not done within the time that was allowed for it."""
+
+    @property
+    def error_type(self) -> str:
+        """``"handshake_timeout"``."""
+        return "handshake_timeout"
 
 
 # The alerts of RFC 8446 section 6 that a peer may send, as what they tell the one who gets
@@ -222,11 +253,16 @@ def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
 
 
 def explain(
-    exc: ssl.SSLError, *, names: Callable[[], Sequence[str]], server_hostname: str | None
+    exc: ssl.SSLError,
+    *,
+    names: Callable[[], Sequence[str]],
+    server_hostname: str | None,
+    refused_hostname: str | None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
+    ``refused_hostname`` is what the peer asked for, if that was refused.
     """
     reason = _reason_of(exc)
     error: TLSError
@@ -242,6 +278,10 @@ def explain(
         words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
         message = f"the peer ended the connection: {words} (alert {alert})"
         error = PeerAlertError(message, alert=alert, reason=reason)
+    elif refused_hostname is not None:
+        # OpenSSL only knows that some callback has said no.
+        message = f"the peer asked for {refused_hostname}, which is not served here"
+        error = TLSError(message, reason="UNRECOGNIZED_NAME")
     elif reason in _REASONS:
         error = TLSError(_REASONS[reason], reason=reason)
     else:
@@ -256,11 +296,15 @@ def caused_by(error: TLSError, cause: BaseException) -> TLSError:
     a cycle, which only the garbage collector would end.
     """
     error.__cause__ = cause
-    link: BaseException | None = cause
-    while link is not None:
+    for link in _causes_of(error):
         link.__traceback__ = None
-        link = link.__cause__ or link.__context__
     return error
+
+
+def _causes_of(exc: BaseException) -> Iterator[BaseException]:
+    while (cause := exc.__cause__ or exc.__context__) is not None:
+        yield cause
+        exc = cause
 
 
 def tells_of(exc: BaseException, *errors: TLSError | None) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from ._contexts import requested_hostname
+
 __all__ = ["HandshakeInfo", "certificate_names", "presented_names"]
 
 # A certificate as SSLObject.getpeercert() decodes it.
@@ -38,7 +40,10 @@ def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     # the object beneath has had this method since 3.10. Without it we know less, and say less.
     sslobj = getattr(ssl_object, "_sslobj", None)
     get_chain = getattr(sslobj, "get_unverified_chain", None)
-    return tuple(get_chain() or ()) if get_chain is not None else ()
+    if get_chain is None:
+        return ()
+    # A client that was asked for a certificate after the handshake, and has none, leaves a None.
+    return tuple(certificate for certificate in get_chain() or () if certificate is not None)
 
 
 def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
@@ -102,7 +107,8 @@ class HandshakeInfo:
     """The application protocol that ALPN chose (RFC 7301)."""
 
     server_hostname: str | None
-    """The name that the client asked for and checked, in its ASCII form. None on servers."""
+    """The name that the client asked for and checked, in its ASCII form. On a server, the name that
+    the client asked for, if that was told by a :func:`sni_context`."""
 
     session_reused: bool
     """Whether the handshake resumed an earlier session (RFC 8446 section 2.2)."""
@@ -140,7 +146,7 @@ class HandshakeInfo:
             cipher=cipher[0],
             cipher_bits=cipher[2],
             alpn_protocol=ssl_object.selected_alpn_protocol(),
-            server_hostname=ssl_object.server_hostname,
+            server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),
             peer_certificate=_decoded(ssl_object),
             peer_certificate_chain=_peer_chain(ssl_object),

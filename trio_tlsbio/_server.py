@@ -1,167 +1,407 @@
-"""Listening and serving: each connection's handshake in a task of its own."""
+"""Listening and serving: each connection in a task of its own, so that a bad client costs one."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import math
 import ssl
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 import trio
 
 from ._connection import check_arguments
+from ._contexts import ContextProvider
 from ._errors import HandshakeTimeoutError, TLSError
+from ._monitor import (
+    AcceptFailed,
+    ConnectionAccepted,
+    ConnectionClosed,
+    HandshakeCompleted,
+    HandshakeFailed,
+    ServerMonitor,
+)
 from ._stream import TLSStream
 
-__all__ = ["TLSListener", "open_tls_over_tcp_listeners", "serve_tls_over_tcp"]
+__all__ = [
+    "TLSListener",
+    "open_tls_over_tcp_listeners",
+    "serve_tls_listeners",
+    "serve_tls_over_tcp",
+]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 _logger = logging.getLogger("trio_tlsbio.server")
+
+_HANDSHAKE_TIMEOUT = 15.0
+_CLOSE_TIMEOUT = 5.0
+
+# What accept(2) says when there are no descriptors, or no memory, for another connection.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+# How long to wait then, in seconds, unless a connection ends before.
+_EXHAUSTED_DELAY = 0.1
+
+
+################################################################
+# Listening
+################################################################
+
+
+def _current(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+    # What is neither a context nor a function that returns one is found by check_arguments().
+    if callable(ssl_context) and not isinstance(ssl_context, type):
+        return ssl_context()
+    return ssl_context
 
 
 @attrs.define(eq=False, init=False)
 class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     """A listener whose connections speak TLS. A drop-in for :class:`trio.SSLListener`.
 
+    :func:`serve_tls_listeners` serves it so that no client can end or block the server. With
+    :func:`trio.serve_listeners` no client can block it either, but the handler has the handshake
+    to do, by using the stream, and gets the :exc:`TLSError` of one that fails or takes longer than
+    ``handshake_timeout``.
+
     Args:
       transport_listener: The listener whose connections are wrapped.
-      ssl_context: The settings, with the server's certificate.
+      ssl_context: The settings, with the server's certificate; or a function that returns them,
+        which is called for each connection: a :class:`ReloadingContext`, for example.
       https_compatible: See :class:`TLSStream`.
+      handshake_timeout: How long a handshake may take, in seconds.
+      close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
 
     Raises:
-      TypeError: if ``ssl_context`` is not an :class:`ssl.SSLContext`.
+      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one.
+      ValueError: for a context that was made for clients, and timeouts that make no sense.
     """
 
     transport_listener: trio.abc.Listener[T_Stream]
     """The listener it was made with."""
 
-    _ssl_context: ssl.SSLContext = attrs.field(repr=False)
+    _ssl_context: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
     _https_compatible: bool
+    _handshake_timeout: float
+    _close_timeout: float
 
     def __init__(
         self,
         transport_listener: trio.abc.Listener[T_Stream],
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | ContextProvider,
         *,
         https_compatible: bool = False,
+        handshake_timeout: float = _HANDSHAKE_TIMEOUT,
+        close_timeout: float = _CLOSE_TIMEOUT,
     ) -> None:
-        check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+        _check_options(ssl_context, handshake_timeout, close_timeout)
         self.transport_listener = transport_listener
         self._ssl_context = ssl_context
         self._https_compatible = https_compatible
+        self._handshake_timeout = handshake_timeout
+        self._close_timeout = close_timeout
 
     async def accept(self) -> TLSStream[T_Stream]:
         """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
         so that no client can hold up the others.
         """
         transport_stream = await self.transport_listener.accept()
-        return TLSStream(
-            transport_stream,
-            self._ssl_context,
-            server_side=True,
-            https_compatible=self._https_compatible,
-        )
+        try:
+            return TLSStream(
+                transport_stream,
+                _current(self._ssl_context),
+                server_side=True,
+                https_compatible=self._https_compatible,
+                handshake_timeout=self._handshake_timeout,
+                close_timeout=self._close_timeout,
+            )
+        except BaseException:  # what the function that gives the context raises
+            await trio.aclose_forcefully(transport_stream)
+            raise
 
     async def aclose(self) -> None:
         """Close the transport listener."""
         await self.transport_listener.aclose()
 
 
+def _check_options(
+    ssl_context: ssl.SSLContext | ContextProvider, handshake_timeout: float, close_timeout: float
+) -> None:
+    check_arguments(_current(ssl_context), server_side=True, server_hostname=None, session=None)
+    if not handshake_timeout > 0:
+        raise ValueError("handshake_timeout must be positive")
+    if not close_timeout >= 0:
+        raise ValueError("close_timeout must not be negative")
+
+
 async def open_tls_over_tcp_listeners(
     port: int,
-    ssl_context: ssl.SSLContext,
+    ssl_context: ssl.SSLContext | ContextProvider,
     *,
     host: str | bytes | None = None,
     https_compatible: bool = False,
     backlog: int | None = None,
+    handshake_timeout: float = _HANDSHAKE_TIMEOUT,
+    close_timeout: float = _CLOSE_TIMEOUT,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
 
     Args:
       port: The port; 0 lets the kernel choose one.
-      ssl_context: The settings, with the server's certificate.
+      ssl_context: See :class:`TLSListener`, as for those that are not told of here.
       host: The address to bind to; all of the machine's by default.
       https_compatible: See :class:`TLSStream`.
       backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
+      handshake_timeout: How long a handshake may take, in seconds.
+      close_timeout: How long closing waits for the client, in seconds.
+
+    Raises:
+      OSError: if the port can't be had.
+      TypeError: as :class:`TLSListener`, before listening.
+      ValueError: as :class:`TLSListener`, before listening.
     """
-    check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+    _check_options(ssl_context, handshake_timeout, close_timeout)
     return [
-        TLSListener(listener, ssl_context, https_compatible=https_compatible)
+        TLSListener(
+            listener,
+            ssl_context,
+            https_compatible=https_compatible,
+            handshake_timeout=handshake_timeout,
+            close_timeout=close_timeout,
+        )
         for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     ]
+
+
+################################################################
+# Serving
+################################################################
 
 
 async def serve_tls_over_tcp(
     handler: Callable[[TLSStream[trio.SocketStream]], Awaitable[object]],
     port: int,
-    ssl_context: ssl.SSLContext,
+    ssl_context: ssl.SSLContext | ContextProvider,
     *,
     host: str | bytes | None = None,
     https_compatible: bool = False,
     backlog: int | None = None,
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[list[TLSListener[trio.SocketStream]]] = trio.TASK_STATUS_IGNORED,
-    handshake_timeout: float = 15.0,
-) -> NoReturn:
+    handshake_timeout: float = _HANDSHAKE_TIMEOUT,
+    close_timeout: float = _CLOSE_TIMEOUT,
+    max_connections: int | None = None,
+    max_handshakes: int | None = None,
+    on_error: Callable[[TLSStream[trio.SocketStream], Exception], object] | None = None,
+    monitor: ServerMonitor | None = None,
+) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
-    A drop-in for :func:`trio.serve_ssl_over_tcp`, but the handler gets a stream whose handshake
-    is done. What goes wrong with one connection ends that one alone, with a line in the log
-    ``trio_tlsbio.server``: a handshake that fails or takes too long, and a :exc:`TLSError` of
-    the stream that the handler lets through. What else the handler raises propagates, as with
-    :func:`trio.serve_listeners`.
+    A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
+    :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
+    """
+    listeners = await open_tls_over_tcp_listeners(
+        port,
+        ssl_context,
+        host=host,
+        https_compatible=https_compatible,
+        backlog=backlog,
+        handshake_timeout=handshake_timeout,
+        close_timeout=close_timeout,
+    )
+    await serve_tls_listeners(
+        handler,
+        listeners,
+        handler_nursery=handler_nursery,
+        task_status=task_status,
+        max_connections=max_connections,
+        max_handshakes=max_handshakes,
+        on_error=on_error,
+        monitor=monitor,
+    )
+
+
+async def serve_tls_listeners(
+    handler: Callable[[TLSStream[T_Stream]], Awaitable[object]],
+    listeners: list[TLSListener[T_Stream]],
+    *,
+    handler_nursery: trio.Nursery | None = None,
+    task_status: trio.TaskStatus[list[TLSListener[T_Stream]]] = trio.TASK_STATUS_IGNORED,
+    max_connections: int | None = None,
+    max_handshakes: int | None = None,
+    on_error: Callable[[TLSStream[T_Stream], Exception], object] | None = None,
+    monitor: ServerMonitor | None = None,
+) -> None:
+    """Accept from listeners, and run ``handler(stream)`` in a task for each connection.
+
+    The handler gets a stream whose handshake is done. What goes wrong with one connection ends that
+    one alone, with a line in the log ``trio_tlsbio.server``: a handshake that fails or takes too
+    long, and a :exc:`TLSError` of the stream that the handler lets through. What else the handler
+    raises goes to ``on_error``, or propagates and ends the server, as with
+    :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
+    until it has some again.
+
+    Closing the listeners drains the server: nothing more is accepted, and this returns when the
+    last handler has. A cancel scope around it says how long that may take. Handlers that are cut
+    off by it still end with a close_notify, where the socket has room for one.
 
     Args:
       handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
         closed by :meth:`TLSStream.aclose`, and when it raises, at once.
-      port: The port; 0 lets the kernel choose one.
-      ssl_context: The settings, with the server's certificate.
-      host: The address to bind to; all of the machine's by default.
-      https_compatible: See :class:`TLSStream`.
-      backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
-      handler_nursery: The nursery to run handlers in; one of its own by default.
-      task_status: For ``nursery.start()``, which returns the list of listeners.
-      handshake_timeout: How long a handshake may take, in seconds.
+      listeners: Where to accept from. They are closed at the end.
+      handler_nursery: The nursery to run connections in; one of its own by default.
+      task_status: For ``nursery.start()``, which returns ``listeners``.
+      max_connections: How many connections may be open at once. Further ones wait to be accepted.
+      max_handshakes: How many handshakes may go on at once. Further connections wait to be
+        accepted, so clients that say nothing can keep others out for ``handshake_timeout``.
+      on_error: Called with the stream and what the handler raised, if that is an
+        :exc:`Exception` and no failure of the stream itself. The connection ends; the server
+        goes on. What it raises itself propagates.
+      monitor: Counts what happens, and tells it.
+
+    Raises:
+      ValueError: if a limit is not positive.
     """
-    listeners = await open_tls_over_tcp_listeners(
-        port, ssl_context, host=host, https_compatible=https_compatible, backlog=backlog
-    )
-    await trio.serve_listeners(
-        partial(_handle, handler, handshake_timeout),
-        listeners,
-        handler_nursery=handler_nursery,
-        task_status=task_status,
-    )
+    for name, limit in (("max_connections", max_connections), ("max_handshakes", max_handshakes)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be positive")
+    async with trio.open_nursery() as nursery:
+        server = _Server(
+            handler=handler,
+            nursery=nursery if handler_nursery is None else handler_nursery,
+            max_connections=math.inf if max_connections is None else max_connections,
+            max_handshakes=math.inf if max_handshakes is None else max_handshakes,
+            on_error=on_error,
+            monitor=ServerMonitor() if monitor is None else monitor,
+        )
+        for listener in listeners:
+            nursery.start_soon(server.accept_from, listener)
+        task_status.started(listeners)
+    await server.wait_until_idle()
 
 
-async def _handle(
-    handler: Callable[[TLSStream[trio.SocketStream]], Awaitable[object]],
-    handshake_timeout: float,
-    stream: TLSStream[trio.SocketStream],
-) -> None:
-    peer = _peer_of(stream)
-    try:
-        with trio.move_on_after(handshake_timeout) as scope:
-            await stream.do_handshake()
-        if scope.cancelled_caught:
-            raise HandshakeTimeoutError(f"no handshake within {handshake_timeout:g} seconds")
-    except TLSError as exc:
-        _logger.warning("connection from %s: %s", peer, exc)
-        return
-    try:
-        await handler(stream)
-        await stream.aclose()
-    except BaseException as exc:
-        if (failure := _only_failure(exc, stream)) is None:
+@attrs.define(eq=False, kw_only=True)
+class _Server(Generic[T_Stream]):
+    """Accepts connections within limits, and sees each of them through."""
+
+    _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
+    _nursery: trio.Nursery
+    _max_connections: float
+    _max_handshakes: float
+    _on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
+    _monitor: ServerMonitor
+    _connections: int = attrs.field(default=0, init=False)
+    _handshakes: int = attrs.field(default=0, init=False)
+    _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
+        factory=trio.lowlevel.ParkingLot, init=False
+    )
+
+    async def accept_from(self, listener: TLSListener[T_Stream]) -> None:
+        """Accept until the listener is closed."""
+        async with listener:
+            is_exhausted = False
+            while True:
+                try:
+                    stream = await listener.accept()
+                except trio.ClosedResourceError:
+                    return
+                except OSError as exc:
+                    if exc.errno not in _EXHAUSTED:
+                        raise
+                    if not is_exhausted:
+                        is_exhausted = True
+                        _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
+                        self._monitor.happened(AcceptFailed(exc))
+                    with trio.move_on_after(_EXHAUSTED_DELAY):
+                        await self._less_to_do.park()
+                else:
+                    is_exhausted = False
+                    await self._start(stream)
+
+    async def _start(self, stream: TLSStream[T_Stream]) -> None:
+        # Looked at when it is there: one that waits is the only one that this listener accepts.
+        try:
+            while (
+                self._connections >= self._max_connections
+                or self._handshakes >= self._max_handshakes
+            ):
+                await self._less_to_do.park()
+            self._nursery.start_soon(self._run, stream)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
             raise
-        _logger.warning("connection from %s: %s", peer, failure)
+        self._connections += 1
+        self._handshakes += 1
+
+    async def wait_until_idle(self) -> None:
+        """Wait for connections that run in another nursery."""
+        while self._connections:
+            await self._less_to_do.park()
+
+    async def _run(self, stream: TLSStream[T_Stream]) -> None:
+        """See one connection through, from the handshake to the end."""
+        peer = _peer_of(stream)
+        begin = trio.current_time()
+        error: Exception | None = None
+        self._monitor.happened(ConnectionAccepted(peer))
+        try:
+            error = await self._shake_hands(stream, peer)
+            if error is None:
+                error = await self._handle(stream)
+            if isinstance(error, TLSError):
+                # What it says may come from the peer, who must not write lines of its own.
+                _logger.warning("connection from %s: %s", peer, _printable(str(error)))
+        except Exception as exc:
+            error = exc
+            raise
+        finally:
+            await trio.aclose_forcefully(stream)
+            self._connections -= 1
+            self._less_to_do.unpark_all()
+            duration = trio.current_time() - begin
+            self._monitor.happened(ConnectionClosed(peer, stream.handshake, error, duration))
+
+    async def _shake_hands(self, stream: TLSStream[T_Stream], peer: str) -> TLSError | None:
+        begin = trio.current_time()
+        try:
+            await stream.do_handshake()
+        except TLSError as exc:
+            self._monitor.happened(HandshakeFailed(peer, exc, trio.current_time() - begin))
+            failure = exc
+        else:
+            handshake = stream.handshake
+            assert handshake is not None
+            duration = trio.current_time() - begin
+            self._monitor.happened(HandshakeCompleted(peer, handshake, duration))
+            return None
+        finally:
+            self._handshakes -= 1
+            self._less_to_do.unpark_all()
+        if not isinstance(failure, HandshakeTimeoutError):
+            # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
+            await stream.aclose()
+        return failure
+
+    async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
+        """Run the handler, and return what has ended the connection, unless that propagates."""
+        try:
+            await self._handler(stream)
+            await stream.aclose()
+        except BaseException as exc:
+            if (failure := _only_failure(exc, stream)) is not None:
+                return failure
+            if self._on_error is None or not isinstance(exc, Exception):
+                raise
+            self._on_error(stream, exc)
+            return exc
+        return None
 
 
-def _only_failure(exc: BaseException, stream: TLSStream[trio.SocketStream]) -> TLSError | None:
+def _only_failure(exc: BaseException, stream: TLSStream[T_Stream]) -> TLSError | None:
     """Return the failure of ``stream``, if ``exc`` tells of nothing else, as an exception or as
     the group that comes out of a handler's nursery.
     """
@@ -171,9 +411,18 @@ def _only_failure(exc: BaseException, stream: TLSStream[trio.SocketStream]) -> T
     return exc if isinstance(exc, TLSError) and stream.is_broken_by(exc) else None
 
 
-def _peer_of(stream: TLSStream[trio.SocketStream]) -> str:
+def _peer_of(stream: TLSStream[T_Stream]) -> str:
+    if not isinstance(transport := stream.transport_stream, trio.SocketStream):
+        return "a peer"
     try:
-        host, port, *_ = stream.transport_stream.socket.getpeername()
-    except (OSError, ValueError):
+        name = transport.socket.getpeername()
+    except OSError:
         return "a peer that has gone"
-    return f"{host}:{port}"
+    if not isinstance(name, tuple):  # a Unix socket's path, which clients don't have
+        return "a local peer"
+    host, port, *_ = name
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

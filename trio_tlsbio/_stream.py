@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import ssl
 import sys
@@ -13,7 +14,7 @@ import attrs
 import trio
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import TLSError, TruncationError
+from ._errors import HandshakeTimeoutError, TLSError, TruncationError
 from ._info import HandshakeInfo
 from ._sessions import TLSSession
 from ._states import State
@@ -59,6 +60,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
       session: The session of an earlier connection to resume (clients only).
       on_session: Called with every session that the server gives, to resume with later (clients
         only). Also while closing, so that a program that never receives resumes too.
+      handshake_timeout: How long the handshake may take, in seconds, from the first call that waits
+        for it. By default as long as it takes.
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
       close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
         stops waiting for the end, in bytes.
@@ -73,6 +76,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     _transport: Transport[Any]
     _https_compatible: bool
     _on_session: Callable[[TLSSession], object] | None
+    _handshake_timeout: float
+    _handshake_deadline: float | None  # once somebody has waited for it
     _close_timeout: float
     _close_max_bytes: int
     _bytes_committed: int
@@ -92,9 +97,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         https_compatible: bool = False,
         session: TLSSession | None = None,
         on_session: Callable[[TLSSession], object] | None = None,
+        handshake_timeout: float = math.inf,
         close_timeout: float = 5.0,
         close_max_bytes: int = 1024 * 1024,
     ) -> None:
+        if not handshake_timeout > 0:
+            raise ValueError("handshake_timeout must be positive")
         if not close_timeout >= 0:
             raise ValueError("close_timeout must not be negative")
         if close_max_bytes < 0:
@@ -110,6 +118,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._on_session = on_session
         self._transport = transport_for(transport_stream, self._connection)
         self._https_compatible = https_compatible
+        self._handshake_timeout = handshake_timeout
+        self._handshake_deadline = None
         self._close_timeout = close_timeout
         self._close_max_bytes = close_max_bytes
         self._bytes_committed = 0
@@ -188,6 +198,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
         Raises:
           TLSError: if the handshake failed, now or before.
+          HandshakeTimeoutError: if it was not done within ``handshake_timeout``.
         """
         self._check_open()
         await trio.lowlevel.checkpoint()
@@ -195,6 +206,19 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._check_open()
 
     async def _complete_handshake(self) -> None:
+        if self._is_established:
+            return
+        if self._handshake_deadline is None:
+            self._handshake_deadline = trio.current_time() + self._handshake_timeout
+        with trio.CancelScope(deadline=self._handshake_deadline):
+            await self._shake_hands()
+        if not self._is_established:
+            self._connection.abort(
+                HandshakeTimeoutError(f"no handshake within {self._handshake_timeout:g} seconds")
+            )
+            self._connection.check_send()
+
+    async def _shake_hands(self) -> None:
         while not self._is_established:
             if not await self._step(self._connection.do_handshake):
                 await self._exchange()
@@ -469,7 +493,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await self.transport_stream.aclose()
 
     async def _end(self) -> None:
-        if self._https_compatible and self._connection.handshake is None:
+        is_unused = self._connection.send_state is State.HANDSHAKE
+        if self._https_compatible and is_unused:
             return  # there is nothing that could be lost
         # A peer that has gone already is no error here, nor a stream that broke before.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -482,7 +507,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _wait_for_the_peer(self) -> None:
         """Wait until the peer sends no more, if closing the transport now could do harm."""
-        if not self._transport.end_direction():
+        if not self._transport.end_direction() or not self._transport.has_sent:
             return
         left = self._close_max_bytes
         self._discard()
@@ -556,6 +581,34 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def pending(self) -> int:
         """See :meth:`ssl.SSLSocket.pending`. Needs no handshake."""
         return self._connection.ssl_object.pending()
+
+    async def verify_client_post_handshake(self) -> None:
+        """Ask the client for its certificate now, and wait for the answer. TLS 1.3 servers only.
+
+        :attr:`handshake` and :meth:`getpeercert` tell the certificate afterwards; a client may have
+        none if the context has ``CERT_OPTIONAL``. Data that comes meanwhile is kept for
+        :meth:`receive_some`, 1 MiB at most. Cancelled, the answer comes with what is received
+        later, and calling this again waits for it. See
+        :meth:`TLSConnection.verify_client_post_handshake` for what it takes, and RFC 8446 section
+        4.6.2.
+
+        Raises:
+          TLSError: if the client can't be asked, or its certificate was refused. In the first case
+            the stream goes on working.
+          TruncationError: if the transport ended first.
+          ValueError: if this side can't ask.
+        """
+        connection = self._connection
+        with self._receive_conflict:
+            with self._send_conflict:
+                self._check_open()
+                await trio.lowlevel.checkpoint()
+                await self._complete_handshake()
+                await self._step(connection.verify_client_post_handshake)
+                await self._flush()
+            while not await self._step(connection.client_has_answered):
+                await self._transport.receive()
+                self._check_open()
 
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
         """See :meth:`ssl.SSLSocket.getpeercert`."""

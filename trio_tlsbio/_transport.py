@@ -165,6 +165,11 @@ class Transport(ABC, Generic[StreamT]):
     # Sending
     ################################################################
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether anything was sent so far, that could be lost on its way."""
+        return self._bytes_sent > 0
+
     async def flush(self) -> None:
         """Send the ciphertext that waits now.
 

@@ -1,0 +1,212 @@
+"""The contexts of a server: made anew when a certificate is renewed, and chosen by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+__all__ = [
+    "ContextProvider",
+    "ReloadingContext",
+    "refused_hostname",
+    "requested_hostname",
+    "sni_context",
+]
+
+ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
+"""Returns the context for the next connection, as a :class:`ReloadingContext` does."""
+
+_logger = logging.getLogger("trio_tlsbio.server")
+
+_Path: TypeAlias = str | os.PathLike[str]
+
+################################################################
+# Renewed certificates
+################################################################
+
+
+def _stamp(path: _Path) -> tuple[int, ...] | None:
+    """Return what tells one state of a file from another; None if there is no such file."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116  # it follows the links that ACME clients swap
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class ReloadingContext:
+    """An SSLContext that is made anew when its files change, or when it is asked to.
+
+    Pass it to a server in place of a context. For each connection the server calls it, which looks
+    at the files, so the first handshake after a change uses the new certificate. Connections that
+    are open go on with the one they began with. If the new context can't be made, the old one
+    stays, and the log ``trio_tlsbio.server`` says why, once for each change::
+
+        def make_context() -> ssl.SSLContext:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain("server.pem", "server.key")
+            return context
+
+        context = ReloadingContext(make_context, files=["server.pem", "server.key"])
+
+    A new context has new keys for session tickets: each client makes one full handshake after a
+    reload, and so sees the new certificate.
+
+    Args:
+      make_context: Makes the context. It is called at once, and for each reload; it may read files,
+        which blocks.
+      files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
+      on_reload: Called after each reload with what went wrong, or None.
+
+    Raises:
+      Exception: whatever the first call of ``make_context`` raises.
+    """
+
+    _make_context: ContextProvider
+    _files: tuple[_Path, ...]
+    _on_reload: Callable[[Exception | None], object] | None
+    _stamps: tuple[tuple[int, ...] | None, ...]
+    _current: ssl.SSLContext
+
+    def __init__(
+        self,
+        make_context: ContextProvider,
+        *,
+        files: Iterable[_Path] = (),
+        on_reload: Callable[[Exception | None], object] | None = None,
+    ) -> None:
+        self._make_context = make_context
+        self._files = tuple(files)
+        self._on_reload = on_reload
+        self._stamps = self._look()
+        self._current = self._make()
+
+    def __repr__(self) -> str:
+        return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
+
+    def __call__(self) -> ssl.SSLContext:
+        """Return the context for the next connection, made anew if a file has changed."""
+        if self._files and self._look() != self._stamps:
+            self.reload()
+        return self._current
+
+    def reload(self) -> bool:
+        """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
+
+        Returns:
+          Whether it could be made. If not, the old one stays.
+        """
+        # Before the files are read: one that changes meanwhile will be noticed.
+        self._stamps = self._look()
+        error: Exception | None = None
+        try:
+            self._current = self._make()
+        except Exception as exc:
+            error = exc
+            _logger.error("the SSLContext can't be made anew, the old one stays: %s", exc)  # noqa: TRY400
+        if self._on_reload is not None:
+            self._on_reload(error)
+        return error is None
+
+    def _make(self) -> ssl.SSLContext:
+        context: object = self._make_context()
+        if not isinstance(context, ssl.SSLContext):
+            raise TypeError(
+                f"make_context must return an ssl.SSLContext, not {type(context).__name__}"
+            )
+        return context
+
+    def _look(self) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(map(_stamp, self._files))
+
+
+################################################################
+# Several names
+################################################################
+
+# What stays as the first context has it when another one takes over in the handshake: see
+# SSL_set_SSL_CTX(3). Certificates, trust, ciphers and ALPN are the other one's.
+_SETTINGS_THAT_STAY = (
+    "verify_mode",
+    "verify_flags",
+    "minimum_version",
+    "maximum_version",
+    "options",
+    "num_tickets",
+    "post_handshake_auth",
+)
+
+
+def sni_context(
+    contexts: Mapping[str, ssl.SSLContext], *, default: ssl.SSLContext | None = None
+) -> ssl.SSLContext:
+    """Return a server's context that leaves each client to the context for the name it asks for.
+
+    That is the name in the ClientHello (SNI, RFC 6066 section 3). The handler finds it in
+    :attr:`HandshakeInfo.server_hostname`. The returned context is ``default``, or the first of
+    ``contexts``, with its ``sni_callback`` set; all of them share its keys for session tickets.
+
+    To reload certificates of several names, call this in the function that a
+    :class:`ReloadingContext` calls.
+
+    Args:
+      contexts: The context for each name. ``"*.example.org"`` stands for all names with one label
+        more than ``example.org``, as in a certificate (RFC 9525 section 6.3).
+      default: The context for clients that ask for another name, or for none. Without it they are
+        refused with the alert ``unrecognized_name``.
+
+    Raises:
+      ValueError: if there is no context, or one has an ``sni_callback`` already, or if they differ
+        in a setting that OpenSSL can't change once it knows the name, ``verify_mode`` for one.
+    """
+    by_name = {_lookup_form(name): context for name, context in contexts.items()}
+    base = default if default is not None else next(iter(by_name.values()), None)
+    if base is None:
+        raise ValueError("sni_context() needs a context for at least one name, or a default")
+    if base.sni_callback is not None:
+        raise ValueError("the first SSLContext has an sni_callback already")
+    for name, context in by_name.items():
+        for setting in _SETTINGS_THAT_STAY:
+            if getattr(context, setting) != getattr(base, setting):
+                raise ValueError(
+                    f"the SSLContext for {name} has another {setting} than the first one, and "
+                    "OpenSSL would not apply it: serve that name on a port of its own"
+                )
+
+    def choose(ssl_object: Any, name: str | None, _: ssl.SSLContext) -> int | None:
+        # OpenSSL tells the name here and nowhere else, so it is left on the object.
+        context = default
+        if name is not None:
+            ssl_object.requested_hostname = name
+            name = name.lower()
+            context = by_name.get(name) or by_name.get("*." + name.partition(".")[2]) or default
+        if context is None:
+            ssl_object.refused_hostname = name or "no name"
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        ssl_object.context = context
+        return None
+
+    base.sni_callback = choose
+    return base
+
+
+def _lookup_form(name: str) -> str:
+    if not name.isascii():
+        raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
+    return name.lower().removesuffix(".")
+
+
+def requested_hostname(ssl_object: ssl.SSLObject) -> str | None:
+    """Return the name that the client of a :func:`sni_context` has asked for."""
+    return getattr(ssl_object, "requested_hostname", None)
+
+
+def refused_hostname(ssl_object: ssl.SSLObject) -> str | None:
+    """Return the name that a :func:`sni_context` has refused."""
+    return getattr(ssl_object, "refused_hostname", None)

@@ -1,0 +1,194 @@
+"""What happens to the connections of a server: as events, and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+import attrs
+
+from ._errors import TLSError
+from ._info import HandshakeInfo
+
+__all__ = [
+    "AcceptFailed",
+    "ConnectionAccepted",
+    "ConnectionClosed",
+    "HandshakeCompleted",
+    "HandshakeFailed",
+    "ServerEvent",
+    "ServerMonitor",
+    "ServerStatistics",
+]
+
+
+@attrs.frozen
+class ConnectionAccepted:
+    """A client has connected. Its handshake begins."""
+
+    peer: str
+    """Its address, ``127.0.0.1:50000`` or ``[::1]:50000``."""
+
+
+@attrs.frozen
+class HandshakeCompleted:
+    """The handshake is done. The handler is going to be called."""
+
+    peer: str
+    handshake: HandshakeInfo
+    duration: float
+    """How long it took, in seconds."""
+
+
+@attrs.frozen
+class HandshakeFailed:
+    """The handshake failed, or took too long."""
+
+    peer: str
+    error: TLSError
+    duration: float
+    """How long it was tried, in seconds."""
+
+
+@attrs.frozen
+class ConnectionClosed:
+    """A connection has come to its end, and its socket is closed."""
+
+    peer: str
+    handshake: HandshakeInfo | None
+    """What its handshake agreed on; None if it did not get that far."""
+    error: Exception | None
+    """What has ended it: a :exc:`TLSError`, or an exception of the handler. None for a clean end,
+    and where serving was cancelled."""
+    duration: float
+    """How long it lasted, in seconds."""
+
+
+@attrs.frozen
+class AcceptFailed:
+    """The system is out of descriptors or memory, so nothing can be accepted for now."""
+
+    error: OSError
+
+
+ServerEvent: TypeAlias = (
+    ConnectionAccepted | HandshakeCompleted | HandshakeFailed | ConnectionClosed | AcceptFailed
+)
+"""What a :class:`ServerMonitor` tells ``on_event``."""
+
+
+def _counts(counter: Mapping[str, int]) -> Mapping[str, int]:
+    return MappingProxyType(dict(counter))
+
+
+@attrs.frozen
+class ServerStatistics:
+    """How a server has done so far. Each connection is counted in ``accepted``, and then in one of
+    ``established``, ``failed`` and ``cancelled``, unless its handshake is still going on.
+    """
+
+    accepted: int = 0
+    """Connections that were accepted. Envoy: ``downstream_cx_total``."""
+
+    active: int = 0
+    """Connections that are open now. Envoy: ``downstream_cx_active``."""
+
+    established: int = 0
+    """Handshakes that were completed. Envoy: ``ssl.handshake``."""
+
+    resumed: int = 0
+    """Those of them that resumed a session. Envoy: ``ssl.session_reused``."""
+
+    failed: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
+    """Handshakes that failed, by :attr:`TLSError.error_type`. Envoy: ``ssl.connection_error``."""
+
+    cancelled: int = 0
+    """Handshakes that were cut off because serving was cancelled."""
+
+    broken: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
+    """Connections that broke after the handshake, by :attr:`TLSError.error_type`, or by the class
+    of an exception that the handler raised."""
+
+    accept_errors: int = 0
+    """Times that the system could not accept a connection, for want of descriptors or memory."""
+
+    handshake_seconds: float = 0.0
+    """How long the completed handshakes took in all, in seconds."""
+
+    connection_seconds: float = 0.0
+    """How long the connections that are closed lasted in all, in seconds."""
+
+    @property
+    def timed_out(self) -> int:
+        """Handshakes that took too long. They are in ``failed`` as well. Envoy:
+        ``downstream_cx_transport_socket_connect_timeout``.
+        """
+        return self.failed.get("handshake_timeout", 0)
+
+    @property
+    def handshaking(self) -> int:
+        """Handshakes that are going on now."""
+        ended = self.established + sum(self.failed.values()) + self.cancelled
+        return self.accepted - ended
+
+
+@attrs.define(eq=False, repr=False)
+class ServerMonitor:
+    """Counts what happens to the connections of a server, or of several.
+
+    Pass it to :func:`serve_tls_over_tcp`, and ask for :meth:`statistics` at any time.
+
+    Args:
+      on_event: Called with each :data:`ServerEvent`, in the task of the connection. It must not
+        wait. What it raises, it raises in the server.
+    """
+
+    on_event: Callable[[ServerEvent], object] | None = None
+    _totals: Counter[str] = attrs.field(factory=Counter, init=False)
+    _failed: Counter[str] = attrs.field(factory=Counter, init=False)
+    _broken: Counter[str] = attrs.field(factory=Counter, init=False)
+    _handshake_seconds: float = attrs.field(default=0.0, init=False)
+    _connection_seconds: float = attrs.field(default=0.0, init=False)
+
+    def __repr__(self) -> str:
+        return f"<ServerMonitor: {self.statistics()}>"
+
+    def statistics(self) -> ServerStatistics:
+        """Return the counters as they are now."""
+        return ServerStatistics(
+            **self._totals,
+            failed=self._failed,
+            broken=self._broken,
+            handshake_seconds=self._handshake_seconds,
+            connection_seconds=self._connection_seconds,
+        )
+
+    def happened(self, event: ServerEvent) -> None:
+        """Count an event, and tell ``on_event``. For servers; yours may call it too."""
+        totals = self._totals
+        match event:
+            case ConnectionAccepted():
+                totals["accepted"] += 1
+                totals["active"] += 1
+            case HandshakeCompleted():
+                totals["established"] += 1
+                totals["resumed"] += event.handshake.session_reused
+                self._handshake_seconds += event.duration
+            case HandshakeFailed():
+                self._failed[event.error.error_type] += 1
+            case ConnectionClosed():
+                totals["active"] -= 1
+                self._connection_seconds += event.duration
+                if event.handshake is not None and event.error is not None:
+                    self._broken[_type_of(event.error)] += 1
+                totals["cancelled"] += event.handshake is None and event.error is None
+            case AcceptFailed():
+                totals["accept_errors"] += 1
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+def _type_of(error: Exception) -> str:
+    return error.error_type if isinstance(error, TLSError) else type(error).__name__

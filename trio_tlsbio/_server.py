@@ -52,10 +52,15 @@ _EXHAUSTED_DELAY = 0.1
 
 
 def _current(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
-    # What is neither a context nor a function that returns one is found by check_arguments().
-    if callable(ssl_context) and not isinstance(ssl_context, type):
-        return ssl_context()
-    return ssl_context
+    if isinstance(ssl_context, ssl.SSLContext):
+        return ssl_context
+    provider: object = ssl_context
+    if isinstance(provider, type) or not callable(provider):
+        raise TypeError(
+            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+            f"not {type(provider).__name__}"
+        )
+    return ssl_context()
 
 
 @attrs.define(eq=False, init=False)

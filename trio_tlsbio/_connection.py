@@ -593,6 +593,7 @@ class TLSConnection:
         Raises:
           TLSError: if the client can't be asked. The connection goes on working.
           ValueError: if this side can't ask.
+          trio.NeedHandshakeError: before the handshake is done.
         """
         self.check_send()
         if self._awaits_certificate:
@@ -600,7 +601,7 @@ class TLSConnection:
         if not self._ssl_object.server_side:
             raise ValueError("verify_client_post_handshake() is for servers")
         if self._handshake is None:
-            raise ValueError("verify_client_post_handshake() needs a handshake that is done")
+            raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
         context = self._ssl_context  # its settings count, whatever an sni_callback has chosen
         if not context.post_handshake_auth or context.verify_mode is ssl.CERT_NONE:
             raise ValueError(

@@ -39,6 +39,16 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def _why(exc: Exception) -> str:
+    """Say in plain words why files can't be used."""
+    reason = getattr(exc, "reason", None)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the private key belongs to another certificate"
+    if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
+        return f"a file holds no certificate, or no private key, in PEM form ({exc})"
+    return str(exc) or type(exc).__name__
+
+
 @attrs.define(eq=False, init=False, repr=False)
 class ReloadingContext:
     """An SSLContext that is made anew when its files change, or when it is asked to.
@@ -109,7 +119,10 @@ class ReloadingContext:
             self._current = self._make()
         except Exception as exc:
             error = exc
-            _logger.error("the SSLContext can't be made anew, the old one stays: %s", exc)  # noqa: TRY400
+            names = f" from {', '.join(map(str, self._files))}" if self._files else ""
+            _logger.error(  # noqa: TRY400  # one line says it
+                "the SSLContext can't be made anew%s, and the old one stays: %s", names, _why(exc)
+            )
         if self._on_reload is not None:
             self._on_reload(error)
         return error is None

@@ -354,21 +354,21 @@ class _Server(Generic[T_Stream]):
         error: Exception | None = None
         self._monitor.happened(ConnectionAccepted(peer))
         try:
-            error = await self._shake_hands(stream, peer)
-            if error is None:
-                error = await self._handle(stream)
-            if isinstance(error, TLSError):
-                # What it says may come from the peer, who must not write lines of its own.
-                _logger.warning("connection from %s: %s", peer, _printable(str(error)))
+            try:
+                error = await self._shake_hands(stream, peer) or await self._handle(stream)
+            finally:
+                await trio.aclose_forcefully(stream)
         except Exception as exc:
             error = exc
             raise
         finally:
-            await trio.aclose_forcefully(stream)
             self._connections -= 1
             self._less_to_do.unpark_all()
             duration = trio.current_time() - begin
             self._monitor.happened(ConnectionClosed(peer, stream.handshake, error, duration))
+            if isinstance(error, TLSError):
+                # What it says may come from the peer, who must not write lines of its own.
+                _logger.warning("connection from %s: %s", peer, _printable(str(error)))
 
     async def _shake_hands(self, stream: TLSStream[T_Stream], peer: str) -> TLSError | None:
         begin = trio.current_time()

@@ -1,0 +1,358 @@
+"""Contexts that are made anew, and chosen by name: no sockets needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from trio_tlsbio import PeerAlertError, ReloadingContext, TLSConnection, TLSError, sni_context
+
+from .helpers import client_context_for, failures, server_context_for, shake_hands
+
+LOGGER = "trio_tlsbio.server"
+
+
+################################################################
+# Renewed certificates
+################################################################
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    return tmp_path / "server.pem"
+
+
+@pytest.fixture
+def renew(ca: trustme.CA, pem: Path) -> Callable[[str], None]:
+    """Put a certificate for a name into the file."""
+
+    def put(name: str) -> None:
+        # As ACME clients do: never half of a file, and another one each time.
+        new = pem.with_suffix(".new")
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(new))
+        new.rename(pem)
+
+    put("one.example")
+    return put
+
+
+@pytest.fixture
+def make_context(pem: Path) -> Callable[[], ssl.SSLContext]:
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem)
+        return context
+
+    return make
+
+
+def certificate_names(ca: trustme.CA, context: ssl.SSLContext, name: str | None = None) -> object:
+    """Shake hands with a server, and return the names in its certificate."""
+    client_context = client_context_for(ca)
+    client_context.check_hostname = False
+    client = TLSConnection(client_context, server_hostname=name)
+    shake_hands(client, TLSConnection(context, server_side=True))
+    assert client.handshake is not None
+    assert client.handshake.peer_certificate is not None
+    return [value for _, value in client.handshake.peer_certificate["subjectAltName"]]
+
+
+def test_a_changed_file_is_noticed(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=reloads.append)
+    first = current()
+    assert current() is first
+    assert certificate_names(ca, first) == ["one.example"]
+    renew("two.example")
+    assert current() is not first
+    assert current() is current()
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert certificate_names(ca, first) == ["one.example"], "what is in use goes on"
+    assert reloads == [None]
+
+
+def test_a_link_that_leads_elsewhere_is_noticed(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    pem.rename(pem.with_name("archive1.pem"))
+    pem.symlink_to("archive1.pem")
+    current = ReloadingContext(make_context, files=[str(pem)])
+    renew("two.example")
+    pem.rename(pem.with_name("archive2.pem"))
+    pem.symlink_to("archive2.pem")
+    assert certificate_names(ca, current()) == ["two.example"]
+
+
+def test_without_files_it_takes_asking(
+    ca: trustme.CA, renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    current = ReloadingContext(make_context)
+    renew("two.example")
+    assert certificate_names(ca, current()) == ["one.example"]
+    assert current.reload()
+    assert certificate_names(ca, current()) == ["two.example"]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("garbage", "in PEM form"),
+        ("empty", "in PEM form"),
+        ("missing", "No such file"),
+        ("another key", "the private key belongs to another certificate"),
+    ],
+)
+def test_a_bad_file_keeps_the_old_and_is_reported_once(
+    how: str,
+    why: str,
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=reloads.append)
+    first = current()
+    if how == "missing":
+        pem.unlink()
+    elif how == "another key":
+        key = ca.issue_cert("two.example").private_key_pem.bytes()
+        pem.write_bytes(key + ca.issue_cert("three.example").cert_chain_pems[0].bytes())
+    else:
+        pem.write_bytes(b"garbage" if how == "garbage" else b"")
+    for _ in range(3):
+        assert current() is first
+    (error,) = reloads
+    assert isinstance(error, OSError)  # ssl.SSLError is one
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == (LOGGER, logging.ERROR)
+    message = record.getMessage()
+    assert message.startswith(
+        f"the SSLContext can't be made anew from {pem}, and the old one stays"
+    )
+    assert why in message
+    assert not current.reload(), "asked for, it tries again"
+    renew("two.example")
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert reloads[-1] is None
+
+
+def test_what_changes_while_it_is_read_is_read_again(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    names = iter(["two.example", "three.example"])
+
+    def make() -> ssl.SSLContext:
+        context = make_context()
+        if name := next(names, None):
+            renew(name)
+        return context
+
+    current = ReloadingContext(make, files=[pem])
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert certificate_names(ca, current()) == ["three.example"]
+
+
+def test_it_fails_at_once_if_there_is_nothing_to_keep(
+    pem: Path, make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        ReloadingContext(make_context, files=[pem])
+    with pytest.raises(TypeError, match=r"must return an ssl\.SSLContext, not NoneType"):
+        ReloadingContext(lambda: None)  # type: ignore[arg-type,return-value]
+
+
+def test_its_repr_names_the_files(
+    pem: Path, renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    assert repr(ReloadingContext(make_context, files=[pem])) == f"<ReloadingContext of {pem}>"
+    assert repr(ReloadingContext(make_context)) == "<ReloadingContext of no files>"
+
+
+def test_a_bug_that_is_no_exception_of_files_is_not_hidden_from_who_asks(
+    renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    reloads: list[Exception | None] = []
+    results = iter([make_context(), "no context"])
+    current = ReloadingContext(lambda: next(results), on_reload=reloads.append)  # type: ignore[arg-type,return-value]
+    assert not current.reload()
+    assert isinstance(reloads[0], TypeError)
+
+
+################################################################
+# Several names
+################################################################
+
+NAMES = ("a.example", "b.example", "*.c.example")
+
+
+@pytest.fixture
+def contexts(ca: trustme.CA, tls_version: ssl.TLSVersion) -> dict[str, ssl.SSLContext]:
+    return {name: server_context_for(ca.issue_cert(name), tls_version) for name in NAMES}
+
+
+def named_pair(
+    ca: trustme.CA, context: ssl.SSLContext, name: str | None
+) -> tuple[TLSConnection, TLSConnection]:
+    client_context = client_context_for(ca, context.minimum_version)
+    client_context.check_hostname = name is not None
+    client_context.set_alpn_protocols(["h2", "http/1.1"])
+    return (
+        TLSConnection(client_context, server_hostname=name),
+        TLSConnection(context, server_side=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "certificate"),
+    [
+        ("a.example", "a.example"),
+        ("b.example", "b.example"),
+        ("B.Example", "b.example"),
+        ("x.c.example", "*.c.example"),
+    ],
+)
+def test_each_name_has_its_certificate(
+    asked: str, certificate: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    client, server = named_pair(ca, sni_context(contexts), asked)
+    shake_hands(client, server)
+    assert client.handshake is not None
+    assert client.handshake.matched_name == certificate
+    assert server.handshake is not None
+    assert server.handshake.server_hostname == asked
+
+
+@pytest.mark.parametrize("asked", ["other.example", "c.example", "y.x.c.example", None])
+def test_other_names_are_refused(
+    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    client, server = named_pair(ca, sni_context(contexts), asked)
+    refusal, reason = failures(client, server)
+    assert isinstance(refusal, PeerAlertError)
+    assert refusal.alert == "unrecognized_name"
+    assert isinstance(reason, TLSError)
+    assert str(reason) == f"the peer asked for {asked or 'no name'}, which is not served here"
+    assert reason.error_type == "unrecognized_name"
+
+
+@pytest.mark.parametrize("asked", ["other.example", None])
+def test_other_names_can_have_a_default(
+    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    default = server_context_for(
+        ca.issue_cert("other.example"), contexts["a.example"].minimum_version
+    )
+    context = sni_context(contexts, default=default)
+    assert context is default
+    client, server = named_pair(ca, context, asked)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.server_hostname == asked
+    client, server = named_pair(ca, context, "b.example")
+    shake_hands(client, server)
+    assert client.handshake is not None
+    assert client.handshake.matched_name == "b.example"
+
+
+def test_each_name_has_its_alpn_protocols(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    contexts["a.example"].set_alpn_protocols(["h2"])
+    contexts["b.example"].set_alpn_protocols(["http/1.1"])
+    context = sni_context(contexts)
+    for name, protocol in (("a.example", "h2"), ("b.example", "http/1.1"), ("x.c.example", None)):
+        client, server = named_pair(ca, context, name)
+        shake_hands(client, server)
+        assert server.handshake is not None
+        assert server.handshake.alpn_protocol == protocol
+
+
+def test_sessions_of_a_name_are_resumed(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    context = sni_context(contexts)
+    client, server = named_pair(ca, context, "b.example")
+    shake_hands(client, server)
+    session = client.session
+    assert session is not None
+    client = TLSConnection(session.ssl_context, server_hostname="b.example", session=session)
+    server = TLSConnection(context, server_side=True)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.session_reused
+    assert server.handshake.server_hostname == "b.example"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("verify_mode", ssl.CERT_REQUIRED),
+        ("verify_flags", ssl.VERIFY_X509_STRICT | ssl.VERIFY_CRL_CHECK_LEAF),
+        ("options", ssl.OP_NO_TICKET),
+        ("num_tickets", 7),
+        ("post_handshake_auth", True),
+    ],
+)
+def test_contexts_must_agree_on_what_openssl_does_not_change(
+    setting: str, value: object, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    setattr(contexts["b.example"], setting, value)
+    with pytest.raises(ValueError, match=rf"b\.example has another {setting}"):
+        sni_context(contexts)
+
+
+def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLContext]) -> None:
+    with pytest.raises(ValueError, match="at least one name"):
+        sni_context({})
+    with pytest.raises(ValueError, match="xn--"):
+        sni_context({"bücher.example": contexts["a.example"]})
+    sni_context(contexts)
+    with pytest.raises(ValueError, match="sni_callback already"):
+        sni_context(contexts)
+
+
+def test_names_are_reloaded_together(
+    ca: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("a.example", "b.example")}
+
+    def renew(name: str) -> None:
+        new = tmp_path / "new"
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(new))
+        os.replace(new, files[name])  # noqa: PTH105
+
+    def make_context() -> ssl.SSLContext:
+        contexts = {}
+        for name, path in files.items():
+            contexts[name] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            contexts[name].load_cert_chain(path)
+        return sni_context(contexts)
+
+    for name in files:
+        renew(name)
+    current = ReloadingContext(make_context, files=files.values())
+    first = current()
+    for name in files:
+        renew(name)
+        assert current() is not first
+        assert certificate_names(ca, current(), name) == [name]
+    assert not caplog.records

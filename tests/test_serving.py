@@ -1,0 +1,809 @@
+"""How a server holds up: limits, errors, drains, exhaustion, new certificates under load."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import attrs
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from trio_tlsbio import (
+    AcceptFailed,
+    ConnectionAccepted,
+    ConnectionClosed,
+    HandshakeCompleted,
+    HandshakeFailed,
+    HandshakeTimeoutError,
+    PeerAlertError,
+    ReloadingContext,
+    ServerEvent,
+    ServerMonitor,
+    ServerStatistics,
+    TLSConnector,
+    TLSError,
+    TLSListener,
+    TLSStream,
+    open_tls_over_tcp_listeners,
+    serve_tls_listeners,
+    serve_tls_over_tcp,
+)
+
+from .helpers import NAME, client_context_for, server_context_for
+
+HOST = "127.0.0.1"
+
+Stream: TypeAlias = TLSStream[trio.SocketStream]
+
+
+@pytest.fixture
+def client_context(ca: trustme.CA) -> ssl.SSLContext:
+    return client_context_for(ca)
+
+
+@pytest.fixture
+def server_context(server_cert: trustme.LeafCert) -> ssl.SSLContext:
+    return server_context_for(server_cert)
+
+
+async def echo(stream: Stream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+@attrs.define(eq=False)
+class Server:
+    """A server that runs in a nursery, and its clients' way to it."""
+
+    client_context: ssl.SSLContext
+    monitor: ServerMonitor
+    listener: TLSListener[trio.SocketStream]
+    scope: trio.CancelScope
+    ended: trio.Event
+
+    @property
+    def port(self) -> int:
+        transport_listener = self.listener.transport_listener
+        assert isinstance(transport_listener, trio.SocketListener)
+        port: int = transport_listener.socket.getsockname()[1]
+        return port
+
+    @property
+    def statistics(self) -> ServerStatistics:
+        return self.monitor.statistics()
+
+    async def tcp(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream(HOST, self.port)
+
+    async def connect(self) -> Stream:
+        """Connect, and complete the handshake."""
+        stream = TLSStream(await self.tcp(), self.client_context, server_hostname=HOST)
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def ask(self, stream: Stream, question: bytes = b"anybody home?") -> None:
+        with trio.fail_after(10):
+            await stream.send_all(question)
+            answer = b""
+            while len(answer) < len(question):
+                answer += await stream.receive_some()
+            assert answer == question
+
+    async def until(self, condition: Callable[[ServerStatistics], bool]) -> None:
+        with trio.fail_after(10):
+            while not condition(self.statistics):
+                await trio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[Stream], Awaitable[object]],
+    server_context: Any,
+    client_context: ssl.SSLContext,
+    *,
+    on_event: Callable[[ServerEvent], object] | None = None,
+    **options: Any,
+) -> AsyncIterator[Server]:
+    monitor = ServerMonitor(on_event)
+    scope = trio.CancelScope()
+    ended = trio.Event()
+
+    async def serve(task_status: trio.TaskStatus[list[TLSListener[trio.SocketStream]]]) -> None:
+        with scope:
+            await serve_tls_over_tcp(
+                handler,
+                0,
+                server_context,
+                host=HOST,
+                monitor=monitor,
+                task_status=task_status,
+                **options,
+            )
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(serve)
+        yield Server(client_context, monitor, listener, scope, ended)
+        nursery.cancel_scope.cancel()
+
+
+################################################################
+# trio.serve_listeners
+################################################################
+
+
+async def test_slow_handshake_under_trios_serve_listeners(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1
+    failures: list[TLSError] = []
+
+    async def careful(stream: Stream) -> None:
+        try:
+            await echo(stream)
+        except TLSError as exc:
+            failures.append(exc)
+
+    (tcp_listener,) = await trio.open_tcp_listeners(0, host=HOST)
+    listener = TLSListener(tcp_listener, server_context, handshake_timeout=1000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, careful, [listener])
+        server = Server(
+            client_context, ServerMonitor(), listener, nursery.cancel_scope, trio.Event()
+        )
+        slow = await server.tcp()
+        await slow.send_all(b"\x16\x03\x01")
+        await wait_all_tasks_blocked()
+        async with await server.connect() as stream:  # nobody waits for the slow one
+            await server.ask(stream)
+        mock_clock.jump(1000)
+        with trio.fail_after(10):
+            assert await slow.receive_some() == b""
+        await slow.aclose()
+        async with await server.connect() as stream:
+            await server.ask(stream)
+        nursery.cancel_scope.cancel()
+    (failure,) = failures
+    assert isinstance(failure, HandshakeTimeoutError)
+    assert str(failure) == "no handshake within 1000 seconds"
+    assert failure.error_type == "handshake_timeout"
+
+
+async def test_timeout_of_a_handshake_is_the_streams(
+    server_context: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    _, transport = memory_stream_pair()
+    stream = TLSStream(transport, server_context, server_side=True, handshake_timeout=5)
+    await trio.sleep(10)  # it begins with the first call that waits
+    with trio.move_on_after(3):
+        await stream.do_handshake()
+    begin = trio.current_time()
+    results: list[TLSError] = []
+
+    async def wait_for_it(operation: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await operation()
+        except TLSError as exc:
+            results.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_it, stream.do_handshake)
+        nursery.start_soon(wait_for_it, partial(stream.send_all, b"x"))
+        nursery.start_soon(wait_for_it, stream.receive_some)
+    assert trio.current_time() == begin + 2, "it goes on where it was cancelled"
+    assert all(isinstance(result, HandshakeTimeoutError) for result in results)
+    assert len(results) == 3
+    for operation in (stream.do_handshake, stream.receive_some, partial(stream.send_all, b"x")):
+        with pytest.raises(HandshakeTimeoutError):
+            await operation()
+    await stream.aclose()
+    assert trio.current_time() == begin + 2, "nothing was sent, so nothing is waited for"
+
+
+async def test_options_that_make_no_sense(server_context: ssl.SSLContext) -> None:
+    _, transport = memory_stream_pair()
+    with pytest.raises(ValueError, match="handshake_timeout must be positive"):
+        TLSStream(transport, server_context, server_side=True, handshake_timeout=0)
+    for name in ("handshake_timeout", "close_timeout"):
+        with pytest.raises(ValueError, match=f"{name} must"):
+            await open_tls_over_tcp_listeners(0, server_context, **{name: -1})  # type: ignore[arg-type]
+    for name in ("max_connections", "max_handshakes"):
+        with pytest.raises(ValueError, match=f"{name} must be positive"):
+            await serve_tls_listeners(echo, [], **{name: 0})  # type: ignore[arg-type]
+
+
+################################################################
+# Limits
+################################################################
+
+
+async def test_connections_at_once_are_limited(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context, max_connections=2) as server:
+        first, second = await server.connect(), await server.connect()
+        third = await server.tcp()
+        await third.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await wait_all_tasks_blocked(0.01)
+        await server.ask(first)
+        await server.ask(second)
+        assert server.statistics.accepted == 2, "the third one waits"
+        await second.aclose()
+        await server.until(lambda statistics: statistics.failed == {"http_request": 1})
+        await third.aclose()
+        await first.aclose()
+
+
+async def test_handshakes_at_once_are_limited(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1
+    async with serving(
+        echo, server_context, client_context, max_handshakes=1, handshake_timeout=1000
+    ) as server:
+        open_already = await server.connect()
+        silent = await server.tcp()
+        await server.until(lambda statistics: statistics.handshaking == 1)
+        async with trio.open_nursery() as nursery:
+
+            async def late() -> None:
+                async with await server.connect() as stream:
+                    await server.ask(stream)
+
+            nursery.start_soon(late)
+            await wait_all_tasks_blocked(0.01)
+            await server.ask(open_already)
+            assert server.statistics.accepted == 2, "the late one waits"
+            mock_clock.jump(1000)
+        assert server.statistics.timed_out == 1
+        assert server.statistics.established == 2
+        await silent.aclose()
+        await open_already.aclose()
+
+
+async def test_one_that_waits_for_the_limit_is_closed_with_the_server(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context, max_connections=1) as server:
+        first = await server.connect()
+        waiting = await server.tcp()
+        await wait_all_tasks_blocked(0.01)
+    assert await waiting.receive_some() == b""
+    await trio.aclose_forcefully(waiting)
+    await trio.aclose_forcefully(first)
+
+
+################################################################
+# Errors
+################################################################
+
+
+async def test_errors_of_the_handler_go_to_the_hook(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    errors: list[tuple[Stream, Exception]] = []
+
+    async def handler(stream: Stream) -> None:
+        if await stream.receive_some() == b"fail":
+            raise KeyError("from the handler")
+        await stream.send_all(b"fine")
+
+    async with serving(
+        handler,
+        server_context,
+        client_context,
+        on_error=lambda stream, exc: errors.append((stream, exc)),
+    ) as server:
+        async with await server.connect() as stream:
+            await stream.send_all(b"fail")
+            assert await stream.receive_some() == b"", "its connection ends"
+        async with await server.connect() as stream:
+            await stream.send_all(b"don't")
+            assert await stream.receive_some() == b"fine", "the server goes on"
+        await server.until(lambda statistics: statistics.active == 0)
+        assert server.statistics.broken == {"KeyError": 1}
+    ((stream, error),) = errors
+    assert isinstance(stream, TLSStream)
+    assert isinstance(error, KeyError)
+
+
+async def test_what_the_hook_raises_propagates(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def handler(stream: Stream) -> NoReturn:
+        raise KeyError("from the handler")
+
+    def hook(stream: Stream, exc: Exception) -> NoReturn:
+        raise RuntimeError("from the hook") from exc
+
+    async def run() -> None:
+        async with serving(handler, server_context, client_context, on_error=hook) as server:
+            await trio.aclose_forcefully(await server.connect())
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(RuntimeError, match="from the hook")
+
+
+async def test_failure_of_the_stream_is_not_the_handlers(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[Exception] = []
+    async with serving(
+        echo, server_context, client_context, on_error=lambda _, exc: errors.append(exc)
+    ) as server:
+        stream = await server.connect()
+        await server.ask(stream)
+        await stream.transport_stream.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        assert server.statistics.broken == {"truncated": 1}
+    assert not errors
+    (record,) = caplog.records
+    assert "without a close_notify" in record.getMessage()
+
+
+async def test_what_a_provider_raises_propagates_and_leaks_nothing(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, server_context])
+
+    async def run() -> None:
+        # It is called for the check before listening, and for the check of the listener.
+        async with serving(echo, lambda: next(contexts), client_context) as server:
+            tcp = await server.tcp()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    assert await tcp.receive_some() == b""
+                    await tcp.aclose()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains((StopIteration, RuntimeError))
+
+
+async def test_what_strangers_send_writes_no_lines_of_its_own(
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int:
+        ssl_object.refused_hostname = name  # type: ignore[attr-defined]
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    server_context.sni_callback = refuse
+    client_context.check_hostname = False
+    async with serving(echo, server_context, client_context) as server:
+        stream = TLSStream(
+            await server.tcp(), client_context, server_hostname="a\nconnection from\x1b[31m"
+        )
+        with pytest.raises(PeerAlertError):
+            await stream.do_handshake()
+        await trio.aclose_forcefully(stream)
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.isprintable()
+    assert r"a\nconnection from\x1b[31m" in message
+
+
+################################################################
+# Events and statistics
+################################################################
+
+
+async def test_every_event_is_told_and_counted(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    events: list[ServerEvent] = []
+    connector = TLSConnector(ssl_context=client_context)
+    async with serving(echo, server_context, client_context, on_event=events.append) as server:
+        for _ in range(2):
+            async with await connector.connect(HOST, server.port) as stream:
+                await server.ask(stream)
+        bad = await server.tcp()
+        await bad.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        _, bad_port = bad.socket.getsockname()
+        await bad.send_eof()
+        await server.until(lambda statistics: bool(statistics.failed))
+        await bad.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        statistics = server.statistics
+    kinds = [type(event) for event in events]
+    good = [ConnectionAccepted, HandshakeCompleted, ConnectionClosed]
+    assert kinds == [*good, *good, ConnectionAccepted, HandshakeFailed, ConnectionClosed]
+    completed, failed, closed = events[4], events[7], events[8]
+    assert isinstance(completed, HandshakeCompleted)
+    assert completed.handshake.session_reused
+    assert 0 < completed.duration < 10
+    assert isinstance(failed, HandshakeFailed)
+    assert failed.peer == f"{HOST}:{bad_port}"
+    assert failed.error.reason == "HTTP_REQUEST"
+    assert isinstance(closed, ConnectionClosed)
+    assert (closed.peer, closed.handshake) == (failed.peer, None)
+    assert closed.error is failed.error
+    assert statistics == ServerStatistics(
+        accepted=3,
+        active=0,
+        established=2,
+        resumed=1,
+        failed={"http_request": 1},
+        handshake_seconds=statistics.handshake_seconds,
+        connection_seconds=statistics.connection_seconds,
+    )
+    assert 0 < statistics.handshake_seconds < statistics.connection_seconds
+    assert statistics.handshaking == statistics.timed_out == 0
+    assert "accepted=3" in repr(server.monitor)
+
+
+async def test_statistics_tell_what_goes_on_now(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        silent, stream = await server.tcp(), await server.connect()
+        await server.until(lambda statistics: statistics.accepted == 2)
+        await server.until(lambda statistics: statistics.established == 1)
+        before = server.statistics
+        assert (before.active, before.handshaking, before.established) == (2, 1, 1)
+        with pytest.raises(AttributeError):
+            before.active = 0  # type: ignore[misc]
+        with pytest.raises(TypeError):
+            before.failed["x"] = 1  # type: ignore[index]
+        server.scope.cancel()
+        await server.ended.wait()
+        after = server.statistics
+        assert (after.active, after.handshaking, after.cancelled) == (0, 0, 1)
+        assert after.failed == after.broken == {}
+        assert before.active == 2, "a snapshot"
+        await trio.aclose_forcefully(silent)
+        await trio.aclose_forcefully(stream)
+
+
+async def test_ipv6_peers_are_named_in_brackets(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    try:
+        listeners = await open_tls_over_tcp_listeners(0, server_context, host="::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_tls_listeners, echo, listeners)
+        transport_listener = listeners[0].transport_listener
+        assert isinstance(transport_listener, trio.SocketListener)
+        port = transport_listener.socket.getsockname()[1]
+        await (await trio.open_tcp_stream("::1", port)).aclose()
+        with trio.fail_after(10):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert caplog.records[0].getMessage().startswith("connection from [::1]:")
+
+
+async def test_listeners_of_other_transports_are_served(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    client_end, server_end = memory_stream_pair()
+
+    class OneStream(trio.abc.Listener[Any]):
+        def __init__(self) -> None:
+            self.streams = [server_end]
+            self.closed = trio.Event()
+
+        async def accept(self) -> Any:
+            await trio.lowlevel.checkpoint()
+            if self.streams:
+                return self.streams.pop()
+            await self.closed.wait()
+            raise trio.ClosedResourceError
+
+        async def aclose(self) -> None:
+            self.closed.set()
+            await trio.lowlevel.checkpoint()
+
+    listener = TLSListener(OneStream(), server_context)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_tls_listeners, echo, [listener])
+        client = TLSStream(client_end, client_context, server_hostname=NAME)
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        await client_end.aclose()
+        with trio.fail_after(10):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+        await listener.aclose()  # and serving returns
+    assert caplog.records[0].getMessage().startswith("connection from a peer: ")
+
+
+################################################################
+# Draining
+################################################################
+
+
+async def test_closing_the_listeners_drains(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        stream = await server.connect()
+        shaking = await server.tcp()
+        await server.until(lambda statistics: statistics.accepted == 2)
+        port = server.port
+        await server.listener.aclose()
+        with pytest.raises(OSError, match="connect"):
+            await trio.open_tcp_stream(HOST, port)
+        await server.ask(stream)
+        # What was accepted gets its handshake, and its answers.
+        late = TLSStream(shaking, client_context, server_hostname=HOST)
+        await server.ask(late)
+        await late.aclose()
+        assert not server.ended.is_set()
+        await stream.aclose()
+        with trio.fail_after(10):
+            await server.ended.wait()
+
+
+async def test_drain_is_bounded_by_a_scope_and_ends_with_close_notify(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        streams = [await server.connect() for _ in range(3)]
+        for stream in streams:
+            await server.ask(stream)
+        await server.listener.aclose()
+        await wait_all_tasks_blocked(0.01)
+        assert not server.ended.is_set()
+        server.scope.cancel()
+        with trio.fail_after(10):
+            await server.ended.wait()
+            for stream in streams:
+                assert await stream.receive_some() == b""  # a truncation would raise
+                await stream.aclose()
+
+
+async def test_drain_waits_for_handlers_in_another_nursery(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with (
+        trio.open_nursery() as handlers,
+        serving(echo, server_context, client_context, handler_nursery=handlers) as server,
+    ):
+        stream = await server.connect()
+        await server.listener.aclose()
+        await wait_all_tasks_blocked(0.01)
+        assert not server.ended.is_set()
+        await server.ask(stream)
+        await stream.aclose()
+        with trio.fail_after(10):
+            await server.ended.wait()
+
+
+async def test_every_request_that_was_accepted_is_answered(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    answered = refused = 0
+
+    async def handler(stream: Stream) -> None:
+        request = await stream.receive_some()
+        await trio.lowlevel.checkpoint()
+        await stream.send_all(request * 1000)
+
+    async with serving(handler, server_context, client_context) as server:
+
+        async def client(number: int) -> None:
+            nonlocal answered, refused
+            request = b"%08d" % number
+            while True:
+                try:
+                    stream = await server.connect()
+                except (OSError, TLSError):
+                    refused += 1  # the kernel had it, and nobody has accepted it
+                    return
+                async with stream:
+                    try:
+                        await stream.send_all(request)
+                        answer = b"".join([part async for part in stream])
+                    except TLSError:
+                        answer = b""
+                    # In TLS 1.3 a client is through before the server is.
+                    if answer:
+                        assert answer == request * 1000
+                        answered += 1
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as clients:
+                for number in range(50):
+                    clients.start_soon(client, number)
+                await server.until(lambda statistics: statistics.established >= 500)
+                await server.listener.aclose()
+            await server.ended.wait()
+        statistics = server.statistics
+        assert answered == statistics.established == statistics.accepted > 500
+        assert refused == 50
+        assert statistics.failed == statistics.broken == {}
+
+
+################################################################
+# No descriptors left
+################################################################
+
+
+@contextmanager
+def few_descriptors(count: int) -> Any:
+    """Leave only so many descriptors to this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    fill = []
+    while (number := os.open(os.devnull, os.O_RDONLY)) < highest:
+        fill.append(number)
+    fill.append(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(highest, number) + 1 + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in fill:
+            os.close(number)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc/self/fd is not there")
+async def test_exhausted_descriptors_are_waited_out(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[ServerEvent] = []
+    async with serving(echo, server_context, client_context, on_event=events.append) as server:
+        address = (HOST, server.port)
+        sockets = [trio.socket.socket() for _ in range(20)]
+        with few_descriptors(8), trio.fail_after(30):
+            for sock in sockets:
+                await sock.connect(address)
+            streams = [
+                TLSStream(trio.SocketStream(sock), client_context, server_hostname=HOST)
+                for sock in sockets
+            ]
+            await server.until(lambda statistics: statistics.accept_errors > 0)
+            served = streams[:8]
+            for stream in served:
+                await server.ask(stream)
+            assert server.statistics.accepted == 8
+            # Each one that goes makes room for another one.
+            for gone, coming in zip(streams, streams[8:], strict=False):
+                await gone.aclose()
+                await server.ask(coming)
+        for stream in streams[12:]:
+            await server.ask(stream)
+            await stream.aclose()
+        async with await server.connect() as stream:
+            await server.ask(stream)
+        assert server.statistics.failed == server.statistics.broken == {}
+    errors = [event.error for event in events if isinstance(event, AcceptFailed)]
+    assert {error.errno for error in errors} == {errno.EMFILE}
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(errors), "a line for each time, not for each try"
+    assert all("Too many open files" in line for line in lines)
+
+
+async def test_other_errors_of_accepting_propagate(server_context: ssl.SSLContext) -> None:
+    class Broken(trio.abc.Listener[Any]):
+        async def accept(self) -> NoReturn:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EINVAL, "no listener at all")
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await serve_tls_listeners(echo, [TLSListener(Broken(), server_context)])
+    assert raised.group_contains(OSError, match="no listener")
+
+
+################################################################
+# New certificates under load
+################################################################
+
+
+async def test_two_hundred_new_certificates_under_load(ca: trustme.CA, tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+
+    def renew(number: int) -> None:
+        certificate = ca.issue_cert(HOST, f"number{number}.example")
+        new = pem.with_suffix(".new")
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(new))
+        new.rename(pem)
+
+    def make_context() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem)
+        return context
+
+    renew(0)
+    outcomes: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=outcomes.append)
+    connector = TLSConnector(ssl_context=client_context_for(ca))
+    done = False
+    answered = 0
+    async with serving(echo, current, connector.ssl_context) as server:
+        lasting = await server.connect()
+
+        async def client() -> None:
+            nonlocal answered
+            while not done:
+                async with await connector.connect(HOST, server.port) as stream:
+                    for _ in range(3):
+                        await server.ask(stream)
+                        answered += 1
+
+        async with trio.open_nursery() as clients:
+            for _ in range(10):
+                clients.start_soon(client)
+            for number in range(1, 201):
+                if number % 10 == 0:
+                    pem.write_bytes(b"not a certificate")
+                    async with await server.connect() as stream:
+                        await server.ask(stream)
+                renew(number)
+                if number % 2:
+                    assert current.reload()
+                async with await server.connect() as stream:
+                    assert stream.handshake is not None
+                    certificate = stream.handshake.peer_certificate
+                    assert certificate is not None
+                    assert ("DNS", f"number{number}.example") in certificate["subjectAltName"]
+                await server.ask(lasting)
+            done = True
+        await lasting.aclose()
+        assert server.statistics.failed == server.statistics.broken == {}
+        assert server.statistics.resumed > 0
+    assert outcomes.count(None) == 200
+    assert len([error for error in outcomes if error is not None]) == 20
+    assert answered > 200
+
+
+async def test_alpn_reaches_the_handler(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def tell(stream: Stream) -> None:
+        assert stream.handshake is not None
+        await stream.send_all(str(stream.handshake.alpn_protocol).encode())
+
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    connector = TLSConnector(ssl_context=client_context, alpn_protocols=["http/1.1"])
+    async with (
+        serving(tell, server_context, client_context) as server,
+        await connector.connect(HOST, server.port) as stream,
+    ):
+        assert await stream.receive_some() == b"http/1.1"
+
+
+async def test_alert_arrives_although_the_client_talks_on(
+    ca: trustme.CA, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """A TLS 1.3 client sends data before it can know that its certificate was refused."""
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    async with serving(echo, server_context, client_context) as server:
+        for _ in range(20):
+            stream = await server.connect()
+            with suppress(TLSError):
+                await stream.send_all(bytes(500_000))
+            with pytest.raises(PeerAlertError) as caught:
+                await stream.receive_some()
+            assert caught.value.alert == "certificate_required"
+            await stream.aclose()

@@ -1,7 +1,8 @@
-"""Against programs that are not ours: OpenSSL's, curl and GnuTLS's."""
+"""Against programs that are not ours: OpenSSL's, curl, GnuTLS's and wrk."""
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,6 +18,7 @@ import trustme
 from trio_tlsbio import (
     CertificateError,
     PeerAlertError,
+    ServerMonitor,
     TLSListener,
     TLSStream,
     serve_tls_over_tcp,
@@ -198,6 +200,7 @@ async def serving(
     context: ssl.SSLContext,
     *,
     https_compatible: bool = False,
+    monitor: ServerMonitor | None = None,
 ) -> AsyncIterator[int]:
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
@@ -209,6 +212,7 @@ async def serving(
                     context,
                     host="127.0.0.1",
                     https_compatible=https_compatible,
+                    monitor=monitor,
                 )
             )
             transport_listener = listeners[0].transport_listener
@@ -404,3 +408,115 @@ async def test_gnutls_cli_ends_first(
         )
         assert result.returncode == 0, result.stdout
         await ended.wait()
+
+
+################################################################
+# Certificates on request, and a load
+################################################################
+
+
+async def asks_for_certificate(stream: TCPTLSStream) -> None:
+    """Tell each client the names in its certificate, which it is asked for only now."""
+    await receive_until(stream, b"\n")
+    await stream.verify_client_post_handshake()
+    assert stream.handshake is not None
+    certificate = stream.handshake.peer_certificate
+    assert certificate is not None
+    names = [name for _, name in certificate["subjectAltName"]]
+    await stream.send_all(f"you are {' '.join(names)}\n".encode())
+    await stream.aclose()
+
+
+@pytest.fixture
+def asking_context(ca: trustme.CA, server_cert: trustme.LeafCert) -> ssl.SSLContext:
+    """A server's context for certificates on request, which are a matter of TLS 1.3."""
+    context = server_context_for(server_cert)
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.post_handshake_auth = True
+    return context
+
+
+@pytest.fixture
+def client_pem(ca: trustme.CA, tmp_path: Path) -> Path:
+    """A file with a client's key and certificate."""
+    path = tmp_path / "client.pem"
+    certificate = ca.issue_cert("client@client.example")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
+
+
+@needs("openssl")
+async def test_s_client_shows_its_certificate_when_it_is_asked(
+    ca_pem: Path, client_pem: Path, asking_context: ssl.SSLContext
+) -> None:
+    async with serving(asks_for_certificate, asking_context) as port:
+        options = ("-enable_pha", "-cert", client_pem, "-key", client_pem, "-quiet")
+        async with running(
+            *s_client(port, ca_pem, *options), stdin=-1, stdout=-1, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.send_all(b"who am I?\n")
+            answer = await receive_until(process.stdout, b"\n")
+            assert answer == b"you are client@client.example\n"
+
+
+@needs("gnutls-cli")
+async def test_gnutls_cli_shows_its_certificate_when_it_is_asked(
+    ca_pem: Path, client_pem: Path, asking_context: ssl.SSLContext
+) -> None:
+    async with serving(asks_for_certificate, asking_context) as port:
+        command = (
+            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
+            *("--sni-hostname", NAME, "--verify-hostname", NAME, "--post-handshake-auth"),
+            *("--x509certfile", client_pem, "--x509keyfile", client_pem),
+        )
+        async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await receive_until(process.stdout, b"Simple Client Mode")
+            await process.stdin.send_all(b"who am I?\n")
+            await receive_until(process.stdout, b"you are client@client.example\n")
+
+
+@needs("openssl")
+async def test_s_client_without_a_certificate_hears_why_it_is_sent_away(
+    ca_pem: Path, asking_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(asks_for_certificate, asking_context) as port:
+        argv = s_client(port, ca_pem, "-enable_pha", "-quiet")
+        async with running(*argv, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.send_all(b"who am I?\n")
+            await receive_until(process.stdout, b"certificate required")
+    (record,) = caplog.records
+    assert "sent no client certificate" in record.getMessage()
+
+
+async def keep_alive(stream: TCPTLSStream) -> None:
+    """Answer any number of requests."""
+    buffer = bytearray()
+    async for data in stream:
+        buffer += data
+        while (end := buffer.find(b"\r\n\r\n")) >= 0:
+            del buffer[: end + 4]
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+
+@needs("wrk")
+async def test_wrk_finds_no_error(server_context: ssl.SSLContext) -> None:
+    monitor = ServerMonitor()
+    async with serving(keep_alive, server_context, https_compatible=True, monitor=monitor) as port:
+        result = await run("wrk", "-t1", "-c50", "-d2s", f"https://127.0.0.1:{port}/")
+        output = result.stdout.decode()
+        assert result.returncode == 0, result.stderr
+        assert "Socket errors" not in output
+        assert "Non-2xx" not in output
+        found = re.search(r"(\d+) requests in", output)
+        assert found is not None, output
+        assert int(found[1]) > 50
+        statistics = monitor.statistics()
+        assert statistics.established >= 50
+        assert statistics.failed == {"truncated": 1}  # it looks first whether anybody listens

@@ -358,6 +358,57 @@ async def test_failure_of_the_stream_is_not_the_handlers(
     assert "without a close_notify" in record.getMessage()
 
 
+@pytest.mark.parametrize("reason", ["can't be asked", "ended", "unwrap"])
+async def test_failure_that_leaves_the_stream_usable_is_not_the_handlers_either(
+    reason: str,
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    server_context.post_handshake_auth = True
+    client_context.post_handshake_auth = reason == "ended"
+
+    async def handler(stream: Stream) -> None:
+        if reason == "unwrap":
+            await stream.unwrap()
+        else:
+            await stream.verify_client_post_handshake()
+
+    async with serving(handler, server_context, client_context) as server:
+        stream = await server.connect()
+        await stream.send_all(b"data" * (reason == "unwrap"))
+        await stream.send_eof()
+        await server.until(lambda statistics: statistics.established == 1)
+        await server.until(lambda statistics: statistics.active == 0)
+        await stream.aclose()
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert {"can't be asked": "can't be asked", "ended": "ended its direction"}.get(
+        reason, "unwrap() expected"
+    ) in message
+
+
+async def test_failure_of_another_stream_is_the_handlers(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def handler(stream: Stream) -> None:
+        _, transport = memory_stream_pair()
+        other = TLSStream(transport, client_context, server_hostname=NAME, handshake_timeout=1e-9)
+        await other.do_handshake()
+
+    async def run() -> None:
+        async with serving(handler, server_context, client_context) as server:
+            await trio.aclose_forcefully(await server.connect())
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(HandshakeTimeoutError)
+
+
 async def test_what_a_provider_raises_propagates_and_leaks_nothing(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

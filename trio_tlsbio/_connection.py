@@ -14,7 +14,7 @@ import idna
 import trio
 
 from ._contexts import refused_hostname
-from ._errors import PeerAlertError, TLSError, caused_by, explain, tells_of, truncated
+from ._errors import PeerAlertError, TLSError, caused_by, explain, truncated
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
@@ -155,6 +155,7 @@ class TLSConnection:
     _trailing: bytearray
     _send_state: State
     _receive_state: State
+    _source: object  # of its errors
     _send_error: TLSError | None
     _receive_error: TLSError | None
     _handshake: HandshakeInfo | None
@@ -205,6 +206,7 @@ class TLSConnection:
         self._trailing = bytearray()
         self._send_state = State.HANDSHAKE
         self._receive_state = State.HANDSHAKE
+        self._source = object()
         self._send_error = None
         self._receive_error = None
         self._handshake = None
@@ -617,11 +619,12 @@ class TLSConnection:
         try:
             self._ssl_object.verify_client_post_handshake()
         except ssl.SSLError as exc:
-            raise TLSError(
+            error = TLSError(
                 "this client can't be asked for a certificate after the handshake: it does not "
                 f"offer that, or speaks {self._handshake.version}",
                 reason=exc.reason,
-            ) from exc
+            )
+            raise self.claim(error) from exc
         self._awaits_certificate = True
         self._collect()
         try:
@@ -647,9 +650,11 @@ class TLSConnection:
         if self._receive_error is not None:
             raise self._receive_error.again()
         if self._receive_state is State.CLOSED:
-            raise TLSError("the client ended its direction and did not answer with a certificate")
+            message = "the client ended its direction and did not answer with a certificate"
+            raise self.claim(TLSError(message))
         if self.bytes_to_receive > _MOST_LOOK_AHEAD:
-            raise TLSError("the client sends data where it should answer with a certificate")
+            message = "the client sends data where it should answer with a certificate"
+            raise self.claim(TLSError(message))
         return False
 
     ################################################################
@@ -801,16 +806,23 @@ class TLSConnection:
         else:
             self._unsent[0] = memoryview(first)[count:]
 
-    def is_broken_by(self, exc: BaseException) -> bool:
-        """Whether an exception tells of what has ended this connection."""
-        return tells_of(exc, self._send_error, self._receive_error)
-
     ################################################################
     # States and errors
     ################################################################
 
+    def claim(self, error: TLSError) -> TLSError:
+        """Mark an error as one that tells of this connection, and return it."""
+        error._source = self._source
+        return error
+
+    def is_source_of(self, exc: BaseException) -> bool:
+        """Whether an exception tells of this connection, and not of some other one."""
+        return isinstance(exc, TLSError) and exc._source is self._source
+
     def _happened(self, event: Event, error: TLSError | None = None) -> None:
         """Move both directions on, and keep the error for those that it ends."""
+        if error is not None:
+            self.claim(error)
         state = advance(Side.SEND, self._send_state, event)
         if state is not self._send_state:
             self._send_state, self._send_error = state, error

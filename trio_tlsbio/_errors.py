@@ -29,6 +29,8 @@ class TLSError(trio.BrokenResourceError):
     reason: str | None
     """OpenSSL's own name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
 
+    _source: object = None  # what stands for the connection that it tells of
+
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
@@ -49,14 +51,6 @@ class TLSError(trio.BrokenResourceError):
             return "transport_broken"
         return "other"
 
-    def is_same(self, other: BaseException) -> bool:
-        """Whether ``other`` tells of the same failure, as what ``again()`` gave does."""
-        return isinstance(other, TLSError) and self._first is other._first
-
-    @property
-    def _first(self) -> TLSError:
-        return self.__dict__.get("_original", self)  # type: ignore[no-any-return]
-
     def again(self) -> TLSError:
         """Return a new exception that says the same, to raise it in another place.
 
@@ -65,7 +59,6 @@ class TLSError(trio.BrokenResourceError):
         copy = self.__class__.__new__(self.__class__)
         copy.args = self.args
         copy.__dict__.update(self.__dict__)
-        copy.__dict__["_original"] = self._first
         copy.__cause__ = self.__cause__
         return copy
 
@@ -305,11 +298,6 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
     while (cause := exc.__cause__ or exc.__context__) is not None:
         yield cause
         exc = cause
-
-
-def tells_of(exc: BaseException, *errors: TLSError | None) -> bool:
-    """Whether an exception tells of the same failure as one of the errors that were kept."""
-    return any(error is not None and error.is_same(exc) for error in errors)
 
 
 def truncated(message: str) -> TruncationError:

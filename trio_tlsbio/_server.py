@@ -413,7 +413,7 @@ def _only_failure(exc: BaseException, stream: TLSStream[T_Stream]) -> TLSError |
     if isinstance(exc, BaseExceptionGroup):
         failures = [_only_failure(part, stream) for part in exc.exceptions]
         return None if None in failures else failures[0]
-    return exc if isinstance(exc, TLSError) and stream.is_broken_by(exc) else None
+    return exc if isinstance(exc, TLSError) and stream.is_source_of(exc) else None
 
 
 def _peer_of(stream: TLSStream[T_Stream]) -> str:

@@ -181,9 +181,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """
         return self._transport.counts
 
-    def is_broken_by(self, exc: BaseException) -> bool:
-        """Whether an exception tells of what has broken this stream, and not some other one."""
-        return self._connection.is_broken_by(exc) or self._transport.is_broken_by(exc)
+    def is_source_of(self, exc: BaseException) -> bool:
+        """Whether an exception tells of this stream, its peer or its transport, and not of another
+        stream that the same code uses.
+        """
+        return self._connection.is_source_of(exc)
 
     ################################################################
     # Handshake
@@ -442,10 +444,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 connection.look_ahead()
             self._check_open()
             if connection.bytes_to_receive:
-                raise TLSError(
+                error = TLSError(
                     f"the peer sent {connection.bytes_to_receive} bytes of data where unwrap() "
                     "expected its close_notify: receive until b'' first"
                 )
+                raise connection.claim(error)
             await self._step(self._receive)
             transport_stream = self.transport_stream
             self._transport_stream = None

@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import TLSError, TruncationError, caused_by, tells_of
+from ._errors import TLSError, TruncationError, caused_by
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
@@ -210,17 +210,19 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise  # nothing was sent
         except trio.BrokenResourceError as exc:
-            self._send_error = _transport_error("sending", exc)
+            self._send_error = self._error("sending", exc)
             raise self._send_error.again() from exc
         except trio.Cancelled:
             if not self.counts:
-                self._send_error = TLSError(
-                    "an earlier send was cancelled half-way, and this transport can't tell "
-                    "how much of it went out: nothing more can be sent, only received"
+                self._send_error = self._connection.claim(
+                    TLSError(
+                        "an earlier send was cancelled half-way, and this transport can't tell "
+                        "how much of it went out: nothing more can be sent, only received"
+                    )
                 )
             raise
         except BaseException as exc:
-            self._send_error = _transport_error("sending", exc)
+            self._send_error = self._error("sending", exc)
             raise
         finally:
             self._sending = False
@@ -269,21 +271,22 @@ class Transport(ABC, Generic[StreamT]):
         try:
             await self._stream.wait_send_all_might_not_block()
         except trio.BrokenResourceError as exc:
-            self._send_error = _transport_error("sending", exc)
+            self._send_error = self._error("sending", exc)
             raise self._send_error.again() from exc
         finally:
             self._sending = False
             self._sender_left.unpark_all()
             self._wake_receiver()  # who could not send meanwhile
 
+    def _error(self, doing: str, exc: BaseException) -> TLSError:
+        words = str(exc) or type(exc).__name__
+        error = TLSError(f"the transport broke while {doing}: {words}")
+        return self._connection.claim(caused_by(error, exc))
+
     def check_send(self) -> None:
         """Raise :exc:`TLSError` if the transport can't send any more."""
         if self._send_error is not None:
             raise self._send_error.again()
-
-    def is_broken_by(self, exc: BaseException) -> bool:
-        """Whether an exception tells of what has broken this transport."""
-        return tells_of(exc, self._send_error, self._receive_error)
 
     ################################################################
     # Receiving
@@ -337,10 +340,10 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
-            self._receive_error = _transport_error("receiving", exc)
+            self._receive_error = self._error("receiving", exc)
             raise self._receive_error.again() from exc
         except Exception as exc:
-            self._receive_error = _transport_error("receiving", exc)
+            self._receive_error = self._error("receiving", exc)
             raise
         finally:
             self._receiving = False
@@ -493,11 +496,6 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
     if isinstance(stream, CountingStream) and stream.is_cancel_safe:
         return _NestedTransport(stream, connection, stream)
     return _PlainTransport(stream, connection)
-
-
-def _transport_error(doing: str, exc: BaseException) -> TLSError:
-    words = str(exc) or type(exc).__name__
-    return caused_by(TLSError(f"the transport broke while {doing}: {words}"), exc)
 
 
 def _stream_error(exc: OSError) -> Exception:

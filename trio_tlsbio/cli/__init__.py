@@ -1,0 +1,78 @@
+"""The command line: a demonstration, a client to look at TLS servers with, and a server.
+
+Everything here goes through the public API, so it is an example as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import trio
+
+from . import _connect, _demo, _serve
+from ._options import STATUSES
+from ._status import Status, hint_for, status_of, what_counts
+from ._words import handshake_lines, say, versions
+
+__all__ = ["Status", "handshake_lines", "main"]
+
+_PROG = "trio-tlsbio"
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describe the command line. Each command's function is in ``run``."""
+    parser = argparse.ArgumentParser(
+        prog=_PROG,
+        description="TLS for Trio, from the command line.",
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=versions())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in (_demo, _connect, _serve):
+        command.add_parser(commands)
+    return parser
+
+
+def _run(command: Callable[[], Any]) -> Status:
+    """Run a command, and turn what it raises into a line on stderr and a status."""
+    try:
+        status: Status = trio.run(
+            command,
+            # Else Ctrl-C may strike in the middle of anything, Trio's own functions included.
+            restrict_keyboard_interrupt_to_checkpoints=True,
+        )
+        if sys.stdout is not None:
+            sys.stdout.flush()  # so that what goes wrong there is seen here
+        return status
+    except BaseException as exc:
+        error = what_counts(exc)
+        failure = status_of(error)
+        if failure is None:
+            raise
+    if failure not in (Status.INTERRUPTED, Status.OUTPUT_CLOSED):
+        with suppress(OSError):
+            say(f"{_PROG}: {error}")
+            if hint := hint_for(error):
+                say(f"{'hint':>{len(_PROG)}}: {hint}")
+    return failure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (by default the process's own), and return its exit status.
+
+    As with argparse everywhere, a command line that makes no sense is a :exc:`SystemExit`.
+    """
+    options = _parser().parse_args(argv)
+    status = _run(partial(options.run, options))
+    if status in (Status.OUTPUT_CLOSED, Status.FAILED_HERE) and sys.stdout is not None:
+        # What is buffered would be written at the interpreter's end, and might fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(status)

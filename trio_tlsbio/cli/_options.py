@@ -1,0 +1,129 @@
+"""What the options of several commands have in common."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from trio_tlsbio import TLSConnection
+
+from ._status import MEANINGS, Failure, Status
+
+__all__ = [
+    "STATUSES",
+    "Commands",
+    "add_command",
+    "add_version_options",
+    "existing_file",
+    "host_name",
+    "positive_seconds",
+    "protocol_list",
+    "unusable",
+    "usage_error",
+]
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What ``add_subparsers()`` returns, and the commands add themselves to."""
+
+STATUSES = "exit status:\n" + "\n".join(
+    f"  {status:>3}  {words}" for status, words in MEANINGS.items()
+)
+"""What the help of every command ends with."""
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], Awaitable[Status]],
+    *,
+    summary: str,
+    description: str,
+    notes: str = "",
+) -> argparse.ArgumentParser:
+    """Add a command, which ``run`` carries out, and return its parser for the arguments."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=notes + STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_version_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that restrict TLS to one version."""
+    version = parser.add_mutually_exclusive_group()
+    version.add_argument(
+        "--tls12",
+        dest="version",
+        action="store_const",
+        const=ssl.TLSVersion.TLSv1_2,
+        help="speak TLS 1.2 only",
+    )
+    version.add_argument(
+        "--tls13",
+        dest="version",
+        action="store_const",
+        const=ssl.TLSVersion.TLSv1_3,
+        help="speak TLS 1.3 only",
+    )
+
+
+def usage_error(message: str) -> NoReturn:
+    """Say what argparse can't see."""
+    raise Failure(Status.USAGE, message)
+
+
+def unusable(option: str, path: str, expected: str, exc: OSError) -> NoReturn:
+    """Say what is wrong with a file, which OpenSSL tells in the words of a programmer."""
+    if not isinstance(exc, ssl.SSLError):
+        why = exc.strerror or str(exc)
+    elif exc.reason == "KEY_VALUES_MISMATCH":
+        why = "the private key belongs to another certificate"
+    else:
+        why = f"no {expected} in PEM form was found"
+    usage_error(f"{option} {path}: {why}")
+
+
+def host_name(text: str) -> str:
+    """Check a name as the library will."""
+    try:
+        TLSConnection(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), server_hostname=text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host name or IP address") from exc
+    return text
+
+
+def existing_file(text: str) -> str:
+    """Check that there is such a file."""
+    try:
+        Path(text).stat()
+    except OSError as exc:
+        raise argparse.ArgumentTypeError(f"{text}: {exc.strerror}") from exc
+    return text
+
+
+def protocol_list(text: str) -> list[str]:
+    """Take a list of ALPN protocols apart."""
+    protocols = text.split(",")
+    if not all(protocol.isascii() and 0 < len(protocol) < 256 for protocol in protocols):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as h2,http/1.1")
+    return protocols
+
+
+def positive_seconds(text: str) -> float:
+    """Read a duration."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds

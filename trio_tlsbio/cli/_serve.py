@@ -1,0 +1,428 @@
+"""``serve``: a server that echoes, or serves files, until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import signal
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+import attrs
+import trio
+
+from trio_tlsbio import (
+    ConnectionClosed,
+    ReloadingContext,
+    ServerEvent,
+    ServerMonitor,
+    ServerStatistics,
+    TLSError,
+    TLSListener,
+    TLSStream,
+    open_tls_over_tcp_listeners,
+    serve_tls_listeners,
+)
+
+from ._drain import Drain
+from ._options import (
+    Commands,
+    add_command,
+    add_version_options,
+    existing_file,
+    host_name,
+    positive_seconds,
+    protocol_list,
+    unusable,
+    usage_error,
+)
+from ._status import Failure, Status, reasons
+from ._words import aligned, count, say
+
+__all__ = ["add_parser"]
+
+_Handler: TypeAlias = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]]
+
+# What equips a context with the server's certificate.
+_Equip: TypeAlias = Callable[[ssl.SSLContext], object]
+
+_RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
+_SIGNALS = {signal.SIGINT, signal.SIGTERM} | ({_RELOAD} if _RELOAD is not None else set())
+
+
+################################################################
+# The command line
+################################################################
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r}: the port must be a number from 0 to 65535")
+    return int(text)
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _directory(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no such directory")
+    return Path(text)
+
+
+def add_parser(commands: Commands) -> None:
+    """Describe the command."""
+    parser = add_command(
+        commands,
+        "serve",
+        _serve,
+        summary="serve files, or echo what each client sends",
+        description="Serve over TLS, and tell on standard error what happens. With --directory, "
+        "the files\nthere are served over HTTP/1.1; without it, each client gets back what it "
+        "sends.",
+        notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
+        "server: it\nlistens no more, connections that are idle end at once, and those that are "
+        "at work are\nfinished. A second signal ends it at once.\n\n",
+    )
+    parser.add_argument(
+        "--host",
+        type=host_name,
+        default="127.0.0.1",
+        help="the address to listen on, or a name that stands for it; 0.0.0.0 or :: for all "
+        "(default: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=4433,
+        help="the port to listen on; 0 lets the system choose (default: 4433)",
+    )
+    parser.add_argument(
+        "--directory",
+        metavar="DIR",
+        type=_directory,
+        help="serve the files in this directory over HTTP/1.1",
+    )
+    parser.add_argument(
+        "--cert",
+        metavar="FILE",
+        type=existing_file,
+        help="the server's certificate, with its chain (PEM); by default, one is made and thrown "
+        "away at the end",
+    )
+    parser.add_argument(
+        "--key",
+        metavar="FILE",
+        type=existing_file,
+        help="its private key (PEM), if that is not in the same file",
+    )
+    parser.add_argument(
+        "--client-ca",
+        metavar="FILE",
+        type=existing_file,
+        help="ask clients for a certificate, by an issuer in this PEM file",
+    )
+    parser.add_argument(
+        "--client-cert",
+        choices=["optional", "required"],
+        help="whether clients may go without one (default: required)",
+    )
+    parser.add_argument(
+        "--alpn",
+        metavar="PROTO[,PROTO]",
+        type=protocol_list,
+        help="the application protocols to accept, best first (default: http/1.1 with --directory)",
+    )
+    add_version_options(parser)
+    parser.add_argument(
+        "--handshake-timeout",
+        metavar="SECONDS",
+        type=positive_seconds,
+        default=15.0,
+        help="how long a handshake may take (default: 15)",
+    )
+    parser.add_argument(
+        "--max-connections",
+        metavar="N",
+        type=_limit,
+        help="how many connections may be open at once; further ones wait",
+    )
+    parser.add_argument(
+        "--drain-timeout",
+        metavar="SECONDS",
+        type=positive_seconds,
+        default=10.0,
+        help="how long connections may take to finish in the end (default: 10)",
+    )
+
+
+def _missing(package: str, purpose: str, exc: ImportError) -> NoReturn:
+    raise Failure(
+        Status.EXTRA_MISSING, f"{purpose} takes {package}: pip install 'trio-tlsbio[serve]'"
+    ) from exc
+
+
+################################################################
+# Words
+################################################################
+
+
+def _tell(*facts: tuple[str, str]) -> None:
+    # A server goes on when nobody reads what it says.
+    with suppress(OSError):
+        say(*aligned(facts))
+
+
+class _Lines(logging.Handler):
+    """Shows what is logged as it is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            say(record.getMessage())
+
+
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    logger, lines = logging.getLogger("trio_tlsbio.server"), _Lines()
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+
+
+def _tell_event(event: ServerEvent) -> None:
+    """Tell what has ended a connection, unless the library tells it: a fault on this side."""
+    if isinstance(event, ConnectionClosed):
+        error = event.error
+        if error is not None and not isinstance(error, TLSError):
+            with suppress(OSError):
+                say(f"connection from {event.peer}: {type(error).__name__}: {error}")
+
+
+def _tell_reload(error: Exception | None) -> None:
+    _tell(
+        ("reloaded", "new connections get the new certificate")
+        if error is None
+        else ("not reloaded", "the old certificate stays in use")
+    )
+
+
+def _by_kind(counts: Mapping[str, int]) -> str:
+    kinds = ", ".join(f"{kind.replace('_', ' ')} {number}" for kind, number in counts.items())
+    return f"{sum(counts.values())} ({kinds})" if kinds else "0"
+
+
+def _tell_statistics(statistics: ServerStatistics) -> None:
+    established = statistics.established
+    mean = statistics.handshake_seconds / established * 1000 if established else math.nan
+    _tell(
+        ("accepted", f"{statistics.accepted}"),
+        ("established", f"{established}"),
+        ("resumed", f"{statistics.resumed}"),
+        ("failed", _by_kind(statistics.failed)),
+        ("timed out", f"{statistics.timed_out}"),
+        ("broken", _by_kind(statistics.broken)),
+        ("cancelled", f"{statistics.cancelled}"),
+        ("handshake", f"{mean:.1f} ms on average" if established else "none"),
+    )
+
+
+################################################################
+# Certificates
+################################################################
+
+
+def _load(options: argparse.Namespace, context: ssl.SSLContext) -> None:
+    def no_password() -> NoReturn:
+        # OpenSSL would ask on the terminal, and a reload would wait for that.
+        usage_error(f"--cert {options.cert}: the private key is encrypted")
+
+    try:
+        context.load_cert_chain(options.cert, options.key, password=no_password)
+    except OSError as exc:
+        unusable("--cert", options.cert, "certificate with its private key", exc)
+
+
+def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    equip(context)
+    if options.client_ca is not None:
+        try:
+            context.load_verify_locations(options.client_ca)
+        except OSError as exc:
+            unusable("--client-ca", options.client_ca, "certificate", exc)
+        is_optional = options.client_cert == "optional"
+        context.verify_mode = ssl.CERT_OPTIONAL if is_optional else ssl.CERT_REQUIRED
+    if alpn := options.alpn or (["http/1.1"] if options.directory is not None else []):
+        context.set_alpn_protocols(alpn)
+    if options.version is not None:
+        context.minimum_version = context.maximum_version = options.version
+    return context
+
+
+@contextmanager
+def _throw_away_certificate(host: str) -> Iterator[tuple[_Equip, Path]]:
+    """Make a CA, and a certificate by it. Its own certificate is in a file for this long."""
+    try:
+        import trustme  # noqa: PLC0415  # an extra
+    except ImportError as exc:
+        _missing("trustme", "serving without --cert", exc)
+    ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
+    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", host])
+    certificate = ca.issue_cert(*names, organization_name="trio-tlsbio serve")
+    _tell(("certificate", f"thrown away at the end, for {', '.join(names)}"))
+    with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
+        path = Path(folder, "ca.pem")
+        ca.cert_pem.write_to_path(path)
+        yield certificate.configure_cert, path
+
+
+def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> None:
+    name = options.host
+    with suppress(ValueError):
+        if ip_address(name).is_unspecified:
+            name = "localhost"
+    where = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+    client = " --cert FILE" if options.client_ca is not None else ""
+    if options.directory is None:
+        line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
+    else:
+        line = f"curl --cacert {ca_file}{client} https://{where}/"
+    _tell(("its issuer", f"{ca_file}"), ("try it with", line))
+
+
+################################################################
+# Serving
+################################################################
+
+
+async def _echo(drain: Drain, stream: TLSStream[trio.SocketStream]) -> None:
+    """Send back what comes, and end when the client ends."""
+    while data := await drain.receive_some(stream):
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+def _handler(options: argparse.Namespace, drain: Drain) -> _Handler:
+    if options.directory is None:
+        return partial(_echo, drain)
+    try:
+        from ._http import Site  # noqa: PLC0415  # it needs an extra
+    except ImportError as exc:
+        _missing("h11", "--directory", exc)
+    return Site(options.directory, drain).serve
+
+
+async def _listen(
+    options: argparse.Namespace, context: ReloadingContext
+) -> list[TLSListener[trio.SocketStream]]:
+    try:
+        return await open_tls_over_tcp_listeners(
+            options.port,
+            context,
+            host=options.host,
+            https_compatible=options.directory is not None,
+            handshake_timeout=options.handshake_timeout,
+        )
+    except OSError as exc:
+        where = f"{options.host} port {options.port}"
+        raise Failure(Status.FAILED_HERE, f"can't listen on {where}: {reasons(exc)}") from exc
+
+
+def _address_of(listener: TLSListener[trio.SocketStream]) -> tuple[str, int]:
+    assert isinstance(listener.transport_listener, trio.SocketListener)
+    host, port, *_ = listener.transport_listener.socket.getsockname()
+    return host, port
+
+
+def _leave_it(_stream: TLSStream[trio.SocketStream], _exc: Exception) -> None:
+    """Let the server go on: what has ended a connection, its monitor tells."""
+
+
+@attrs.frozen
+class _Server:
+    """A server that signals control."""
+
+    _listeners: list[TLSListener[trio.SocketStream]]
+    _context: ReloadingContext
+    _drain: Drain
+    _drain_timeout: float
+    _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, _tell_event), init=False)
+    _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+
+    async def run(
+        self, handler: _Handler, max_connections: int | None, signals: AsyncIterator[int]
+    ) -> None:
+        """Serve until a signal ends it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._obey, signals)
+                with self._serving:
+                    await serve_tls_listeners(
+                        handler,
+                        self._listeners,
+                        max_connections=max_connections,
+                        on_error=_leave_it,
+                        monitor=self._monitor,
+                    )
+                nursery.cancel_scope.cancel()
+        finally:
+            _tell_statistics(self._monitor.statistics())
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number == _RELOAD:
+                self._context.reload()
+            elif self._drain.has_begun:
+                raise Failure(Status.INTERRUPTED, "a second signal")  # which cancels the rest
+            else:
+                await self._begin_drain()
+
+    async def _begin_drain(self) -> None:
+        active = count(self._monitor.statistics().active, "connection")
+        _tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
+        self._serving.deadline = trio.current_time() + self._drain_timeout
+        self._drain.begin()
+        for listener in self._listeners:
+            await listener.aclose()
+
+
+async def _serve(options: argparse.Namespace) -> Status:
+    if options.cert is None and options.key is not None:
+        usage_error("--key needs --cert")
+    if options.client_ca is None and options.client_cert is not None:
+        usage_error("--client-cert needs --client-ca")
+    drain = Drain()
+    handler = _handler(options, drain)
+    with ExitStack() as stack:
+        signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
+        stack.enter_context(_shown_log())
+        equip: _Equip = partial(_load, options)
+        ca_file: Path | None = None
+        if options.cert is None:
+            equip, ca_file = stack.enter_context(_throw_away_certificate(options.host))
+        files = (options.cert, options.key, options.client_ca)
+        context = ReloadingContext(
+            partial(_make_context, options, equip),
+            files=[file for file in files if file is not None],
+            on_reload=_tell_reload,
+        )
+        listeners = await _listen(options, context)
+        addresses = [_address_of(listener) for listener in listeners]
+        if ca_file is not None:
+            _tell_how_to_try(options, ca_file, addresses[0][1])
+        _tell(*(("listening", f"{host} port {port}") for host, port in addresses))
+        server = _Server(listeners, context, drain, options.drain_timeout)
+        await server.run(handler, options.max_connections, signals)
+    return Status.OK

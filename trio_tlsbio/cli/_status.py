@@ -1,0 +1,136 @@
+"""How a command ends: the exit statuses, and what an error means."""
+
+from __future__ import annotations
+
+import enum
+import os
+import socket
+from collections.abc import Iterator
+from typing import cast
+
+import attrs
+import trio
+
+from trio_tlsbio import (
+    CertificateError,
+    HandshakeTimeoutError,
+    PeerAlertError,
+    TLSError,
+    TruncationError,
+)
+
+__all__ = ["MEANINGS", "Failure", "Status", "hint_for", "reasons", "status_of", "what_counts"]
+
+
+class Status(enum.IntEnum):
+    """The exit statuses."""
+
+    OK = 0
+    NO_CONNECTION = 1
+    USAGE = 2
+    CERTIFICATE_REFUSED = 3
+    TLS_FAILED = 4
+    HANDSHAKE_TIMEOUT = 5
+    TRUNCATED = 6
+    EXTRA_MISSING = 7
+    FAILED_HERE = 8
+    INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
+
+
+MEANINGS = {
+    Status.OK: "all went well",
+    Status.NO_CONNECTION: "no TCP connection: refused, name not found, timeout",
+    Status.USAGE: "the command line makes no sense",
+    Status.CERTIFICATE_REFUSED: "the server's certificate was refused",
+    Status.TLS_FAILED: "TLS failed otherwise: an alert, not TLS at all, a broken protocol",
+    Status.HANDSHAKE_TIMEOUT: "the handshake took too long",
+    Status.TRUNCATED: "the connection broke off, without a close_notify",
+    Status.EXTRA_MISSING: "trustme or h11, which the command needs, is not installed",
+    Status.FAILED_HERE: "failed on this side: standard input or output, a port, or the demo itself",
+    Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal in a drain",
+    Status.OUTPUT_CLOSED: "nobody reads standard output any more",
+}
+
+
+@attrs.frozen
+class Failure(Exception):  # noqa: N818  # it is how a command ends, with its status
+    """What ends a command, other than what the library raises."""
+
+    status: Status
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def status_of(exc: BaseException) -> Status | None:
+    """Return the status that an exception ends with; None if it must be a bug."""
+    status: Status | None = None
+    match exc:
+        case Failure():
+            status = exc.status
+        case CertificateError():
+            status = Status.CERTIFICATE_REFUSED
+        case HandshakeTimeoutError():
+            status = Status.HANDSHAKE_TIMEOUT
+        case TruncationError():
+            status = Status.TRUNCATED
+        case TLSError(__cause__=trio.BrokenResourceError()):  # reset: no close_notify either
+            status = Status.TRUNCATED
+        case TLSError():
+            status = Status.TLS_FAILED
+        case KeyboardInterrupt():
+            status = Status.INTERRUPTED
+        case BrokenPipeError():
+            status = Status.OUTPUT_CLOSED
+        case OSError():
+            status = Status.FAILED_HERE
+        case _:
+            pass
+    return status
+
+
+def hint_for(exc: BaseException) -> str | None:
+    """Return which option may help against an error."""
+    match exc:
+        case CertificateError(verify_code=62 | 64):  # it is for another name, or address
+            return "--servername NAME asks for another name, and checks that one"
+        case CertificateError(verify_code=18 | 19 | 20 | 21):  # its issuer is not trusted
+            return "--cafile FILE trusts the issuers in FILE, --insecure checks nothing"
+        case PeerAlertError(alert="certificate_required" | "handshake_failure"):
+            return "--cert FILE and --key FILE present a client certificate"
+        case PeerAlertError(alert="no_application_protocol"):
+            return "--alpn PROTO offers another protocol"
+        case _:
+            return None
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
+
+
+def what_counts(exc: BaseException) -> BaseException:
+    """Take the exception that tells most out of the groups that nurseries make."""
+    leaves = list(_leaves(exc))
+    for leaf in leaves:
+        if isinstance(leaf, KeyboardInterrupt) or status_of(leaf) is None:
+            return leaf
+    return leaves[0]
+
+
+def reasons(exc: OSError) -> str:
+    """Say why a host could not be reached, or a port not be had: once for all of its addresses."""
+    words = [
+        # Trio puts the address before the system's words; the resolver has words of its own.
+        os.strerror(leaf.errno)
+        if leaf.errno is not None and not isinstance(leaf, socket.gaierror)
+        else leaf.strerror or str(leaf)
+        for leaf in _leaves(exc.__cause__ or exc)
+        if isinstance(leaf, OSError)
+    ]
+    return "; ".join(dict.fromkeys(words))

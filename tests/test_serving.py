@@ -40,7 +40,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import NAME, client_context_for, server_context_for
+from .helpers import NAME, client_context_for, server_context_for, tcp_pair
 
 HOST = "127.0.0.1"
 
@@ -105,7 +105,7 @@ class Server:
             assert answer == question
 
     async def until(self, condition: Callable[[ServerStatistics], bool]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while not condition(self.statistics):
                 await trio.lowlevel.checkpoint()
 
@@ -213,6 +213,37 @@ async def test_timeout_of_a_handshake_is_the_streams(
             await operation()
     await stream.aclose()
     assert trio.current_time() == begin + 2, "nothing was sent, so nothing is waited for"
+
+
+async def test_where_nothing_was_sent_closing_waits_for_nothing(
+    server_context: ssl.SSLContext, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1
+    async with tcp_pair() as (_, transport):
+        stream = TLSStream(
+            transport, server_context, server_side=True, handshake_timeout=1, close_timeout=1000
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_all_tasks_blocked)
+            mock_clock.jump(1)
+            with pytest.raises(HandshakeTimeoutError):
+                await stream.do_handshake()
+        with trio.fail_after(10):
+            await stream.aclose()
+
+
+async def test_failed_handshake_ends_without_a_reset(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        bad = await server.tcp()
+        await bad.send_all(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")  # a malformed ClientHello
+        with trio.fail_after(10):
+            assert b"".join([part async for part in bad]), "there is an alert"
+        for _ in range(10):  # a closed socket would answer with a reset
+            await bad.send_all(b"and so on")
+            await wait_all_tasks_blocked(0.001)
+        await bad.aclose()
 
 
 async def test_options_that_make_no_sense(server_context: ssl.SSLContext) -> None:
@@ -682,11 +713,11 @@ async def test_every_request_that_was_accepted_is_answered(
             async with trio.open_nursery() as clients:
                 for number in range(50):
                     clients.start_soon(client, number)
-                await server.until(lambda statistics: statistics.established >= 500)
+                await server.until(lambda statistics: statistics.established >= 200)
                 await server.listener.aclose()
             await server.ended.wait()
         statistics = server.statistics
-        assert answered == statistics.established == statistics.accepted > 500
+        assert answered == statistics.established == statistics.accepted > 200
         assert refused == 50
         assert statistics.failed == statistics.broken == {}
 
@@ -716,8 +747,12 @@ def few_descriptors(count: int) -> Any:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc/self/fd is not there")
 async def test_exhausted_descriptors_are_waited_out(
-    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    mock_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    mock_clock.rate = 1
     events: list[ServerEvent] = []
     async with serving(echo, server_context, client_context, on_event=events.append) as server:
         address = (HOST, server.port)
@@ -730,6 +765,10 @@ async def test_exhausted_descriptors_are_waited_out(
                 for sock in sockets
             ]
             await server.until(lambda statistics: statistics.accept_errors > 0)
+            for _ in range(5):  # it tries again and again, and says so once
+                mock_clock.jump(0.2)
+                await wait_all_tasks_blocked(0.001)
+            assert server.statistics.accept_errors == 1
             served = streams[:8]
             for stream in served:
                 await server.ask(stream)

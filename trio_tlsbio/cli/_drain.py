@@ -13,7 +13,7 @@ class Drain:
     """Ends the connections that wait for their client, and lets the others finish."""
 
     has_begun: bool = attrs.field(default=False, init=False)
-    _waiting: set[trio.CancelScope] = attrs.field(factory=set, init=False)
+    _waiting: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope], init=False)
 
     def begin(self) -> None:
         """End those that are idle now, and the others when they become idle."""

@@ -301,7 +301,7 @@ class _Conversation:
         except h11.RemoteProtocolError as exc:
             await self._send(_note(HTTPStatus(exc.error_status_hint)), close=True)
         # All that was answered is out. A client that has gone already does not miss this.
-        with suppress(trio.BrokenResourceError):
+        with trio.move_on_after(self._site.send_timeout), suppress(trio.BrokenResourceError):
             await self._stream.send_eof()
 
     async def _next_request(self) -> h11.Request | None:

@@ -8,7 +8,7 @@ import math
 import signal
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
@@ -54,7 +54,7 @@ _Handler: TypeAlias = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]
 _Equip: TypeAlias = Callable[[ssl.SSLContext], object]
 
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
-_SIGNALS = {signal.SIGINT, signal.SIGTERM} | ({_RELOAD} if _RELOAD is not None else set())
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([_RELOAD] if _RELOAD is not None else [])]
 
 
 ################################################################
@@ -192,7 +192,7 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def _shown_log() -> Iterator[None]:
+def _shown_log() -> Generator[None]:
     logger, lines = logging.getLogger("trio_tlsbio.server"), _Lines()
     logger.addHandler(lines)
     try:
@@ -272,7 +272,7 @@ def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
 
 
 @contextmanager
-def _throw_away_certificate(host: str) -> Iterator[tuple[_Equip, Path]]:
+def _throw_away_certificate(host: str) -> Generator[tuple[_Equip, Path]]:
     """Make a CA, and a certificate by it. Its own certificate is in a file for this long."""
     try:
         import trustme  # noqa: PLC0415  # an extra
@@ -280,8 +280,11 @@ def _throw_away_certificate(host: str) -> Iterator[tuple[_Equip, Path]]:
         _missing("trustme", "serving without --cert", exc)
     ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
     names = dict.fromkeys(["localhost", "127.0.0.1", "::1", host])
-    certificate = ca.issue_cert(*names, organization_name="trio-tlsbio serve")
-    _tell(("certificate", f"thrown away at the end, for {', '.join(names)}"))
+    try:
+        certificate = ca.issue_cert(*names, organization_name="trio-tlsbio serve")
+    except ValueError:
+        usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
+    _tell(("certificate", f"throw-away, for {', '.join(names)}"))
     with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
         path = Path(folder, "ca.pem")
         ca.cert_pem.write_to_path(path)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -21,11 +22,20 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
 
 import trio_tlsbio
-from trio_tlsbio import TLSStream, serve_tls_over_tcp
+from trio_tlsbio import (
+    ReloadingContext,
+    SessionCache,
+    TLSListener,
+    TLSStream,
+    open_tls_over_tcp_listeners,
+    open_tls_over_tcp_stream,
+    serve_tls_over_tcp,
+)
 
-from .helpers import NAME
+from .helpers import NAME, client_context_for
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -69,8 +79,15 @@ async def serving(
         listeners = await nursery.start(
             partial(serve_tls_over_tcp, handler, 0, ssl_context, host=HOST)
         )
-        yield listeners[0].transport_listener.socket.getsockname()[1]
+        yield port_of(listeners)
         nursery.cancel_scope.cancel()
+
+
+def port_of(listeners: list[TLSListener[trio.SocketStream]]) -> int:
+    transport_listener = listeners[0].transport_listener
+    assert isinstance(transport_listener, trio.SocketListener)
+    port: int = transport_listener.socket.getsockname()[1]
+    return port
 
 
 ################################################################
@@ -220,6 +237,181 @@ async def test_blocking_tells_the_server_why(server_context: ssl.SSLContext) -> 
         logger.removeHandler(handler)
 
 
+@pytest.mark.parametrize("seconds", [1000, 0])
+async def test_draining(
+    seconds: float, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    connect = partial(
+        open_tls_over_tcp_stream, HOST, port_of(listeners), ssl_context=client_context
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(example("draining").serve, listeners, seconds)
+            async with await connect() as idle, await connect() as busy:
+                await idle.send_all(b"hello\n")
+                assert await idle.receive_some() == b"HELLO\n"
+                await busy.send_all(b"hello\ngood")
+                assert await busy.receive_some() == b"HELLO\n"
+                signal.raise_signal(signal.SIGTERM)
+                assert await idle.receive_some() == b""
+                if seconds:
+                    await busy.send_all(b"bye\n")
+                    assert await busy.receive_some() == b"GOODBYE\n"
+                assert await busy.receive_some() == b""
+    with pytest.raises(OSError, match="connect"):
+        await connect()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+async def test_reloading(
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reloaded, reports = trio.open_memory_channel[Exception | None](1)
+
+    def write_certificate() -> bytes:
+        cert = ca.issue_cert(HOST)
+        cert.private_key_pem.write_to_path("server.key")
+        cert.cert_chain_pems[0].write_to_path("server.pem")
+        return ssl.PEM_cert_to_DER_cert(cert.cert_chain_pems[0].bytes().decode())
+
+    async def certificate_of(stream: TLSStream[trio.SocketStream]) -> bytes:
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        certificate = stream.getpeercert(binary_form=True)
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    old = write_certificate()
+    reloading = example("reloading")
+    context = ReloadingContext(reloading.make_context, on_reload=reloaded.send_nowait)
+    listeners = await open_tls_over_tcp_listeners(0, context, host=HOST)
+    connect = partial(
+        open_tls_over_tcp_stream, HOST, port_of(listeners), ssl_context=client_context
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reloading.serve, listeners, context)
+            async with await connect() as first:
+                assert await certificate_of(first) == old
+
+                new = write_certificate()
+                signal.raise_signal(signal.SIGHUP)
+                assert await reports.receive() is None
+                async with await connect() as stream:
+                    assert await certificate_of(stream) == new
+
+                await trio.Path("server.pem").write_text("no certificate", encoding="utf-8")
+                signal.raise_signal(signal.SIGHUP)
+                assert await reports.receive() is not None
+                assert "the old one stays" in caplog.text
+                async with await connect() as stream:
+                    assert await certificate_of(stream) == new
+                assert await certificate_of(first) == old
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def server_on_request(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path, tls_version: ssl.TLSVersion
+) -> ssl.SSLContext:
+    """The context of docs/examples/on_request.py, with the certificates of the tests."""
+    pem, authorities = tmp_path / "server.pem", tmp_path / "clients-ca.pem"
+    server_cert.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    ca.cert_pem.write_to_path(str(authorities))
+    context: ssl.SSLContext = example("on_request").make_context(pem, pem, authorities)
+    context.minimum_version = context.maximum_version = tls_version
+    return context
+
+
+async def get(port: int, path: str, context: ssl.SSLContext, **options: Any) -> str:
+    """Ask for a path by HTTP, and return the status and the text."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    stream = await open_tls_over_tcp_stream(HOST, port, ssl_context=context, **options)
+    async with stream:
+        await stream.send_all(request)
+        response = b"".join([chunk async for chunk in stream]).decode()
+    head, _, text = response.partition("\r\n\r\n")
+    assert f"\r\nContent-Length: {len(text)}\r\n" in head
+    return f"{head.split()[1]} {text}"
+
+
+async def test_on_request(
+    ca: trustme.CA, server_on_request: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    for_all, for_some = "200 this is for everybody\n", "200 this is for alice\n"
+    refused = "403 this is for those who have a certificate\n"
+    async with serving(example("on_request").answer, server_on_request) as port:
+        context = client_context_for(ca, tls_version)
+        assert await get(port, "/", context) == for_all
+        assert await get(port, "/private", context) == refused  # it can't be asked
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        assert await get(port, "/private", context) == refused  # it has none
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        ca.issue_cert("alice@example.org", common_name="alice").configure_cert(context)
+        cache = SessionCache()
+        for _ in range(3):
+            assert await get(port, "/private", context, session_cache=cache) == for_some
+            assert await get(port, "/", context, session_cache=cache) == for_all
+        assert context.session_stats()["hits"] == 5
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        trustme.CA().issue_cert("mallory@example.org").configure_cert(context)
+        with pytest.raises(trio_tlsbio.PeerAlertError, match="unknown_ca"):
+            await get(port, "/private", context)
+        assert await get(port, "/", client_context_for(ca, tls_version)) == for_all
+
+
+async def test_metrics(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    tmp_path: Path,
+) -> None:
+    metrics: Any = example("metrics").Metrics()
+    path = tmp_path / "tls-server.prom"
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    connect = partial(open_tls_over_tcp_stream, HOST, port_of(listeners))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(example("metrics").serve, listeners, metrics, path)
+        stream = await connect(ssl_context=ssl.create_default_context())
+        with pytest.raises(trio_tlsbio.CertificateError):
+            await stream.do_handshake()
+        await stream.aclose()
+        cache = SessionCache()
+        for _ in range(2):
+            async with await connect(ssl_context=client_context, session_cache=cache) as stream:
+                await stream.send_all(b"hello")
+                assert await stream.receive_some() == b"hello"
+        before = await trio.Path(path).read_text(encoding="utf-8")
+        for listener in listeners:
+            await listener.aclose()  # which ends it
+    assert "tls_connections_total 0\n" in before, "it is written again after 15 seconds"
+    metrics.write(path)
+    lines = (await trio.Path(path).read_text(encoding="utf-8")).splitlines()
+    version = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}[tls_version]
+    sums = [line for line in lines if line.startswith("tls_handshake_seconds_sum ")]
+    assert float(sums[0].split()[1]) > 0
+    assert [line for line in lines if line not in sums] == [
+        "tls_connections_total 3",
+        "tls_connections_active 0",
+        "tls_handshakes_resumed_total 1",
+        "tls_handshake_seconds_count 2",
+        f'tls_handshakes_total{{version="{version}"}} 2',
+        'tls_handshakes_failed_total{error_type="alert_unknown_ca"} 1',
+    ]
+
+
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     tested.add("workers")  # which forks: test_resumption.py runs it
@@ -315,7 +507,7 @@ def strings_in_the_code() -> set[str]:
     def text_of(node: ast.expr) -> str:
         match node:
             case ast.Constant(value=str(text)):
-                return text
+                return text.replace("%s", "…")  # in a log
             case ast.JoinedStr(values=values):
                 return "".join(map(text_of, values))
             case _:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
@@ -235,54 +234,78 @@ WORKERS = """
 import socket, ssl, sys
 import workers
 
-context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-context.load_cert_chain(sys.argv[1])
-context.minimum_version = context.maximum_version = ssl.TLSVersion(int(sys.argv[2]))
+def make_context():
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(sys.argv[1])
+    context.minimum_version = context.maximum_version = ssl.TLSVersion(int(sys.argv[2]))
+    return context
+
 sock = socket.create_server(("127.0.0.1", 0))
 print("port", sock.getsockname()[1], flush=True)
-workers.serve(sock, context)
+workers.serve(sock, make_context)
 """
 
-
-@asynccontextmanager
-async def worker_processes(pem: Path, version: ssl.TLSVersion) -> AsyncIterator[int]:
-    """Run docs/examples/workers.py on a port that the kernel chooses, and give the port.
-
-    At the end all of its processes have gone, and have complained of nothing.
-    """
-    argv = (sys.executable, "-B", "-W", "error", "-c", WORKERS, pem, version.value)
-    with trio.fail_after(LIMIT):
-        async with running(
-            *argv, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.STDOUT, cwd=EXAMPLES
-        ) as process:
-            assert process.stdout is not None
-            line = await receive_until(process.stdout, b"\n")
-            assert line.startswith(b"port "), line
-            yield int(line.split()[1])
-            process.kill()
-            assert b"".join([part async for part in process.stdout]) == b""
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no os.fork")
-async def test_forked_workers_resume_each_others_sessions(
-    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
-) -> None:
-    connect = partial(
-        open_tls_over_tcp_stream, HOST, ssl_context=client_context, session_cache=SessionCache()
-    )
-    workers: list[int] = []
-    resumed = []
-    stopped: int | None = None
-    async with worker_processes(server_pem, tls_version) as port:
+@attrs.define(eq=False)
+class Workers:
+    """docs/examples/workers.py as a program, and a client of it that keeps its sessions."""
+
+    process: trio.Process
+    client_context: ssl.SSLContext
+    port: int = 0
+    sessions: SessionCache = attrs.field(factory=SessionCache)
+    output: bytes = b""
+
+    async def line(self) -> bytes:
+        """Return the next line that it prints; b"" once all processes have gone."""
+        assert self.process.stdout is not None
+        while b"\n" not in self.output:
+            part = await self.process.stdout.receive_some()
+            if not part:
+                assert not self.output
+                return b""
+            self.output += part
+        line, _, self.output = self.output.partition(b"\n")
+        return line
+
+    async def next_to_leave(self) -> int:
+        """Wait until a worker has left."""
+        line = await self.line()
+        found = re.fullmatch(rb"worker (\d+) has left", line)
+        assert found is not None, line
+        return int(found[1])
+
+    async def connect(self) -> Stream:
+        return await open_tls_over_tcp_stream(
+            HOST, self.port, ssl_context=self.client_context, session_cache=self.sessions
+        )
+
+    async def ask(self, stream: Stream) -> int:
+        """Ask a worker who it is."""
+        await stream.send_all(b"who are you?")
+        answer = await receive_until(stream, b"\n")
+        found = re.fullmatch(rb"worker (\d+)\n", answer)
+        assert found is not None, answer
+        return int(found[1])
+
+    async def visit(self, times: int, certificate: trustme.LeafCert) -> set[int]:
+        """Connect often, each time to another worker than before, and return which they were.
+
+        Each connection but the first is resumed, and each knows of the certificate.
+        """
+        workers: list[int] = []
+        resumed = []
+        stopped: int | None = None
+        (leaf, *_) = certificate.cert_chain_pems
+        expected = ssl.PEM_cert_to_DER_cert(leaf.bytes().decode())
         try:
-            for _ in range(40):
-                async with await connect(port) as stream:
-                    await stream.send_all(b"who are you?")
-                    answer = await receive_until(stream, b"\n")
+            for _ in range(times):
+                async with await self.connect() as stream:
+                    workers.append(await self.ask(stream))
                     resumed.append(stream.session_reused)
-                found = re.fullmatch(rb"worker (\d+)\n", answer)
-                assert found is not None
-                workers.append(int(found[1]))
+                    assert stream.getpeercert(binary_form=True) == expected
                 # So that another one takes the next connection.
                 os.kill(workers[-1], signal.SIGSTOP)
                 if stopped is not None:
@@ -291,5 +314,113 @@ async def test_forked_workers_resume_each_others_sessions(
         finally:
             if stopped is not None:
                 os.kill(stopped, signal.SIGCONT)
-    assert resumed == [False] + 39 * [True]
-    assert all(one != next_one for one, next_one in pairwise(workers))
+        assert resumed == [False] + (times - 1) * [True]
+        assert all(one != next_one for one, next_one in pairwise(workers))
+        return set(workers)
+
+
+@asynccontextmanager
+async def worker_processes(
+    pem: Path, version: ssl.TLSVersion, client_context: ssl.SSLContext
+) -> AsyncIterator[Workers]:
+    """Run docs/examples/workers.py on a port that the kernel chooses."""
+    argv = (sys.executable, "-B", "-W", "error", "-c", WORKERS, pem, version.value)
+    with trio.fail_after(LIMIT):
+        async with running(
+            *argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=EXAMPLES,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},  # so that lines are written whole
+        ) as process:
+            workers = Workers(process, client_context)
+            word, port = (await workers.line()).split()
+            assert word == b"port"
+            workers.port = int(port)
+            yield workers
+
+
+@needs_fork
+async def test_forked_workers_resume_each_others_sessions(
+    server_pem: Path,
+    server_cert: trustme.LeafCert,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+) -> None:
+    async with worker_processes(server_pem, tls_version, client_context) as workers:
+        pids = await workers.visit(40, server_cert)
+        workers.process.kill()
+        # They notice that it has gone, and complain of nothing.
+        left = {await workers.next_to_leave() for _ in range(4)}
+        assert await workers.line() == b""
+    assert pids <= left
+
+
+@needs_fork
+async def test_forked_workers_drain(
+    server_pem: Path, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    async with worker_processes(server_pem, tls_version, client_context) as workers:
+        async with await workers.connect() as stream:
+            pid = await workers.ask(stream)
+            workers.process.send_signal(signal.SIGTERM)
+            others = {await workers.next_to_leave() for _ in range(3)}
+            assert await workers.ask(stream) == pid
+        assert await workers.next_to_leave() == pid
+        assert await workers.line() == b""
+        assert await workers.process.wait() == 0
+        assert pid not in others
+        with pytest.raises(OSError, match="connect"):
+            await workers.connect()
+
+
+@needs_fork
+async def test_forked_workers_are_replaced(
+    server_pem: Path,
+    server_cert: trustme.LeafCert,
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+) -> None:
+    async with worker_processes(server_pem, tls_version, client_context) as workers:
+        old = await workers.visit(5, server_cert)
+        async with await workers.connect() as stream:
+            pid = await workers.ask(stream)
+            new_cert = ca.issue_cert(HOST)
+            new_cert.private_key_and_cert_chain_pem.write_to_path(str(server_pem))
+            workers.process.send_signal(signal.SIGHUP)
+            others = {await workers.next_to_leave() for _ in range(3)}
+            assert await workers.ask(stream) == pid
+        assert await workers.next_to_leave() == pid
+        assert old <= others | {pid}
+        # Whoever comes now meets the new ones, which have keys of their own that they share.
+        new = await workers.visit(20, new_cert)
+        assert not new & (others | {pid})
+
+        await trio.Path(server_pem).write_text("no certificate", encoding="utf-8")
+        workers.process.send_signal(signal.SIGHUP)
+        assert (await workers.line()).startswith(b"the workers stay: ")
+        async with await workers.connect() as stream:
+            assert await workers.ask(stream) in new
+            assert stream.session_reused
+        workers.process.send_signal(signal.SIGTERM)
+        assert new <= {await workers.next_to_leave() for _ in range(4)}
+        assert await workers.process.wait() == 0
+
+
+@needs_fork
+async def test_a_forked_worker_that_fails_ends_them_all(
+    server_pem: Path, client_context: ssl.SSLContext
+) -> None:
+    version = client_context.minimum_version
+    async with worker_processes(server_pem, version, client_context) as workers:
+        async with await workers.connect() as stream:
+            pid = await workers.ask(stream)
+            os.kill(pid, signal.SIGKILL)
+        assert await workers.process.wait() == 1
+        output = []
+        while line := await workers.line():
+            output.append(line)
+    assert b"RuntimeError: a worker has failed" in output
+    assert sum(line.endswith(b" has left") for line in output) == 3

@@ -13,6 +13,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from trio_tlsbio import (
     HandshakeInfo,
     PeerAlertError,
+    PostHandshakeAuthError,
     TLSConnection,
     TLSError,
     TLSStream,
@@ -208,7 +209,7 @@ def test_client_can_not_be_asked(reason: str, asking: Asking) -> None:
         asking.server.verify_mode = ssl.CERT_OPTIONAL
     client, server = asking.connections()
     for _ in range(2):
-        with pytest.raises(TLSError, match="can't be asked") as caught:
+        with pytest.raises(PostHandshakeAuthError, match="can't be asked") as caught:
             server.verify_client_post_handshake()
         assert isinstance(caught.value.__cause__, ssl.SSLError)
     server.send(b"never mind")
@@ -254,7 +255,7 @@ def test_client_ends_instead_of_answering(asking: Asking) -> None:
     client.send_close_notify()
     transfer(client, server)
     for _ in range(2):
-        with pytest.raises(TLSError, match="did not answer with a certificate"):
+        with pytest.raises(PostHandshakeAuthError, match="did not answer with a certificate"):
             server.client_has_answered()
     assert server.receive() == b""
 
@@ -275,7 +276,7 @@ def test_client_sends_data_without_end_instead_of_answering(asking: Asking) -> N
     client.send(b"x")
     transfer(client, server)
     for _ in range(2):
-        with pytest.raises(TLSError, match="should answer with a certificate"):
+        with pytest.raises(PostHandshakeAuthError, match="should answer with a certificate"):
             server.client_has_answered()
     data = server.receive()
     assert data == bytes(sent) + b"x", "nothing is lost"

@@ -146,10 +146,37 @@ def test_a_bad_file_keeps_the_old_and_is_reported_once(
         f"the SSLContext can't be made anew from {pem}, and the old one stays"
     )
     assert why in message
-    assert not current.reload(), "asked for, it tries again"
+    assert not current.reload(), "asked for, it says so again"
+    assert len(reloads) == len(caplog.records) == 2
     renew("two.example")
     assert certificate_names(ca, current()) == ["two.example"]
     assert reloads[-1] is None
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failure: OSError | None = None
+
+    def make() -> ssl.SSLContext:
+        if failure is not None:
+            raise failure
+        return make_context()
+
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make, files=[pem], on_reload=reloads.append)
+    renew("two.example")
+    for reason in ["no descriptors"] * 3 + ["no memory"] * 3:
+        failure = OSError(reason)
+        assert certificate_names(ca, current()) == ["one.example"]
+    failure = None
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert [str(error) for error in reloads] == ["no descriptors", "no memory", "None"]
+    assert len(caplog.records) == 2, "a line for each reason, not for each try"
 
 
 def test_what_changes_while_it_is_read_is_read_again(
@@ -328,6 +355,27 @@ def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLCont
     sni_context(contexts)
     with pytest.raises(ValueError, match="sni_callback already"):
         sni_context(contexts)
+    contexts["a.example"].sni_callback = None
+    contexts["b.example"].sni_callback = lambda *_: None
+    with pytest.raises(ValueError, match=r"b\.example has an sni_callback already"):
+        sni_context(contexts)
+
+
+def test_names_that_let_in_others_clients_are_refused(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    """A session of one name could be resumed under another, and no certificate is verified then."""
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_REQUIRED
+        ca.configure_trust(context)
+    sni_context(contexts)
+    contexts["a.example"].sni_callback = None
+    trustme.CA().configure_trust(contexts["b.example"])
+    with pytest.raises(ValueError, match=r"b\.example trusts other authorities"):
+        sni_context(contexts)
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_NONE
+    sni_context(contexts)
 
 
 def test_names_are_reloaded_together(

@@ -22,6 +22,7 @@ import trustme
 
 from trio_tlsbio import (
     CertificateError,
+    Drain,
     PeerAlertError,
     SessionCache,
     State,
@@ -29,7 +30,6 @@ from trio_tlsbio import (
     TruncationError,
     open_tls_over_tcp_stream,
 )
-from trio_tlsbio.cli._drain import Drain
 from trio_tlsbio.cli._http import Part, Site, UnfinishedError
 
 from .helpers import client_context_for
@@ -716,41 +716,6 @@ async def test_help_lists_the_exit_statuses() -> None:
     listed = text.partition("exit status:\n")[2].split("\n")
     assert [int(line.split()[0]) for line in listed if line] == [*range(9), 130, 141]
     assert max(map(len, text.splitlines())) <= 100
-
-
-################################################################
-# Draining, in memory
-################################################################
-
-
-async def test_drain_gives_what_has_arrived_and_then_the_end() -> None:
-    drain = Drain()
-    client, server = trio.testing.memory_stream_pair()
-    await client.send_all(b"data")
-    assert await drain.receive_some(server, 2) == b"da"
-    assert await drain.receive_some(server) == b"ta"
-    async with trio.open_nursery() as nursery:
-        got: list[bytes] = []
-
-        async def wait() -> None:
-            got.append(await drain.receive_some(server))
-
-        nursery.start_soon(wait)
-        await trio.testing.wait_all_tasks_blocked()
-        assert got == []
-        drain.begin()
-    assert got == [b""]
-    await client.send_all(b"too late")
-    assert await drain.receive_some(server) == b""
-
-
-async def test_drain_is_not_the_only_one_to_cancel() -> None:
-    _, server = trio.testing.memory_stream_pair()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await Drain().receive_some(server)
-        raise AssertionError("not cancelled")
-    assert scope.cancelled_caught
 
 
 ################################################################

@@ -12,10 +12,12 @@ from ._client import (
 )
 from ._connection import TLSConnection
 from ._contexts import ContextProvider, ReloadingContext, sni_context
+from ._drain import Drain
 from ._errors import (
     CertificateError,
     HandshakeTimeoutError,
     PeerAlertError,
+    PostHandshakeAuthError,
     TLSError,
     TruncationError,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "CertificateError",
     "ConnectionAccepted",
     "ConnectionClosed",
+    "Drain",
     "ContextProvider",
     "HandshakeCompleted",
     "HandshakeFailed",
@@ -53,6 +56,7 @@ __all__ = [
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
+    "PostHandshakeAuthError",
     "PumpedStream",
     "Reconnecting",
     "ReloadingContext",

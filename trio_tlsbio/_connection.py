@@ -14,7 +14,14 @@ import idna
 import trio
 
 from ._contexts import refused_hostname
-from ._errors import PeerAlertError, TLSError, caused_by, explain, truncated
+from ._errors import (
+    PeerAlertError,
+    PostHandshakeAuthError,
+    TLSError,
+    caused_by,
+    explain,
+    truncated,
+)
 from ._info import HandshakeInfo, presented_names
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
@@ -593,7 +600,8 @@ class TLSConnection:
         has no certificate fails the connection. Nothing is asked while an answer is awaited.
 
         Raises:
-          TLSError: if the client can't be asked. The connection goes on working.
+          PostHandshakeAuthError: if the client can't be asked. The connection goes on working.
+          TLSError: if the connection failed.
           ValueError: if this side can't ask.
           trio.NeedHandshakeError: before the handshake is done.
         """
@@ -619,7 +627,7 @@ class TLSConnection:
         try:
             self._ssl_object.verify_client_post_handshake()
         except ssl.SSLError as exc:
-            error = TLSError(
+            error = PostHandshakeAuthError(
                 "this client can't be asked for a certificate after the handshake: it does not "
                 f"offer that, or speaks {self._handshake.version}",
                 reason=exc.reason,
@@ -640,8 +648,9 @@ class TLSConnection:
         Once it has, :attr:`handshake` tells the certificate.
 
         Raises:
-          TLSError: if no answer can come any more, or the certificate was refused. Also if the
-            client sends more than 1 MiB of data first, which is to be received then.
+          PostHandshakeAuthError: if the client has ended its direction, or sends more than 1 MiB of
+            data first, which is to be received then. The connection goes on working.
+          TLSError: if the certificate was refused, or the connection failed otherwise.
           TruncationError: if the transport ended first.
         """
         self.look_ahead()
@@ -651,10 +660,10 @@ class TLSConnection:
             raise self._receive_error.again()
         if self._receive_state is State.CLOSED:
             message = "the client ended its direction and did not answer with a certificate"
-            raise self.claim(TLSError(message))
+            raise self.claim(PostHandshakeAuthError(message))
         if self.bytes_to_receive > _MOST_LOOK_AHEAD:
             message = "the client sends data where it should answer with a certificate"
-            raise self.claim(TLSError(message))
+            raise self.claim(PostHandshakeAuthError(message))
         return False
 
     ################################################################

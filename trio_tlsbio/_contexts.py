@@ -56,7 +56,7 @@ class ReloadingContext:
     Pass it to a server in place of a context. For each connection the server calls it, which looks
     at the files, so the first handshake after a change uses the new certificate. Connections that
     are open go on with the one they began with. If the new context can't be made, the old one
-    stays, and the log ``trio_tlsbio.server`` says why, once for each change::
+    stays, the log ``trio_tlsbio.server`` says why, and the next connection tries again::
 
         def make_context() -> ssl.SSLContext:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -72,7 +72,8 @@ class ReloadingContext:
       make_context: Makes the context. It is called at once, and for each reload; it may read files,
         which blocks.
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
-      on_reload: Called after each reload with what went wrong, or None.
+      on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
+        for the same reason.
 
     Raises:
       Exception: whatever the first call of ``make_context`` raises.
@@ -83,6 +84,7 @@ class ReloadingContext:
     _on_reload: Callable[[Exception | None], object] | None
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
+    _error: Exception | None  # of the last try
 
     def __init__(
         self,
@@ -96,14 +98,17 @@ class ReloadingContext:
         self._on_reload = on_reload
         self._stamps = self._look()
         self._current = self._make()
+        self._error = None
 
     def __repr__(self) -> str:
         return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for the next connection, made anew if a file has changed."""
-        if self._files and self._look() != self._stamps:
-            self.reload()
+        if self._files:
+            is_news = self._look() != self._stamps
+            if is_news or self._error is not None:  # which may have been for a passing reason
+                self._reload(is_news=is_news)
         return self._current
 
     def reload(self) -> bool:
@@ -112,20 +117,29 @@ class ReloadingContext:
         Returns:
           Whether it could be made. If not, the old one stays.
         """
+        return self._reload(is_news=True)
+
+    def _reload(self, *, is_news: bool) -> bool:
         # Before the files are read: one that changes meanwhile will be noticed.
         self._stamps = self._look()
-        error: Exception | None = None
+        before, self._error = self._error, None
         try:
             self._current = self._make()
         except Exception as exc:
-            error = exc
+            self._error = exc
+        if is_news or repr(before) != repr(self._error):
+            self._report()
+        return self._error is None
+
+    def _report(self) -> None:
+        if self._error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
-            _logger.error(  # noqa: TRY400  # one line says it
-                "the SSLContext can't be made anew%s, and the old one stays: %s", names, _why(exc)
+            why = _why(self._error)
+            _logger.error(
+                "the SSLContext can't be made anew%s, and the old one stays: %s", names, why
             )
         if self._on_reload is not None:
-            self._on_reload(error)
-        return error is None
+            self._on_reload(self._error)
 
     def _make(self) -> ssl.SSLContext:
         context: object = self._make_context()
@@ -176,21 +190,17 @@ def sni_context(
 
     Raises:
       ValueError: if there is no context, or one has an ``sni_callback`` already, or if they differ
-        in a setting that OpenSSL can't change once it knows the name, ``verify_mode`` for one.
+        in a setting that OpenSSL can't change once it knows the name, ``verify_mode`` for one. Also
+        if they ask for client certificates and trust different authorities: a session of one name
+        could be resumed under another. (Authorities in a ``capath`` can't be compared.)
     """
     by_name = {_lookup_form(name): context for name, context in contexts.items()}
-    base = default if default is not None else next(iter(by_name.values()), None)
-    if base is None:
+    checked = by_name if default is None else {"other names": default, **by_name}
+    if not checked:
         raise ValueError("sni_context() needs a context for at least one name, or a default")
-    if base.sni_callback is not None:
-        raise ValueError("the first SSLContext has an sni_callback already")
-    for name, context in by_name.items():
-        for setting in _SETTINGS_THAT_STAY:
-            if getattr(context, setting) != getattr(base, setting):
-                raise ValueError(
-                    f"the SSLContext for {name} has another {setting} than the first one, and "
-                    "OpenSSL would not apply it: serve that name on a port of its own"
-                )
+    base = next(iter(checked.values()))
+    for name, context in checked.items():
+        _check_agreement(name, context, base)
 
     def choose(ssl_object: Any, name: str | None, _: ssl.SSLContext) -> int | None:
         # OpenSSL tells the name here and nowhere else, so it is left on the object.
@@ -207,6 +217,27 @@ def sni_context(
 
     base.sni_callback = choose
     return base
+
+
+def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -> None:
+    if context.sni_callback is not None:
+        raise ValueError(f"the SSLContext for {name} has an sni_callback already")
+    for setting in _SETTINGS_THAT_STAY:
+        if getattr(context, setting) != getattr(base, setting):
+            raise ValueError(
+                f"the SSLContext for {name} has another {setting} than the first one, and "
+                "OpenSSL would not apply it: serve that name on a port of its own"
+            )
+    # OpenSSL verifies no certificate when it resumes, and all names share the keys for tickets.
+    if context.verify_mode is not ssl.CERT_NONE and _trust(context) != _trust(base):
+        raise ValueError(
+            f"the SSLContext for {name} trusts other authorities than the first one, and a client "
+            "could resume a session of one name under another: serve that name on a port of its own"
+        )
+
+
+def _trust(context: ssl.SSLContext) -> tuple[list[bytes], int]:
+    return sorted(context.get_ca_certs(binary_form=True)), context.cert_store_stats()["crl"]
 
 
 def _lookup_form(name: str) -> str:

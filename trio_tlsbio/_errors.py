@@ -12,6 +12,7 @@ __all__ = [
     "CertificateError",
     "HandshakeTimeoutError",
     "PeerAlertError",
+    "PostHandshakeAuthError",
     "TLSError",
     "TruncationError",
 ]
@@ -90,6 +91,18 @@ class PeerAlertError(TLSError):
     def error_type(self) -> str:
         """``"alert_"`` and the alert's name."""
         return f"alert_{self.alert}"
+
+
+class PostHandshakeAuthError(TLSError):
+    """The client can't be asked for a certificate after the handshake, or has not answered.
+
+    The exception among these errors: the connection goes on working.
+    """
+
+    @property
+    def error_type(self) -> str:
+        """``"post_handshake_auth"``."""
+        return "post_handshake_auth"
 
 
 class TruncationError(TLSError):

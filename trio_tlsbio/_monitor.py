@@ -102,7 +102,8 @@ class ServerStatistics:
     """Those of them that resumed a session. Envoy: ``ssl.session_reused``."""
 
     failed: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
-    """Handshakes that failed, by :attr:`TLSError.error_type`. Envoy: ``ssl.connection_error``."""
+    """Handshakes that failed, by :attr:`TLSError.error_type`. Envoy: ``ssl.connection_error`` and,
+    for certificates, ``ssl.fail_verify_error`` and ``ssl.fail_verify_no_cert``."""
 
     cancelled: int = 0
     """Handshakes that were cut off because serving was cancelled."""

@@ -75,7 +75,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     Args:
       transport_listener: The listener whose connections are wrapped.
       ssl_context: The settings, with the server's certificate; or a function that returns them,
-        which is called for each connection: a :class:`ReloadingContext`, for example.
+        which is called for each connection: a :class:`ReloadingContext`, for example. What it
+        raises, :meth:`accept` raises, and that ends the server.
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
@@ -246,12 +247,13 @@ async def serve_tls_listeners(
     The handler gets a stream whose handshake is done. What goes wrong with one connection ends that
     one alone, with a line in the log ``trio_tlsbio.server``: a handshake that fails or takes too
     long, and a :exc:`TLSError` of the stream that the handler lets through. What else the handler
-    raises goes to ``on_error``, or propagates and ends the server, as with
-    :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
-    until it has some again.
+    raises, :exc:`trio.TooSlowError` too, goes to ``on_error``, or propagates and ends the server,
+    as with :func:`trio.serve_listeners`. Where the system is out of descriptors or memory,
+    accepting waits until it has some again.
 
     Closing the listeners drains the server: nothing more is accepted, and this returns when the
-    last handler has. A cancel scope around it says how long that may take. Handlers that are cut
+    last handler has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope
+    around it says how long that may take. Handlers that are cut
     off by it still end with a close_notify, where the socket has room for one.
 
     Args:

@@ -596,8 +596,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         4.6.2.
 
         Raises:
-          TLSError: if the client can't be asked, or its certificate was refused. In the first case
-            the stream goes on working.
+          PostHandshakeAuthError: if the client can't be asked, ends its direction instead of
+            answering, or sends too much data first. The stream goes on working.
+          TLSError: if its certificate was refused, or TLS or the transport failed.
           TruncationError: if the transport ended first.
           ValueError: if this side can't ask.
         """

@@ -33,8 +33,8 @@ async def ask_for_name(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> str 
     """Return the name in the client's certificate; None if it has no certificate."""
     assert stream.handshake is not None
     if not stream.handshake.peer_certificate:  # with TLS 1.2, and when resumed, it may be there
-        with suppress(trio_tlsbio.TLSError):  # it can't be asked; or its certificate was refused,
-            await stream.verify_client_post_handshake()  # and then sending tells of that too
+        with suppress(trio_tlsbio.PostHandshakeAuthError):  # this client can't be asked
+            await stream.verify_client_post_handshake()
     certificate = stream.handshake.peer_certificate
     if not certificate:
         return None

@@ -23,7 +23,7 @@ import attrs
 import h11
 import trio
 
-from ._drain import Drain
+from trio_tlsbio import Drain
 
 __all__ = ["Site", "UnfinishedError"]
 
@@ -307,10 +307,10 @@ class _Conversation:
     async def _next_request(self) -> h11.Request | None:
         """Wait for the head of a request; None if there is none to come, or not in time."""
         if not self._http.trailing_data[0]:
-            data = b""
+            data: bytes | bytearray = b""
             with trio.move_on_after(self._site.idle_timeout):
                 data = await self._site.drain.receive_some(self._stream, _HEAD_BYTES)
-            self._http.receive_data(data)
+            self._http.receive_data(bytes(data))
         with trio.move_on_after(self._site.head_timeout):
             while (event := self._http.next_event()) is h11.NEED_DATA:
                 self._http.receive_data(bytes(await self._stream.receive_some(_HEAD_BYTES)))

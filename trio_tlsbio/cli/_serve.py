@@ -20,6 +20,7 @@ import trio
 
 from trio_tlsbio import (
     ConnectionClosed,
+    Drain,
     ReloadingContext,
     ServerEvent,
     ServerMonitor,
@@ -31,7 +32,6 @@ from trio_tlsbio import (
     serve_tls_listeners,
 )
 
-from ._drain import Drain
 from ._options import (
     Commands,
     add_command,

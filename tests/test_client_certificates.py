@@ -266,6 +266,21 @@ def test_client_ends_instead_of_answering(asking: Asking) -> None:
         server.client_has_answered()
 
 
+def test_client_answers_and_ends_at_once(ca: trustme.CA, asking: Asking) -> None:
+    ca.issue_cert(CLIENT).configure_cert(asking.client)
+    client, server = asking.connections()
+    server.verify_client_post_handshake()
+    transfer(server, client)
+    assert client.receive() is None
+    client.send(b"bye")
+    client.send_close_notify()
+    transfer(client, server)
+    assert server.client_has_answered()
+    assert names_in(server.handshake) == [CLIENT]
+    assert server.receive() == b"bye"
+    assert server.receive() == b""
+
+
 def test_client_sends_data_without_end_instead_of_answering(asking: Asking) -> None:
     client, server = asking.connections()
     server.verify_client_post_handshake()

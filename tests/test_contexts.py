@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import os
 import ssl
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from trio_tlsbio import PeerAlertError, ReloadingContext, TLSConnection, TLSError, sni_context
 
@@ -153,7 +158,7 @@ def test_a_bad_file_keeps_the_old_and_is_reported_once(
     assert reloads[-1] is None
 
 
-def test_what_failed_for_a_passing_reason_is_tried_again(
+def test_what_failed_for_a_passing_reason_is_tried_again_more_and_more_rarely(
     ca: trustme.CA,
     pem: Path,
     renew: Callable[[str], None],
@@ -161,19 +166,29 @@ def test_what_failed_for_a_passing_reason_is_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     failure: OSError | None = None
+    tries = 0
 
     def make() -> ssl.SSLContext:
+        nonlocal tries
+        tries += 1
         if failure is not None:
             raise failure
         return make_context()
 
     reloads: list[Exception | None] = []
     current = ReloadingContext(make, files=[pem], on_reload=reloads.append)
+    first = current()
     renew("two.example")
-    for reason in ["no descriptors"] * 3 + ["no memory"] * 3:
+    tries = 0
+    for reason in ["no descriptors"] * 32 + ["no memory"] * 32:
         failure = OSError(reason)
-        assert certificate_names(ca, current()) == ["one.example"]
+        assert current() is first
+    # Each try blocks the event loop, and anybody who connects could bring it about.
+    assert tries == 1 + 6
     failure = None
+    for _ in range(64):
+        current()
+    assert tries == 1 + 6 + 1
     assert certificate_names(ca, current()) == ["two.example"]
     assert [str(error) for error in reloads] == ["no descriptors", "no memory", "None"]
     assert len(caplog.records) == 2, "a line for each reason, not for each try"
@@ -358,6 +373,25 @@ def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLCont
     contexts["a.example"].sni_callback = None
     contexts["b.example"].sni_callback = lambda *_: None
     with pytest.raises(ValueError, match=r"b\.example has an sni_callback already"):
+        sni_context(contexts)
+
+
+def test_names_with_revocation_lists_are_refused(
+    contexts: dict[str, ssl.SSLContext], tmp_path: Path
+) -> None:
+    crl = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")]))
+        .last_update(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .next_update(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
+        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    )
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_REQUIRED
+    path = tmp_path / "crl.pem"
+    path.write_bytes(crl.public_bytes(serialization.Encoding.PEM))
+    contexts["a.example"].load_verify_locations(path)
+    with pytest.raises(ValueError, match="has revocation lists"):
         sni_context(contexts)
 
 

@@ -120,6 +120,43 @@ def test_a_certificate_that_python_can_not_decode(
     assert isinstance(server_error, PeerAlertError)
 
 
+def _der(tag: int, *content: bytes) -> bytes:
+    body = b"".join(content)
+    length = len(body).to_bytes(2, "big")
+    return bytes([tag, 0x82]) + length + body
+
+
+def test_a_certificate_whose_subject_is_no_text(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path
+) -> None:
+    """OpenSSL verifies it, and getpeercert() raises an SSLError that has nothing to do with TLS."""
+    pem = odd_certificate(ca, b"\x81\x03a@a", tmp_path / "odd.pem")
+    key, _, rest = pem.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+    certificate = x509.load_pem_x509_certificate(b"-----BEGIN CERTIFICATE-----" + rest)
+    issuer_key: Any = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    old, new = b"\x0c\x03odd", b"\x30\x03\x0c\x01o"  # a UTF8String becomes a SEQUENCE of one
+    signed = certificate.tbs_certificate_bytes
+    assert signed.count(old) == 1
+    signed = signed.replace(old, new)
+    signature = issuer_key.sign(signed, ec.ECDSA(hashes.SHA256()))
+    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
+    odd = _der(0x30, signed, algorithm, _der(0x03, b"\0", signature))
+    pem.write_bytes(key + ssl.DER_cert_to_PEM_cert(odd).encode())
+
+    client_context = client_context_for(ca)
+    client_context.load_cert_chain(pem)
+    server_context = server_context_for(server_cert)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(server_context)
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.peer_certificate == {}
+    (presented,) = server.handshake.peer_certificate_chain
+    assert signed in presented
+
+
 async def test_a_default_timeout_of_sockets_holds_up_nothing(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

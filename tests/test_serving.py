@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import resource
+import socket
 import ssl
+import struct
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -31,6 +35,7 @@ from trio_tlsbio import (
     ServerEvent,
     ServerMonitor,
     ServerStatistics,
+    TLSConnection,
     TLSConnector,
     TLSError,
     TLSListener,
@@ -140,6 +145,25 @@ async def serving(
         (listener,) = await nursery.start(serve)
         yield Server(client_context, monitor, listener, scope, ended)
         nursery.cancel_scope.cancel()
+
+
+class OneStream(trio.abc.Listener[Any]):
+    """Accepts a single stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self.streams = [stream]
+        self.closed = trio.Event()
+
+    async def accept(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self.streams:
+            return self.streams.pop()
+        await self.closed.wait()
+        raise trio.ClosedResourceError
+
+    async def aclose(self) -> None:
+        self.closed.set()
+        await trio.lowlevel.checkpoint()
 
 
 ################################################################
@@ -256,6 +280,8 @@ async def test_options_that_make_no_sense(server_context: ssl.SSLContext) -> Non
     for name in ("max_connections", "max_handshakes"):
         with pytest.raises(ValueError, match=f"{name} must be positive"):
             await serve_tls_listeners(echo, [], **{name: 0})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"{name} must be positive"):  # before listening
+            await serve_tls_over_tcp(echo, 0, server_context, **{name: 0})  # type: ignore[arg-type]
 
 
 ################################################################
@@ -487,6 +513,61 @@ async def test_what_strangers_send_writes_no_lines_of_its_own(
     assert r"a\nconnection from\x1b[31m" in message
 
 
+async def test_client_that_fails_twice_ends_alone(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """It sends a ClientHello; while the server answers, it sends garbage and resets."""
+    sockets: list[socket.socket] = []
+
+    def while_the_server_works(*_: object) -> None:
+        (bad,) = sockets
+        bad.sendall(b"\x17\x03\x03\x00\x05hello" + b"garbage")
+        bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        bad.close()
+
+    async with serving(echo, server_context, client_context) as server:
+        server_context.sni_callback = while_the_server_works
+        sockets.append(socket.create_connection((HOST, server.port)))
+        hello = TLSConnection(client_context, server_hostname=HOST).data_to_send()
+        sockets[0].sendall(hello)
+        await server.until(lambda statistics: bool(statistics.failed))
+        await server.until(lambda statistics: statistics.active == 0)
+        server_context.sni_callback = None
+        async with await server.connect() as stream:
+            await server.ask(stream)
+
+
+@pytest.mark.parametrize("event_type", [ConnectionAccepted, HandshakeCompleted, ConnectionClosed])
+async def test_hook_that_raises_leaves_nothing_behind(
+    event_type: type[ServerEvent], server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    monitors: list[ServerMonitor] = []
+
+    def hook(event: ServerEvent) -> None:
+        if isinstance(event, event_type):
+            raise KeyError("from the hook")
+
+    async def run() -> None:
+        async with (
+            trio.open_nursery() as handlers,
+            serving(
+                echo, server_context, client_context, handler_nursery=handlers, on_event=hook
+            ) as server,
+        ):
+            monitors.append(server.monitor)
+            with suppress(TLSError):
+                async with await server.connect() as stream:
+                    await server.ask(stream)
+            await trio.sleep_forever()
+
+    with trio.fail_after(20), pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(KeyError, match="from the hook")
+    (monitor,) = monitors
+    statistics = monitor.statistics()
+    assert (statistics.accepted, statistics.active, statistics.handshaking) == (1, 0, 0)
+
+
 ################################################################
 # Events and statistics
 ################################################################
@@ -518,6 +599,7 @@ async def test_every_event_is_told_and_counted(
     assert 0 < completed.duration < 10
     assert isinstance(failed, HandshakeFailed)
     assert failed.peer == f"{HOST}:{bad_port}"
+    assert isinstance(failed.error, TLSError)
     assert failed.error.reason == "HTTP_REQUEST"
     assert isinstance(closed, ConnectionClosed)
     assert (closed.peer, closed.handshake) == (failed.peer, None)
@@ -559,6 +641,108 @@ async def test_statistics_tell_what_goes_on_now(
         await trio.aclose_forcefully(stream)
 
 
+@pytest.mark.parametrize("how", ["reset", "timeout", "cancelled"])
+async def test_handshake_that_fails_in_its_last_flight_is_counted_once(
+    how: str, server_cert: trustme.LeafCert, ca: trustme.CA, mock_clock: MockClock
+) -> None:
+    """TLS 1.2, where the server has the last word: OpenSSL is through before that is sent."""
+    mock_clock.rate = 1
+    version = ssl.TLSVersion.TLSv1_2
+    client_end, server_end = memory_stream_pair()
+    sends = 0
+
+    async def stall() -> None:
+        nonlocal sends
+        sends += 1
+        if sends == 2:
+            if how == "reset":
+                raise trio.BrokenResourceError from ConnectionResetError()
+            await trio.sleep_forever()
+        await pump()
+
+    pump: Any = server_end.send_stream.send_all_hook
+    server_end.send_stream.send_all_hook = stall
+    monitor = ServerMonitor()
+    listener = TLSListener(
+        OneStream(server_end), server_context_for(server_cert, version), handshake_timeout=1000
+    )
+    client = TLSStream(client_end, client_context_for(ca, version), server_hostname=NAME)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_tls_listeners, echo, [listener], monitor=monitor))
+        nursery.start_soon(client.do_handshake)
+        while sends < 2:
+            await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()
+        if how == "timeout":
+            mock_clock.jump(1000)
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    statistics = monitor.statistics()
+    assert (statistics.accepted, statistics.established, statistics.active) == (1, 0, 0)
+    assert statistics.handshaking == 0
+    assert statistics.broken == {}
+    reasons = {"reset": {"connection_reset": 1}, "timeout": {"handshake_timeout": 1}}
+    assert statistics.failed == reasons.get(how, {})
+    assert statistics.cancelled == (how == "cancelled")
+
+
+async def test_failed_handshake_that_is_cut_off_is_counted_once(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        bad = await server.tcp()
+        await bad.send_all(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")
+        await server.until(lambda statistics: bool(statistics.failed))
+        await wait_all_tasks_blocked(0.01)  # its alert is out; it is awaited that the client ends
+        assert server.statistics.active == 1
+        server.scope.cancel()
+        await server.ended.wait()
+        await bad.aclose()
+        statistics = server.statistics
+        assert (statistics.handshaking, statistics.cancelled, statistics.active) == (0, 0, 0)
+        assert sum(statistics.failed.values()) == 1
+    assert len(caplog.records) == 1
+
+
+async def test_failed_connections_leave_no_cycles(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    streams: list[weakref.ref[Stream]] = []
+
+    class Remembering(TLSListener[trio.SocketStream]):
+        async def accept(self) -> Stream:
+            stream = await super().accept()
+            streams.append(weakref.ref(stream))
+            return stream
+
+    (tcp_listener,) = await trio.open_tcp_listeners(0, host=HOST)
+    listener = Remembering(tcp_listener, server_context)
+    monitor = ServerMonitor()
+    gc.collect()
+    gc.disable()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve_tls_listeners, echo, [listener], monitor=monitor))
+            server = Server(client_context, monitor, listener, nursery.cancel_scope, trio.Event())
+            for number in range(20):
+                bad = await server.tcp()
+                await bad.send_all(b"GET / HTTP/1.1\r\n\r\n" * (number % 2))
+                await bad.aclose()
+                good = await server.connect()
+                await server.ask(good)
+                await good.transport_stream.aclose()  # without a close_notify
+                await server.until(lambda statistics: statistics.active == 0)
+            await wait_all_tasks_blocked()
+            alive = sum(stream() is not None for stream in streams)
+            nursery.cancel_scope.cancel()
+    finally:
+        gc.enable()
+    assert len(streams) == 40
+    assert alive <= 2  # the last one may still be a variable somewhere
+
+
 async def test_ipv6_peers_are_named_in_brackets(
     server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -583,24 +767,7 @@ async def test_listeners_of_other_transports_are_served(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     client_end, server_end = memory_stream_pair()
-
-    class OneStream(trio.abc.Listener[Any]):
-        def __init__(self) -> None:
-            self.streams = [server_end]
-            self.closed = trio.Event()
-
-        async def accept(self) -> Any:
-            await trio.lowlevel.checkpoint()
-            if self.streams:
-                return self.streams.pop()
-            await self.closed.wait()
-            raise trio.ClosedResourceError
-
-        async def aclose(self) -> None:
-            self.closed.set()
-            await trio.lowlevel.checkpoint()
-
-    listener = TLSListener(OneStream(), server_context)
+    listener = TLSListener(OneStream(server_end), server_context)
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_tls_listeners, echo, [listener])
         client = TLSStream(client_end, client_context, server_hostname=NAME)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import operator
 import ssl
-from collections import deque
-from collections.abc import Iterator
 from functools import partial
-from typing import TypeAlias
 
 import attrs
 import idna
@@ -23,16 +20,11 @@ from ._errors import (
     truncated,
 )
 from ._info import HandshakeInfo, presented_names
+from ._records import RECORD_BYTES, Data, Records
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
 
 __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
-
-Data: TypeAlias = bytes | bytearray | memoryview
-
-# A record carries at most 16 KiB of plaintext (RFC 8446 section 5.1). No more goes into a MemoryBIO
-# at a time, which keeps the largest size that it ever had.
-_RECORD_BYTES = 16 * 1024
 
 # How often to look for a new session. Each time takes a while, and a server could send tickets
 # without end.
@@ -42,7 +34,7 @@ _MOST_LOOKS = 16
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
-SLICE_BYTES = 4 * _RECORD_BYTES
+SLICE_BYTES = 4 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""
 
 
@@ -151,12 +143,13 @@ class TLSConnection:
     _outgoing: ssl.MemoryBIO
     # Ciphertext: what was fed and has not gone into the incoming BIO yet, and what has been taken
     # out of the outgoing BIO and not been sent yet.
-    _fed: deque[Data]
-    _unsent: deque[Data]
+    _fed: Records
+    _unsent: list[Data]
     _eof_fed: bool
+    _is_drained: bool  # whether OpenSSL has nothing to give before more is fed
     # Plaintext: what send() was given and OpenSSL can't take yet, and what came out of OpenSSL
     # before it was asked for.
-    _held: deque[bytes]
+    _held: list[bytes]
     _close_held: bool
     _plaintext: bytearray
     _trailing: bytearray
@@ -166,7 +159,8 @@ class TLSConnection:
     _send_error: TLSError | None
     _receive_error: TLSError | None
     _handshake: HandshakeInfo | None
-    _awaits_certificate: bool
+    # While a client's certificate is awaited: the session's id when it was asked.
+    _asked_under: bytes | None
     # What sessions of this connection are bound to, as it was when the connection was made.
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
@@ -179,8 +173,6 @@ class TLSConnection:
     _knows_no_other: bool  # than the one that was offered
     _looks_left: int
     _by_record: bool
-    _record_header: bytes
-    _record_left: int
     _may_be_ticket: bool
 
     def __init__(
@@ -204,10 +196,11 @@ class TLSConnection:
             server_hostname=name,
             session=raw_session,
         )
-        self._fed = deque()
-        self._unsent = deque()
+        self._fed = Records()
+        self._unsent = []
         self._eof_fed = False
-        self._held = deque()
+        self._is_drained = True
+        self._held = []
         self._close_held = False
         self._plaintext = bytearray()
         self._trailing = bytearray()
@@ -217,7 +210,7 @@ class TLSConnection:
         self._send_error = None
         self._receive_error = None
         self._handshake = None
-        self._awaits_certificate = False
+        self._asked_under = None
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
         self._settings = None if server_side else VerificationSettings.of(ssl_context)
@@ -227,8 +220,6 @@ class TLSConnection:
         self._knows_no_other = True
         self._looks_left = _MOST_LOOKS
         self._by_record = False
-        self._record_header = b""
-        self._record_left = 0
         self._may_be_ticket = False
         if not server_side:
             try:
@@ -349,16 +340,9 @@ class TLSConnection:
             raise ValueError("feed() after feed_eof(): the transport ended already")
         if self._receive_state is State.CLOSED:
             self._trailing += data
-        elif self._receive_state is State.FAILED:
-            pass  # OpenSSL takes no more, and nobody will ask for it
-        elif (
-            len(data) <= _RECORD_BYTES
-            and not (self._fed or self._by_record)
-            and not self._incoming.pending
-        ):
-            self._incoming.write(data)
-        else:
-            self._fed.extend(_slices(bytes(data)))
+        elif self._receive_state is not State.FAILED:  # else nobody will ask for it
+            self._fed.feed(data)
+            self._is_drained = False
 
     def feed_eof(self) -> None:
         """Take note that the transport ended.
@@ -366,43 +350,29 @@ class TLSConnection:
         Without a close_notify before it, :meth:`receive` raises :exc:`TruncationError`.
         """
         self._eof_fed = True
+        self._is_drained = False
+
+    @property
+    def wants_data(self) -> bool:
+        """Whether :meth:`receive` would return None now: more has to be fed first."""
+        return self._is_drained and not self._plaintext and self._receive_state is State.OPEN
 
     def _refill(self) -> bool:
-        """Put more of what was fed before OpenSSL, which asked for it; False if there is none.
+        """Give OpenSSL, which has used up all it had, more of what was fed; False if that is all.
 
-        OpenSSL asks only when the BIO is empty, so the BIO never holds more than a slice.
+        So the BIO never holds more than a few records.
         """
         if self._may_be_ticket:
             self._may_be_ticket = False
             self._collect_session()
-        if not self._fed:
+        data = self._fed.take(single=self._by_record)
+        if not data:
             return False
-        data = self._fed.popleft()
-        if self._by_record:
-            data, rest = self._cut_record(data)
-            if rest:
-                self._fed.appendleft(rest)
         self._incoming.write(data)
-        return True
-
-    def _cut_record(self, data: Data) -> tuple[Data, Data]:
-        """Divide ciphertext before the end of a record's header, and of the record."""
-        if self._record_left:
-            end = min(self._record_left, len(data))
-            self._record_left -= end
-        else:
-            # Five bytes, the last two of which are the length of what follows. OpenSSL gets them
-            # at once, and says so if they make no sense.
-            end = min(5 - len(self._record_header), len(data))
-            self._record_header += bytes(data[:end])
-            if len(self._record_header) == 5:
-                self._record_left = int.from_bytes(self._record_header[3:], "big")
-                self._record_header = b""
-                self._may_be_ticket = False
-        if not self._record_left and not self._record_header:
+        if self._by_record and self._fed.is_between:
             self._may_be_ticket = True  # unless it turns out to hold data
             self._by_record = self._looks_left > 0
-        return data[:end], data[end:]
+        return True
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
         """Return plaintext that the peer sent: all there is, or up to ``max_bytes``.
@@ -455,24 +425,23 @@ class TLSConnection:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = max_bytes
-        unsent = self._outgoing.pending
-        has_input = self._incoming.pending > 0 or bool(self._fed)
+        has_input = self._incoming.pending > 0 or self._refill()
         while self._receive_state is State.OPEN and left != 0:
             # One call returns one record at most.
-            chunk = self._read(_RECORD_BYTES if left is None else min(left, _RECORD_BYTES))
+            chunk = self._read(RECORD_BYTES if left is None else min(left, RECORD_BYTES))
             if not chunk:
                 break
             chunks.append(chunk)
             if left is not None:
                 left -= len(chunk)
-        if self._receive_state is State.OPEN:
-            if self._awaits_certificate and self._outgoing.pending > unsent:
-                # A server sends new tickets after each answer, an empty one too (see the state
-                # machine in OpenSSL's statem_srvr.c); nothing else in its interface tells of one.
-                self._awaits_certificate = False
-                self._handshake = HandshakeInfo.of(self._ssl_object)
-            if has_input and not chunks and self._collects and not self._by_record:
-                self._collect_session()  # something came that was no data
+            elif not self._incoming.pending and not self._refill():
+                self._is_drained = not self._eof_fed  # without the exception that would say so
+                break
+        if self._asked_under is not None and self._receive_state is not State.FAILED:
+            self._look_for_answer()
+        is_open = self._receive_state is State.OPEN
+        if has_input and not chunks and is_open and self._collects and not self._by_record:
+            self._collect_session()  # something came that was no data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _read(self, max_bytes: int) -> bytes:
@@ -488,6 +457,7 @@ class TLSConnection:
                         "the connection ended without a close_notify: what was received may not be "
                         "all"
                     )
+                self._is_drained = True
                 return b""
             except ssl.SSLZeroReturnError:  # their close_notify, and ours was sent before
                 chunk = b""
@@ -497,8 +467,7 @@ class TLSConnection:
             if chunk:
                 self._by_record = self._may_be_ticket = False  # the first tickets come before data
             else:
-                self._trailing += self._incoming.read() + b"".join(self._fed)
-                self._fed.clear()
+                self._trailing += self._incoming.read() + self._fed.take_all()
                 self._happened(Event.CLOSE_NOTIFY_RECEIVED)
             return chunk
 
@@ -580,7 +549,7 @@ class TLSConnection:
             # OpenSSL stands between two records now. What it has not read is cut by records too.
             self._by_record = True
             if self._incoming.pending:
-                self._fed.appendleft(self._incoming.read())
+                self._fed.put_back(self._incoming.read())
         else:
             # In TLS 1.2 the ticket is a part of the handshake, and there is none after it.
             if not self._ssl_object.session_reused:
@@ -606,7 +575,7 @@ class TLSConnection:
           trio.NeedHandshakeError: before the handshake is done.
         """
         self.check_send()
-        if self._awaits_certificate:
+        if self._asked_under is not None:
             return
         if not self._ssl_object.server_side:
             raise ValueError("verify_client_post_handshake() is for servers")
@@ -619,7 +588,7 @@ class TLSConnection:
                 "post_handshake_auth set, and verify_mode CERT_OPTIONAL or CERT_REQUIRED"
             )
         if not context.num_tickets:
-            # What tells that an empty answer has come are the tickets that follow each answer.
+            # What tells of an answer is the session's new id, and that comes with the tickets.
             raise ValueError(
                 "asking for a certificate after the handshake needs an SSLContext with num_tickets "
                 "above 0"
@@ -633,8 +602,7 @@ class TLSConnection:
                 reason=exc.reason,
             )
             raise self.claim(error) from exc
-        self._awaits_certificate = True
-        self._collect()
+        self._asked_under = self._session_id()
         try:
             self._ssl_object.do_handshake()  # writes the request
         except Exception as exc:
@@ -654,7 +622,7 @@ class TLSConnection:
           TruncationError: if the transport ended first.
         """
         self.look_ahead()
-        if not self._awaits_certificate:
+        if self._asked_under is None:
             return True
         if self._receive_error is not None:
             raise self._receive_error.again()
@@ -665,6 +633,17 @@ class TLSConnection:
             message = "the client sends data where it should answer with a certificate"
             raise self.claim(PostHandshakeAuthError(message))
         return False
+
+    def _session_id(self) -> bytes:
+        session = self._ssl_object.session
+        return b"" if session is None else session.id
+
+    def _look_for_answer(self) -> None:
+        # A server makes a new session after each answer, an empty one too, and sends its tickets
+        # (see the state machine in OpenSSL's statem_srvr.c). Nothing else tells of an empty one.
+        if self._session_id() != self._asked_under:
+            self._asked_under = None
+            self._handshake = HandshakeInfo.of(self._ssl_object)
 
     ################################################################
     # Our direction
@@ -722,23 +701,23 @@ class TLSConnection:
         with memoryview(data) as whole, whole.cast("B") as view:
             start = 0
             while start < len(view):  # an empty write would mean the end to OpenSSL
-                part = view[start : start + _RECORD_BYTES]
-                if self._outgoing.pending + len(part) > _RECORD_BYTES:
+                part = view[start : start + RECORD_BYTES]
+                if self._outgoing.pending + len(part) > RECORD_BYTES:
                     self._collect()
                 try:
                     start += self._ssl_object.write(part)
                 except ssl.SSLWantReadError:
-                    self._held.appendleft(bytes(view[start:]))
+                    self._held.insert(0, bytes(view[start:]))
                     return
                 except Exception as exc:
                     self._fail(exc)
                     return
 
     def _encrypt_held(self) -> None:
-        held, self._held = self._held, deque()
+        held, self._held = self._held, []
         while held and not self._held and self._send_state is State.OPEN:
-            self._encrypt(held.popleft())
-        self._held.extend(held)
+            self._encrypt(held.pop(0))
+        self._held += held
         if self._close_held and not self._held and self._send_state is State.OPEN:
             self._close()
 
@@ -775,10 +754,21 @@ class TLSConnection:
 
     def data_to_send(self) -> bytes:
         """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
+        if not self._unsent:
+            return self._outgoing.read()
         self._collect()
         data = b"".join(self._unsent)
         self._unsent.clear()
         return data
+
+    def put_back(self, data: Data) -> None:
+        """Take back the end of what :meth:`data_to_send` returned, which the transport left."""
+        self._unsent.insert(0, data)
+
+    @property
+    def has_data_to_send(self) -> bool:
+        """Whether some ciphertext waits to be sent."""
+        return bool(self._unsent) or self._outgoing.pending > 0
 
     def peek_data_to_send(self) -> Data:
         """Return the first part of the ciphertext to send, without taking it.
@@ -792,12 +782,11 @@ class TLSConnection:
             return b""
         if len(unsent) > 1 and len(unsent[0]) < SLICE_BYTES and isinstance(unsent[0], bytes):
             # One large piece costs a transport less than many; the rest of one goes as it is.
-            pieces = [unsent.popleft()]
-            size = len(pieces[0])
-            while unsent and size + len(unsent[0]) <= SLICE_BYTES + _RECORD_BYTES:
-                pieces.append(unsent.popleft())
-                size += len(pieces[-1])
-            unsent.appendleft(b"".join(pieces))
+            count, size = 1, len(unsent[0])
+            while count < len(unsent) and size + len(unsent[count]) <= SLICE_BYTES + RECORD_BYTES:
+                size += len(unsent[count])
+                count += 1
+            unsent[:count] = [b"".join(unsent[:count])]
         return unsent[0]
 
     def mark_sent(self, count: int) -> None:
@@ -811,7 +800,7 @@ class TLSConnection:
             raise ValueError(f"count must be from 0 to {len(first)}, not {count}")
         if count == len(first):
             if count:
-                self._unsent.popleft()
+                del self._unsent[0]
         else:
             self._unsent[0] = memoryview(first)[count:]
 
@@ -869,11 +858,6 @@ class TLSConnection:
         """Raise what keeps data from being sent: a failure, or an end before the handshake."""
         if self._send_error is not None:
             raise self._send_error.again()
-
-
-def _slices(data: bytes) -> Iterator[memoryview]:
-    view = memoryview(data)
-    return (view[start : start + _RECORD_BYTES] for start in range(0, len(view), _RECORD_BYTES))
 
 
 def _is_openssl_error(exc: BaseException) -> bool:

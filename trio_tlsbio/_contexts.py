@@ -23,6 +23,9 @@ ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
+# How many connections may come, at most, before it is tried again to make a context.
+_MOST_TO_SKIP = 1024
+
 _Path: TypeAlias = str | os.PathLike[str]
 
 ################################################################
@@ -56,7 +59,7 @@ class ReloadingContext:
     Pass it to a server in place of a context. For each connection the server calls it, which looks
     at the files, so the first handshake after a change uses the new certificate. Connections that
     are open go on with the one they began with. If the new context can't be made, the old one
-    stays, the log ``trio_tlsbio.server`` says why, and the next connection tries again::
+    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then::
 
         def make_context() -> ssl.SSLContext:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -73,7 +76,7 @@ class ReloadingContext:
         which blocks.
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
       on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
-        for the same reason.
+        for the same reason. It must not raise.
 
     Raises:
       Exception: whatever the first call of ``make_context`` raises.
@@ -85,6 +88,9 @@ class ReloadingContext:
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
     _error: Exception | None  # of the last try
+    # How many connections have come since, and come before the next try.
+    _skipped: int
+    _to_skip: int
 
     def __init__(
         self,
@@ -99,6 +105,7 @@ class ReloadingContext:
         self._stamps = self._look()
         self._current = self._make()
         self._error = None
+        self._skipped, self._to_skip = 0, 1
 
     def __repr__(self) -> str:
         return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
@@ -106,10 +113,20 @@ class ReloadingContext:
     def __call__(self) -> ssl.SSLContext:
         """Return the context for the next connection, made anew if a file has changed."""
         if self._files:
-            is_news = self._look() != self._stamps
-            if is_news or self._error is not None:  # which may have been for a passing reason
-                self._reload(is_news=is_news)
+            if self._look() != self._stamps:
+                self._reload(is_news=True)
+            elif self._error is not None:
+                self._try_again()
         return self._current
+
+    def _try_again(self) -> None:
+        # It may have failed for a passing reason. But each try blocks, and clients are what brings
+        # us here, so each time twice as many of them go by before the next one.
+        self._skipped += 1
+        if self._skipped >= self._to_skip:
+            self._skipped = 0
+            self._to_skip = min(2 * self._to_skip, _MOST_TO_SKIP)
+            self._reload(is_news=False)
 
     def reload(self) -> bool:
         """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
@@ -120,6 +137,8 @@ class ReloadingContext:
         return self._reload(is_news=True)
 
     def _reload(self, *, is_news: bool) -> bool:
+        if is_news:
+            self._skipped, self._to_skip = 0, 1
         # Before the files are read: one that changes meanwhile will be noticed.
         self._stamps = self._look()
         before, self._error = self._error, None
@@ -191,9 +210,13 @@ def sni_context(
     Raises:
       ValueError: if there is no context, or one has an ``sni_callback`` already, or if they differ
         in a setting that OpenSSL can't change once it knows the name, ``verify_mode`` for one. Also
-        if they ask for client certificates and trust different authorities: a session of one name
-        could be resumed under another. (Authorities in a ``capath`` can't be compared.)
+        if they ask for client certificates and trust different authorities, or have revocation
+        lists: a session of one name could be resumed under another. (Authorities in a ``capath``
+        can't be compared.)
     """
+    for name in contexts:
+        if not name.isascii():
+            raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
     by_name = {_lookup_form(name): context for name, context in contexts.items()}
     checked = by_name if default is None else {"other names": default, **by_name}
     if not checked:
@@ -207,7 +230,7 @@ def sni_context(
         context = default
         if name is not None:
             ssl_object.requested_hostname = name
-            name = name.lower()
+            name = _lookup_form(name)
             context = by_name.get(name) or by_name.get("*." + name.partition(".")[2]) or default
         if context is None:
             ssl_object.refused_hostname = name or "no name"
@@ -229,20 +252,26 @@ def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -
                 "OpenSSL would not apply it: serve that name on a port of its own"
             )
     # OpenSSL verifies no certificate when it resumes, and all names share the keys for tickets.
-    if context.verify_mode is not ssl.CERT_NONE and _trust(context) != _trust(base):
+    if context.verify_mode is not ssl.CERT_NONE and not _trust_the_same(context, base):
         raise ValueError(
-            f"the SSLContext for {name} trusts other authorities than the first one, and a client "
-            "could resume a session of one name under another: serve that name on a port of its own"
+            f"the SSLContext for {name} trusts other authorities than the first one, or has "
+            "revocation lists, and a client could resume a session of one name under another: "
+            "serve that name on a port of its own"
         )
 
 
-def _trust(context: ssl.SSLContext) -> tuple[list[bytes], int]:
-    return sorted(context.get_ca_certs(binary_form=True)), context.cert_store_stats()["crl"]
+def _trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
+    if one is other:
+        return True
+    # Revocation lists can't be read out of a context, only counted.
+    if one.cert_store_stats()["crl"] or other.cert_store_stats()["crl"]:
+        return False
+    return sorted(one.get_ca_certs(binary_form=True)) == sorted(
+        other.get_ca_certs(binary_form=True)
+    )
 
 
 def _lookup_form(name: str) -> str:
-    if not name.isascii():
-        raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
     return name.lower().removesuffix(".")
 
 

@@ -52,7 +52,7 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     getpeercert() tells nothing of a handshake that failed, when one wants to know most.
     """
     chain = _raw_chain(ssl_object)
-    with suppress(ValueError):  # see _decoded()
+    with suppress(ValueError, ssl.SSLError):  # see _decoded()
         return certificate_names(chain[0].get_info()) if chain else ()
     return ()
 
@@ -60,8 +60,9 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
 def _decoded(ssl_object: ssl.SSLObject) -> Certificate | None:
     try:
         return ssl_object.getpeercert()
-    except ValueError:
-        # CPython wants text in a certificate to be UTF-8, and OpenSSL, who verified it, does not.
+    except (ValueError, ssl.SSLError):
+        # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
+        # not.
         return {}
 
 
@@ -81,7 +82,7 @@ def _same_name(pattern: str, hostname: str) -> bool:
     """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
     try:
         return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
-    except ValueError:
+    except (ValueError, ssl.SSLError):
         pass
     pattern, hostname = pattern.lower(), hostname.lower()
     if pattern.startswith("*."):

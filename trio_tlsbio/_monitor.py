@@ -47,7 +47,7 @@ class HandshakeFailed:
     """The handshake failed, or took too long."""
 
     peer: str
-    error: TLSError
+    error: Exception
     duration: float
     """How long it was tried, in seconds."""
 
@@ -58,10 +58,10 @@ class ConnectionClosed:
 
     peer: str
     handshake: HandshakeInfo | None
-    """What its handshake agreed on; None if it did not get that far."""
+    """What its handshake agreed on; None if that was not completed."""
     error: Exception | None
-    """What has ended it: a :exc:`TLSError`, or an exception of the handler. None for a clean end,
-    and where serving was cancelled."""
+    """What has ended it: a :exc:`TLSError`, or an exception of the handler or of a hook. None for a
+    clean end, and where serving was cancelled."""
     duration: float
     """How long it lasted, in seconds."""
 
@@ -178,7 +178,7 @@ class ServerMonitor:
                 totals["resumed"] += event.handshake.session_reused
                 self._handshake_seconds += event.duration
             case HandshakeFailed():
-                self._failed[event.error.error_type] += 1
+                self._failed[_type_of(event.error)] += 1
             case ConnectionClosed():
                 totals["active"] -= 1
                 self._connection_seconds += event.duration

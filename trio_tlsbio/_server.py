@@ -7,6 +7,7 @@ import logging
 import math
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import attrs
@@ -210,6 +211,7 @@ async def serve_tls_over_tcp(
     A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
     :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
     """
+    _check_limits(max_connections, max_handshakes)
     listeners = await open_tls_over_tcp_listeners(
         port,
         ssl_context,
@@ -262,20 +264,19 @@ async def serve_tls_listeners(
       listeners: Where to accept from. They are closed at the end.
       handler_nursery: The nursery to run connections in; one of its own by default.
       task_status: For ``nursery.start()``, which returns ``listeners``.
-      max_connections: How many connections may be open at once. Further ones wait to be accepted.
-      max_handshakes: How many handshakes may go on at once. Further connections wait to be
-        accepted, so clients that say nothing can keep others out for ``handshake_timeout``.
+      max_connections: How many connections may be open at once. Further ones wait: one that each
+        listener has accepted, and the others in the kernel's queue.
+      max_handshakes: How many handshakes may go on at once. Further connections wait likewise, so
+        clients that say nothing can keep others out for ``handshake_timeout``.
       on_error: Called with the stream and what the handler raised, if that is an
         :exc:`Exception` and no failure of the stream itself. The connection ends; the server
         goes on. What it raises itself propagates.
       monitor: Counts what happens, and tells it.
 
     Raises:
-      ValueError: if a limit is not positive.
+      ValueError: if a limit is not positive. The listeners stay open.
     """
-    for name, limit in (("max_connections", max_connections), ("max_handshakes", max_handshakes)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be positive")
+    _check_limits(max_connections, max_handshakes)
     async with trio.open_nursery() as nursery:
         server = _Server(
             handler=handler,
@@ -289,6 +290,12 @@ async def serve_tls_listeners(
             nursery.start_soon(server.accept_from, listener)
         task_status.started(listeners)
     await server.wait_until_idle()
+
+
+def _check_limits(max_connections: int | None, max_handshakes: int | None) -> None:
+    for name, limit in (("max_connections", max_connections), ("max_handshakes", max_handshakes)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be positive")
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -353,69 +360,77 @@ class _Server(Generic[T_Stream]):
         """See one connection through, from the handshake to the end."""
         peer = _peer_of(stream)
         begin = trio.current_time()
+        is_established = False
         error: Exception | None = None
-        self._monitor.happened(ConnectionAccepted(peer))
         try:
             try:
-                error = await self._shake_hands(stream, peer) or await self._handle(stream)
+                error = await self._shake_hands(stream, peer)
+                if error is None:
+                    is_established = True
+                    error = await self._handle(stream)
+                elif not isinstance(error, HandshakeTimeoutError):
+                    # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
+                    with suppress(TLSError):
+                        await stream.aclose()
+            except Exception as exc:
+                error = exc
+                raise
             finally:
                 await trio.aclose_forcefully(stream)
-        except Exception as exc:
-            error = exc
-            raise
         finally:
             self._connections -= 1
             self._less_to_do.unpark_all()
-            duration = trio.current_time() - begin
-            self._monitor.happened(ConnectionClosed(peer, stream.handshake, error, duration))
             if isinstance(error, TLSError):
                 # What it says may come from the peer, who must not write lines of its own.
                 _logger.warning("connection from %s: %s", peer, _printable(str(error)))
+            handshake = stream.handshake if is_established else None
+            duration = trio.current_time() - begin
+            self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
+            del error  # or its traceback would keep it, and the stream, alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream], peer: str) -> TLSError | None:
+        """Complete the handshake, and return why it failed, if it did."""
         begin = trio.current_time()
         try:
+            self._monitor.happened(ConnectionAccepted(peer))
             await stream.do_handshake()
-        except TLSError as exc:
+        except Exception as exc:
             self._monitor.happened(HandshakeFailed(peer, exc, trio.current_time() - begin))
-            failure = exc
-        else:
-            handshake = stream.handshake
-            assert handshake is not None
-            duration = trio.current_time() - begin
-            self._monitor.happened(HandshakeCompleted(peer, handshake, duration))
-            return None
+            if not isinstance(exc, TLSError):
+                raise
+            return exc
         finally:
             self._handshakes -= 1
             self._less_to_do.unpark_all()
-        if not isinstance(failure, HandshakeTimeoutError):
-            # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
-            await stream.aclose()
-        return failure
+        assert stream.handshake is not None
+        duration = trio.current_time() - begin
+        self._monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
+        return None
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
         try:
             await self._handler(stream)
             await stream.aclose()
-        except BaseException as exc:
-            if (failure := _only_failure(exc, stream)) is not None:
-                return failure
-            if self._on_error is None or not isinstance(exc, Exception):
+        except Exception as exc:
+            if _is_failure_of(stream, exc):
+                return _first_of(exc)
+            if self._on_error is None:
                 raise
             self._on_error(stream, exc)
             return exc
         return None
 
 
-def _only_failure(exc: BaseException, stream: TLSStream[T_Stream]) -> TLSError | None:
-    """Return the failure of ``stream``, if ``exc`` tells of nothing else, as an exception or as
-    the group that comes out of a handler's nursery.
-    """
-    if isinstance(exc, BaseExceptionGroup):
-        failures = [_only_failure(part, stream) for part in exc.exceptions]
-        return None if None in failures else failures[0]
-    return exc if isinstance(exc, TLSError) and stream.is_source_of(exc) else None
+def _is_failure_of(stream: TLSStream[T_Stream], exc: Exception) -> bool:
+    """Whether an exception, or the group that comes out of a nursery, tells of nothing else."""
+    if isinstance(exc, ExceptionGroup):
+        return exc.split(stream.is_source_of)[1] is None
+    return stream.is_source_of(exc)
+
+
+def _first_of(exc: Exception) -> Exception:
+    return _first_of(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
 
 
 def _peer_of(stream: TLSStream[T_Stream]) -> str:
@@ -425,10 +440,11 @@ def _peer_of(stream: TLSStream[T_Stream]) -> str:
         name = transport.socket.getpeername()
     except OSError:
         return "a peer that has gone"
-    if not isinstance(name, tuple):  # a Unix socket's path, which clients don't have
-        return "a local peer"
-    host, port, *_ = name
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    match name:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:  # a Unix socket's path, for one, which clients don't have
+            return f"a peer {name}" if name else "a peer"
 
 
 def _printable(text: str) -> str:

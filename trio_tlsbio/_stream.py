@@ -213,7 +213,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
         with trio.CancelScope(deadline=self._handshake_deadline):
-            await self._shake_hands()
+            try:
+                await self._shake_hands()
+            except TLSError as exc:
+                # If the transport broke, TLS could go on, only to fail in another way.
+                self._connection.abort(exc.again())
+                raise
         if not self._is_established:
             self._connection.abort(
                 HandshakeTimeoutError(f"no handshake within {self._handshake_timeout:g} seconds")
@@ -235,7 +240,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
-        if self._connection.bytes_to_send:
+        if self._connection.has_data_to_send:
             await self._flush()
         else:
             await self._transport.receive()
@@ -245,8 +250,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         try:
             return step(*args)
         except TLSError:
-            if self._connection.send_state is State.FAILED:
-                await self._flush_alert()
+            await self._flush_alert()
             raise
 
     async def _flush(self) -> None:
@@ -260,8 +264,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise
 
     async def _flush_alert(self) -> None:
+        """Send the alert that OpenSSL has written, if TLS has failed here. Bounded in time."""
+        if self._connection.send_state is not State.FAILED:
+            return
         self._transport.flush_nowait()
-        if self._connection.bytes_to_send:
+        if self._connection.has_data_to_send:
             with (
                 trio.move_on_after(_ALERT_TIMEOUT),
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),
@@ -293,24 +300,36 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise ValueError("max_bytes must be >= 1")
         with self._receive_conflict:
             self._check_open()
-            await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                await self._complete_handshake()
-                data = await self._step(self._receive, max_bytes)
-                if data is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                while data is None:
-                    await self._transport.receive()
-                    self._check_open()
-                    data = await self._step(self._receive, max_bytes)
+                data = await self._receive_decrypted(max_bytes)
             except TruncationError:
                 if not self._https_compatible:
                     raise
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 data = b""
+            except TLSError:
+                await self._flush_alert()
+                raise
             # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
             self._transport.flush_nowait()
             return data
+
+    async def _receive_decrypted(self, max_bytes: int | None) -> bytes:
+        if not self._is_established:
+            await self._complete_handshake()
+        if not self._connection.wants_data:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._receive(max_bytes)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+        while True:
+            await self._transport.receive()
+            self._check_open()
+            if not self._connection.wants_data:
+                data = self._receive(max_bytes)
+                if data is not None:
+                    return data
 
     def _receive(self, max_bytes: int | None = None) -> bytes | None:
         try:
@@ -341,19 +360,31 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with self._send_conflict:
             self._check_open()
             self._check_send_open()
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await self._complete_handshake()
-            with memoryview(data) as whole, whole.cast("B") as view:
-                if not view:
-                    await self._flush()
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                for start in range(0, len(view), SLICE_BYTES):
-                    await self._flush()  # what a cancelled send has left
-                    self._check_open()
-                    part = view[start : start + SLICE_BYTES]
-                    await self._step(self._connection.send, part)
-                    self._bytes_committed += len(part)
-                    await self._flush_held()
+            if not self._is_established:
+                await self._complete_handshake()
+            if len(data) <= SLICE_BYTES and isinstance(data, bytes):
+                await self._send_slice(data)
+            else:
+                with memoryview(data) as whole, whole.cast("B") as view:
+                    for start in range(0, len(view), SLICE_BYTES) or [0]:
+                        await self._send_slice(view[start : start + SLICE_BYTES])
+
+    async def _send_slice(self, part: bytes | memoryview) -> None:
+        connection = self._connection
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if connection.has_data_to_send:
+            await self._flush()  # what a cancelled send has left
+            self._check_open()
+        try:
+            connection.send(part)
+        except TLSError:
+            await self._flush_alert()
+            raise
+        self._bytes_committed += len(part)
+        if self._transport.flush_nowait() and not connection.is_holding:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._flush_held()
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
@@ -379,7 +410,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_send_open()
             self._transport.check_send()
             self._transport.flush_nowait()
-            if self._connection.handshake is None or self._connection.bytes_to_send:
+            if self._connection.handshake is None or self._connection.has_data_to_send:
                 return 0
             if not self._transport.counts:
                 return 0

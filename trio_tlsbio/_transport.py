@@ -9,7 +9,9 @@ leaves nothing behind but ciphertext that waits its turn.
 from __future__ import annotations
 
 import errno
+import os
 import socket as stdlib_socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -137,7 +139,9 @@ class Transport(ABC, Generic[StreamT]):
 
     @abstractmethod
     def _send_some_nowait(self, data: Data) -> int:
-        """Send what the transport takes at once, and return how many bytes that was."""
+        """Send what the transport takes at once, and return how many bytes that was. Never raises:
+        the next one who has to send will hear of it.
+        """
 
     async def _receive_some(self) -> Data | None:
         """Receive from the stream; None if :meth:`_interrupt_receive` came first."""
@@ -189,7 +193,7 @@ class Transport(ABC, Generic[StreamT]):
         try:
             while (
                 self._bytes_sent < target
-                or (self._flushing == 1 and self._connection.bytes_to_send)
+                or (self._flushing == 1 and self._connection.has_data_to_send)
                 or (self._is_unfinished and not self._sending)
             ):
                 if self._sending:
@@ -228,17 +232,22 @@ class Transport(ABC, Generic[StreamT]):
             self._sending = False
             self._sender_left.unpark_all()
 
-    def flush_nowait(self) -> None:
-        """Send what can be sent at once, unless another task is sending. Never raises."""
-        while not self._sending and self._send_error is None and self._connection.bytes_to_send:
-            try:
-                sent = self._send_some_nowait(self._connection.peek_data_to_send())
-            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the next one who has to send will hear of it
-            if not sent:
+    def flush_nowait(self) -> bool:
+        """Send what can be sent at once, unless another task is sending. Never raises.
+
+        Returns:
+          Whether nothing is left that waits to be sent.
+        """
+        if self._sending or self._send_error is not None:
+            return False
+        if data := self._connection.data_to_send():
+            sent = self._send_some_nowait(data)
+            self._bytes_sent += sent
+            if sent < len(data):
+                self._connection.put_back(memoryview(data)[sent:])
                 self._wake_receiver()
-                return
-            self._mark_sent(sent)
+                return False
+        return not self._is_unfinished
 
     @property
     def _is_left_to_send(self) -> bool:
@@ -246,7 +255,7 @@ class Transport(ABC, Generic[StreamT]):
         return (
             not self._sending
             and self._send_error is None
-            and self._connection.bytes_to_send > 0
+            and self._connection.has_data_to_send
             and (self.counts or not self._may_wait)
         )
 
@@ -256,7 +265,7 @@ class Transport(ABC, Generic[StreamT]):
         Meant for what the peer can do without, and may not be ready to read.
         """
         self.flush_nowait()
-        self._may_wait = self._connection.bytes_to_send > 0
+        self._may_wait = self._connection.has_data_to_send
 
     def _mark_sent(self, count: int) -> None:
         self._connection.mark_sent(count)
@@ -303,40 +312,32 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
-        if self._connection.bytes_to_send > _MOST_UNSENT:
-            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
-            await self.flush()
-            return 0
-        if not self._is_left_to_send:
-            return await self._receive_and_feed()
-        if self.counts:
-            return await self._flush_and_receive()
-        with suppress(trio.BrokenResourceError):  # receiving goes on without it
-            await self.flush()
-        return 0
+        if self._connection.has_data_to_send:
+            if self._connection.bytes_to_send > _MOST_UNSENT:
+                # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
+                await self.flush()
+                return 0
+            if self._is_left_to_send and self.counts:
+                return await self._flush_and_receive()
+            if self._is_left_to_send:
+                with suppress(trio.BrokenResourceError):  # receiving goes on without it
+                    await self.flush()
+                return 0
+        return await self._receive_and_feed()
 
     async def _receive_and_feed(self) -> int:
-        data = await self._receive_alone()
-        if data:
-            self._connection.feed(data)
-        elif self.eof_received:
-            self._connection.feed_eof()
-        return len(data)
-
-    async def _receive_alone(self) -> Data:
         """Receive from the stream, unless another task does: then wait for that, for nothing."""
         if self._receiving:
             await self._receiver_left.park()
-            return b""
+            return 0
         if self._receive_error is not None:
             raise self._receive_error.again()
         self._receiving = True
         try:
             data = await self._receive_some()
         except TruncationError:
-            data = (
-                b""  # TLS in TLS: an end that is truncated below is one here, without close_notify
-            )
+            # TLS in TLS: an end that is truncated below is one here, without close_notify.
+            data = b""
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
@@ -347,11 +348,15 @@ class Transport(ABC, Generic[StreamT]):
             raise
         finally:
             self._receiving = False
-            self._receiver_left.unpark_all()
-        if data is None:
-            return b""
-        self.eof_received = not data
-        return data
+            if self._receiver_left:
+                self._receiver_left.unpark_all()
+        if data:
+            self._connection.feed(data)
+            return len(data)
+        if data is not None:
+            self.eof_received = True
+            self._connection.feed_eof()
+        return 0
 
     def _wake_receiver(self) -> None:
         """Make a receiver that waits look again: there is something left to send."""
@@ -402,7 +407,11 @@ class _NestedTransport(Transport[trio.abc.Stream]):
             self._mark_sent(self._counting.bytes_committed - before)
 
     def _send_some_nowait(self, data: Data) -> int:
-        return self._counting.send_nowait(data)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            sent = self._counting.send_nowait(data)
+            self._is_unfinished = self._is_unfinished or sent > 0  # what it took may wait there
+            return sent
+        return 0
 
 
 @attrs.define(eq=False)
@@ -413,47 +422,57 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     _is_interrupted: bool = attrs.field(default=False, init=False)
 
+    def _descriptor(self) -> int:
+        # Asked for each time: a closed socket has none, and its number may be another's by now.
+        descriptor: int = self._stream.socket.fileno()
+        if descriptor < 0:
+            raise trio.ClosedResourceError("this socket was already closed")
+        return descriptor
+
     async def _send_some(self, data: Data) -> None:
-        socket = self._stream.socket
-        if socket.did_shutdown_SHUT_WR:
+        if self._stream.socket.did_shutdown_SHUT_WR:
             raise trio.ClosedResourceError("can't send data after sending EOF")
         try:
-            # Trio's send() is cancelled only while nothing was sent.
-            sent = await socket.send(data)
+            # Cancelled, it has sent nothing.
+            await trio.lowlevel.wait_writable(self._descriptor())
+            self._mark_sent(_write(self._descriptor(), data))
+        except (BlockingIOError, InterruptedError):
+            pass  # it was not that writable
         except OSError as exc:
             raise _stream_error(exc) from exc
-        self._mark_sent(sent)
 
     def _send_some_nowait(self, data: Data) -> int:
-        if self._stream.socket.did_shutdown_SHUT_WR:
+        try:
+            return _write(self._descriptor(), data)
+        except (OSError, trio.ClosedResourceError):
             return 0
-        with _borrowed(self._stream) as socket:
-            try:
-                return socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                return 0
 
     async def _receive_some(self) -> bytes | None:
         self._is_interrupted = False
-        try:
-            return await self._stream.socket.recv(_RECEIVE_BYTES)
-        except trio.ClosedResourceError:
-            if self._is_interrupted and self._stream.socket.fileno() >= 0:
-                return None
-            raise
-        except OSError as exc:
-            raise _stream_error(exc) from exc
+        while True:
+            try:
+                # Waiting first: mostly nothing has come yet, and finding that out is not free.
+                await trio.lowlevel.wait_readable(self._descriptor())
+                return _read(self._descriptor(), _RECEIVE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                pass  # it was not readable after all
+            except trio.ClosedResourceError:
+                if self._is_interrupted and self._stream.socket.fileno() >= 0:
+                    return None
+                raise
+            except OSError as exc:
+                raise _stream_error(exc) from exc
 
     def _interrupt_receive(self) -> None:
-        # This wakes those who wait for the socket, and a wait costs no cancel scope. It is the only
-        # place where recv() suspends, and nobody else waits for it now, as nobody is sending.
+        # This wakes those who wait for the socket, and a wait costs no cancel scope. Nobody else
+        # waits for it now, as nobody is sending.
         self._is_interrupted = True
         trio.lowlevel.notify_closing(self._stream.socket.fileno())
 
     def receive_nowait(self) -> None:
-        with suppress(OSError, trio.ClosedResourceError), _borrowed(self._stream) as socket:
+        with suppress(OSError, trio.ClosedResourceError):
             for _ in range(16):  # bounded: a fast peer could keep us here
-                if not (data := socket.recv(_RECEIVE_BYTES)):
+                if not (data := _read(self._descriptor(), _RECEIVE_BYTES)):
                     break
                 self._connection.feed(data)
 
@@ -468,25 +487,32 @@ class _SocketTransport(Transport[trio.SocketStream]):
         return True
 
 
-@contextmanager
-def _borrowed(stream: trio.SocketStream) -> Generator[stdlib_socket.socket, None, None]:
-    """Give the stdlib socket over a stream's descriptor, for calls that don't wait.
+# Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
 
-    Trio has none that try once. Its sockets are in non-blocking mode, so this one is too.
-    """
-    socket = stream.socket
-    if socket.fileno() < 0:  # closed, and the number may be another file's by now
-        raise trio.ClosedResourceError("this socket was already closed")
-    # With family, type and proto given, making it costs no system call.
-    borrowed = stdlib_socket.socket(
-        socket.family, socket.type, socket.proto, fileno=socket.fileno()
-    )
-    if stdlib_socket.getdefaulttimeout() is not None:
-        borrowed.settimeout(0)  # or it would wait that long
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()  # the descriptor stays the stream's
+if sys.platform != "win32":
+    _read, _write = os.read, os.write
+else:
+
+    @contextmanager
+    def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
+        # With family and type given, making it costs no system call.
+        borrowed = stdlib_socket.socket(
+            stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
+        )
+        if stdlib_socket.getdefaulttimeout() is not None:
+            borrowed.settimeout(0)  # or it would wait that long
+        try:
+            yield borrowed
+        finally:
+            borrowed.detach()  # the descriptor stays the stream's
+
+    def _read(descriptor: int, max_bytes: int) -> bytes:
+        with _borrowed(descriptor) as socket:
+            return socket.recv(max_bytes)
+
+    def _write(descriptor: int, data: Data) -> int:
+        with _borrowed(descriptor) as socket:
+            return socket.send(data)
 
 
 def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:

@@ -53,6 +53,10 @@ _Handler: TypeAlias = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]
 # What equips a context with the server's certificate.
 _Equip: TypeAlias = Callable[[ssl.SSLContext], object]
 
+# How long a client of the echo may say nothing, and how long it may take to read, in seconds.
+_IDLE_TIMEOUT = 300.0
+_SEND_TIMEOUT = 60.0
+
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([_RELOAD] if _RELOAD is not None else [])]
 
@@ -312,9 +316,16 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
 
 async def _echo(drain: Drain, stream: TLSStream[trio.SocketStream]) -> None:
     """Send back what comes, and end when the client ends."""
-    while data := await drain.receive_some(stream):
-        await stream.send_all(data)
-    await stream.send_eof()
+    while True:
+        data: bytes | bytearray = b""
+        with trio.move_on_after(_IDLE_TIMEOUT):
+            data = await drain.receive_some(stream)
+        # Cut off here, what the client should have read is missing, and it sees that.
+        with trio.fail_after(_SEND_TIMEOUT):
+            if not data:
+                await stream.send_eof()
+                return
+            await stream.send_all(data)
 
 
 def _handler(options: argparse.Namespace, drain: Drain) -> _Handler:

@@ -1,0 +1,102 @@
+"""Ciphertext is given out in whole records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_tlsbio._records import RECORD_BYTES, Records
+
+# What a record's length may be, with all that is added to its plaintext, and its header.
+MOST_BYTES = 5 + RECORD_BYTES + 2048
+
+lengths = st.one_of(st.integers(0, 300), st.integers(RECORD_BYTES - 10, RECORD_BYTES + 2048))
+kinds: st.SearchStrategy[Callable[[bytes], bytes | bytearray | memoryview]] = st.sampled_from(
+    [bytes, bytearray, memoryview]
+)
+
+
+def record(length: int) -> bytes:
+    return b"\x17\x03\x03" + length.to_bytes(2, "big") + bytes(length)
+
+
+@given(
+    records=st.lists(lengths.map(record), min_size=1, max_size=8),
+    sizes=st.lists(st.integers(1, 70_000), min_size=1, max_size=5),
+    kind=kinds,
+    single=st.booleans(),
+    eager=st.booleans(),
+)
+def test_what_is_taken_ends_with_a_record_wherever_it_can(
+    records: list[bytes],
+    sizes: list[int],
+    kind: Callable[[bytes], bytes | bytearray | memoryview],
+    single: bool,
+    eager: bool,
+) -> None:
+    stream = b"".join(records)
+    ends = {0}
+    for one in records:
+        ends.add(max(ends) + len(one))
+    queue = Records()
+    fed, taken = 0, b""
+
+    def take() -> bool:
+        nonlocal taken
+        part = queue.take(single=single)
+        assert len(part) <= RECORD_BYTES + MOST_BYTES
+        before, taken = len(taken), taken + bytes(part)
+        assert queue.is_between == (len(taken) in ends)
+        if single:
+            assert not any(before < end < len(taken) for end in ends)
+        return bool(part)
+
+    for number in range(len(stream)):
+        if fed == len(stream):
+            break
+        size = sizes[number % len(sizes)]
+        queue.feed(kind(stream[fed : fed + size]))
+        fed = min(fed + size, len(stream))
+        if eager:
+            while take():
+                pass
+            assert fed - len(taken) < 5, "no more than part of a header is kept"
+    while take():
+        pass
+    assert taken == stream
+    assert not queue
+
+
+def test_a_length_that_no_record_has_is_not_waited_for() -> None:
+    queue = Records()
+    queue.feed(b"\x17\x03\x03\xff\xff" + bytes(100_000))
+    assert len(queue.take()) == MOST_BYTES
+
+
+def test_small_records_are_taken_together() -> None:
+    queue = Records()
+    queue.feed(record(100) * 1000)
+    assert len(queue.take()) == RECORD_BYTES // 105 * 105
+
+
+def test_what_was_put_back_comes_first() -> None:
+    queue = Records()
+    queue.feed(record(10) + record(20)[:8])
+    queue.feed(record(20)[8:])
+    assert queue.take(single=True) == record(10)
+    queue.put_back(record(5))
+    assert queue.take_all() == record(5) + record(20)
+    assert not queue
+    assert queue.take() == b""
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_what_is_fed_may_change_afterwards(kind: Callable[[bytearray], bytearray]) -> None:
+    buffer = bytearray(record(10))
+    queue = Records()
+    queue.feed(kind(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert queue.take() == record(10)

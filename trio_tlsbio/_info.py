@@ -82,7 +82,7 @@ def _same_name(pattern: str, hostname: str) -> bool:
     """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
     try:
         return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
-    except (ValueError, ssl.SSLError):
+    except ValueError:
         pass
     pattern, hostname = pattern.lower(), hostname.lower()
     if pattern.startswith("*."):

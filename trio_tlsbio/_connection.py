@@ -34,8 +34,9 @@ _MOST_LOOKS = 16
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
-SLICE_BYTES = 4 * RECORD_BYTES
-"""How much goes to a transport at a time, in bytes."""
+SLICE_BYTES = 7 * RECORD_BYTES
+"""How much goes to a transport at a time, in bytes. With what TLS adds it stays below the 128 KiB
+from which on glibc's malloc asks the system for new pages each time."""
 
 
 def _ascii_name(server_hostname: str | bytes) -> str:
@@ -151,6 +152,7 @@ class TLSConnection:
     # before it was asked for.
     _held: list[bytes]
     _close_held: bool
+    _may_renegotiate: bool
     _plaintext: bytearray
     _trailing: bytearray
     _send_state: State
@@ -202,6 +204,7 @@ class TLSConnection:
         self._is_drained = True
         self._held = []
         self._close_held = False
+        self._may_renegotiate = False
         self._plaintext = bytearray()
         self._trailing = bytearray()
         self._send_state = State.HANDSHAKE
@@ -397,7 +400,7 @@ class TLSConnection:
             del self._plaintext[: len(data)]
         else:
             data = self._decrypt(max_bytes)
-            if self.is_holding:
+            if self._held or self._close_held:
                 self._encrypt_held()  # what was decrypted may have ended a renegotiation
         if data:
             return data
@@ -434,7 +437,7 @@ class TLSConnection:
             chunks.append(chunk)
             if left is not None:
                 left -= len(chunk)
-            elif not self._incoming.pending and not self._refill():
+            elif not self._incoming.pending and not (self._fed and self._refill()):
                 self._is_drained = not self._eof_fed  # without the exception that would say so
                 break
         if self._asked_under is not None and self._receive_state is not State.FAILED:
@@ -538,6 +541,7 @@ class TLSConnection:
             self._fail(exc)
         else:
             self._handshake = HandshakeInfo.of(self._ssl_object)
+            self._may_renegotiate = self._handshake.version != "TLSv1.3"
             self._happened(Event.HANDSHAKE_DONE)
             if self._collects:
                 self._begin_collecting()
@@ -658,12 +662,12 @@ class TLSConnection:
         """
         if self._send_state is State.CLOSED or self._close_held:
             raise trio.ClosedResourceError("can't send data after send_close_notify()")
-        self.check_send()
-        if self._handshake is not None and self._handshake.version != "TLSv1.3" and self._unread:
+        if self._may_renegotiate and self._unread:
             self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
         if self._send_state is State.OPEN and not self._held:
             self._encrypt(data)
         else:
+            self.check_send()
             if data:
                 self._held.append(bytes(data))
             self.do_handshake()
@@ -698,20 +702,32 @@ class TLSConnection:
 
     def _encrypt(self, data: Data) -> None:
         """Encrypt all of ``data``, or hold what OpenSSL does not take during a renegotiation."""
+        if isinstance(data, bytes) and 0 < len(data) <= RECORD_BYTES:
+            written = self._write(data)
+            if written == len(data):
+                return
+            data = data[written:]
         with memoryview(data) as whole, whole.cast("B") as view:
             start = 0
             while start < len(view):  # an empty write would mean the end to OpenSSL
-                part = view[start : start + RECORD_BYTES]
-                if self._outgoing.pending + len(part) > RECORD_BYTES:
-                    self._collect()
-                try:
-                    start += self._ssl_object.write(part)
-                except ssl.SSLWantReadError:
-                    self._held.insert(0, bytes(view[start:]))
+                written = self._write(view[start : start + RECORD_BYTES])
+                if not written:
+                    if self._send_state is State.OPEN:
+                        self._held.insert(0, bytes(view[start:]))
                     return
-                except Exception as exc:
-                    self._fail(exc)
-                    return
+                start += written
+
+    def _write(self, part: bytes | memoryview) -> int:
+        """Encrypt some of a record's worth, and return how much; 0 while the peer renegotiates."""
+        if self._outgoing.pending + len(part) > RECORD_BYTES:
+            self._collect()
+        try:
+            return self._ssl_object.write(part)
+        except ssl.SSLWantReadError:
+            return 0
+        except Exception as exc:
+            self._fail(exc)
+            return 0
 
     def _encrypt_held(self) -> None:
         held, self._held = self._held, []

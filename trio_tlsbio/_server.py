@@ -255,8 +255,8 @@ async def serve_tls_listeners(
 
     Closing the listeners drains the server: nothing more is accepted, and this returns when the
     last handler has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope
-    around it says how long that may take. Handlers that are cut
-    off by it still end with a close_notify, where the socket has room for one.
+    around it says how long that may take. Handlers that are cut off by it still end with a
+    close_notify, where the socket has room for one.
 
     Args:
       handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
@@ -444,7 +444,7 @@ def _peer_of(stream: TLSStream[T_Stream]) -> str:
         case (str(host), int(port), *_):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:  # a Unix socket's path, for one, which clients don't have
-            return f"a peer {name}" if name else "a peer"
+            return f"a peer {name!r}" if name else "a peer"
 
 
 def _printable(text: str) -> str:

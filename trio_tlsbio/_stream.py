@@ -298,45 +298,49 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be >= 1")
-        with self._receive_conflict:
+        self._receive_conflict.check()
+        self._receive_conflict.is_busy = True
+        try:
             self._check_open()
-            try:
-                data = await self._receive_decrypted(max_bytes)
-            except TruncationError:
-                if not self._https_compatible:
-                    raise
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                data = b""
-            except TLSError:
-                await self._flush_alert()
+            return await self._receive_decrypted(max_bytes)
+        except TruncationError:
+            if not self._https_compatible:
                 raise
-            # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
-            self._transport.flush_nowait()
-            return data
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return b""
+        except TLSError:
+            await self._flush_alert()
+            raise
+        finally:
+            self._receive_conflict.is_busy = False
 
     async def _receive_decrypted(self, max_bytes: int | None) -> bytes:
+        connection = self._connection
         if not self._is_established:
             await self._complete_handshake()
-        if not self._connection.wants_data:
+        data: bytes | None = None
+        if not connection.wants_data:
             await trio.lowlevel.checkpoint_if_cancelled()
             data = self._receive(max_bytes)
             if data is not None:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
-        while True:
+        while data is None:
             await self._transport.receive()
             self._check_open()
-            if not self._connection.wants_data:
+            if not connection.wants_data:
                 data = self._receive(max_bytes)
-                if data is not None:
-                    return data
+        if connection.has_data_to_send:
+            # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
+            self._transport.flush_nowait()
+        return data
 
     def _receive(self, max_bytes: int | None = None) -> bytes | None:
+        if self._on_session is None:
+            return self._connection.receive(max_bytes)
         try:
             return self._connection.receive(max_bytes)
         finally:
-            if self._on_session is not None:
-                self._report_sessions()
+            self._report_sessions()
 
     def _report_sessions(self) -> None:
         assert self._on_session is not None
@@ -357,17 +361,20 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           TLSError: if TLS or the transport failed.
           trio.ClosedResourceError: after :meth:`send_eof`.
         """
-        with self._send_conflict:
-            self._check_open()
+        self._send_conflict.check()
+        self._send_conflict.is_busy = True
+        try:
             self._check_send_open()
             if not self._is_established:
                 await self._complete_handshake()
-            if len(data) <= SLICE_BYTES and isinstance(data, bytes):
+            if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
                 await self._send_slice(data)
             else:
                 with memoryview(data) as whole, whole.cast("B") as view:
                     for start in range(0, len(view), SLICE_BYTES) or [0]:
                         await self._send_slice(view[start : start + SLICE_BYTES])
+        finally:
+            self._send_conflict.is_busy = False
 
     async def _send_slice(self, part: bytes | memoryview) -> None:
         connection = self._connection
@@ -385,6 +392,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await self._flush_held()
+            self._check_open()
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
@@ -406,7 +414,6 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           trio.ClosedResourceError: after :meth:`send_eof`.
         """
         with self._send_conflict:
-            self._check_open()
             self._check_send_open()
             self._transport.check_send()
             self._transport.flush_nowait()
@@ -423,7 +430,6 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
         with self._send_conflict:
-            self._check_open()
             self._check_send_open()
             self._connection.check_send()
             await self._transport.wait_send_might_not_block()
@@ -574,6 +580,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise trio.ClosedResourceError("this TLSStream was closed")
 
     def _check_send_open(self) -> None:
+        self._check_open()
         if self._connection.send_state is State.CLOSED:
             raise trio.ClosedResourceError("can't send data after send_eof()")
 

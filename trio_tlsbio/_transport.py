@@ -26,26 +26,33 @@ from ._errors import TLSError, TruncationError, caused_by
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
-# How much is taken from a socket at a time, in bytes.
-_RECEIVE_BYTES = 64 * 1024
+# How much is taken from a socket at a time, in bytes. (For the number, see SLICE_BYTES.)
+_RECEIVE_BYTES = 120 * 1024
 
 # How much ciphertext may wait to be sent while receiving goes on, in bytes.
-_MOST_UNSENT = 4 * SLICE_BYTES
+_MOST_UNSENT = 2 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 
 @attrs.define(eq=False)
 class ConflictDetector:
-    """Makes it an error that two tasks do the same thing at once."""
+    """Makes it an error that two tasks do the same thing at once.
+
+    Where each call counts, set and reset :attr:`is_busy` in place of a ``with`` block.
+    """
 
     _message: str
-    _busy: bool = attrs.field(default=False, init=False)
+    is_busy: bool = attrs.field(default=False, init=False)
+
+    def check(self) -> None:
+        """Raise :exc:`trio.BusyResourceError` if another task is at it."""
+        if self.is_busy:
+            raise trio.BusyResourceError(self._message)
 
     def __enter__(self) -> None:
-        if self._busy:
-            raise trio.BusyResourceError(self._message)
-        self._busy = True
+        self.check()
+        self.is_busy = True
 
     def __exit__(
         self,
@@ -53,7 +60,7 @@ class ConflictDetector:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._busy = False
+        self.is_busy = False
 
 
 @asynccontextmanager
@@ -301,7 +308,7 @@ class Transport(ABC, Generic[StreamT]):
     # Receiving
     ################################################################
 
-    async def receive(self) -> int:
+    def receive(self) -> Awaitable[int]:
         """Wait for something to happen that may have fed the connection. Look again afterwards.
 
         Ciphertext that waits to be sent, and that nobody sends, moves on meanwhile.
@@ -312,18 +319,23 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
+        # No coroutine of its own: each one costs in every round trip.
         if self._connection.has_data_to_send:
-            if self._connection.bytes_to_send > _MOST_UNSENT:
-                # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
-                await self.flush()
-                return 0
-            if self._is_left_to_send and self.counts:
-                return await self._flush_and_receive()
-            if self._is_left_to_send:
-                with suppress(trio.BrokenResourceError):  # receiving goes on without it
-                    await self.flush()
-                return 0
-        return await self._receive_and_feed()
+            return self._receive_and_flush()
+        return self._receive_and_feed()
+
+    async def _receive_and_flush(self) -> int:
+        if self._connection.bytes_to_send > _MOST_UNSENT:
+            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
+            await self.flush()
+            return 0
+        if not self._is_left_to_send:
+            return await self._receive_and_feed()
+        if self.counts:
+            return await self._flush_and_receive()
+        with suppress(trio.BrokenResourceError):  # receiving goes on without it
+            await self.flush()
+        return 0
 
     async def _receive_and_feed(self) -> int:
         """Receive from the stream, unless another task does: then wait for that, for nothing."""
@@ -422,20 +434,22 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     _is_interrupted: bool = attrs.field(default=False, init=False)
 
-    def _descriptor(self) -> int:
-        # Asked for each time: a closed socket has none, and its number may be another's by now.
-        descriptor: int = self._stream.socket.fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("this socket was already closed")
-        return descriptor
+    # The descriptor is asked for each time: that of a closed socket is -1, with which all calls
+    # fail, while its old number may be another file's by now.
+    _fileno: Callable[[], int] = attrs.field(init=False)
+
+    @_fileno.default
+    def _default_fileno(self) -> Callable[[], int]:
+        fileno: Callable[[], int] = self._stream.socket.fileno
+        return fileno
 
     async def _send_some(self, data: Data) -> None:
         if self._stream.socket.did_shutdown_SHUT_WR:
             raise trio.ClosedResourceError("can't send data after sending EOF")
         try:
             # Cancelled, it has sent nothing.
-            await trio.lowlevel.wait_writable(self._descriptor())
-            self._mark_sent(_write(self._descriptor(), data))
+            await _wait_for(trio.lowlevel.wait_writable, self._fileno())
+            self._mark_sent(_write(self._fileno(), data))
         except (BlockingIOError, InterruptedError):
             pass  # it was not that writable
         except OSError as exc:
@@ -443,8 +457,8 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def _send_some_nowait(self, data: Data) -> int:
         try:
-            return _write(self._descriptor(), data)
-        except (OSError, trio.ClosedResourceError):
+            return _write(self._fileno(), data)
+        except OSError:
             return 0
 
     async def _receive_some(self) -> bytes | None:
@@ -452,12 +466,12 @@ class _SocketTransport(Transport[trio.SocketStream]):
         while True:
             try:
                 # Waiting first: mostly nothing has come yet, and finding that out is not free.
-                await trio.lowlevel.wait_readable(self._descriptor())
-                return _read(self._descriptor(), _RECEIVE_BYTES)
+                await _wait_for(trio.lowlevel.wait_readable, self._fileno())
+                return _read(self._fileno(), _RECEIVE_BYTES)
             except (BlockingIOError, InterruptedError):
                 pass  # it was not readable after all
             except trio.ClosedResourceError:
-                if self._is_interrupted and self._stream.socket.fileno() >= 0:
+                if self._is_interrupted and self._fileno() >= 0:
                     return None
                 raise
             except OSError as exc:
@@ -472,7 +486,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
     def receive_nowait(self) -> None:
         with suppress(OSError, trio.ClosedResourceError):
             for _ in range(16):  # bounded: a fast peer could keep us here
-                if not (data := _read(self._descriptor(), _RECEIVE_BYTES)):
+                if not (data := _read(self._fileno(), _RECEIVE_BYTES)):
                     break
                 self._connection.feed(data)
 
@@ -485,6 +499,12 @@ class _SocketTransport(Transport[trio.SocketStream]):
             with suppress(OSError):  # the peer has reset it already
                 socket.shutdown(stdlib_socket.SHUT_WR)
         return True
+
+
+def _wait_for(wait: Callable[[int], Awaitable[None]], descriptor: int) -> Awaitable[None]:
+    if descriptor < 0:
+        raise trio.ClosedResourceError("this socket was already closed")
+    return wait(descriptor)
 
 
 # Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.

@@ -21,7 +21,8 @@ async def echo(stream: trio.abc.Stream) -> None:
             await stream.send_all(data)
 
 
-def _listen(listener: socket.socket) -> trio.SocketListener:
+def listen_by_trio(listener: socket.socket) -> trio.SocketListener:
+    """Make a listener of a socket that is bound."""
     return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
@@ -33,7 +34,7 @@ class Ours(Implementation):
     @staticmethod
     def serve(context: ssl.SSLContext, listener: socket.socket) -> None:
         async def main() -> None:
-            listeners = [trio_tlsbio.TLSListener(_listen(listener), context)]
+            listeners = [trio_tlsbio.TLSListener(listen_by_trio(listener), context)]
             await trio_tlsbio.serve_tls_listeners(echo, listeners)
 
         trio.run(main)
@@ -47,7 +48,7 @@ class TrioSSL(Implementation):
     @staticmethod
     def serve(context: ssl.SSLContext, listener: socket.socket) -> None:
         async def main() -> None:
-            listeners: Any = [trio.SSLListener(_listen(listener), context)]
+            listeners: Any = [trio.SSLListener(listen_by_trio(listener), context)]
             await trio.serve_listeners(echo, listeners)
 
         trio.run(main)
@@ -62,7 +63,7 @@ class TrioPlain(Implementation):
     @staticmethod
     def serve(context: ssl.SSLContext, listener: socket.socket) -> None:
         async def main() -> None:
-            await trio.serve_listeners(echo, [_listen(listener)])
+            await trio.serve_listeners(echo, [listen_by_trio(listener)])
 
         trio.run(main)
 

@@ -265,9 +265,10 @@ def progress(label: str, total: int, size: int = 1) -> Iterator[range]:
     print("\r\x1b[K" if is_terminal else done, end="", file=sys.stderr, flush=True)
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 0) -> str:
     """Return the median of the rounds, with the lowest and the highest, as text."""
-    return f"{statistics.median(values):7.0f}  ({min(values):.0f} to {max(values):.0f})"
+    low, median, high = min(values), statistics.median(values), max(values)
+    return f"{median:7.{digits}f}  ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def versions() -> str:

@@ -20,6 +20,7 @@ import statistics
 import struct
 import tempfile
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ from _common import (
     answer,
     end_tidily,
     progress,
+    spread,
     versions,
 )
 from _servers import listen_by_trio
@@ -164,9 +166,9 @@ class Client(Implementation):
     """An implementation with both parts."""
 
     @staticmethod
+    @abstractmethod
     def run(context: ssl.SSLContext, port: int, workload: Workload) -> tuple[float, float]:
         """Connect, and do the client's part."""
-        raise NotImplementedError
 
 
 class _OnTrio(Client):
@@ -228,19 +230,13 @@ class TrioPlain(_OnTrio):
         return tcp
 
 
-class AnyIO(_OnTrio):
+class AnyIO(Client):
     """anyio's TLSStream, on Trio."""
 
     name = "anyio on Trio"
 
-    @classmethod
-    async def _talk(
-        cls, tcp: trio.SocketStream, context: ssl.SSLContext, workload: Workload | None
-    ) -> tuple[float, float] | None:
-        raise NotImplementedError  # its sockets are its own
-
-    @classmethod
-    def serve(cls, context: ssl.SSLContext, listener: socket.socket) -> None:
+    @staticmethod
+    def serve(context: ssl.SSLContext, listener: socket.socket) -> None:
         async def handler(stream: anyio.abc.SocketStream) -> None:
             tls = await anyio.streams.tls.TLSStream.wrap(
                 stream, server_side=True, ssl_context=context
@@ -261,8 +257,8 @@ class AnyIO(_OnTrio):
 
         anyio.run(main, backend="trio")
 
-    @classmethod
-    def run(cls, context: ssl.SSLContext, port: int, workload: Workload) -> tuple[float, float]:
+    @staticmethod
+    def run(context: ssl.SSLContext, port: int, workload: Workload) -> tuple[float, float]:
         async def main() -> tuple[float, float]:
             async with await anyio.connect_tcp(
                 HOST, port, ssl_context=context, tls_hostname=NAME
@@ -407,10 +403,8 @@ def _report(peers: list[Peer]) -> None:
         reference = statistics.median(peers[0].figures[workload, side])
         for peer in peers:
             values = peer.figures[workload, side]
-            median = statistics.median(values)
-            spread = f"({min(values):.2f} to {max(values):.2f})"
-            name = peer.implementation.name
-            print(f"  {name:16}{median:8.2f}  {spread:22}  x {median / reference:.2f}")
+            ratio = statistics.median(values) / reference
+            print(f"  {peer.implementation.name:16}{spread(values, 2):32}  x {ratio:.2f}")
 
 
 def main() -> None:

@@ -238,6 +238,11 @@ def s_client(port: int, ca_pem: Path, *options: object) -> list[object]:
     return [*argv, *verify, "-servername", NAME, *options]
 
 
+def gnutls_cli(port: int, ca_pem: Path, *options: object) -> list[object]:
+    argv = ["gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"]
+    return [*argv, "--sni-hostname", NAME, "--verify-hostname", NAME, *options]
+
+
 @needs("openssl")
 async def test_s_client_is_served(
     ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
@@ -370,11 +375,7 @@ async def test_gnutls_cli_is_served(
     ca_pem: Path, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
 ) -> None:
     async with serving(capitals, server_context) as port:
-        command = (
-            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
-            *("--sni-hostname", NAME, "--verify-hostname", NAME),
-            *("--priority", gnutls_priority(tls_version)),
-        )
+        command = gnutls_cli(port, ca_pem, "--priority", gnutls_priority(tls_version))
         async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -401,9 +402,7 @@ async def test_gnutls_cli_ends_first(
 
     async with serving(handler, server_context) as port:
         result = await run(
-            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
-            *("--sni-hostname", NAME, "--verify-hostname", NAME),
-            *("--priority", gnutls_priority(tls_version)),
+            *gnutls_cli(port, ca_pem, "--priority", gnutls_priority(tls_version)),
             stdin=b"hello\n",
         )
         assert result.returncode == 0, result.stdout
@@ -467,11 +466,8 @@ async def test_gnutls_cli_shows_its_certificate_when_it_is_asked(
     ca_pem: Path, client_pem: Path, asking_context: ssl.SSLContext
 ) -> None:
     async with serving(asks_for_certificate, asking_context) as port:
-        command = (
-            *("gnutls-cli", "--x509cafile", ca_pem, "--port", port, "127.0.0.1"),
-            *("--sni-hostname", NAME, "--verify-hostname", NAME, "--post-handshake-auth"),
-            *("--x509certfile", client_pem, "--x509keyfile", client_pem),
-        )
+        keys = ("--x509certfile", client_pem, "--x509keyfile", client_pem)
+        command = gnutls_cli(port, ca_pem, "--post-handshake-auth", *keys)
         async with running(*command, stdin=-1, stdout=-1, stderr=subprocess.STDOUT) as process:
             assert process.stdin is not None
             assert process.stdout is not None

@@ -400,7 +400,7 @@ class TLSConnection:
             del self._plaintext[: len(data)]
         else:
             data = self._decrypt(max_bytes)
-            if self._held or self._close_held:
+            if self.is_holding:
                 self._encrypt_held()  # what was decrypted may have ended a renegotiation
         if data:
             return data

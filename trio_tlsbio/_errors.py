@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
 
 import trio
 
@@ -30,6 +31,7 @@ class TLSError(trio.BrokenResourceError):
     reason: str | None
     """OpenSSL's own name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
 
+    _error_type: ClassVar[str | None] = None  # of a kind that has one name
     _source: object = None  # what stands for the connection that it tells of
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
@@ -43,6 +45,8 @@ class TLSError(trio.BrokenResourceError):
         It is what OpenTelemetry calls ``error.type``: ``"http_request"``, ``"alert_unknown_ca"``,
         ``"truncated"``, ``"connection_reset"``.
         """
+        if self._error_type is not None:
+            return self._error_type
         if self.reason is not None:
             return self.reason.lower()
         causes = list(_causes_of(self))
@@ -99,10 +103,7 @@ class PostHandshakeAuthError(TLSError):
     The exception among these errors: the connection goes on working.
     """
 
-    @property
-    def error_type(self) -> str:
-        """``"post_handshake_auth"``."""
-        return "post_handshake_auth"
+    _error_type = "post_handshake_auth"
 
 
 class TruncationError(TLSError):
@@ -112,19 +113,13 @@ class TruncationError(TLSError):
     the peer may have crashed, or somebody on the way may have cut the connection.
     """
 
-    @property
-    def error_type(self) -> str:
-        """``"truncated"``."""
-        return "truncated"
+    _error_type = "truncated"
 
 
 class HandshakeTimeoutError(TLSError):
     """The handshake was not done within the time that was allowed for it."""
 
-    @property
-    def error_type(self) -> str:
-        """``"handshake_timeout"``."""
-        return "handshake_timeout"
+    _error_type = "handshake_timeout"
 
 
 # The alerts of RFC 8446 section 6 that a peer may send, as what they tell the one who gets
@@ -311,6 +306,13 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
     while (cause := exc.__cause__ or exc.__context__) is not None:
         yield cause
         exc = cause
+
+
+def printable(text: str) -> str:
+    """Escape what is not for people to read: what strangers send must not steer a terminal, nor
+    write lines of its own into a log.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def truncated(message: str) -> TruncationError:

@@ -15,7 +15,7 @@ import trio
 
 from ._connection import check_arguments
 from ._contexts import ContextProvider
-from ._errors import HandshakeTimeoutError, TLSError
+from ._errors import HandshakeTimeoutError, TLSError, printable
 from ._monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -24,7 +24,7 @@ from ._monitor import (
     HandshakeFailed,
     ServerMonitor,
 )
-from ._stream import TLSStream
+from ._stream import TLSStream, check_timeouts
 
 __all__ = [
     "TLSListener",
@@ -138,10 +138,7 @@ def _check_options(
     ssl_context: ssl.SSLContext | ContextProvider, handshake_timeout: float, close_timeout: float
 ) -> None:
     check_arguments(_current(ssl_context), server_side=True, server_hostname=None, session=None)
-    if not handshake_timeout > 0:
-        raise ValueError("handshake_timeout must be positive")
-    if not close_timeout >= 0:
-        raise ValueError("close_timeout must not be negative")
+    check_timeouts(handshake_timeout, close_timeout)
 
 
 async def open_tls_over_tcp_listeners(
@@ -381,8 +378,8 @@ class _Server(Generic[T_Stream]):
             self._connections -= 1
             self._less_to_do.unpark_all()
             if isinstance(error, TLSError):
-                # What it says may come from the peer, who must not write lines of its own.
-                _logger.warning("connection from %s: %s", peer, _printable(str(error)))
+                # What it says may come from the peer.
+                _logger.warning("connection from %s: %s", peer, printable(str(error)))
             handshake = stream.handshake if is_established else None
             duration = trio.current_time() - begin
             self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
@@ -445,7 +442,3 @@ def _peer_of(stream: TLSStream[T_Stream]) -> str:
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:  # a Unix socket's path, for one, which clients don't have
             return f"a peer {name!r}" if name else "a peer"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

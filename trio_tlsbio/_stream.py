@@ -20,7 +20,7 @@ from ._sessions import TLSSession
 from ._states import State
 from ._transport import ConflictDetector, Transport, transport_for
 
-__all__ = ["TLSStream", "start_tls"]
+__all__ = ["TLSStream", "check_timeouts", "start_tls"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 R = TypeVar("R")
@@ -28,6 +28,14 @@ R = TypeVar("R")
 # How long an alert may take to get onto the wire before its error is raised, in seconds. It is
 # a few bytes long: only a peer that has stopped reading makes it wait at all.
 _ALERT_TIMEOUT = 1.0
+
+
+def check_timeouts(handshake_timeout: float, close_timeout: float) -> None:
+    """Raise :exc:`ValueError` for timeouts that make no sense."""
+    if not handshake_timeout > 0:
+        raise ValueError("handshake_timeout must be positive")
+    if not close_timeout >= 0:
+        raise ValueError("close_timeout must not be negative")
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -101,10 +109,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         close_timeout: float = 5.0,
         close_max_bytes: int = 1024 * 1024,
     ) -> None:
-        if not handshake_timeout > 0:
-            raise ValueError("handshake_timeout must be positive")
-        if not close_timeout >= 0:
-            raise ValueError("close_timeout must not be negative")
+        check_timeouts(handshake_timeout, close_timeout)
         if close_max_bytes < 0:
             raise ValueError("close_max_bytes must not be negative")
         self._transport_stream = transport_stream
@@ -335,12 +340,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         return data
 
     def _receive(self, max_bytes: int | None = None) -> bytes | None:
-        if self._on_session is None:
-            return self._connection.receive(max_bytes)
         try:
             return self._connection.receive(max_bytes)
         finally:
-            self._report_sessions()
+            if self._on_session is not None:
+                self._report_sessions()
 
     def _report_sessions(self) -> None:
         assert self._on_session is not None

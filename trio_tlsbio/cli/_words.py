@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from trio_tlsbio import HandshakeInfo, State, TLSConnection, TLSStream
+from trio_tlsbio._errors import printable
 
 __all__ = [
     "Stopwatch",
@@ -29,22 +30,17 @@ __all__ = [
 ]
 
 
-def _printable(text: str) -> str:
-    # What a certificate says comes from strangers, and must not steer the terminal.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def say(*lines: str) -> None:
     """Write lines to stderr, which may be closed."""
     if sys.stderr is not None:
         for line in lines:
-            print(_printable(line), file=sys.stderr)
+            print(printable(line), file=sys.stderr)
 
 
 def show(*lines: str) -> None:
     """Write lines to stdout: the demo's story."""
     for line in lines:
-        print(_printable(line))
+        print(printable(line))
 
 
 def _ms(seconds: float) -> str:

@@ -186,7 +186,7 @@ async def test_with_a_pump_it_does_not(
         server = TLSStream(theirs, server_context, server_side=True)
         await both_handshakes(client, server)
         ours.gate = trio.Event()
-        data = bytes(range(250)) * 1000
+        data = bytes(range(250)) * 2000  # more than is encrypted at once
         with trio.move_on_after(0.01):
             await client.send_all(data)
         sent = client.bytes_committed

@@ -49,7 +49,7 @@ def test_what_is_taken_ends_with_a_record_wherever_it_can(
         part = queue.take(single=single)
         assert len(part) <= RECORD_BYTES + MOST_BYTES
         before, taken = len(taken), taken + bytes(part)
-        assert queue.is_between == (len(taken) in ends)
+        assert (queue.left == 0) == (len(taken) in ends)
         if single:
             assert not any(before < end < len(taken) for end in ends)
         return bool(part)
@@ -67,7 +67,7 @@ def test_what_is_taken_ends_with_a_record_wherever_it_can(
     while take():
         pass
     assert taken == stream
-    assert not queue
+    assert queue.waiting == 0
 
 
 def test_a_length_that_no_record_has_is_not_waited_for() -> None:
@@ -89,7 +89,7 @@ def test_what_was_put_back_comes_first() -> None:
     assert queue.take(single=True) == record(10)
     queue.put_back(record(5))
     assert queue.take_all() == record(5) + record(20)
-    assert not queue
+    assert queue.waiting == 0
     assert queue.take() == b""
 
 

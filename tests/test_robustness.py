@@ -348,12 +348,12 @@ def test_a_connection_that_ends_in_a_renegotiation_holds_nothing_for_ever(
     client = TLSConnection(client_context_for(ca, version), server_hostname=NAME)
     server = TLSConnection(server_context_for(server_cert, version), server_side=True)
     shake_hands(client, server)
-    client._held.append(b"as in a renegotiation")
+    client.held.append(b"as in a renegotiation")
     client._ssl_object = WantsRead(client._ssl_object)  # type: ignore[assignment]
     client.feed_eof()
     with pytest.raises(TruncationError, match="renegotiated"):
         client.do_handshake()
-    assert not client.is_holding
+    assert not client.held
 
 
 class WantsRead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import ssl
+import sys
 from functools import partial
 
 import attrs
@@ -20,11 +21,14 @@ from ._errors import (
     truncated,
 )
 from ._info import HandshakeInfo, presented_names
-from ._records import RECORD_BYTES, Data, Records
+from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records
 from ._sessions import TLSSession, VerificationSettings
 from ._states import Event, Side, State, advance
 
 __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
+
+# To look up an enum's member takes as long as three calls do, so it is done once.
+_HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
 
 # How often to look for a new session. Each time takes a while, and a server could send tickets
 # without end.
@@ -34,9 +38,8 @@ _MOST_LOOKS = 16
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
-SLICE_BYTES = 7 * RECORD_BYTES
-"""How much goes to a transport at a time, in bytes. With what TLS adds it stays below the 128 KiB
-from which on glibc's malloc asks the system for new pages each time."""
+SLICE_BYTES = 16 * RECORD_BYTES
+"""How much goes to a transport at a time, in bytes."""
 
 
 def _ascii_name(server_hostname: str | bytes) -> str:
@@ -139,21 +142,20 @@ class TLSConnection:
     :meth:`data_to_send`.
     """
 
+    #: The ciphertext that waits to be sent, in pieces. Look at it, and say with :meth:`mark_sent`
+    #: how much of it was sent, or take it all with :meth:`data_to_send`.
+    unsent: list[bytes | memoryview]
+    #: Plaintext, and None for a close_notify, that waits for a handshake to be done.
+    held: list[bytes | None]
+    #: Whether :meth:`receive` is sure to return None until more is fed.
+    wants_data: bool
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
-    _outgoing: ssl.MemoryBIO
-    # Ciphertext: what was fed and has not gone into the incoming BIO yet, and what has been taken
-    # out of the outgoing BIO and not been sent yet.
-    _fed: Records
-    _unsent: list[Data]
+    _outgoing: ssl.MemoryBIO  # empty between two calls
+    _fed: Records  # what has not gone into the incoming BIO yet
     _eof_fed: bool
-    _is_drained: bool  # whether OpenSSL has nothing to give before more is fed
-    # Plaintext: what send() was given and OpenSSL can't take yet, and what came out of OpenSSL
-    # before it was asked for.
-    _held: list[bytes]
-    _close_held: bool
     _may_renegotiate: bool
-    _plaintext: bytearray
+    _plaintext: bytearray  # what came out of OpenSSL before it was asked for
     _trailing: bytearray
     _send_state: State
     _receive_state: State
@@ -198,17 +200,16 @@ class TLSConnection:
             server_hostname=name,
             session=raw_session,
         )
+        self.unsent = []
+        self.held = []
+        self.wants_data = False
         self._fed = Records()
-        self._unsent = []
         self._eof_fed = False
-        self._is_drained = True
-        self._held = []
-        self._close_held = False
         self._may_renegotiate = False
         self._plaintext = bytearray()
         self._trailing = bytearray()
-        self._send_state = State.HANDSHAKE
-        self._receive_state = State.HANDSHAKE
+        self._send_state = _HANDSHAKE
+        self._receive_state = _HANDSHAKE
         self._source = object()
         self._send_error = None
         self._receive_error = None
@@ -273,7 +274,7 @@ class TLSConnection:
         """
         if self._settings is None or self._handshake is None:
             return None
-        if State.FAILED in (self._send_state, self._receive_state):
+        if _FAILED in (self._send_state, self._receive_state):
             return None
         if self._ssl_object.context is not self._native_context:
             return None  # somebody swapped the context: what was verified can't be told any more
@@ -341,11 +342,19 @@ class TLSConnection:
         """
         if self._eof_fed:
             raise ValueError("feed() after feed_eof(): the transport ended already")
-        if self._receive_state is State.CLOSED:
+        if self._receive_state is _CLOSED:
             self._trailing += data
-        elif self._receive_state is not State.FAILED:  # else nobody will ask for it
-            self._fed.feed(data)
-            self._is_drained = False
+        elif self._receive_state is not _FAILED:  # else nobody will ask for it
+            self.wants_data = False
+            fed, size = self._fed, len(data)
+            if (
+                size > HEADER_BYTES
+                and size == HEADER_BYTES + (data[3] << 8 | data[4])
+                and not (fed.waiting or fed.left or self._by_record or self._incoming.pending)
+            ):
+                self._incoming.write(data)  # a single record needs no queue
+            else:
+                fed.feed(data)
 
     def feed_eof(self) -> None:
         """Take note that the transport ended.
@@ -353,12 +362,7 @@ class TLSConnection:
         Without a close_notify before it, :meth:`receive` raises :exc:`TruncationError`.
         """
         self._eof_fed = True
-        self._is_drained = False
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether :meth:`receive` would return None now: more has to be fed first."""
-        return self._is_drained and not self._plaintext and self._receive_state is State.OPEN
+        self.wants_data = False
 
     def _refill(self) -> bool:
         """Give OpenSSL, which has used up all it had, more of what was fed; False if that is all.
@@ -372,7 +376,7 @@ class TLSConnection:
         if not data:
             return False
         self._incoming.write(data)
-        if self._by_record and self._fed.is_between:
+        if self._by_record and not self._fed.left:
             self._may_be_ticket = True  # unless it turns out to hold data
             self._by_record = self._looks_left > 0
         return True
@@ -389,24 +393,24 @@ class TLSConnection:
           TruncationError: if the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
-        if max_bytes is not None:
-            max_bytes = operator.index(max_bytes)
-            if max_bytes < 1:
-                raise ValueError("max_bytes must be >= 1")
-        if self._receive_state is State.HANDSHAKE and not self.do_handshake():
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be >= 1")
+        if self.wants_data:
+            return None
+        if self._receive_state is _HANDSHAKE and not self.do_handshake():
             return None
         if self._plaintext:
             data = bytes(self._plaintext[:max_bytes])
             del self._plaintext[: len(data)]
         else:
             data = self._decrypt(max_bytes)
-            if self.is_holding:
+            if self.held:
                 self._encrypt_held()  # what was decrypted may have ended a renegotiation
         if data:
             return data
-        if self._receive_state is State.OPEN:
+        if self._receive_state is _OPEN:
             return None
-        if self._receive_state is State.CLOSED:
+        if self._receive_state is _CLOSED:
             return b""
         assert self._receive_error is not None
         raise self._receive_error.again()
@@ -423,56 +427,62 @@ class TLSConnection:
         more raises it.
         """
         self._plaintext += self._decrypt(None)
+        self.wants_data = self.wants_data and not self._plaintext
 
     def _decrypt(self, max_bytes: int | None) -> bytes:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
-        left = max_bytes
-        has_input = self._incoming.pending > 0 or self._refill()
-        while self._receive_state is State.OPEN and left != 0:
-            # One call returns one record at most.
-            chunk = self._read(RECORD_BYTES if left is None else min(left, RECORD_BYTES))
-            if not chunk:
+        left = sys.maxsize if max_bytes is None else max_bytes
+        incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
+        has_input = incoming.pending > 0 or self._refill()
+        while self._receive_state is _OPEN:
+            try:
+                # One call returns one record at most.
+                chunk = read(min(left, RECORD_BYTES))
+            except Exception as exc:
+                if self._goes_on_after(exc):
+                    continue
                 break
+            if not chunk:  # their close_notify; had we sent ours, it would have been an exception
+                self._end_cleanly()
+                break
+            self._by_record = self._may_be_ticket = False  # the first tickets come before data
             chunks.append(chunk)
-            if left is not None:
-                left -= len(chunk)
-            elif not self._incoming.pending and not (self._fed and self._refill()):
-                self._is_drained = not self._eof_fed  # without the exception that would say so
+            left -= len(chunk)
+            if not left:
                 break
-        if self._asked_under is not None and self._receive_state is not State.FAILED:
+            if not incoming.pending and not (fed.waiting and self._refill()):
+                self.wants_data = not self._eof_fed  # without the exception that would say so
+                break
+        if self._outgoing.pending:
+            self._collect()  # an answer to a KeyUpdate, for example
+        if self._asked_under is not None:
             self._look_for_answer()
-        is_open = self._receive_state is State.OPEN
+        is_open = self._receive_state is _OPEN
         if has_input and not chunks and is_open and self._collects and not self._by_record:
             self._collect_session()  # something came that was no data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _read(self, max_bytes: int) -> bytes:
-        """Return some plaintext; ``b""`` if that takes more ciphertext, or the direction ended."""
-        while True:
-            try:
-                chunk = self._ssl_object.read(max_bytes)
-            except ssl.SSLWantReadError:
-                if self._refill():
-                    continue
-                if self._eof_fed:
-                    self._end_truncated(
-                        "the connection ended without a close_notify: what was received may not be "
-                        "all"
-                    )
-                self._is_drained = True
-                return b""
-            except ssl.SSLZeroReturnError:  # their close_notify, and ours was sent before
-                chunk = b""
-            except Exception as exc:
-                self._fail(exc)
-                return b""
-            if chunk:
-                self._by_record = self._may_be_ticket = False  # the first tickets come before data
+    def _goes_on_after(self, exc: Exception) -> bool:
+        """Whether to read again. What ends the direction is left in its state."""
+        if isinstance(exc, ssl.SSLWantReadError):
+            if self._refill():
+                return True
+            if self._eof_fed:
+                self._end_truncated(
+                    "the connection ended without a close_notify: what was received may not be all"
+                )
             else:
-                self._trailing += self._incoming.read() + self._fed.take_all()
-                self._happened(Event.CLOSE_NOTIFY_RECEIVED)
-            return chunk
+                self.wants_data = True
+        elif isinstance(exc, ssl.SSLZeroReturnError):
+            self._end_cleanly()
+        else:
+            self._fail(exc)
+        return False
+
+    def _end_cleanly(self) -> None:
+        self._trailing += self._incoming.read() + self._fed.take_all()
+        self._happened(Event.CLOSE_NOTIFY_RECEIVED)
 
     ################################################################
     # The handshake
@@ -483,42 +493,40 @@ class TLSConnection:
 
         Until it is, send what :meth:`data_to_send` returns, feed what comes back, call again.
         While the peer renegotiates (TLS 1.2), it is not done for as long as something that was
-        given to :meth:`send` is held: see :attr:`is_holding`.
+        given to :meth:`send` is held: see :attr:`held`.
 
         Raises:
           TLSError: if it failed: see there for the reason.
           TruncationError: if the transport ended before it was done.
         """
-        while self._send_state is State.HANDSHAKE:
+        while self._send_state is _HANDSHAKE:
             if not self._shake_hands():
                 return False
         self.check_send()
-        if self.is_holding:
+        if self.held:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
             # messages when it reads, but fails for good on it when it writes.
             self.look_ahead()
             self._encrypt_held()
-            if self.is_holding:
+            if self.held:
                 self._check_renegotiation()
             self.check_send()
-        return not self.is_holding
+        return not self.held
 
     def _check_renegotiation(self) -> None:
         """End a renegotiation that can't be completed any more, or that takes too much."""
         error: TLSError
-        if self._receive_state is not State.OPEN:
+        if self._receive_state is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
         elif self.bytes_to_receive > _MOST_LOOK_AHEAD:
             error = TLSError("the peer sends data without end where it should renegotiate")
         else:
             return
-        self._held.clear()
-        self._close_held = False
+        self.held.clear()
         self._happened(Event.FAILURE, error)
 
     def _shake_hands(self) -> bool:
         """Take one step of the handshake. False if more has to be fed before the next one."""
-        self._collect()  # so that what this step writes can be told apart
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
@@ -546,6 +554,8 @@ class TLSConnection:
             if self._collects:
                 self._begin_collecting()
             self._encrypt_held()
+        finally:
+            self._collect()
         return True
 
     def _begin_collecting(self) -> None:
@@ -611,6 +621,7 @@ class TLSConnection:
             self._ssl_object.do_handshake()  # writes the request
         except Exception as exc:
             self._fail(exc)
+        self._collect()
         self.check_send()
 
     def client_has_answered(self) -> bool:
@@ -630,7 +641,7 @@ class TLSConnection:
             return True
         if self._receive_error is not None:
             raise self._receive_error.again()
-        if self._receive_state is State.CLOSED:
+        if self._receive_state is _CLOSED:
             message = "the client ended its direction and did not answer with a certificate"
             raise self.claim(PostHandshakeAuthError(message))
         if self.bytes_to_receive > _MOST_LOOK_AHEAD:
@@ -645,7 +656,7 @@ class TLSConnection:
     def _look_for_answer(self) -> None:
         # A server makes a new session after each answer, an empty one too, and sends its tickets
         # (see the state machine in OpenSSL's statem_srvr.c). Nothing else tells of an empty one.
-        if self._session_id() != self._asked_under:
+        if self._receive_state is not _FAILED and self._session_id() != self._asked_under:
             self._asked_under = None
             self._handshake = HandshakeInfo.of(self._ssl_object)
 
@@ -660,18 +671,27 @@ class TLSConnection:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
           TLSError: if the connection failed.
         """
-        if self._send_state is State.CLOSED or self._close_held:
-            raise trio.ClosedResourceError("can't send data after send_close_notify()")
         if self._may_renegotiate and self._unread:
             self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
-        if self._send_state is State.OPEN and not self._held:
+        if self._send_state is not _OPEN or self.held:
+            self._hold(data)
+        elif isinstance(data, bytes):
             self._encrypt(data)
         else:
-            self.check_send()
-            if data:
-                self._held.append(bytes(data))
-            self.do_handshake()
+            with memoryview(data) as whole, whole.cast("B") as view:
+                self._encrypt(view)
+        if self._send_error is not None:
+            raise self._send_error.again()
+
+    def _hold(self, data: Data) -> None:
+        if self._send_state is _CLOSED or self._holds_close:
+            raise trio.ClosedResourceError(
+                "can't send data after send_eof() or send_close_notify()"
+            )
         self.check_send()
+        if data:
+            self.held.append(bytes(data))
+        self.do_handshake()
 
     def send_close_notify(self) -> None:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
@@ -682,10 +702,11 @@ class TLSConnection:
         Raises:
           TLSError: if the connection failed.
         """
-        if self._send_state is State.CLOSED:
+        if self._send_state is _CLOSED:
             return
-        self._close_held = True
-        if self._send_state is State.OPEN:
+        if not self._holds_close:
+            self.held.append(None)
+        if self._send_state is _OPEN:
             self._encrypt_held()
         else:
             self.do_handshake()
@@ -693,56 +714,47 @@ class TLSConnection:
 
     @property
     def _unread(self) -> bool:
-        return bool(self._fed) or self._incoming.pending > 0
+        return self._fed.waiting + self._incoming.pending > 0
 
     @property
-    def is_holding(self) -> bool:
-        """Whether plaintext or a close_notify waits for a handshake to be done."""
-        return bool(self._held) or self._close_held
+    def _holds_close(self) -> bool:
+        return bool(self.held) and self.held[-1] is None
 
-    def _encrypt(self, data: Data) -> None:
+    def _encrypt(self, data: bytes | memoryview) -> None:
         """Encrypt all of ``data``, or hold what OpenSSL does not take during a renegotiation."""
-        if isinstance(data, bytes) and 0 < len(data) <= RECORD_BYTES:
-            written = self._write(data)
-            if written == len(data):
-                return
-            data = data[written:]
-        with memoryview(data) as whole, whole.cast("B") as view:
-            start = 0
-            while start < len(view):  # an empty write would mean the end to OpenSSL
-                written = self._write(view[start : start + RECORD_BYTES])
-                if not written:
-                    if self._send_state is State.OPEN:
-                        self._held.insert(0, bytes(view[start:]))
-                    return
-                start += written
-
-    def _write(self, part: bytes | memoryview) -> int:
-        """Encrypt some of a record's worth, and return how much; 0 while the peer renegotiates."""
-        if self._outgoing.pending + len(part) > RECORD_BYTES:
-            self._collect()
-        try:
-            return self._ssl_object.write(part)
-        except ssl.SSLWantReadError:
-            return 0
-        except Exception as exc:
-            self._fail(exc)
-            return 0
+        if len(data) > RECORD_BYTES:
+            data = memoryview(data)  # a slice of a view is no copy
+        outgoing, unsent, write = self._outgoing, self.unsent, self._ssl_object.write
+        start, size = 0, len(data)
+        while start < size:  # an empty write would mean the end to OpenSSL
+            try:
+                start += write(data[start : start + RECORD_BYTES])
+            except ssl.SSLWantReadError:
+                self.held.insert(0, bytes(data[start:]))
+                break
+            except Exception as exc:
+                self._fail(exc)
+                break
+            finally:
+                if outgoing.pending:
+                    unsent.append(outgoing.read())
 
     def _encrypt_held(self) -> None:
-        held, self._held = self._held, []
-        while held and not self._held and self._send_state is State.OPEN:
-            self._encrypt(held.pop(0))
-        self._held += held
-        if self._close_held and not self._held and self._send_state is State.OPEN:
-            self._close()
+        held, self.held = self.held, []
+        while held and not self.held and self._send_state is _OPEN:
+            data = held.pop(0)
+            if data is None:
+                self._close()
+            else:
+                self._encrypt(data)
+        self.held += held
 
     def _close(self) -> None:
         # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
         # the second looks for the peer's, and with data of the peer before it would fail for
         # good. So what has arrived is decrypted first.
         self.look_ahead()
-        if self._send_state is not State.OPEN:
+        if self._send_state is not _OPEN:
             return
         try:
             self._ssl_object.unwrap()
@@ -751,8 +763,11 @@ class TLSConnection:
         except Exception as exc:
             if getattr(exc, "reason", None) != "SHUTDOWN_WHILE_IN_INIT":
                 self._fail(exc)
-            return  # else the peer renegotiates: it stays held
-        self._close_held = False
+            else:
+                self.held.append(None)  # the peer renegotiates
+            return
+        finally:
+            self._collect()
         self._happened(Event.CLOSE_NOTIFY_SENT)
 
     ################################################################
@@ -761,64 +776,35 @@ class TLSConnection:
 
     def _collect(self) -> None:
         if self._outgoing.pending:
-            self._unsent.append(self._outgoing.read())
+            self.unsent.append(self._outgoing.read())
 
     @property
     def bytes_to_send(self) -> int:
         """How many bytes of ciphertext wait to be sent."""
-        return sum(map(len, self._unsent)) + self._outgoing.pending
+        return sum(map(len, self.unsent))
 
     def data_to_send(self) -> bytes:
         """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
-        if not self._unsent:
-            return self._outgoing.read()
-        self._collect()
-        data = b"".join(self._unsent)
-        self._unsent.clear()
+        data = b"".join(self.unsent)
+        self.unsent.clear()
         return data
 
-    def put_back(self, data: Data) -> None:
-        """Take back the end of what :meth:`data_to_send` returned, which the transport left."""
-        self._unsent.insert(0, data)
-
-    @property
-    def has_data_to_send(self) -> bool:
-        """Whether some ciphertext waits to be sent."""
-        return bool(self._unsent) or self._outgoing.pending > 0
-
-    def peek_data_to_send(self) -> Data:
-        """Return the first part of the ciphertext to send, without taking it.
-
-        A transport that may take some of it, or be interrupted, sends from this and says with
-        :meth:`mark_sent` how far it came; nothing is lost or sent twice. Empty if nothing waits.
-        """
-        unsent = self._unsent
-        self._collect()
-        if not unsent:
-            return b""
-        if len(unsent) > 1 and len(unsent[0]) < SLICE_BYTES and isinstance(unsent[0], bytes):
-            # One large piece costs a transport less than many; the rest of one goes as it is.
-            count, size = 1, len(unsent[0])
-            while count < len(unsent) and size + len(unsent[count]) <= SLICE_BYTES + RECORD_BYTES:
-                size += len(unsent[count])
-                count += 1
-            unsent[:count] = [b"".join(unsent[:count])]
-        return unsent[0]
-
     def mark_sent(self, count: int) -> None:
-        """Drop the first ``count`` bytes of what :meth:`peek_data_to_send` returned: they are sent.
+        """Drop the first ``count`` bytes of :attr:`unsent`: they are sent.
 
         Raises:
           ValueError: if ``count`` is negative or more than that.
         """
-        first = self.peek_data_to_send()
-        if not 0 <= count <= len(first):
-            raise ValueError(f"count must be from 0 to {len(first)}, not {count}")
-        if count == len(first):
-            if count:
-                del self._unsent[0]
-        else:
-            self._unsent[0] = memoryview(first)[count:]
+        unsent = self.unsent
+        left, pieces = count, 0
+        while pieces < len(unsent) and len(unsent[pieces]) <= left:
+            left -= len(unsent[pieces])
+            pieces += 1
+        if left < 0 or (left and pieces == len(unsent)):
+            raise ValueError(f"count must be from 0 to {sum(map(len, unsent))}, not {count}")
+        if left:
+            unsent[pieces] = memoryview(unsent[pieces])[left:]
+        del unsent[:pieces]
 
     ################################################################
     # States and errors
@@ -843,6 +829,7 @@ class TLSConnection:
         state = advance(Side.RECEIVE, self._receive_state, event)
         if state is not self._receive_state:
             self._receive_state, self._receive_error = state, error
+            self.wants_data = False
 
     def _end_truncated(self, message: str) -> None:
         self._happened(Event.TRANSPORT_ENDED, truncated(message))

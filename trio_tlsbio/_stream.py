@@ -245,7 +245,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
-        if self._connection.has_data_to_send:
+        if self._connection.unsent:
             await self._flush()
         else:
             await self._transport.receive()
@@ -273,7 +273,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._connection.send_state is not State.FAILED:
             return
         self._transport.flush_nowait()
-        if self._connection.has_data_to_send:
+        if self._connection.unsent:
             with (
                 trio.move_on_after(_ALERT_TIMEOUT),
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),
@@ -303,40 +303,39 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be >= 1")
-        self._receive_conflict.check()
+        if self._receive_conflict.is_busy:
+            raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True
+        connection = self._connection
         try:
-            self._check_open()
-            return await self._receive_decrypted(max_bytes)
-        except TruncationError:
-            if not self._https_compatible:
-                raise
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return b""
-        except TLSError:
+            if self._is_closing or not self._is_established:
+                self._check_open()
+                await self._complete_handshake()
+            data = None if connection.wants_data else await self._receive_arrived(max_bytes)
+            while data is None:
+                await self._transport.receive()
+                if self._is_closing:
+                    self._check_open()
+                data = self._receive(max_bytes)
+            if connection.unsent:
+                # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
+                self._transport.flush_nowait()
+            return data
+        except TLSError as exc:
+            if self._https_compatible and isinstance(exc, TruncationError):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return b""
             await self._flush_alert()
             raise
         finally:
             self._receive_conflict.is_busy = False
 
-    async def _receive_decrypted(self, max_bytes: int | None) -> bytes:
-        connection = self._connection
-        if not self._is_established:
-            await self._complete_handshake()
-        data: bytes | None = None
-        if not connection.wants_data:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            data = self._receive(max_bytes)
-            if data is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-        while data is None:
-            await self._transport.receive()
-            self._check_open()
-            if not connection.wants_data:
-                data = self._receive(max_bytes)
-        if connection.has_data_to_send:
-            # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
-            self._transport.flush_nowait()
+    async def _receive_arrived(self, max_bytes: int | None) -> bytes | None:
+        """Return what there is without waiting for more."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = self._receive(max_bytes)
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
         return data
 
     def _receive(self, max_bytes: int | None = None) -> bytes | None:
@@ -365,11 +364,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           TLSError: if TLS or the transport failed.
           trio.ClosedResourceError: after :meth:`send_eof`.
         """
-        self._send_conflict.check()
+        if self._send_conflict.is_busy:
+            raise self._send_conflict.error()
         self._send_conflict.is_busy = True
         try:
-            self._check_send_open()
-            if not self._is_established:
+            if self._is_closing or not self._is_established:
+                self._check_send_open()
                 await self._complete_handshake()
             if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
                 await self._send_slice(data)
@@ -383,8 +383,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def _send_slice(self, part: bytes | memoryview) -> None:
         connection = self._connection
         await trio.lowlevel.checkpoint_if_cancelled()
-        if connection.has_data_to_send:
+        if connection.unsent:
             await self._flush()  # what a cancelled send has left
+        if self._is_closing:
             self._check_open()
         try:
             connection.send(part)
@@ -392,7 +393,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self._flush_alert()
             raise
         self._bytes_committed += len(part)
-        if self._transport.flush_nowait() and not connection.is_holding:
+        if self._transport.flush_nowait() and not connection.held:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await self._flush_held()
@@ -401,7 +402,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
         await self._flush()
-        while self._connection.is_holding and not await self._step(self._connection.do_handshake):
+        while self._connection.held and not await self._step(self._connection.do_handshake):
             await self._exchange()
         await self._flush()
 
@@ -421,7 +422,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_send_open()
             self._transport.check_send()
             self._transport.flush_nowait()
-            if self._connection.handshake is None or self._connection.has_data_to_send:
+            if self._connection.handshake is None or self._connection.unsent:
                 return 0
             if not self._transport.counts:
                 return 0
@@ -586,7 +587,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def _check_send_open(self) -> None:
         self._check_open()
         if self._connection.send_state is State.CLOSED:
-            raise trio.ClosedResourceError("can't send data after send_eof()")
+            raise trio.ClosedResourceError(
+                "can't send data after send_eof() or send_close_notify()"
+            )
 
     ################################################################
     # What trio.SSLStream offers of ssl.SSLObject

@@ -13,7 +13,7 @@ import os
 import socket as stdlib_socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
@@ -26,8 +26,12 @@ from ._errors import TLSError, TruncationError, caused_by
 
 __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
 
-# How much is taken from a socket at a time, in bytes. (For the number, see SLICE_BYTES.)
-_RECEIVE_BYTES = 120 * 1024
+# How much is taken from a socket at a time, in bytes. It is below the 128 KiB from which on glibc's
+# malloc asks the system for new pages each time.
+_RECEIVE_BYTES = 96 * 1024
+
+# How often in a row, as long as that much was there. To wait costs more than to read.
+_MOST_READS = 4
 
 # How much ciphertext may wait to be sent while receiving goes on, in bytes.
 _MOST_UNSENT = 2 * SLICE_BYTES
@@ -45,13 +49,13 @@ class ConflictDetector:
     _message: str
     is_busy: bool = attrs.field(default=False, init=False)
 
-    def check(self) -> None:
-        """Raise :exc:`trio.BusyResourceError` if another task is at it."""
-        if self.is_busy:
-            raise trio.BusyResourceError(self._message)
+    def error(self) -> trio.BusyResourceError:
+        """Return what to raise where it is busy."""
+        return trio.BusyResourceError(self._message)
 
     def __enter__(self) -> None:
-        self.check()
+        if self.is_busy:
+            raise self.error()
         self.is_busy = True
 
     def __exit__(
@@ -120,13 +124,9 @@ class Transport(ABC, Generic[StreamT]):
     _flushing: int = attrs.field(default=0, init=False)
     _sending: bool = attrs.field(default=False, init=False)
     _receiving: bool = attrs.field(default=False, init=False)
-    _sender_left: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-    _receiver_left: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-    _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    # Where tasks wait for the one that sends or receives; made by the first of them.
+    _sender_left: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
+    _receiver_left: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
     _send_error: TLSError | None = attrs.field(default=None, init=False)
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
     #: Whether the transport ended.
@@ -141,28 +141,48 @@ class Transport(ABC, Generic[StreamT]):
     ################################################################
 
     @abstractmethod
-    async def _send_some(self, data: Data) -> None:
-        """Send some of ``data``, and mark what was sent."""
+    async def _send_some(self, pieces: Sequence[Data]) -> None:
+        """Send some of what is in ``pieces``, and mark what was sent."""
 
     @abstractmethod
-    def _send_some_nowait(self, data: Data) -> int:
+    def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         """Send what the transport takes at once, and return how many bytes that was. Never raises:
         the next one who has to send will hear of it.
         """
 
-    async def _receive_some(self) -> Data | None:
-        """Receive from the stream; None if :meth:`_interrupt_receive` came first."""
-        with trio.CancelScope() as self._receive_scope:
-            return await self._stream.receive_some()
+    @abstractmethod
+    def _receive_some(self) -> Awaitable[Data | None]:
+        """Receive from the stream; None if it is to be asked for by :meth:`_read_nowait` now."""
+
+    def _read_nowait(self) -> Data | None:
+        """Return what has arrived; None if nothing has."""
         return None
 
+    @abstractmethod
     def _interrupt_receive(self) -> None:
-        """Make the task in :meth:`_receive_some` return."""
-        if self._receive_scope is not None:
-            self._receive_scope.cancel()
+        """Make the task in :meth:`_receive_some` return, or raise a ClosedResourceError."""
 
-    def receive_nowait(self) -> None:
-        """Feed the connection what has arrived already, where that can be had. Never raises."""
+    def _is_interrupted(self) -> bool:
+        """Whether a ClosedResourceError in :meth:`_receive_some` is due to that."""
+        return False
+
+    def receive_nowait(self) -> int:
+        """Feed the connection what has arrived already, as far as that can be had, and return how
+        many bytes that was. Never raises: the next one who has to receive will hear of it.
+        """
+        fed = 0
+        try:
+            for _ in range(_MOST_READS):  # bounded: a fast peer could keep us here
+                data = self._read_nowait()
+                if not data:
+                    break
+                self._connection.feed(data)
+                fed += len(data)
+        except trio.ClosedResourceError:
+            pass
+        except trio.BrokenResourceError as exc:
+            self._receive_error = self._error("receiving", exc)
+        return fed
 
     def end_direction(self) -> bool:
         """End our direction of the transport, if it has one that ends by itself. Never raises.
@@ -200,11 +220,11 @@ class Transport(ABC, Generic[StreamT]):
         try:
             while (
                 self._bytes_sent < target
-                or (self._flushing == 1 and self._connection.has_data_to_send)
+                or (self._flushing == 1 and self._connection.unsent)
                 or (self._is_unfinished and not self._sending)
             ):
                 if self._sending:
-                    await self._sender_left.park()
+                    await self._wait_for_sender()
                 else:
                     await self._send_alone()
         finally:
@@ -217,7 +237,7 @@ class Transport(ABC, Generic[StreamT]):
             await trio.lowlevel.checkpoint_if_cancelled()
         self._sending = True
         try:
-            await self._send_some(self._connection.peek_data_to_send())
+            await self._send_some(self._connection.unsent)
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise  # nothing was sent
         except trio.BrokenResourceError as exc:
@@ -236,7 +256,16 @@ class Transport(ABC, Generic[StreamT]):
             self._send_error = self._error("sending", exc)
             raise
         finally:
-            self._sending = False
+            self._stop_sending()
+
+    async def _wait_for_sender(self) -> None:
+        if self._sender_left is None:
+            self._sender_left = trio.lowlevel.ParkingLot()
+        await self._sender_left.park()
+
+    def _stop_sending(self) -> None:
+        self._sending = False
+        if self._sender_left is not None:
             self._sender_left.unpark_all()
 
     def flush_nowait(self) -> bool:
@@ -247,11 +276,12 @@ class Transport(ABC, Generic[StreamT]):
         """
         if self._sending or self._send_error is not None:
             return False
-        if data := self._connection.data_to_send():
-            sent = self._send_some_nowait(data)
+        connection = self._connection
+        if connection.unsent:
+            sent = self._send_some_nowait(connection.unsent)
             self._bytes_sent += sent
-            if sent < len(data):
-                self._connection.put_back(memoryview(data)[sent:])
+            connection.mark_sent(sent)
+            if connection.unsent:
                 self._wake_receiver()
                 return False
         return not self._is_unfinished
@@ -262,7 +292,7 @@ class Transport(ABC, Generic[StreamT]):
         return (
             not self._sending
             and self._send_error is None
-            and self._connection.has_data_to_send
+            and bool(self._connection.unsent)
             and (self.counts or not self._may_wait)
         )
 
@@ -272,7 +302,7 @@ class Transport(ABC, Generic[StreamT]):
         Meant for what the peer can do without, and may not be ready to read.
         """
         self.flush_nowait()
-        self._may_wait = self._connection.has_data_to_send
+        self._may_wait = bool(self._connection.unsent)
 
     def _mark_sent(self, count: int) -> None:
         self._connection.mark_sent(count)
@@ -281,7 +311,7 @@ class Transport(ABC, Generic[StreamT]):
     async def wait_send_might_not_block(self) -> None:
         """Wait until the transport might take more."""
         while self._sending:
-            await self._sender_left.park()
+            await self._wait_for_sender()
         self.check_send()
         self._sending = True
         try:
@@ -290,8 +320,7 @@ class Transport(ABC, Generic[StreamT]):
             self._send_error = self._error("sending", exc)
             raise self._send_error.again() from exc
         finally:
-            self._sending = False
-            self._sender_left.unpark_all()
+            self._stop_sending()
             self._wake_receiver()  # who could not send meanwhile
 
     def _error(self, doing: str, exc: BaseException) -> TLSError:
@@ -320,26 +349,13 @@ class Transport(ABC, Generic[StreamT]):
           TLSError: if the transport can't receive any more.
         """
         # No coroutine of its own: each one costs in every round trip.
-        if self._connection.has_data_to_send:
-            return self._receive_and_flush()
-        return self._receive_and_feed()
+        return self._flush_and_receive() if self._connection.unsent else self._receive_alone()
 
-    async def _receive_and_flush(self) -> int:
-        if self._connection.bytes_to_send > _MOST_UNSENT:
-            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
-            await self.flush()
-            return 0
-        if not self._is_left_to_send:
-            return await self._receive_and_feed()
-        if self.counts:
-            return await self._flush_and_receive()
-        with suppress(trio.BrokenResourceError):  # receiving goes on without it
-            await self.flush()
-        return 0
-
-    async def _receive_and_feed(self) -> int:
+    async def _receive_alone(self) -> int:
         """Receive from the stream, unless another task does: then wait for that, for nothing."""
         if self._receiving:
+            if self._receiver_left is None:
+                self._receiver_left = trio.lowlevel.ParkingLot()
             await self._receiver_left.park()
             return 0
         if self._receive_error is not None:
@@ -347,28 +363,37 @@ class Transport(ABC, Generic[StreamT]):
         self._receiving = True
         try:
             data = await self._receive_some()
-        except TruncationError:
-            # TLS in TLS: an end that is truncated below is one here, without close_notify.
-            data = b""
-        except (trio.BusyResourceError, trio.ClosedResourceError):
-            raise
-        except trio.BrokenResourceError as exc:
-            self._receive_error = self._error("receiving", exc)
-            raise self._receive_error.again() from exc
+            if data is None:
+                data = self._read_nowait()
         except Exception as exc:
-            self._receive_error = self._error("receiving", exc)
-            raise
+            data = self._received_instead(exc)
         finally:
             self._receiving = False
-            if self._receiver_left:
+            if self._receiver_left is not None:
                 self._receiver_left.unpark_all()
         if data:
             self._connection.feed(data)
+            if len(data) == _RECEIVE_BYTES:
+                return len(data) + self.receive_nowait()
             return len(data)
         if data is not None:
             self.eof_received = True
             self._connection.feed_eof()
         return 0
+
+    def _received_instead(self, exc: Exception) -> Data | None:
+        """Return what an exception of the stream stands for, or raise it in our words."""
+        if isinstance(exc, TruncationError):
+            # TLS in TLS: an end that is truncated below is one here, without close_notify.
+            return b""
+        if isinstance(exc, trio.ClosedResourceError) and self._is_interrupted():
+            return None
+        if isinstance(exc, trio.ClosedResourceError | trio.BusyResourceError):
+            raise exc
+        self._receive_error = self._error("receiving", exc)
+        if isinstance(exc, trio.BrokenResourceError):
+            raise self._receive_error.again() from exc
+        raise exc
 
     def _wake_receiver(self) -> None:
         """Make a receiver that waits look again: there is something left to send."""
@@ -376,51 +401,74 @@ class Transport(ABC, Generic[StreamT]):
             self._interrupt_receive()
 
     async def _flush_and_receive(self) -> int:
-        """Wait for either direction, and move whichever is ready."""
+        """Wait for either direction, and move whichever is ready. Receiving does without sending,
+        if that fails; who has to send will hear of it.
+        """
+        if self._connection.bytes_to_send > _MOST_UNSENT:
+            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
+            await self.flush()
+            return 0
+        if not self._is_left_to_send:
+            return await self._receive_alone()
+        if not self.counts:
+            with suppress(trio.BrokenResourceError):
+                await self.flush()
+            return 0
 
         async def flush() -> None:
-            # Receiving goes on without it; who has to send will hear of it.
             with suppress(trio.Cancelled, Exception):
                 await self.flush()
 
         async with beside(flush):
-            return await self._receive_and_feed()
+            return await self._receive_alone()
 
 
 @attrs.define(eq=False)
-class _PlainTransport(Transport[trio.abc.Stream]):
+class _StreamTransport(Transport[trio.abc.Stream]):
     """Any stream: a cancelled send does not say how much of it was sent."""
 
     counts = False
 
-    async def _send_some(self, data: Data) -> None:
+    _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+
+    async def _receive_some(self) -> Data | None:
+        with trio.CancelScope() as self._receive_scope:
+            return await self._stream.receive_some()
+        return None
+
+    def _interrupt_receive(self) -> None:
+        if self._receive_scope is not None:
+            self._receive_scope.cancel()
+
+    async def _send_some(self, pieces: Sequence[Data]) -> None:
+        data = b"".join(pieces)
         await self._stream.send_all(data)
         self._mark_sent(len(data))
 
-    def _send_some_nowait(self, data: Data) -> int:
+    def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         return 0
 
 
 @attrs.define(eq=False)
-class _NestedTransport(Transport[trio.abc.Stream]):
+class _NestedTransport(_StreamTransport):
     """A stream that counts, such as another TLSStream."""
 
     counts = True
 
     _counting: CountingStream
 
-    async def _send_some(self, data: Data) -> None:
+    async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed
         self._is_unfinished = True  # until it says otherwise
         try:
-            await self._counting.send_all(data)
+            await self._counting.send_all(b"".join(pieces))
             self._is_unfinished = False
         finally:
             self._mark_sent(self._counting.bytes_committed - before)
 
-    def _send_some_nowait(self, data: Data) -> int:
+    def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-            sent = self._counting.send_nowait(data)
+            sent = self._counting.send_nowait(b"".join(pieces))
             self._is_unfinished = self._is_unfinished or sent > 0  # what it took may wait there
             return sent
         return 0
@@ -432,7 +480,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     counts = True
 
-    _is_interrupted: bool = attrs.field(default=False, init=False)
+    _was_woken: bool = attrs.field(default=False, init=False)
 
     # The descriptor is asked for each time: that of a closed socket is -1, with which all calls
     # fail, while its old number may be another file's by now.
@@ -443,52 +491,50 @@ class _SocketTransport(Transport[trio.SocketStream]):
         fileno: Callable[[], int] = self._stream.socket.fileno
         return fileno
 
-    async def _send_some(self, data: Data) -> None:
+    async def _send_some(self, pieces: Sequence[Data]) -> None:
         if self._stream.socket.did_shutdown_SHUT_WR:
             raise trio.ClosedResourceError("can't send data after sending EOF")
+        descriptor = self._fileno()
+        if descriptor < 0:
+            raise _closed()
         try:
-            # Cancelled, it has sent nothing.
-            await _wait_for(trio.lowlevel.wait_writable, self._fileno())
-            self._mark_sent(_write(self._fileno(), data))
+            await trio.lowlevel.wait_writable(descriptor)  # cancelled, it has sent nothing
+            self._mark_sent(_write(self._fileno(), pieces))
         except (BlockingIOError, InterruptedError):
             pass  # it was not that writable
         except OSError as exc:
             raise _stream_error(exc) from exc
 
-    def _send_some_nowait(self, data: Data) -> int:
+    def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         try:
-            return _write(self._fileno(), data)
+            return _write(self._fileno(), pieces)
         except OSError:
             return 0
 
-    async def _receive_some(self) -> bytes | None:
-        self._is_interrupted = False
-        while True:
-            try:
-                # Waiting first: mostly nothing has come yet, and finding that out is not free.
-                await _wait_for(trio.lowlevel.wait_readable, self._fileno())
-                return _read(self._fileno(), _RECEIVE_BYTES)
-            except (BlockingIOError, InterruptedError):
-                pass  # it was not readable after all
-            except trio.ClosedResourceError:
-                if self._is_interrupted and self._fileno() >= 0:
-                    return None
-                raise
-            except OSError as exc:
-                raise _stream_error(exc) from exc
+    def _receive_some(self) -> Awaitable[None]:
+        # Waiting first: mostly nothing has come yet, and finding that out is not free.
+        self._was_woken = False
+        descriptor = self._fileno()
+        if descriptor < 0:
+            raise _closed()
+        return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105 - the caller awaits it
+
+    def _read_nowait(self) -> bytes | None:
+        try:
+            return _read(self._fileno(), _RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            raise _stream_error(exc) from exc
 
     def _interrupt_receive(self) -> None:
         # This wakes those who wait for the socket, and a wait costs no cancel scope. Nobody else
         # waits for it now, as nobody is sending.
-        self._is_interrupted = True
+        self._was_woken = True
         trio.lowlevel.notify_closing(self._stream.socket.fileno())
 
-    def receive_nowait(self) -> None:
-        with suppress(OSError, trio.ClosedResourceError):
-            for _ in range(16):  # bounded: a fast peer could keep us here
-                if not (data := _read(self._fileno(), _RECEIVE_BYTES)):
-                    break
-                self._connection.feed(data)
+    def _is_interrupted(self) -> bool:
+        return self._was_woken and self._fileno() >= 0
 
     def end_direction(self) -> bool:
         # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
@@ -501,16 +547,10 @@ class _SocketTransport(Transport[trio.SocketStream]):
         return True
 
 
-def _wait_for(wait: Callable[[int], Awaitable[None]], descriptor: int) -> Awaitable[None]:
-    if descriptor < 0:
-        raise trio.ClosedResourceError("this socket was already closed")
-    return wait(descriptor)
-
-
 # Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
 
 if sys.platform != "win32":
-    _read, _write = os.read, os.write
+    _read, _write = os.read, os.writev
 else:
 
     @contextmanager
@@ -530,9 +570,9 @@ else:
         with _borrowed(descriptor) as socket:
             return socket.recv(max_bytes)
 
-    def _write(descriptor: int, data: Data) -> int:
+    def _write(descriptor: int, pieces: Sequence[Data]) -> int:
         with _borrowed(descriptor) as socket:
-            return socket.send(data)
+            return socket.send(b"".join(pieces))
 
 
 def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:
@@ -541,11 +581,15 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
         return _SocketTransport(stream, connection)  # type: ignore[return-value]
     if isinstance(stream, CountingStream) and stream.is_cancel_safe:
         return _NestedTransport(stream, connection, stream)
-    return _PlainTransport(stream, connection)
+    return _StreamTransport(stream, connection)
 
 
 def _stream_error(exc: OSError) -> Exception:
     """Return the exception by which Trio's streams report an OSError."""
     if exc.errno in (errno.EBADF, errno.ENOTSOCK):
-        return trio.ClosedResourceError("this socket was already closed")
+        return _closed()
     return trio.BrokenResourceError(f"socket connection broken: {exc}")
+
+
+def _closed() -> trio.ClosedResourceError:
+    return trio.ClosedResourceError("this socket was already closed")

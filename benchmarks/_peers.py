@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -313,7 +314,7 @@ class UVLoop(Asyncio):
 
 
 class Blocking(Implementation):
-    """ssl.SSLSocket, blocking, one connection after the other. Nothing is ever waited for."""
+    """ssl.SSLSocket, blocking, with a thread for each connection. No coroutine ever waits."""
 
     name = "blocking ssl"
 
@@ -356,11 +357,14 @@ class Blocking(Implementation):
     async def serve(
         cls, context: ssl.SSLContext, listener: socket.socket, handler: Handler
     ) -> None:
+        def handle(sock: socket.socket) -> None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            cls.run(handler, cls._channel(context.wrap_socket(sock, server_side=True)))
+
         listener.setblocking(True)
         while True:
             sock, _ = listener.accept()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await handler(cls._channel(context.wrap_socket(sock, server_side=True)))
+            threading.Thread(target=handle, args=(sock,), daemon=True).start()
 
 
 ON_TRIO: tuple[type[Implementation], ...] = (Ours, TrioSSL, BareOnTrio, TrioPlain)

@@ -500,7 +500,7 @@ class TLSConnection:
           TruncationError: if the transport ended before it was done.
         """
         while self._send_state is _HANDSHAKE:
-            if not self._shake_hands():
+            if self.wants_data or not self._shake_hands():
                 return False
         self.check_send()
         if self.held:
@@ -527,12 +527,15 @@ class TLSConnection:
 
     def _shake_hands(self) -> bool:
         """Take one step of the handshake. False if more has to be fed before the next one."""
+        if not self._incoming.pending:
+            self._refill()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
         except ssl.SSLWantReadError:
             if not self._refill():
                 if not self._eof_fed:
+                    self.wants_data = True
                     return False
                 self._end_truncated("the peer closed the connection during the handshake")
         except ssl.SSLZeroReturnError:

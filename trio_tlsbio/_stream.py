@@ -208,13 +208,16 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           HandshakeTimeoutError: if it was not done within ``handshake_timeout``.
         """
         self._check_open()
-        await trio.lowlevel.checkpoint()
-        await self._complete_handshake()
+        if self._is_established:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._complete_handshake()
         self._check_open()
 
     async def _complete_handshake(self) -> None:
         if self._is_established:
             return
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
         with trio.CancelScope(deadline=self._handshake_deadline):
@@ -239,13 +242,13 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 # What is left are session tickets. OpenSSL writes them now already, for a client
                 # that may not read before it has written a lot.
                 self._transport.flush_later()
-            else:
+            elif not self._transport.flush_nowait():
                 await self._flush()
             self._is_established = True
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
-        if self._connection.unsent:
+        if self._connection.unsent and not self._transport.flush_nowait():
             await self._flush()
         else:
             await self._transport.receive()

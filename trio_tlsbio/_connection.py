@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import ssl
 import sys
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -434,7 +435,8 @@ class TLSConnection:
         chunks: list[bytes] = []
         left = sys.maxsize if max_bytes is None else max_bytes
         incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
-        has_input = incoming.pending > 0 or self._refill()
+        if not incoming.pending:
+            self._refill()
         while self._receive_state is _OPEN:
             try:
                 # One call returns one record at most.
@@ -458,9 +460,6 @@ class TLSConnection:
             self._collect()  # an answer to a KeyUpdate, for example
         if self._asked_under is not None:
             self._look_for_answer()
-        is_open = self._receive_state is _OPEN
-        if has_input and not chunks and is_open and self._collects and not self._by_record:
-            self._collect_session()  # something came that was no data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _goes_on_after(self, exc: Exception) -> bool:
@@ -474,6 +473,8 @@ class TLSConnection:
                 )
             else:
                 self.wants_data = True
+            if self._collects and not self._by_record and self._receive_state is _OPEN:
+                self._collect_session()  # something came that was no data
         elif isinstance(exc, ssl.SSLZeroReturnError):
             self._end_cleanly()
         else:
@@ -542,24 +543,30 @@ class TLSConnection:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
             self._happened(Event.FAILURE, PeerAlertError(message, alert="close_notify"))
-        except BaseException as exc:
-            if self._ssl_object.version() is not None or not _is_openssl_error(exc):
-                # OpenSSL is content, as its version() tells, and has written our Finished, while
-                # Python code above it (truststore, for one) has refused the peer.
-                self._outgoing.read()
-            if not isinstance(exc, Exception):
-                raise
+        except Exception as exc:
+            self._drop_finished(exc)
             self._fail(exc)
+        except BaseException as exc:
+            self._drop_finished(exc)
+            raise
         else:
             self._handshake = HandshakeInfo.of(self._ssl_object)
             self._may_renegotiate = self._handshake.version != "TLSv1.3"
             self._happened(Event.HANDSHAKE_DONE)
+            self.wants_data = not (self._unread or self._eof_fed)
             if self._collects:
                 self._begin_collecting()
             self._encrypt_held()
         finally:
             self._collect()
         return True
+
+    def _drop_finished(self, exc: BaseException) -> None:
+        """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
+        while Python code above it (truststore, for one) has refused the peer.
+        """
+        if self._ssl_object.version() is not None or not _is_openssl_error(exc):
+            self._outgoing.read()
 
     def _begin_collecting(self) -> None:
         if self._ssl_object.version() == "TLSv1.3":
@@ -678,11 +685,21 @@ class TLSConnection:
             self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
         if self._send_state is not _OPEN or self.held:
             self._hold(data)
-        elif isinstance(data, bytes):
-            self._encrypt(data)
-        else:
-            with memoryview(data) as whole, whole.cast("B") as view:
-                self._encrypt(view)
+            return
+        is_short = isinstance(data, bytes) and len(data) <= RECORD_BYTES
+        # A slice of a view is no copy.
+        left = data if is_short else memoryview(data).cast("B")
+        while left:  # an empty write would mean the end to OpenSSL
+            try:
+                left = left[self._ssl_object.write(left[:RECORD_BYTES]) :]
+            except ssl.SSLWantReadError:  # the peer renegotiates
+                self.held.insert(0, bytes(left))
+                left = b""
+            except Exception as exc:
+                self._fail(exc)
+                left = b""
+            if self._outgoing.pending:
+                self.unsent.append(self._outgoing.read())
         if self._send_error is not None:
             raise self._send_error.again()
 
@@ -695,6 +712,7 @@ class TLSConnection:
         if data:
             self.held.append(bytes(data))
         self.do_handshake()
+        self.check_send()
 
     def send_close_notify(self) -> None:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
@@ -723,25 +741,6 @@ class TLSConnection:
     def _holds_close(self) -> bool:
         return bool(self.held) and self.held[-1] is None
 
-    def _encrypt(self, data: bytes | memoryview) -> None:
-        """Encrypt all of ``data``, or hold what OpenSSL does not take during a renegotiation."""
-        if len(data) > RECORD_BYTES:
-            data = memoryview(data)  # a slice of a view is no copy
-        outgoing, unsent, write = self._outgoing, self.unsent, self._ssl_object.write
-        start, size = 0, len(data)
-        while start < size:  # an empty write would mean the end to OpenSSL
-            try:
-                start += write(data[start : start + RECORD_BYTES])
-            except ssl.SSLWantReadError:
-                self.held.insert(0, bytes(data[start:]))
-                break
-            except Exception as exc:
-                self._fail(exc)
-                break
-            finally:
-                if outgoing.pending:
-                    unsent.append(outgoing.read())
-
     def _encrypt_held(self) -> None:
         held, self.held = self.held, []
         while held and not self.held and self._send_state is _OPEN:
@@ -749,7 +748,8 @@ class TLSConnection:
             if data is None:
                 self._close()
             else:
-                self._encrypt(data)
+                with suppress(TLSError):  # who needs it will hear of it
+                    self.send(data)
         self.held += held
 
     def _close(self) -> None:
@@ -799,6 +799,9 @@ class TLSConnection:
           ValueError: if ``count`` is negative or more than that.
         """
         unsent = self.unsent
+        if len(unsent) == 1 and len(unsent[0]) == count:  # as it mostly is
+            unsent.clear()
+            return
         left, pieces = count, 0
         while pieces < len(unsent) and len(unsent[pieces]) <= left:
             left -= len(unsent[pieces])

@@ -6,7 +6,7 @@ import math
 import operator
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -370,37 +370,30 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._send_conflict.is_busy:
             raise self._send_conflict.error()
         self._send_conflict.is_busy = True
+        connection, transport = self._connection, self._transport
         try:
             if self._is_closing or not self._is_established:
                 self._check_send_open()
                 await self._complete_handshake()
-            if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
-                await self._send_slice(data)
-            else:
-                with memoryview(data) as whole, whole.cast("B") as view:
-                    for start in range(0, len(view), SLICE_BYTES) or [0]:
-                        await self._send_slice(view[start : start + SLICE_BYTES])
+            for part in _slices(data):
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if connection.unsent:
+                    await self._flush()  # what a cancelled send has left
+                if self._is_closing:
+                    self._check_open()
+                try:
+                    connection.send(part)
+                except TLSError:
+                    await self._flush_alert()
+                    raise
+                self._bytes_committed += len(part)
+                if transport.flush_nowait() and not connection.held:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                else:
+                    await self._flush_held()
+                    self._check_open()
         finally:
             self._send_conflict.is_busy = False
-
-    async def _send_slice(self, part: bytes | memoryview) -> None:
-        connection = self._connection
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if connection.unsent:
-            await self._flush()  # what a cancelled send has left
-        if self._is_closing:
-            self._check_open()
-        try:
-            connection.send(part)
-        except TLSError:
-            await self._flush_alert()
-            raise
-        self._bytes_committed += len(part)
-        if self._transport.flush_nowait() and not connection.held:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
-            await self._flush_held()
-            self._check_open()
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
@@ -711,6 +704,14 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._connection.handshake is None:
             raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
         return self._connection.ssl_object
+
+
+def _slices(data: Data) -> Iterable[bytes | memoryview]:
+    """Cut data where other tasks get their turn. There is always a first slice, if an empty one."""
+    if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
+        return (data,)
+    view = memoryview(data).cast("B")
+    return (view[start : start + SLICE_BYTES] for start in range(0, len(view) or 1, SLICE_BYTES))
 
 
 async def start_tls(

@@ -337,10 +337,11 @@ class Transport(ABC, Generic[StreamT]):
     # Receiving
     ################################################################
 
-    def receive(self) -> Awaitable[int]:
+    async def receive(self, *, while_flushing: bool = False) -> int:
         """Wait for something to happen that may have fed the connection. Look again afterwards.
 
-        Ciphertext that waits to be sent, and that nobody sends, moves on meanwhile.
+        Only one task at a time receives from the stream. Others wait until it has, for nothing.
+        Ciphertext that waits to be sent moves on meanwhile, unless somebody is flushing already.
 
         Returns:
           How many bytes were fed.
@@ -348,15 +349,10 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
-        # No coroutine of its own: each one costs in every round trip.
-        return self._flush_and_receive() if self._connection.unsent else self._receive_alone()
-
-    async def _receive_alone(self) -> int:
-        """Receive from the stream, unless another task does: then wait for that, for nothing."""
+        if self._connection.unsent and not while_flushing:
+            return await self._flush_and_receive()
         if self._receiving:
-            if self._receiver_left is None:
-                self._receiver_left = trio.lowlevel.ParkingLot()
-            await self._receiver_left.park()
+            await self._wait_for_receiver()
             return 0
         if self._receive_error is not None:
             raise self._receive_error.again()
@@ -373,13 +369,17 @@ class Transport(ABC, Generic[StreamT]):
                 self._receiver_left.unpark_all()
         if data:
             self._connection.feed(data)
-            if len(data) == _RECEIVE_BYTES:
-                return len(data) + self.receive_nowait()
-            return len(data)
+            more = self.receive_nowait() if len(data) == _RECEIVE_BYTES else 0
+            return len(data) + more
         if data is not None:
             self.eof_received = True
             self._connection.feed_eof()
         return 0
+
+    async def _wait_for_receiver(self) -> None:
+        if self._receiver_left is None:
+            self._receiver_left = trio.lowlevel.ParkingLot()
+        await self._receiver_left.park()
 
     def _received_instead(self, exc: Exception) -> Data | None:
         """Return what an exception of the stream stands for, or raise it in our words."""
@@ -409,7 +409,7 @@ class Transport(ABC, Generic[StreamT]):
             await self.flush()
             return 0
         if not self._is_left_to_send:
-            return await self._receive_alone()
+            return await self.receive(while_flushing=True)
         if not self.counts:
             with suppress(trio.BrokenResourceError):
                 await self.flush()
@@ -420,7 +420,7 @@ class Transport(ABC, Generic[StreamT]):
                 await self.flush()
 
         async with beside(flush):
-            return await self._receive_alone()
+            return await self.receive(while_flushing=True)
 
 
 @attrs.define(eq=False)

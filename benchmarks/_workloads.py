@@ -28,6 +28,7 @@ import anyio.lowlevel
 import psutil
 from _peers import ALL, ASYNC, ON_TRIO, RESUMING, Blocking, Channel, Implementation
 from _processes import HOST, Remote, answer, make_context
+from _profile import Sampler
 
 Measured = dict[tuple[str, str], float]
 """The value for each side and unit."""
@@ -302,6 +303,25 @@ class Data(Workload):
 
 
 @dataclass(frozen=True)
+class Account(Workload):
+    """Where the client's CPU time goes."""
+
+    kind: bytes
+    count: int
+    size: int
+    unit: str
+
+    async def measure(self, target: Target) -> Measured:
+        conversation = await target.connect()
+        await conversation.order(ROUND_TRIPS, WARM_UP, 64)
+        with Sampler() as sampler:
+            await conversation.order(self.kind, self.count, self.size)
+        await conversation.channel.close()
+        scale = 1e6 / self.count if self.kind == ROUND_TRIPS else 1e9 / self.count / self.size
+        return {(place, self.unit): it * scale for place, it in sampler.seconds().items()}
+
+
+@dataclass(frozen=True)
 class Handshakes(Workload):
     """Connect, shake hands, a small question and its answer. To close is not counted."""
 
@@ -472,6 +492,7 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
     many = min(connections, 1000) // (10 if quick else 1)
     every = partial(Data, implementations=ALL)
     data = partial(every, unit="µs per round trip", kind=ROUND_TRIPS)
+    account = partial(Account, "account", implementations=ON_TRIO)
     bulk = partial(every, "bulk", count=megabytes * 4, size=256 * kib, unit="s per GB")
     out, back = ("sending CPU", "receiving CPU"), ("receiving CPU", "sending CPU")
     return [
@@ -518,6 +539,27 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
             5000 // part,
             64,
             implementations=ON_TRIO,
+        ),
+        account(
+            "a round trip of 64 B",
+            kind=ROUND_TRIPS,
+            count=20000 // part,
+            size=64,
+            unit="µs per round trip",
+        ),
+        account(
+            "bulk to the server",
+            kind=TO_SERVER,
+            count=megabytes * 12,
+            size=256 * kib,
+            unit="s per GB",
+        ),
+        account(
+            "bulk from the server",
+            kind=FROM_SERVER,
+            count=megabytes * 12,
+            size=256 * kib,
+            unit="s per GB",
         ),
         Stall(
             "stall",

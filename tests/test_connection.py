@@ -687,6 +687,57 @@ def test_sslobject_class_is_honoured(
     assert server.receive() == b"works"
 
 
+def test_openssl_is_asked_only_when_something_came(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    calls = []
+
+    class Counting(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            calls.append("do_handshake")
+            super().do_handshake()
+
+        def read(self, *arguments: Any) -> Any:
+            calls.append("read")
+            return super().read(*arguments)
+
+    client_context.sslobject_class = Counting
+    client, server = make_pair(client_context, server_context)
+    for _ in range(5):
+        assert not client.do_handshake()
+        assert client.receive() is None
+    assert calls == ["do_handshake"]
+    transfer(client, server)
+    server.do_handshake()
+    transfer(server, client)
+    client.do_handshake()
+    if client.handshake is None:  # TLS 1.2 has a flight more
+        transfer(client, server)
+        server.do_handshake()
+        transfer(server, client)
+        client.do_handshake()
+    assert client.handshake is not None
+    assert calls == ["do_handshake"] * (2 if client.handshake.version == "TLSv1.3" else 3)
+    calls.clear()
+    assert client.wants_data
+    assert client.receive() is None
+    assert not calls
+    transfer(client, server)
+    server.do_handshake()
+    server.send(b"one record")
+    transfer(server, client)
+    client.receive()
+    server.send(b"another")
+    transfer(server, client)
+    calls.clear()
+    assert client.receive() == b"another"
+    assert client.receive() is None
+    assert client.wants_data
+    assert calls == ["read"]
+    client.feed_eof()
+    assert not client.wants_data
+
+
 @pytest.mark.parametrize(
     "error",
     [ssl.SSLCertVerificationError("not to my taste"), ValueError("not to my taste")],

@@ -675,6 +675,19 @@ async def test_error_of_a_receive_in_the_handshake_propagates(pair: Pair) -> Non
 ################################################################
 
 
+async def test_more_pieces_than_a_system_call_takes(over_tcp: Pair) -> None:
+    client, server = over_tcp
+    await both_handshakes(client, server)
+    for _ in range(3000):  # more than IOV_MAX
+        client.connection.send(b"x")
+    assert len(client.connection.unsent) == 3000
+    await client.send_all(b"y")
+    received = b""
+    while not received.endswith(b"y"):
+        received += await server.receive_some()
+    assert received == b"x" * 3000 + b"y"
+
+
 async def test_cancelled_handshake_goes_on(over_tcp: Pair) -> None:
     client, server = over_tcp
     await cancelled_when_blocked(client.do_handshake)  # its first message is out

@@ -473,8 +473,8 @@ class TLSConnection:
                 )
             else:
                 self.wants_data = True
-            if self._collects and not self._by_record and self._receive_state is _OPEN:
-                self._collect_session()  # something came that was no data
+            if self._collects and not (self._by_record or self._fed.left or self._eof_fed):
+                self._collect_session()  # a record came that was no data
         elif isinstance(exc, ssl.SSLZeroReturnError):
             self._end_cleanly()
         else:

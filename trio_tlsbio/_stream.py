@@ -245,6 +245,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             elif not self._transport.flush_nowait():
                 await self._flush()
             self._is_established = True
+        if self._on_session is not None:
+            self._report_sessions()  # in TLS 1.2 the handshake brings one
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""

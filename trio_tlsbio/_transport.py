@@ -30,8 +30,12 @@ __all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transpo
 # malloc asks the system for new pages each time.
 _RECEIVE_BYTES = 96 * 1024
 
-# How often in a row, as long as that much was there. To wait costs more than to read.
-_MOST_READS = 4
+# How often it is read again, as long as that much was there. To wait costs more than to read.
+_MORE_READS = 3
+
+# How many pieces go to a socket at a time. A slice has 16 of them, and systems take 1024 (IOV_MAX
+# in sysconf(3)).
+_MOST_PIECES = 64
 
 # How much ciphertext may wait to be sent while receiving goes on, in bytes.
 _MOST_UNSENT = 2 * SLICE_BYTES
@@ -166,13 +170,13 @@ class Transport(ABC, Generic[StreamT]):
         """Whether a ClosedResourceError in :meth:`_receive_some` is due to that."""
         return False
 
-    def receive_nowait(self) -> int:
+    def receive_nowait(self, most_reads: int = 16) -> int:
         """Feed the connection what has arrived already, as far as that can be had, and return how
         many bytes that was. Never raises: the next one who has to receive will hear of it.
         """
         fed = 0
         try:
-            for _ in range(_MOST_READS):  # bounded: a fast peer could keep us here
+            for _ in range(most_reads):  # a fast peer could keep us here
                 data = self._read_nowait()
                 if not data:
                     break
@@ -369,7 +373,7 @@ class Transport(ABC, Generic[StreamT]):
                 self._receiver_left.unpark_all()
         if data:
             self._connection.feed(data)
-            more = self.receive_nowait() if len(data) == _RECEIVE_BYTES else 0
+            more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
             return len(data) + more
         if data is not None:
             self.eof_received = True
@@ -499,7 +503,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
             raise _closed()
         try:
             await trio.lowlevel.wait_writable(descriptor)  # cancelled, it has sent nothing
-            self._mark_sent(_write(self._fileno(), pieces))
+            self._mark_sent(_write(self._fileno(), pieces[:_MOST_PIECES]))
         except (BlockingIOError, InterruptedError):
             pass  # it was not that writable
         except OSError as exc:
@@ -507,7 +511,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         try:
-            return _write(self._fileno(), pieces)
+            return _write(self._fileno(), pieces[:_MOST_PIECES])
         except OSError:
             return 0
 

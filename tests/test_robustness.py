@@ -171,16 +171,20 @@ async def test_a_default_timeout_of_sockets_holds_up_nothing(
 
 
 async def test_the_transport_is_closed_whatever_fails(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:
     def on_session(session: object) -> NoReturn:
         raise KeyError
 
     async with tcp_pair() as (ours, theirs):
         client = TLSStream(
-            ours, client_context, server_hostname=NAME, on_session=on_session, close_timeout=0
+            ours,
+            client_context_for(ca),
+            server_hostname=NAME,
+            on_session=on_session,
+            close_timeout=0,
         )
-        server = TLSStream(theirs, server_context, server_side=True)
+        server = TLSStream(theirs, server_context_for(server_cert), server_side=True)
         await both_handshakes(client, server)
         await server.send_all(b"x")
         await trio.testing.wait_all_tasks_blocked()

@@ -351,7 +351,7 @@ class TLSConnection:
             if (
                 size > HEADER_BYTES
                 and size == HEADER_BYTES + (data[3] << 8 | data[4])
-                and not (fed.waiting or fed.left or self._by_record or self._incoming.pending)
+                and not (fed.waiting or self._by_record or self._incoming.pending)
             ):
                 self._incoming.write(data)  # a single record needs no queue
             else:
@@ -366,9 +366,8 @@ class TLSConnection:
         self.wants_data = False
 
     def _refill(self) -> bool:
-        """Give OpenSSL, which has used up all it had, more of what was fed; False if that is all.
-
-        So the BIO never holds more than a few records.
+        """Give OpenSSL, which has used up all it had, what it can decrypt of what was fed; False if
+        that is nothing. So the BIO never holds more than a few records.
         """
         if self._may_be_ticket:
             self._may_be_ticket = False
@@ -377,7 +376,7 @@ class TLSConnection:
         if not data:
             return False
         self._incoming.write(data)
-        if self._by_record and not self._fed.left:
+        if self._by_record:
             self._may_be_ticket = True  # unless it turns out to hold data
             self._by_record = self._looks_left > 0
         return True
@@ -435,9 +434,10 @@ class TLSConnection:
         chunks: list[bytes] = []
         left = sys.maxsize if max_bytes is None else max_bytes
         incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
-        if not incoming.pending:
-            self._refill()
-        while self._receive_state is _OPEN:
+        if self._receive_state is _OPEN and not incoming.pending and not self._refill():
+            # Only the rest of a record that was read in part can be there.
+            self.wants_data = not (self._eof_fed or self._ssl_object.pending())
+        while self._receive_state is _OPEN and not self.wants_data:
             try:
                 # One call returns one record at most.
                 chunk = read(min(left, RECORD_BYTES))
@@ -473,7 +473,7 @@ class TLSConnection:
                 )
             else:
                 self.wants_data = True
-            if self._collects and not (self._by_record or self._fed.left or self._eof_fed):
+            if self._collects and not (self._by_record or self._eof_fed):
                 self._collect_session()  # a record came that was no data
         elif isinstance(exc, ssl.SSLZeroReturnError):
             self._end_cleanly()

@@ -18,25 +18,25 @@ HEADER_BYTES = 5
 """Type, version and length, which begin a record (RFC 8446 section 5.1)."""
 
 # What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
-# OpenSSL refuses a longer one by its header.
 _MOST_BYTES = RECORD_BYTES + 2048
+
+# From change_cipher_spec to heartbeat: the registry "TLS ContentType" of IANA.
+_TYPES = range(20, 25)
 
 
 @attrs.define(eq=False)
 class Records:
-    """A queue of ciphertext, taken out in whole records, as far as they have arrived.
+    """A queue of ciphertext, taken out in whole records.
 
-    A MemoryBIO never shrinks, so not much more than a record goes into it at a time. Where that
-    ends with a record, OpenSSL need not be asked for more than it has, which costs an exception.
+    So OpenSSL need not be asked for more than it has, which costs an exception. A MemoryBIO never
+    shrinks, so not much more than a record is taken out at a time.
     """
 
     #: How many bytes are in it.
     waiting: int = 0
-    #: How many bytes of the record that was taken out last are still to be.
-    left: int = 0
     _data: bytes | memoryview = b""  # what is taken out of, from _start on
     _start: int = 0
-    _later: deque[bytes] = attrs.field(factory=deque)  # what was fed meanwhile
+    _later: deque[bytes | memoryview] = attrs.field(factory=deque)  # what was fed meanwhile
 
     def feed(self, data: Data) -> None:
         """Put data at the end."""
@@ -48,16 +48,9 @@ class Records:
             self._begin(data)
         self.waiting += len(data)
 
-    def _begin(self, data: bytes) -> None:
-        # A slice of a view is no copy.
-        self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
-        self._start = 0
-
     def put_back(self, data: bytes) -> None:
         """Put data, which begins with a record, before all other."""
-        data += self.take_all()
-        self.left = 0
-        self.feed(data)
+        self.feed(data + self.take_all())
 
     def take_all(self) -> bytes:
         """Take out everything as it is."""
@@ -67,27 +60,61 @@ class Records:
         return data
 
     def take(self, *, single: bool = False) -> Data:
-        """Take out some records, or a ``single`` one, or what there is of one; else ``b""``."""
-        while self._later and 0 < len(self._data) - self._start - self.left < HEADER_BYTES:
-            # A header that is split can't be read.
-            self._begin(bytes(self._data[self._start :]) + self._later.popleft())
-        data, start = self._data, self._start
-        size = len(data)
-        end = start + self.left
-        limit = start if single else start + RECORD_BYTES
-        while (end < limit or end == start) and end + HEADER_BYTES <= size:
-            length = data[end + 3] << 8 | data[end + 4]
-            following = end + HEADER_BYTES + min(length, _MOST_BYTES)
-            if following > limit and end > start:
+        """Take out some records, or a ``single`` one; ``b""`` if none is whole yet.
+
+        What is no record is not waited for: OpenSSL refuses it by its header.
+        """
+        data, start, size = self._data, self._start, len(self._data)
+        end, limit = start, start + RECORD_BYTES
+        while end + HEADER_BYTES <= size:
+            following = end + _record_bytes(data, end)
+            if following > size or (following > limit and end > start):
                 break
             end = following
+            if single or end >= limit:
+                break
+        if end == start:
+            return self._take_split()
+        self.waiting -= end - start
         if end < size:
-            data = data[start:end]  # empty if not even a header is there
-            self.left, self._start = 0, end
+            self._start = end
         else:
-            data = data[start:] if start else data
-            self.left, self._data, self._start = end - size, b"", 0
-            if self._later:
-                self._begin(self._later.popleft())
-        self.waiting -= len(data)
-        return data
+            self._begin(self._later.popleft() if self._later else b"")
+        return data[start:end]
+
+    def _take_split(self) -> bytes:
+        """Take out the first record, which goes on in what was fed later."""
+        if not self._later:
+            return b""
+        record = bytes(self._data[self._start :])
+        while missing := _missing(record):
+            if not self._later:
+                self._data, self._start = record, 0
+                return b""
+            chunk = self._later.popleft()
+            record += chunk[:missing]
+            if missing < len(chunk):
+                self._later.appendleft(memoryview(chunk)[missing:])
+        self.waiting -= len(record)
+        self._begin(self._later.popleft() if self._later else b"")
+        return record
+
+    def _begin(self, data: bytes | memoryview) -> None:
+        # A slice of a view is no copy.
+        self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
+        self._start = 0
+
+
+def _record_bytes(data: bytes | memoryview, start: int) -> int:
+    """Return how long the record is whose header is there, and what is no record as if it were."""
+    length = data[start + 3] << 8 | data[start + 4]
+    if data[start] in _TYPES and data[start + 1] == 3 and length <= _MOST_BYTES:
+        return HEADER_BYTES + length
+    return min(len(data) - start, RECORD_BYTES)
+
+
+def _missing(record: bytes) -> int:
+    """Return how many bytes it takes to make it whole, or to tell how long it is."""
+    if len(record) < HEADER_BYTES:
+        return HEADER_BYTES - len(record)
+    return _record_bytes(record, 0) - len(record)

@@ -111,3 +111,14 @@ def test_what_is_fed_may_change_afterwards(kind: Callable[[bytearray], bytearray
     queue.feed(kind(buffer))
     buffer[:] = bytes(len(buffer))
     assert queue.take() == record(10)
+
+
+def test_what_was_taken_is_not_kept_with_the_rest() -> None:
+    queue = Records()
+    queue.feed(record(RECORD_BYTES) * 5 + record(1000)[:100])
+    for _ in range(5):
+        assert len(queue.take()) == 5 + RECORD_BYTES
+    assert queue.take() == b""
+    assert len(queue._data) == queue.waiting == 100
+    queue.feed(record(1000)[100:])
+    assert queue.take() == record(1000)

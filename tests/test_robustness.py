@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import pytest
 import trio
@@ -418,3 +418,103 @@ async def test_a_truncation_below_tls_in_tls_is_a_truncation(
         for _ in range(2):
             with pytest.raises(TruncationError):
                 await server.receive_some()
+
+
+async def test_what_can_not_be_sent_any_more_keeps_nobody_busy(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    client_context, server_context = client_context_for(ca), server_context_for(server_cert)
+    client_context.post_handshake_auth = server_context.post_handshake_auth = True
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    async with tcp_pair() as (ours, theirs):
+        client, server = wrap_pair(ours, theirs, client_context, server_context)
+        await both_handshakes(client, server)
+        await server.send_all(b"tickets first")
+        await client.receive_some()
+        await client.send_eof()
+        await ours.send_eof()
+        server.connection.verify_client_post_handshake()
+        await server.send_all(b"")
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await client.receive_some()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            with trio.fail_after(5):  # a task that spins is never blocked
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            assert client.connection.unsent  # the answer, which nobody can send any more
+            await trio.aclose_forcefully(client)
+
+
+async def test_a_send_leaves_the_buffer_of_the_caller_alone(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+        client, server = wrap_pair(ours, theirs, client_context, server_context)
+        await both_handshakes(client, server)
+        buffer = bytearray(50_000_000)
+        before = client.bytes_committed
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, buffer)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        del buffer[: client.bytes_committed - before]
+        await trio.aclose_forcefully(theirs)
+        try:
+            await client.send_all(buffer)
+        except trio.BrokenResourceError:
+            buffer.clear()
+        assert not buffer
+
+
+def test_a_number_may_be_anything_that_is_an_index(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    client.send(b"abcdef")
+    transfer(client, server)
+    assert server.receive(Three()) == b"abc"  # type: ignore[arg-type]
+    assert server.receive() == b"def"
+
+
+@pytest.mark.parametrize("kind", ["c", "H"])
+def test_ciphertext_may_come_in_a_view_of_any_kind(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, kind: Literal["c", "H"]
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    client.send(b"x")
+    client.send(b"xx")  # one of both records has an even number of bytes
+    records = list(client.unsent)
+    for data in records:
+        even = len(data) // 2 * 2
+        server.feed(memoryview(bytes(data[:even])).cast(kind))  # type: ignore[arg-type]
+        server.feed(data[even:])
+    assert server.receive() == b"xxx"
+
+
+def test_reading_to_the_last_byte_is_not_taken_for_a_ticket(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    client = TLSConnection(client_context_for(ca), server_hostname=NAME, collect_sessions=True)
+    server = TLSConnection(server_context_for(server_cert), server_side=True)
+    shake_hands(client, server)
+    client.receive()
+    looks = client._looks_left
+    for _ in range(20):
+        server.send(b"three")
+        transfer(server, client)
+        client.feed(b"")
+        assert client.receive(5) == b"three"
+        assert client.receive(5) is None
+    assert client._looks_left == looks

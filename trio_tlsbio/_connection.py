@@ -349,11 +349,14 @@ class TLSConnection:
             self.wants_data = False
             fed, size = self._fed, len(data)
             if (
-                size > HEADER_BYTES
+                isinstance(data, bytes)
+                and size > HEADER_BYTES
                 and size == HEADER_BYTES + (data[3] << 8 | data[4])
                 and not (fed.waiting or self._by_record or self._incoming.pending)
             ):
-                self._incoming.write(data)  # a single record needs no queue
+                # A single record, with nothing before it that waits or has not been read: the usual
+                # case, in which a queue would only take time.
+                self._incoming.write(data)
             else:
                 fed.feed(data)
 
@@ -393,8 +396,10 @@ class TLSConnection:
           TruncationError: if the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
-        if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be >= 1")
+        if max_bytes is not None:
+            max_bytes = operator.index(max_bytes)
+            if max_bytes < 1:
+                raise ValueError("max_bytes must be >= 1")
         if self.wants_data:
             return None
         if self._receive_state is _HANDSHAKE and not self.do_handshake():
@@ -457,7 +462,7 @@ class TLSConnection:
                 self.wants_data = not self._eof_fed  # without the exception that would say so
                 break
         if self._outgoing.pending:
-            self._collect()  # an answer to a KeyUpdate, for example
+            self._collect()  # a certificate that the peer has asked for, for example
         if self._asked_under is not None:
             self._look_for_answer()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -698,7 +703,7 @@ class TLSConnection:
             except Exception as exc:
                 self._fail(exc)
                 left = b""
-            if self._outgoing.pending:
+            if self._outgoing.pending:  # as _collect() does, without a call for each record
                 self.unsent.append(self._outgoing.read())
         if self._send_error is not None:
             raise self._send_error.again()
@@ -748,7 +753,8 @@ class TLSConnection:
             if data is None:
                 self._close()
             else:
-                with suppress(TLSError):  # who needs it will hear of it
+                # Puts into the new list what OpenSSL does not take. Who needs it hears of errors.
+                with suppress(TLSError):
                     self.send(data)
         self.held += held
 

@@ -62,7 +62,7 @@ class Records:
     def take(self, *, single: bool = False) -> Data:
         """Take out some records, or a ``single`` one; ``b""`` if none is whole yet.
 
-        What is no record is not waited for: OpenSSL refuses it by its header.
+        What can't be a record is not waited for: OpenSSL refuses it by its header.
         """
         data, start, size = self._data, self._start, len(self._data)
         end, limit = start, start + RECORD_BYTES
@@ -85,6 +85,8 @@ class Records:
     def _take_split(self) -> bytes:
         """Take out the first record, which goes on in what was fed later."""
         if not self._later:
+            if self._start:  # what was taken out is not to be kept with the rest
+                self._begin(bytes(self._data[self._start :]))
             return b""
         record = bytes(self._data[self._start :])
         while missing := _missing(record):

@@ -67,7 +67,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         of the transport is then taken for the end of the data.
       session: The session of an earlier connection to resume (clients only).
       on_session: Called with every session that the server gives, to resume with later (clients
-        only). Also while closing, so that a program that never receives resumes too.
+        only). Also while closing, so that a program that never receives resumes too. It must not
+        raise: data that comes along would be lost.
       handshake_timeout: How long the handshake may take, in seconds, from the first call that waits
         for it. By default as long as it takes.
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
@@ -208,10 +209,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           HandshakeTimeoutError: if it was not done within ``handshake_timeout``.
         """
         self._check_open()
-        if self._is_established:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._complete_handshake()
+        await trio.lowlevel.checkpoint()
+        await self._complete_handshake()
         self._check_open()
 
     async def _complete_handshake(self) -> None:
@@ -323,7 +322,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     self._check_open()
                 data = self._receive(max_bytes)
             if connection.unsent:
-                # What receiving made us write (a KeyUpdate, say) need not wait for the next send.
+                # What receiving made us write (a certificate that the peer asked for, say) need
+                # not wait for the next send.
                 self._transport.flush_nowait()
             return data
         except TLSError as exc:
@@ -396,6 +396,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     self._check_open()
         finally:
             self._send_conflict.is_busy = False
+            part = b""  # a traceback would keep the caller's buffer locked
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""

@@ -146,7 +146,9 @@ class Transport(ABC, Generic[StreamT]):
 
     @abstractmethod
     async def _send_some(self, pieces: Sequence[Data]) -> None:
-        """Send some of what is in ``pieces``, and mark what was sent."""
+        """Send some of what is in ``pieces``, and mark what was sent. More may be added to them
+        while this waits.
+        """
 
     @abstractmethod
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
@@ -156,7 +158,7 @@ class Transport(ABC, Generic[StreamT]):
 
     @abstractmethod
     def _receive_some(self) -> Awaitable[Data | None]:
-        """Receive from the stream; None if it is to be asked for by :meth:`_read_nowait` now."""
+        """Receive from the stream. None if :meth:`_read_nowait` has what came, or nothing did."""
 
     def _read_nowait(self) -> Data | None:
         """Return what has arrived; None if nothing has."""
@@ -221,6 +223,7 @@ class Transport(ABC, Generic[StreamT]):
         self._may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
+        is_cancelled = False
         try:
             while (
                 self._bytes_sent < target
@@ -231,9 +234,13 @@ class Transport(ABC, Generic[StreamT]):
                     await self._wait_for_sender()
                 else:
                     await self._send_alone()
+        except trio.Cancelled:
+            is_cancelled = True
+            raise
         finally:
             self._flushing -= 1
-            self._wake_receiver()  # if it was cancelled, and somebody relied on it
+            if is_cancelled:  # and somebody may have relied on it
+                self._wake_receiver()
 
     async def _send_alone(self) -> None:
         self.check_send()
@@ -409,13 +416,13 @@ class Transport(ABC, Generic[StreamT]):
         if that fails; who has to send will hear of it.
         """
         if self._connection.bytes_to_send > _MOST_UNSENT:
-            # The peer makes us answer (KeyUpdates, say) and doesn't read the answers.
+            # The peer makes us answer (requests for a certificate, say), and doesn't read that.
             await self.flush()
             return 0
         if not self._is_left_to_send:
             return await self.receive(while_flushing=True)
         if not self.counts:
-            with suppress(trio.BrokenResourceError):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.flush()
             return 0
 

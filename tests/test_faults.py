@@ -282,7 +282,9 @@ def test_garbage_is_put_in_at_every_byte(
     side: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     clean, told = run_all(contexts, side, "garbage")
-    assert clean == 0
+    # If the last byte of all is by chance the first one of the garbage, that comes after the
+    # close_notify, where anything may come.
+    assert clean <= 1
     assert told > 100
 
 

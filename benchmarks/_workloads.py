@@ -493,6 +493,7 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
     every = partial(Data, implementations=ALL)
     data = partial(every, unit="µs per round trip", kind=ROUND_TRIPS)
     account = partial(Account, "account", implementations=ON_TRIO)
+    bulk_account = partial(account, count=megabytes * 12, size=256 * kib, unit="s per GB")
     bulk = partial(every, "bulk", count=megabytes * 4, size=256 * kib, unit="s per GB")
     out, back = ("sending CPU", "receiving CPU"), ("receiving CPU", "sending CPU")
     return [
@@ -547,20 +548,8 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
             size=64,
             unit="µs per round trip",
         ),
-        account(
-            "bulk to the server",
-            kind=TO_SERVER,
-            count=megabytes * 12,
-            size=256 * kib,
-            unit="s per GB",
-        ),
-        account(
-            "bulk from the server",
-            kind=FROM_SERVER,
-            count=megabytes * 12,
-            size=256 * kib,
-            unit="s per GB",
-        ),
+        bulk_account("bulk to the server", kind=TO_SERVER),
+        bulk_account("bulk from the server", kind=FROM_SERVER),
         Stall(
             "stall",
             f"one send of {megabytes_at_once} MB",

@@ -79,7 +79,7 @@ class Records:
         if end < size:
             self._start = end
         else:
-            self._begin(self._later.popleft() if self._later else b"")
+            self._begin_next()
         return data[start:end]
 
     def _take_split(self) -> bytes:
@@ -98,8 +98,11 @@ class Records:
             if missing < len(chunk):
                 self._later.appendleft(memoryview(chunk)[missing:])
         self.waiting -= len(record)
-        self._begin(self._later.popleft() if self._later else b"")
+        self._begin_next()
         return record
+
+    def _begin_next(self) -> None:
+        self._begin(self._later.popleft() if self._later else b"")
 
     def _begin(self, data: bytes | memoryview) -> None:
         # A slice of a view is no copy.

@@ -218,7 +218,7 @@ class TLSConnection:
         self._asked_under = None
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
-        self._settings = None if server_side else VerificationSettings.of(ssl_context)
+        self._settings = None if server_side else VerificationSettings.of(self._native_context)
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
         self._known_ids = set() if raw_session is None else {raw_session.id}
@@ -289,6 +289,7 @@ class TLSConnection:
             # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice.
             self._handshake.version == "TLSv1.3",
             self._ssl_context,
+            self._native_context,
             self._settings,
             session,
         )

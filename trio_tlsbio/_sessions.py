@@ -60,6 +60,9 @@ class TLSSession:
     """Whether it should be offered only once, as a ticket of TLS 1.3."""
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
+    # What the settings are read from: a context may wrap another one, as truststore's does, and
+    # not hand on all that can be read from that.
+    _native_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)
     _ssl_session: ssl.SSLSession = attrs.field(repr=False)
 
@@ -107,7 +110,7 @@ class TLSSession:
                 f"this session was made with {self.server_hostname}, and resuming it with "
                 f"{server_hostname} would skip the check of that name"
             )
-        if self._settings != VerificationSettings.of(ssl_context):
+        if self._settings != VerificationSettings.of(self._native_context):
             raise ValueError(
                 "the SSLContext's verification settings changed since this session was made, and "
                 "resuming it would skip the new checks"

@@ -13,13 +13,16 @@ release = version = importlib.metadata.version(project)
 
 extensions = [
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosectionlabel",
     "changelog",
     "docstrings",
     "errors",
     "public_names",
+    "stair",
     "states",
 ]
 exclude_patterns = ["_build"]
+autosectionlabel_prefix_document = True
 default_role = "literal"
 highlight_language = "python"
 

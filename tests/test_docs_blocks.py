@@ -457,77 +457,30 @@ async def test_trust_our_authority_too(
 async def test_system_store(
     ca: trustme.CA,
     context: ssl.SSLContext,
-    tls_version: ssl.TLSVersion,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     logged: Logged,
 ) -> None:
     pytest.importorskip("truststore", reason="truststore is not installed")
     system_store = example("system_store")
-    server_context_before = context.session_stats()
     async with serving(context) as port:
         # One that the system does not trust is refused, and the server told why.
         with pytest.raises(CertificateError, match="the peer's certificate was refused"):
-            await system_store.ask(system_store.make_connector(), HOST, port, b"")
+            await system_store.ask(HOST, port, b"", system_store.make_context())
         assert "(alert unknown_ca)" in await logged.receive_channel.receive()
 
         # OpenSSL, and so truststore, takes these for the system's files.
         monkeypatch.setenv("SSL_CERT_FILE", pem_file(tmp_path, ca))
-        connector = system_store.make_connector()
-        for _ in range(3):
-            assert await system_store.ask(connector, HOST, port, b"hello") == b"hello"
+        client_context = system_store.make_context()
+        assert await system_store.ask(HOST, port, b"hello", client_context) == b"hello"
         with pytest.raises(CertificateError, match=r"the certificate is for .*, not localhost"):
-            await system_store.ask(connector, "localhost", port, b"")
-    assert context.session_stats()["hits"] - server_context_before["hits"] == 2
-    assert connector.session_cache.statistics().hits == 2
+            await system_store.ask("localhost", port, b"", client_context)
 
-    # What truststore's context hides is looked at all the same.
-    connector.ssl_context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
-    async with serving(context) as port:
-        with pytest.raises(CertificateError, match="revocation list"):
-            await system_store.ask(connector, HOST, port, b"")
-
-
-async def test_a_session_of_a_truststore_context_is_bound(
-    ca: trustme.CA, context: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truststore = pytest.importorskip("truststore", reason="truststore is not installed")
-    monkeypatch.setenv("SSL_CERT_FILE", pem_file(tmp_path, ca))
-    client_context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client = TLSConnection(client_context, server_hostname=NAME)
-    shake_hands(client, TLSConnection(context, server_side=True))
-    session = client.session
-    assert session is not None
-    assert session.ssl_context is client_context
-    assert session.fits(client_context, NAME)
-    assert not session.fits(client_context, HOST)
-    assert not session.fits(truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT), NAME)
-    # A revocation list, which only the context beneath can tell.
-    client_context.load_verify_locations(cadata=ca.cert_pem.bytes().decode())
-    assert session.fits(client_context, NAME)
-    path = tmp_path / "crl.pem"
-    path.write_bytes(revocation_list(ca))
-    client_context.load_verify_locations(cafile=str(path))
-    assert not session.fits(client_context, NAME)
-
-
-def revocation_list(ca: trustme.CA) -> bytes:
-    """Make an empty revocation list."""
-    import datetime as dt
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    key: Any = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
-    now = dt.datetime.now(dt.UTC)
-    crl = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
-        .last_update(now)
-        .next_update(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    return crl.public_bytes(serialization.Encoding.PEM)
+        connector = TLSConnector(ssl_context=client_context)
+        for _ in range(2):
+            await check_echo(await connector.connect(HOST, port))
+    assert connector.session_cache.statistics().stored == 0
+    assert context.session_stats()["hits"] == 0
 
 
 async def test_what_the_page_says_of_truststore(

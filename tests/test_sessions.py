@@ -61,6 +61,58 @@ def test_a_session_is_resumed(
     assert server_context.session_stats()["hits"] == 3
 
 
+def test_where_python_code_verifies_there_is_no_session(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    class Thin(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+
+    class Chatty(ssl.SSLObject):
+        def write(self, data: Any) -> int:
+            return super().write(data)
+
+    client_context.sslobject_class = Thin
+    client, sessions = resume(client_context, server_context)
+    assert client.session is None
+    assert sessions == []
+    # Its chain is what such code verifies, and a resumed handshake has none.
+    client_context.sslobject_class = Chatty
+    client, _ = resume(client_context, server_context)
+    assert len(chain_of(client)) == 1
+    client, _ = resume(client_context, server_context, client.session)
+    assert was_resumed(client)
+    assert len(chain_of(client)) == 0
+
+
+def test_the_settings_of_a_context_that_wraps_another_one_are_that_ones(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    class Wrapper(ssl.SSLContext):
+        def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+            return client_context.wrap_bio(*args, **options)
+
+        def cert_store_stats(self) -> dict[str, int]:
+            raise NotImplementedError
+
+    wrapper = Wrapper(ssl.PROTOCOL_TLS_CLIENT)
+    client, _ = resume(wrapper, server_context)
+    session = client.session
+    assert session is not None
+    assert session.ssl_context is wrapper
+    assert not session.fits(client_context, NAME)
+    client, _ = resume(wrapper, server_context, session)
+    assert was_resumed(client)
+    client_context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    assert not session.fits(wrapper, NAME)
+
+
+def chain_of(client: TLSConnection) -> list[Any]:
+    """What truststore takes for the certificates that the peer has sent."""
+    ssl_object: Any = client.ssl_object
+    return ssl_object._sslobj.get_unverified_chain() or []
+
+
 def test_there_is_no_session_before_the_ticket(ca: trustme.CA, server_cert: Any) -> None:
     # TLS 1.3 has a session object from the start, which nobody can resume with.
     client = TLSConnection(client_context_for(ca), server_hostname=NAME)

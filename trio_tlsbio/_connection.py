@@ -271,9 +271,13 @@ class TLSConnection:
         """What a later connection to the same server can resume with, once there is one.
 
         Servers send it after the handshake in TLS 1.3, so it is there after something was
-        received. None on servers, and on a connection that failed (RFC 5246 section 7.2.2).
+        received. None on servers, on a connection that failed (RFC 5246 section 7.2.2), and if an
+        ``sslobject_class`` has a ``do_handshake`` of its own, as truststore's does: it may verify
+        the peer there, and a resumed handshake has no certificates to verify.
         """
         if self._settings is None or self._handshake is None:
+            return None
+        if type(self._ssl_object).do_handshake is not ssl.SSLObject.do_handshake:
             return None
         if _FAILED in (self._send_state, self._receive_state):
             return None

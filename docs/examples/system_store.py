@@ -8,17 +8,17 @@ import truststore
 import trio_tlsbio
 
 
-async def ask(connector: trio_tlsbio.TLSConnector, host: str, port: int, question: bytes) -> bytes:
-    async with await connector.connect(host, port) as stream:
+def make_context() -> ssl.SSLContext:
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> bytes:
+    stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
+    async with stream:
         await stream.send_all(question)
         await stream.send_eof()
         return b"".join([chunk async for chunk in stream])
 
 
-def make_connector() -> trio_tlsbio.TLSConnector:
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return trio_tlsbio.TLSConnector(ssl_context=context)
-
-
 if __name__ == "__main__":
-    print(trio.run(ask, make_connector(), "echo.example", 4433, b"hello\n"))
+    print(trio.run(ask, "echo.example", 4433, b"hello\n", make_context()))

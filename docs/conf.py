@@ -15,10 +15,10 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosectionlabel",
     "changelog",
+    "diagrams",
     "docstrings",
     "errors",
     "public_names",
-    "stair",
     "states",
 ]
 exclude_patterns = ["_build"]

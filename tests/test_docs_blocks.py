@@ -13,11 +13,10 @@ import doctest
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import itertools
 import logging
 import math
-import operator
-import os
 import re
 import shlex
 import signal
@@ -789,24 +788,6 @@ def test_closing_quotes_the_code() -> None:
     assert f"\n``{quoted}``\n" in (DOCS / "errors.rst").read_text(encoding="utf-8")
 
 
-def test_design_names_what_there_is() -> None:
-    (block,) = text_blocks("design.rst")
-    names = re.findall(r"[A-Za-z_.]+(?=\()", block.text)
-    assert {"send_all", "TLSConnection.send", "TLSConnection.receive", "feed"} <= set(names)
-    for name in names:
-        scopes: list[Any] = [trio_tlsbio, TLSStream, TLSConnection, os]
-        scopes = scopes if hasattr(os, "writev") else [*scopes, SimpleNamespace(writev=None)]
-        assert any(has_path(scope, name) for scope in scopes), name
-
-
-def has_path(scope: Any, path: str) -> bool:
-    try:
-        operator.attrgetter(path)(scope)
-    except AttributeError:
-        return False
-    return True
-
-
 ################################################################
 # Commands
 ################################################################
@@ -1050,7 +1031,7 @@ def without_repetitions(text: str) -> list[str]:
 def test_every_block_is_run() -> None:
     examples = {path.name for path in (DOCS / "examples").glob("*.py")}
     readme = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
-    texts = {"closing.rst", "design.rst", "errors.rst"}  # see above, and test_errors_page.py
+    texts = {"closing.rst", "errors.rst"}  # see above, and test_errors_page.py
     for block in BLOCKS:
         if block.include is not None:
             # test_docs.py sees that each of them has a test.
@@ -1134,14 +1115,30 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
     assert dead_links(tmp_path) == [f"a.html: {link}" for link in links]
 
 
-def test_the_stair_is_the_contract(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def diagrams(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The extension that draws them."""
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    stair: Any = importlib.import_module("stair")
-    rooms = [room for floor in stair.layers() for room in floor]
+    return importlib.import_module("diagrams")
+
+
+def test_the_stair_is_the_contract(site: Path, diagrams: Any) -> None:
+    rooms = [room for floor in diagrams.layers() for room in floor]
     package = Path(trio_tlsbio.__file__).parent
     there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert set(rooms) == there - {"__init__", "__pycache__"}
     page = (site / "design.html").read_text(encoding="utf-8")
     for room in rooms:
         assert f">{room}</text>" in page
-        assert stair.purpose(room), room
+        assert diagrams.purpose(room), room
+
+
+def test_the_flow_names_what_there_is(site: Path, diagrams: Any) -> None:
+    page = (site / "design.html").read_text(encoding="utf-8")
+    for stages in diagrams.FLOW.values():
+        for name, _ in stages:
+            assert f">{name}</text>" in page
+            owner, _, member = name.removesuffix("()").partition(".")
+            known = getattr(trio_tlsbio, owner)
+            assert hasattr(known, member) or member in inspect.get_annotations(known)

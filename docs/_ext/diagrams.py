@@ -1,0 +1,158 @@
+"""Diagrams of the design, drawn from what the code itself says.
+
+``.. stair::`` draws the rooms of the package, from the contract in pyproject.toml. There the layers
+are what import-linter checks, so the picture can't be out of date. What each room is for is the
+first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterable
+from html import escape as html_escape
+from pathlib import Path
+from typing import Any
+
+from _rst import escape, list_table, parse
+from docutils import nodes  # type: ignore[import-untyped]
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from trio_tlsbio import _connection
+from trio_tlsbio._connection import SLICE_BYTES
+
+_ROOT = Path(__file__).parents[2]
+_PROJECT = _ROOT / "pyproject.toml"
+_PACKAGE = _ROOT / "trio_tlsbio"
+
+_WIDTH, _STEP, _BOX_HEIGHT, _INDENT, _GAP = 780, 46, 34, 24, 8
+
+# What is called on the way of bytes to the socket, and from it, with what happens to them between
+# one and the next.
+FLOW = {
+    "down": (
+        ("TLSStream.send_all()", f"in slices of {SLICE_BYTES // 1024} KiB"),
+        ("TLSConnection.send()", "OpenSSL encrypts"),
+        ("TLSConnection.unsent", "writev(), which counts"),
+    ),
+    "up": (
+        ("TLSStream.receive_some()", "all that has arrived"),
+        ("TLSConnection.receive()", "OpenSSL decrypts"),
+        ("TLSConnection.feed()", "read(), when readable"),
+    ),
+}
+
+
+def layers() -> list[list[str]]:
+    """Return the rooms of each floor, the highest floor first."""
+    contracts = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (stair,) = (each for each in contracts["contracts"] if each["type"] == "layers")
+    return [re.split(r" *[|:] *", layer) for layer in stair["layers"]]
+
+
+def purpose(room: str) -> str:
+    """Return what a room says of itself, in one line."""
+    path = _PACKAGE / f"{room}.py"
+    if not path.exists():
+        path = _PACKAGE / room / "__init__.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _box(name: str, x: float, y: float, width: float) -> str:
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{_BOX_HEIGHT}" rx="6" fill="none" '
+        'stroke="currentColor" stroke-width="1.5"/>'
+        f'<text x="{x + width / 2:g}" y="{y + 22:g}" text-anchor="middle" font-size="14" '
+        f'fill="currentColor">{html_escape(name)}</text>'
+    )
+
+
+def _svg(name: str, title: str, height: float, parts: Iterable[str]) -> str:
+    """Return an SVG element, in the colour of the text around it."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" role="img" '
+        f'aria-labelledby="{name}-title" '
+        f'style="width:100%;max-width:{_WIDTH}px;height:auto;font-family:monospace">'
+        f'<title id="{name}-title">{html_escape(title)}</title>{"".join(parts)}</svg>'
+    )
+
+
+def stair() -> str:
+    """Draw the rooms: each floor reaches further out than the one above, as steps do."""
+    floors = layers()
+    parts = []
+    for level, rooms in enumerate(floors):
+        left = _INDENT * (len(floors) - 1 - level)
+        width = (_WIDTH - 2 - left - _GAP * (len(rooms) - 1)) / len(rooms)
+        for index, room in enumerate(rooms):
+            parts.append(_box(room, left + 1 + index * (width + _GAP), level * _STEP + 5, width))
+    names = "; ".join(", ".join(rooms) for rooms in floors)
+    title = f"The rooms of the package, from the highest floor down: {names}"
+    return _svg("stair", title, len(floors) * _STEP, parts)
+
+
+def flow() -> str:
+    """Draw how plaintext becomes ciphertext, and the other way round."""
+    step, width = 80, (_WIDTH - 2 - 40) / 2
+    height = step * len(FLOW["down"]) + _BOX_HEIGHT + 10
+    parts = [
+        '<defs><marker id="flow-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
+        'markerHeight="8" orient="auto-start-reverse">'
+        '<path d="M0,0 L10,5 L0,10 z" fill="currentColor"/></marker></defs>'
+    ]
+    for column, (direction, stages) in enumerate(FLOW.items()):
+        left = 1 + column * (width + 40)
+        for index, (name, then) in enumerate(stages):
+            top = 5 + index * step
+            ends = [top + _BOX_HEIGHT + 3, top + step - 3]
+            begin, end = ends if direction == "down" else reversed(ends)
+            middle = left + width / 2
+            parts += [
+                _box(name, left, top, width),
+                f'<path d="M{middle:g},{begin} V{end}" stroke="currentColor" stroke-width="1.5" '
+                'marker-end="url(#flow-arrow)"/>'
+                f'<text x="{middle + 12:g}" y="{top + _BOX_HEIGHT + 27}" font-size="13" '
+                f'fill="currentColor">{html_escape(then)}</text>',
+            ]
+    parts.append(_box("the socket", 1, 5 + step * len(FLOW["down"]), _WIDTH - 2))
+    words = {
+        direction: ", ".join(f"{name} ({then})" for name, then in stages)
+        for direction, stages in FLOW.items()
+    }
+    title = f"Down to the socket: {words['down']}. Up from it, the last one first: {words['up']}."
+    return _svg("flow", title, height, parts)
+
+
+class Stair(SphinxDirective):
+    """Draw the stair, and list its rooms."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(_PROJECT))
+        rooms = [room for floor in layers() for room in floor]
+        for room in rooms:
+            self.env.note_dependency(str(_PACKAGE / f"{room}.py"))
+        figure = nodes.figure()
+        figure += nodes.raw("", stair(), format="html")
+        figure += nodes.caption("", "Every import points down.")
+        rows = [(f"``{room}``", escape(purpose(room))) for room in rooms]
+        return [figure, *parse(self, list_table(("Room", "What lives there"), rows, (20, 80)))]
+
+
+class Flow(SphinxDirective):
+    """Draw how bytes flow."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(_connection.__file__)
+        figure = nodes.figure()
+        figure += nodes.raw("", flow(), format="html")
+        figure += nodes.caption("", "Plaintext at the top, ciphertext at the bottom.")
+        return [figure]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("stair", Stair)
+    app.add_directive("flow", Flow)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -63,6 +63,9 @@ from .programs import free_port
 HOST = "127.0.0.1"
 NAME = "echo.example"
 
+# Nothing here waits for longer than this, in seconds.
+LIMIT = 30
+
 Stream = TLSStream[trio.SocketStream]
 
 ################################################################
@@ -87,13 +90,21 @@ def port_of(listener: Any) -> int:
 
 
 @asynccontextmanager
+async def bounded_nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery that does not wait for ever."""
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            yield nursery
+
+
+@asynccontextmanager
 async def serving(
     context: ssl.SSLContext | Callable[[], ssl.SSLContext],
     handler: Callable[[Stream], Awaitable[object]] = echo,
     **options: Any,
 ) -> AsyncIterator[int]:
-    """Serve on loopback; the value is the port."""
-    async with trio.open_nursery() as nursery:
+    """Serve on loopback, for a while at most; the value is the port."""
+    async with bounded_nursery() as nursery:
         serve = partial(serve_tls_over_tcp, handler, 0, context, host=HOST, **options)
         (listener,) = await nursery.start(serve)
         yield port_of(listener)
@@ -175,7 +186,7 @@ async def test_quickstart_handshake(
 async def test_quickstart_port_0(
     block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:
-    async with trio.open_nursery() as nursery:
+    async with bounded_nursery() as nursery:
         names = await block.run(
             nursery=nursery,
             partial=partial,
@@ -200,7 +211,7 @@ async def test_quickstart_other_transports(
         client_context=client_context,
         server_context=context,
     )
-    async with trio.open_nursery() as nursery:
+    async with bounded_nursery() as nursery:
         nursery.start_soon(names["client"].do_handshake)
         nursery.start_soon(names["server"].do_handshake)
     assert names["client"].handshake.matched_name == NAME
@@ -336,21 +347,26 @@ async def test_starttls(client_context: ssl.SSLContext, context: ssl.SSLContext)
         async with await starttls.upgrade_server(transport, context) as stream:
             await echo(stream)
 
-    async with tcp_pair() as (ours, theirs), trio.open_nursery() as nursery:
-        nursery.start_soon(serve, theirs)
-        await check_echo(await starttls.upgrade_client(ours, NAME, client_context))
+    with trio.fail_after(LIMIT):
+        async with tcp_pair() as (ours, theirs), trio.open_nursery() as nursery:
+            nursery.start_soon(serve, theirs)
+            await check_echo(await starttls.upgrade_client(ours, NAME, client_context))
 
-    # Whoever is on the way puts a command behind the real one.
-    async with tcp_pair() as (ours, theirs):
-        await ours.send_all(b"EHLO\r\nSTARTTLS\r\nRSET\r\n")
-        with pytest.raises(TLSError, match="6 bytes in plaintext"):
-            await starttls.upgrade_server(theirs, context)
-        assert await ours.receive_some() == b"530 Must issue a STARTTLS command first\r\n"
-        assert await ours.receive_some() == b""
-    async with tcp_pair() as (ours, theirs):
-        await theirs.send_all(b"454 not now\r\n")
-        with pytest.raises(trio.BrokenResourceError, match="454"):
-            await starttls.upgrade_client(ours, NAME, client_context)
+
+async def test_starttls_refuses(client_context: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    starttls = example("starttls")
+    with trio.fail_after(LIMIT):
+        # Whoever is on the way puts a command behind the real one.
+        async with tcp_pair() as (ours, theirs):
+            await ours.send_all(b"EHLO\r\nSTARTTLS\r\nRSET\r\n")
+            with pytest.raises(TLSError, match="6 bytes in plaintext"):
+                await starttls.upgrade_server(theirs, context)
+            assert await ours.receive_some() == b"530 Must issue a STARTTLS command first\r\n"
+            assert await ours.receive_some() == b""
+        async with tcp_pair() as (ours, theirs):
+            await theirs.send_all(b"454 not now\r\n")
+            with pytest.raises(trio.BrokenResourceError, match="454"):
+                await starttls.upgrade_client(ours, NAME, client_context)
 
 
 @asynccontextmanager
@@ -482,9 +498,7 @@ async def test_system_store(
     assert context.session_stats()["hits"] == 0
 
 
-async def test_what_the_page_says_of_truststore(
-    ca: trustme.CA, context: ssl.SSLContext, tmp_path: Path
-) -> None:
+async def test_what_the_page_says_of_truststore() -> None:
     pytest.importorskip("truststore", reason="truststore is not installed")
     program = """
 import ssl, truststore
@@ -584,7 +598,7 @@ async def test_servers_systemd(
         "serve_tls_listeners": serve_tls_listeners,
         "echo": echo,
     }
-    async with trio.open_nursery() as nursery:
+    async with bounded_nursery() as nursery:
         nursery.start_soon(partial(block.run, **names))
         await check_echo(await connect(port, client_context))
         nursery.cancel_scope.cancel()
@@ -620,7 +634,7 @@ async def test_servers_on_error(
         await stream.send_all(b"hello")
 
     names = {"logging": logging, "serve_tls_over_tcp": serve, "echo": fail_once}
-    async with trio.open_nursery() as nursery:
+    async with bounded_nursery() as nursery:
         nursery.start_soon(partial(block.run, **names, context=context))
         port = await listeners.receive()
         async with await connect(port, client_context) as stream:
@@ -641,7 +655,7 @@ async def test_servers_trio_serve_listeners(
 ) -> None:
     names = await block.run(talk=echo, TLSError=TLSError)
     listener = TLSListener((await trio.open_tcp_listeners(0, host=HOST))[0], context)
-    async with trio.open_nursery() as nursery:
+    async with bounded_nursery() as nursery:
         await nursery.start(trio.serve_listeners, names["handler"], [listener])
         async with await trio.open_tcp_stream(HOST, port_of(listener)) as plain:
             await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")

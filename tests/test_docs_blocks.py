@@ -1043,6 +1043,9 @@ def without_repetitions(text: str) -> list[str]:
 
 
 def test_every_block_is_run() -> None:
+    for path in Path(__file__).parent.glob("test_*.py"):  # tests of blocks may be anywhere
+        if re.search(r"^@runs\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+            importlib.import_module(f"{__package__}.{path.stem}")
     examples = {path.name for path in (DOCS / "examples").glob("*.py")}
     readme = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
     texts = {"closing.rst", "errors.rst"}  # see above, and test_errors_page.py

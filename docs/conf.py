@@ -23,6 +23,8 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 autosectionlabel_prefix_document = True
+# Not deeper: each version in the changelog has the same sections.
+autosectionlabel_maxdepth = 2
 default_role = "literal"
 highlight_language = "python"
 

@@ -73,7 +73,19 @@ def _body(lines: list[str], start: int, outer: int) -> list[str]:
 
 def rst_blocks(path: Path) -> Iterator[Block]:
     """Yield every block of a page, included programs too."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    yield from _blocks(path.name, path.read_text(encoding="utf-8"))
+
+
+def docstring_blocks(path: Path) -> Iterator[Block]:
+    """Yield every block of a module's docstrings; the lines are counted from each one's own."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            name = getattr(node, "name", "module")
+            yield from _blocks(f"{path.name}:{name}", ast.get_docstring(node) or "")
+
+
+def _blocks(page: str, text: str) -> Iterator[Block]:
+    lines = text.split("\n")
     number = 0
     while number < len(lines):
         line = lines[number]
@@ -93,11 +105,11 @@ def rst_blocks(path: Path) -> Iterator[Block]:
             body, first = body[1:], first + 1
         text = textwrap.dedent("\n".join(body)) + "\n"
         if directive is None:
-            yield Block(path.name, first, "python", text)
+            yield Block(page, first, "python", text)
         elif directive["name"] == "literalinclude":
-            yield Block(path.name, first, "python", "", options, directive["rest"])
+            yield Block(page, first, "python", "", options, directive["rest"])
         else:
-            yield Block(path.name, first, directive["rest"] or "python", text, options)
+            yield Block(page, first, directive["rest"] or "python", text, options)
 
 
 def markdown_blocks(path: Path) -> Iterator[Block]:

@@ -56,7 +56,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio.cli import _parser
 
-from .docblocks import BLOCKS, CLAIMED, DOCS, ROOT, Block, rst_blocks, runs
+from .docblocks import BLOCKS, CLAIMED, DOCS, ROOT, Block, docstring_blocks, rst_blocks, runs
 from .helpers import client_context_for, server_context_for, shake_hands, tcp_pair
 from .programs import free_port
 
@@ -1059,6 +1059,22 @@ def test_every_block_is_run() -> None:
             assert block.page in texts, f"{block} is compared with nothing"
         else:
             assert block in readme or block in SHELL, f"{block}: {block.language}?"
+
+
+def test_examples_in_docstrings_name_what_there_is() -> None:
+    """They are pieces, and not run; but they are Python, and their arguments have real names."""
+    package = Path(trio_tlsbio.__file__).parent
+    blocks = [block for path in package.glob("*.py") for block in docstring_blocks(path)]
+    assert len(blocks) >= 5
+    for block in blocks:
+        compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for node in ast.walk(ast.parse(block.text)):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(trio_tlsbio, ast.unparse(node.func), None)
+            if called is not None:
+                names = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                inspect.signature(called).bind(*node.args, **names)
 
 
 class Page(HTMLParser):

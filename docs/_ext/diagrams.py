@@ -15,7 +15,7 @@ from html import escape as html_escape
 from pathlib import Path
 from typing import Any
 
-from _rst import escape, list_table, parse
+from _rst import list_table, parse
 from docutils import nodes  # type: ignore[import-untyped]
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -58,7 +58,8 @@ def purpose(room: str) -> str:
     if not path.exists():
         path = _PACKAGE / room / "__init__.py"
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.partition("\n\n")[0].split())
+    line = " ".join(text.partition("\n\n")[0].split())
+    return re.sub(r":\w+:(`[^`]+`)", r"`\1`", line)  # a role refers to what has no page
 
 
 def _box(name: str, x: float, y: float, width: float) -> str:
@@ -137,7 +138,7 @@ class Stair(SphinxDirective):
         figure = nodes.figure()
         figure += nodes.raw("", stair(), format="html")
         figure += nodes.caption("", "Every import points down.")
-        rows = [(f"``{room}``", escape(purpose(room))) for room in rooms]
+        rows = [(f"``{room}``", purpose(room)) for room in rooms]
         return [figure, *parse(self, list_table(("Room", "What lives there"), rows, (20, 80)))]
 
 

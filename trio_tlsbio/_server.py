@@ -8,7 +8,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -28,6 +28,7 @@ from ._stream import CLOSE_TIMEOUT, TLSStream, check_timeouts
 
 __all__ = [
     "TLSListener",
+    "close_after",
     "current_context",
     "is_failure_of",
     "open_tls_over_tcp_listeners",
@@ -369,10 +370,8 @@ class _Server(Generic[T_Stream]):
                 if error is None:
                     is_established = True
                     error = await self._handle(stream)
-                elif not isinstance(error, HandshakeTimeoutError):
-                    # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
-                    with suppress(TLSError):
-                        await stream.aclose()
+                else:
+                    await close_after(error, stream)
             except Exception as exc:
                 error = exc
                 raise
@@ -421,6 +420,16 @@ class _Server(Generic[T_Stream]):
             self._on_error(stream, exc)
             return exc
         return None
+
+
+async def close_after(error: TLSError, stream: TLSStream[Any]) -> None:
+    """Close a stream whose handshake failed, so that its alert arrives."""
+    if isinstance(error, HandshakeTimeoutError):
+        await trio.aclose_forcefully(stream)
+    else:
+        # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
+        with suppress(TLSError):
+            await stream.aclose()
 
 
 def is_failure_of(is_source_of: Callable[[BaseException], bool], exc: Exception) -> bool:

@@ -22,7 +22,7 @@ import trio_tlsbio
 
 from ._client import resume_over
 from ._errors import printable
-from ._server import current_context, is_failure_of
+from ._server import close_after, current_context, is_failure_of
 from ._sessions import SessionCache
 
 __all__ = [
@@ -186,8 +186,6 @@ class TLSStream(anyio.abc.ByteStream):
           TLSError: if the handshake failed.
           RuntimeError: if the program does not run on Trio.
         """
-        if not trio.lowlevel.in_trio_run():
-            raise RuntimeError("trio_tlsbio.anyio needs anyio's Trio backend: backend='trio'")
         if server_side is None:
             server_side = not hostname
         if ssl_context is None:
@@ -198,12 +196,18 @@ class TLSStream(anyio.abc.ByteStream):
             "handshake_timeout": handshake_timeout,
         }
         try:
+            if not trio.lowlevel.in_trio_run():
+                raise RuntimeError("trio_tlsbio.anyio needs anyio's Trio backend: backend='trio'")
             with _in_words_of_anyio():
                 if server_side:
                     stream = trio_tlsbio.TLSStream(
                         _beneath(transport_stream), ssl_context, server_side=True, **options
                     )
-                    await stream.do_handshake()
+                    try:
+                        await stream.do_handshake()
+                    except trio_tlsbio.TLSError as exc:
+                        await close_after(exc, stream)
+                        raise
                 else:
                     stream = await resume_over(
                         _beneath(transport_stream),

@@ -506,3 +506,29 @@ async def test_plain_http(http: Generation) -> None:
 def test_options_that_do_not_go_together(http: Generation) -> None:
     with pytest.raises(ValueError, match="SOCKS"):
         http.transport(verify=False, proxy="socks5://127.0.0.1:1", local_address="127.0.0.1")
+
+
+################################################################
+# The programs of the docs
+################################################################
+
+
+@needs("nginx")
+async def test_docs_httpx_client(
+    tls_version: ssl.TLSVersion, client_context: ssl.SSLContext, server_pem: Path
+) -> None:
+    pytest.importorskip("httpx", reason="httpx is not installed")
+    async with nginx(server_pem, tls_version, http2=True) as port:
+        urls = [f"https://{HOST}:{port}/{number}" for number in range(5)]
+        texts = await example("httpx_client").fetch(urls, client_context)
+    assert texts == [f"you asked for /{number}" for number in range(5)]
+
+
+@needs("nginx")
+async def test_docs_httpcore_pool(client_context: ssl.SSLContext, server_pem: Path) -> None:
+    pytest.importorskip("httpcore", reason="httpcore is not installed")
+    version = client_context.minimum_version
+    name = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}[version]
+    async with nginx(server_pem, version, http2=True) as port:
+        lines = await example("httpcore_pool").describe(f"https://{HOST}:{port}/", client_context)
+    assert lines == [f"200, {name}, full handshake", f"200, {name}, resumed"]

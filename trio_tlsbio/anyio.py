@@ -273,7 +273,7 @@ class TLSStream(anyio.abc.ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """The attributes of the stream beneath, and those of :class:`TLSAttribute`."""
+        """The attributes of the stream beneath, and those of anyio's TLSAttribute."""
         ssl_object = self.trio_stream.connection.ssl_object
         return {
             **self.transport_stream.extra_attributes,

@@ -42,8 +42,8 @@ python_use_unqualified_type_names = True
 # not linked.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(_?ssl|os|socket|trio|attrs|collections\.abc|typing)\..*"),
-    (r"py:class", r"(trio_tlsbio\._\w+\.)?(T_Stream|Certificate)"),
+    (r"py:.*", r"(_?ssl|os|socket|trio|attrs|collections\.abc|typing|anyio|httpcore|httpx)\..*"),
+    (r"py:class", r"(trio_tlsbio\.\w+\.)?(T_Stream|StreamT|_Stream|Certificate)"),
     # Several exceptions in one entry of a docstring's "Raises".
     (r"py:exc", r"\w+, \w+"),
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import select
+import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -229,13 +231,19 @@ run(tls.unwrap)
 
 @asynccontextmanager
 async def running(*argv: Any, **options: Any) -> AsyncIterator[trio.Process]:
-    """A program that runs, and is killed at the end if it has not ended by itself."""
+    """A program that runs, and is killed at the end if it has not ended by itself.
+
+    With ``start_new_session`` all processes that it has started itself go with it.
+    """
     process = await trio.lowlevel.open_process([str(arg) for arg in argv], **options)
     try:
         yield process
     finally:
         with suppress(ProcessLookupError):
-            process.kill()
+            if options.get("start_new_session"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
             for pipe in (process.stdin, process.stdout, process.stderr):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,7 +72,11 @@ async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
     """Run a program once it accepts connections; its output goes to a file."""
     with trio.fail_after(LIMIT), log.open("ab") as output:
         async with running(
-            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            *argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         ) as process:
             while True:
                 try:
@@ -119,7 +124,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
     server {{
-        listen 127.0.0.1:{port} ssl;
+        listen 127.0.0.1:{port} ssl{http2};
         ssl_certificate {pem};
         ssl_certificate_key {pem};
         ssl_protocols {version};
@@ -133,7 +138,12 @@ http {{
 
 @asynccontextmanager
 async def nginx(
-    pem: Path, version: ssl.TLSVersion, *, port: int = 0, tickets: bool = True
+    pem: Path,
+    version: ssl.TLSVersion,
+    *,
+    port: int = 0,
+    tickets: bool = True,
+    http2: bool = False,
 ) -> AsyncIterator[int]:
     """Run nginx, which answers each request with its path, and give the port.
 
@@ -149,6 +159,7 @@ async def nginx(
             pem=pem,
             version=NGINX_VERSIONS[version],
             tickets="on" if tickets else "off",
+            http2=" http2" if http2 else "",
         ),
         encoding="utf-8",
     )
@@ -171,4 +182,17 @@ async def gnutls_serv(
         *("--priority", gnutls_priority(version)),
     )
     async with listening(port, pem.parent / "gnutls-serv.log", *argv, *options):
+        yield port
+
+
+@asynccontextmanager
+async def https_proxy(pem: Path) -> AsyncIterator[int]:
+    """Run proxy.py, to which CONNECT is said over TLS, and give the port."""
+    port = free_port()
+    argv = (
+        *(sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--port", port),
+        *("--cert-file", pem, "--key-file", pem),
+        *("--num-workers", 1, "--num-acceptors", 1, "--log-level", "ERROR"),
+    )
+    async with listening(port, pem.parent / "proxy.log", *argv):
         yield port

@@ -87,6 +87,41 @@ async def test_the_handshake_is_left_for_later(
         assert stream.handshake is not None
 
 
+async def test_wrap_resumes_over_any_transport(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """The sessions of ``connect`` and ``wrap`` are the same ones, by name and port."""
+    connector = TLSConnector(ssl_context=client_context)
+    async with serving(server_context) as port:
+        async with await connector.connect(HOST, port) as stream:
+            await ping(stream)
+        for name, number, is_resumed in (
+            (HOST, port, True),
+            (HOST, port + 1, False),
+            ("localhost", port, False),
+        ):
+            tcp_stream = await trio.open_tcp_stream(HOST, port)
+            async with await connector.wrap(tcp_stream, name, number) as stream:
+                await ping(stream)
+                assert stream.session_reused is is_resumed
+
+
+async def test_wrap_closes_the_transport_if_it_fails(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    connector = TLSConnector(ssl_context=client_context)
+    async with serving(server_context) as port:
+        for name, options, error in (
+            ("another.example", {}, CertificateError),
+            ("", {}, ValueError),
+            (HOST, {"alpn_protocols": ["h2"]}, ValueError),
+        ):
+            tcp_stream = await trio.open_tcp_stream(HOST, port)
+            with pytest.raises(error):
+                await connector.wrap(tcp_stream, name, port, **options)
+            assert tcp_stream.socket.fileno() == -1
+
+
 async def test_the_systems_certificates_are_the_default(
     server_context: ssl.SSLContext,
 ) -> None:

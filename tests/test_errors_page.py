@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "NeedHandshakeError",
     "PeerAlertError",
     "PostHandshakeAuthError",
+    "RuntimeError",
     "TLSError",
     "TruncationError",
     "TypeError",
@@ -35,8 +36,18 @@ EXCEPTIONS = {
 MAKERS = EXCEPTIONS | {"ConflictDetector", "truncated", "_end_truncated"}
 LOGS = {"_logger.warning", "_logger.error"}
 
-# What takes a message from somewhere else in the package, where it is found too.
-ELSEWHERE = {"_REASONS[reason]", "self._message"}
+# Where an adapter makes an exception of another library, by its name.
+FOREIGN = "getattr(library, "
+
+# What takes a message from somewhere else in the package, where it is found too, or from the
+# exception that is the cause.
+ELSEWHERE = {
+    "_REASONS[reason]",
+    "self._message",
+    "*exc.args",
+    "str(exc)",
+    "str(exc) or type(exc).__name__",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -67,11 +78,15 @@ class Source:
             called = ast.unparse(node.func)
             if called in LOGS:
                 yield next(iter(self._texts(node.args[0], node))).replace("%s", "…")
-            elif called.rpartition(".")[2] in MAKERS and node.args:
+            elif called == "anyio.BusyResourceError":
+                continue  # which makes its message itself
+            elif (called.rpartition(".")[2] in MAKERS or called.startswith(FOREIGN)) and node.args:
                 yield from self._texts(node.args[0], node)
 
     def _check_kind(self, call: ast.Call) -> None:
         name = ast.unparse(call.func).rpartition(".")[2]
+        if name.startswith(FOREIGN):
+            return
         # Functions that make one by one of these are looked through like all others.
         local = {each.name for each in ast.walk(self.tree) if isinstance(each, Function)}
         known = EXCEPTIONS | local | {"AssertionError", "again", "error", "claim"}
@@ -86,18 +101,10 @@ class Source:
                 parts = (str(v.value) if isinstance(v, ast.Constant) else "…" for v in values)
                 return ["".join(parts)]
             case ast.Name(id=name) if function is not None:
-                arguments = [*function.args.args, *function.args.kwonlyargs]
-                if any(argument.arg == name for argument in arguments):
-                    return []  # found where it is called
-                found = [
-                    text
-                    for each in ast.walk(function)
-                    if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
-                    for text in self._texts(each.value, within)
-                ]
-                assert found, f"{self.name}:{node.lineno}: nothing is assigned to {name}"
-                return found
-            case ast.Call(func=ast.Name(id=name)):
+                return self._assigned(name, function)
+            case ast.IfExp(body=body, orelse=other):
+                return self._texts(body, within) + self._texts(other, within)
+            case ast.Call(func=ast.Name(id=name)) if ast.unparse(node) not in ELSEWHERE:
                 return [
                     text
                     for each in ast.walk(self.tree)
@@ -108,6 +115,19 @@ class Source:
                 ]
         assert ast.unparse(node) in ELSEWHERE, f"{self.name}:{node.lineno}: {ast.unparse(node)}"
         return []
+
+    def _assigned(self, name: str, function: Function) -> list[str]:
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        if any(argument.arg == name for argument in arguments):
+            return []  # found where it is called
+        found = [
+            text
+            for each in ast.walk(function)
+            if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == name
+            for text in self._texts(each.value, each)
+        ]
+        assert found, f"{self.name}:{function.lineno}: nothing is assigned to {name}"
+        return found
 
     @staticmethod
     def _function_of(node: ast.AST | None) -> Function | None:

@@ -7,7 +7,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -24,7 +24,10 @@ __all__ = [
     "is_worth_retrying",
     "open_tls_over_tcp_stream",
     "reconnect",
+    "resume_over",
 ]
+
+T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 
 async def open_tls_over_tcp_stream(
@@ -70,30 +73,91 @@ async def open_tls_over_tcp_stream(
                 "sessions can only be resumed with the ssl_context they were made with"
             )
         ssl_context = ssl.create_default_context()
-    name, _ = check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
-        on_session: Callable[[TLSSession], object] | None = None
-        if session_cache is not None:
-            # Not before connecting: that may take long, or fail, and a ticket is good for once.
-            if session is None:
-                session = session_cache.take(ssl_context, name, port, now=time.monotonic())
-            on_session = partial(_put, session_cache, port)
-        if alpn_protocols is not None:
-            # OpenSSL copies them for each connection when that is made, which is now: another
-            # task can't come between.
-            ssl_context.set_alpn_protocols(alpn_protocols)
-        return TLSStream(
+        return _resuming_stream(
             tcp_stream,
             ssl_context,
             server_hostname=host,
-            https_compatible=https_compatible,
+            port=port,
             session=session,
-            on_session=on_session,
+            session_cache=session_cache,
+            alpn_protocols=alpn_protocols,
+            https_compatible=https_compatible,
         )
     except BaseException:
         await trio.aclose_forcefully(tcp_stream)
         raise
+
+
+def _resuming_stream(
+    transport_stream: T_Stream,
+    ssl_context: ssl.SSLContext,
+    *,
+    server_hostname: str | bytes | None,
+    port: int,
+    session: TLSSession | None = None,
+    session_cache: SessionCache | None,
+    alpn_protocols: Sequence[str] | None = None,
+    **options: Any,
+) -> TLSStream[T_Stream]:
+    """Make a stream that takes its session from a cache, and puts those that it gets there. The
+    options are those of :class:`TLSStream`.
+    """
+    on_session: Callable[[TLSSession], object] | None = None
+    if session_cache is not None:
+        # Not before connecting: that may take long, or fail, and a ticket is good for once.
+        if session is None:
+            name, _ = check_arguments(
+                ssl_context, server_side=False, server_hostname=server_hostname, session=None
+            )
+            session = session_cache.take(ssl_context, name, port, now=time.monotonic())
+        on_session = partial(_put, session_cache, port)
+    if alpn_protocols is not None:
+        # OpenSSL copies them for each connection when that is made, which is now: another
+        # task can't come between.
+        ssl_context.set_alpn_protocols(alpn_protocols)
+    return TLSStream(
+        transport_stream,
+        ssl_context,
+        server_hostname=server_hostname,
+        session=session,
+        on_session=on_session,
+        **options,
+    )
+
+
+async def resume_over(
+    transport_stream: T_Stream,
+    ssl_context: ssl.SSLContext,
+    *,
+    server_hostname: str | bytes | None,
+    port: int,
+    session_cache: SessionCache | None,
+    **options: Any,
+) -> TLSStream[T_Stream]:
+    """Do the handshake over a transport, with a session from a cache. The transport is closed if
+    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``.
+    """
+    stream: trio.abc.Stream = transport_stream
+    try:
+        stream = tls_stream = _resuming_stream(
+            transport_stream,
+            ssl_context,
+            server_hostname=server_hostname,
+            port=port,
+            session_cache=session_cache,
+            **options,
+        )
+        await tls_stream.do_handshake()
+    except BaseException as exc:
+        if session_cache is not None and isinstance(exc, TLSError):
+            # Should it be the session that the server could not bear, then not again.
+            session_cache.discard(ssl_context, tls_stream.server_hostname, port)
+        await trio.aclose_forcefully(stream)
+        raise
+    return tls_stream
 
 
 def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
@@ -235,28 +299,56 @@ class TLSConnector:
           ValueError: for arguments that don't go together, before connecting.
           TypeError: for arguments of a wrong type.
         """
-        if alpn_protocols is None:
-            alpn_protocols = self.alpn_protocols
-        elif self.alpn_protocols is None:
-            raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
-        stream = await open_tls_over_tcp_stream(
-            host,
-            port,
-            https_compatible=self.https_compatible,
-            ssl_context=self.ssl_context,
-            happy_eyeballs_delay=self.happy_eyeballs_delay,
+        alpn_protocols = self._alpn_protocols(alpn_protocols)
+        check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
+        tcp_stream = await trio.open_tcp_stream(
+            host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
+        )
+        return await self.wrap(tcp_stream, host, port, alpn_protocols=alpn_protocols)
+
+    async def wrap(
+        self,
+        transport_stream: T_Stream,
+        server_hostname: str | bytes | None,
+        port: int,
+        *,
+        alpn_protocols: Sequence[str] | None = None,
+    ) -> TLSStream[T_Stream]:
+        """Do the handshake over a transport of your own: a proxy's tunnel, or a Unix socket.
+
+        Args:
+          transport_stream: Carries the encrypted data. It is closed if this fails.
+          server_hostname: The name of the server. See :class:`TLSStream`.
+          port: What tells its servers from one another: the sessions of a name and port go to
+            connections with the same name and port.
+          alpn_protocols: As in :meth:`connect`.
+
+        Raises:
+          TLSError: if the handshake failed.
+          ValueError: for arguments that don't go together.
+          TypeError: for arguments of a wrong type.
+        """
+        try:
+            alpn_protocols = self._alpn_protocols(alpn_protocols)
+        except ValueError:
+            await trio.aclose_forcefully(transport_stream)
+            raise
+        return await resume_over(
+            transport_stream,
+            self.ssl_context,
+            server_hostname=server_hostname,
+            port=port,
             session_cache=self.session_cache,
             alpn_protocols=alpn_protocols,
+            https_compatible=self.https_compatible,
         )
-        try:
-            await stream.do_handshake()
-        except BaseException as exc:
-            if isinstance(exc, TLSError):
-                # Should it be the session that the server could not bear, then not again.
-                self.session_cache.discard(self.ssl_context, stream.server_hostname, port)
-            await trio.aclose_forcefully(stream)
-            raise
-        return stream
+
+    def _alpn_protocols(self, alpn_protocols: Sequence[str] | None) -> Sequence[str] | None:
+        if alpn_protocols is None:
+            return self.alpn_protocols
+        if self.alpn_protocols is None:
+            raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
+        return alpn_protocols
 
     def reconnect(
         self,

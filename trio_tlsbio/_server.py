@@ -8,7 +8,7 @@ import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -24,10 +24,13 @@ from ._monitor import (
     HandshakeFailed,
     ServerMonitor,
 )
-from ._stream import TLSStream, check_timeouts
+from ._stream import CLOSE_TIMEOUT, TLSStream, check_timeouts
 
 __all__ = [
     "TLSListener",
+    "close_after",
+    "current_context",
+    "is_failure_of",
     "open_tls_over_tcp_listeners",
     "serve_tls_listeners",
     "serve_tls_over_tcp",
@@ -38,7 +41,6 @@ T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 _logger = logging.getLogger("trio_tlsbio.server")
 
 _HANDSHAKE_TIMEOUT = 15.0
-_CLOSE_TIMEOUT = 5.0
 
 # What accept(2) says when there are no descriptors, or no memory, for another connection.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -52,7 +54,8 @@ _EXHAUSTED_DELAY = 0.1
 ################################################################
 
 
-def _current(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+    """Return the context for the next connection."""
     if isinstance(ssl_context, ssl.SSLContext):
         return ssl_context
     provider: object = ssl_context
@@ -102,7 +105,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         *,
         https_compatible: bool = False,
         handshake_timeout: float = _HANDSHAKE_TIMEOUT,
-        close_timeout: float = _CLOSE_TIMEOUT,
+        close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
         _check_options(ssl_context, handshake_timeout, close_timeout)
         self.transport_listener = transport_listener
@@ -119,7 +122,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         try:
             return TLSStream(
                 transport_stream,
-                _current(self._ssl_context),
+                current_context(self._ssl_context),
                 server_side=True,
                 https_compatible=self._https_compatible,
                 handshake_timeout=self._handshake_timeout,
@@ -137,7 +140,9 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 def _check_options(
     ssl_context: ssl.SSLContext | ContextProvider, handshake_timeout: float, close_timeout: float
 ) -> None:
-    check_arguments(_current(ssl_context), server_side=True, server_hostname=None, session=None)
+    check_arguments(
+        current_context(ssl_context), server_side=True, server_hostname=None, session=None
+    )
     check_timeouts(handshake_timeout, close_timeout)
 
 
@@ -149,7 +154,7 @@ async def open_tls_over_tcp_listeners(
     https_compatible: bool = False,
     backlog: int | None = None,
     handshake_timeout: float = _HANDSHAKE_TIMEOUT,
-    close_timeout: float = _CLOSE_TIMEOUT,
+    close_timeout: float = CLOSE_TIMEOUT,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -197,7 +202,7 @@ async def serve_tls_over_tcp(
     handler_nursery: trio.Nursery | None = None,
     task_status: trio.TaskStatus[list[TLSListener[trio.SocketStream]]] = trio.TASK_STATUS_IGNORED,
     handshake_timeout: float = _HANDSHAKE_TIMEOUT,
-    close_timeout: float = _CLOSE_TIMEOUT,
+    close_timeout: float = CLOSE_TIMEOUT,
     max_connections: int | None = None,
     max_handshakes: int | None = None,
     on_error: Callable[[TLSStream[trio.SocketStream], Exception], object] | None = None,
@@ -365,10 +370,8 @@ class _Server(Generic[T_Stream]):
                 if error is None:
                     is_established = True
                     error = await self._handle(stream)
-                elif not isinstance(error, HandshakeTimeoutError):
-                    # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
-                    with suppress(TLSError):
-                        await stream.aclose()
+                else:
+                    await close_after(error, stream)
             except Exception as exc:
                 error = exc
                 raise
@@ -410,7 +413,7 @@ class _Server(Generic[T_Stream]):
             await self._handler(stream)
             await stream.aclose()
         except Exception as exc:
-            if _is_failure_of(stream, exc):
+            if is_failure_of(stream.is_source_of, exc):
                 return _first_of(exc)
             if self._on_error is None:
                 raise
@@ -419,11 +422,21 @@ class _Server(Generic[T_Stream]):
         return None
 
 
-def _is_failure_of(stream: TLSStream[T_Stream], exc: Exception) -> bool:
-    """Whether an exception, or the group that comes out of a nursery, tells of nothing else."""
+async def close_after(error: TLSError, stream: TLSStream[Any]) -> None:
+    """Close a stream whose handshake failed, so that its alert arrives."""
+    if isinstance(error, HandshakeTimeoutError):
+        await trio.aclose_forcefully(stream)
+    else:
+        # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
+        with suppress(TLSError):
+            await stream.aclose()
+
+
+def is_failure_of(is_source_of: Callable[[BaseException], bool], exc: Exception) -> bool:
+    """Whether an exception, or the group that comes out of a nursery, tells of one stream alone."""
     if isinstance(exc, ExceptionGroup):
-        return exc.split(stream.is_source_of)[1] is None
-    return stream.is_source_of(exc)
+        return exc.split(is_source_of)[1] is None
+    return is_source_of(exc)
 
 
 def _first_of(exc: Exception) -> Exception:

@@ -20,7 +20,7 @@ from ._sessions import TLSSession
 from ._states import State
 from ._transport import ConflictDetector, Transport, transport_for
 
-__all__ = ["TLSStream", "check_timeouts", "start_tls"]
+__all__ = ["CLOSE_TIMEOUT", "TLSStream", "check_timeouts", "start_tls"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 R = TypeVar("R")
@@ -28,6 +28,9 @@ R = TypeVar("R")
 # How long an alert may take to get onto the wire before its error is raised, in seconds. It is
 # a few bytes long: only a peer that has stopped reading makes it wait at all.
 _ALERT_TIMEOUT = 1.0
+
+CLOSE_TIMEOUT = 5.0
+"""How long :meth:`TLSStream.aclose` waits for the peer if nothing else is said, in seconds."""
 
 
 def check_timeouts(handshake_timeout: float, close_timeout: float) -> None:
@@ -107,7 +110,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         session: TLSSession | None = None,
         on_session: Callable[[TLSSession], object] | None = None,
         handshake_timeout: float = math.inf,
-        close_timeout: float = 5.0,
+        close_timeout: float = CLOSE_TIMEOUT,
         close_max_bytes: int = 1024 * 1024,
     ) -> None:
         check_timeouts(handshake_timeout, close_timeout)
@@ -334,6 +337,32 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise
         finally:
             self._receive_conflict.is_busy = False
+
+    def is_readable(self) -> bool:
+        """Whether :meth:`receive_some` would return, or raise, without waiting.
+
+        This takes in what has arrived, so session tickets, which come without being asked for,
+        don't make the stream readable as they make its socket: a pool of connections can tell by
+        this whether an idle one may be used again. Not every transport can say what has arrived:
+        over others than sockets this may be False while something waits there. It is False before
+        the handshake is done, and while a task is receiving.
+
+        Raises:
+          trio.ClosedResourceError: after :meth:`aclose` or :meth:`unwrap`.
+        """
+        self._check_open()
+        if self._receive_conflict.is_busy or not self._is_established:
+            return False
+        self._transport.receive_nowait()
+        self._connection.look_ahead()
+        self._transport.flush_nowait()  # what the peer has asked for: see receive_some()
+        if self._on_session is not None:
+            self._report_sessions()
+        return (
+            self._connection.bytes_to_receive > 0
+            or self._connection.receive_state is not State.OPEN
+            or self._transport.is_readable()
+        )
 
     async def _receive_arrived(self, max_bytes: int | None) -> bytes | None:
         """Return what there is without waiting for more."""

@@ -180,15 +180,21 @@ class Transport(ABC, Generic[StreamT]):
         try:
             for _ in range(most_reads):  # a fast peer could keep us here
                 data = self._read_nowait()
+                if data is None:
+                    break
+                self._feed(data)
                 if not data:
                     break
-                self._connection.feed(data)
                 fed += len(data)
         except trio.ClosedResourceError:
             pass
         except trio.BrokenResourceError as exc:
             self._receive_error = self._error("receiving", exc)
         return fed
+
+    def is_readable(self) -> bool:
+        """Whether receiving more, after :meth:`receive_nowait`, is known not to wait."""
+        return self.eof_received or self._receive_error is not None
 
     def end_direction(self) -> bool:
         """End our direction of the transport, if it has one that ends by itself. Never raises.
@@ -378,14 +384,18 @@ class Transport(ABC, Generic[StreamT]):
             self._receiving = False
             if self._receiver_left is not None:
                 self._receiver_left.unpark_all()
+        if data is None:
+            return 0
+        self._feed(data)
+        more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
+        return len(data) + more
+
+    def _feed(self, data: Data) -> None:
         if data:
             self._connection.feed(data)
-            more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
-            return len(data) + more
-        if data is not None:
+        else:
             self.eof_received = True
             self._connection.feed_eof()
-        return 0
 
     async def _wait_for_receiver(self) -> None:
         if self._receiver_left is None:
@@ -467,6 +477,11 @@ class _NestedTransport(_StreamTransport):
     counts = True
 
     _counting: CountingStream
+
+    def is_readable(self) -> bool:
+        # What has arrived beneath can't be had without waiting for a checkpoint.
+        stream = self._stream
+        return super().is_readable() or (hasattr(stream, "is_readable") and stream.is_readable())
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed

@@ -1,0 +1,431 @@
+"""The adapter for anyio: programs go on as they were, and what anyio can't do works."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio.abc
+import anyio.lowlevel
+import anyio.streams.tls
+import pytest
+import trio
+import trustme
+from anyio.abc import SocketAttribute
+from anyio.streams.stapled import StapledByteStream, StapledObjectStream
+
+import trio_tlsbio
+from trio_tlsbio import SessionCache
+from trio_tlsbio.anyio import (
+    CertificateError,
+    TLSAttribute,
+    TLSConnectable,
+    TLSError,
+    TLSListener,
+    TLSStream,
+    connect_tcp,
+)
+
+from .helpers import NAME
+from .programs import LIMIT
+
+HOST = "127.0.0.1"
+PROGRAM = Path(__file__).parent.parent / "docs" / "examples" / "anyio_program.py"
+
+
+@asynccontextmanager
+async def serving(
+    handler: Any, context: ssl.SSLContext, kind: Any = TLSListener
+) -> AsyncIterator[int]:
+    """Serve on loopback by anyio; the value is the port."""
+    with trio.fail_after(LIMIT):
+        listener = await anyio.create_tcp_listener(local_host=HOST)
+        port = listener.extra(SocketAttribute.local_port)
+        async with kind(listener, context) as tls_listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(tls_listener.serve, handler)
+            yield port
+            tasks.cancel_scope.cancel()
+
+
+async def echo(stream: Any) -> None:
+    """Send everything back, and end when the client does."""
+    async with stream:
+        async for data in stream:
+            await stream.send(data)
+
+
+async def echo_until_eof(stream: TLSStream) -> None:
+    async with stream:
+        data = b"".join([part async for part in stream])
+        await stream.send(data)
+        await stream.send_eof()
+
+
+################################################################
+# A program of a user's kind
+################################################################
+
+
+@pytest.mark.parametrize("kind", ["ours", "anyio's"])
+async def test_a_program_unchanged_but_for_one_import(
+    kind: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    source = await trio.Path(PROGRAM).read_text(encoding="utf-8")
+    module = "from trio_tlsbio.anyio import TLS"
+    assert source.count(module) == 1
+    if kind != "ours":
+        source = source.replace(module, "from anyio.streams.tls import TLS")
+    namespace: dict[str, Any] = {"__name__": "program"}
+    exec(compile(source, PROGRAM, "exec"), namespace)
+    with trio.fail_after(LIMIT):
+        notes = await namespace["main"](server_context, client_context)
+    assert notes == [b"the first note", b"somebody was here", b"the last note"]
+
+
+@pytest.mark.parametrize("kind", [TLSListener, anyio.streams.tls.TLSListener])
+async def test_with_anyio_at_the_other_end(
+    kind: Any, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    other = anyio.streams.tls.TLSStream if kind is TLSListener else TLSStream
+    data = bytes(range(256)) * 4096
+    async with serving(echo, server_context, kind) as port:
+        tcp = await anyio.connect_tcp(HOST, port)
+        async with await other.wrap(tcp, hostname=HOST, ssl_context=client_context) as stream:
+            received = b""
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.send, data)
+                while len(received) < len(data):
+                    received += await stream.receive()
+    assert received == data
+
+
+################################################################
+# What anyio's own can't do
+################################################################
+
+
+async def test_half_close(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    async with serving(echo_until_eof, server_context) as port:
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        async with stream:
+            await stream.send(b"hello")
+            await stream.send_eof()
+            assert b"".join([part async for part in stream]) == b"hello"
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+            with pytest.raises(anyio.ClosedResourceError):
+                await stream.send(b"more")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+async def test_a_cancelled_send_leaves_the_stream_usable(
+    layers: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    data = bytes(range(256)) * 100_000
+    begin = anyio.Event()
+    received: list[bytes] = []
+
+    async def handle(stream: TLSStream) -> None:
+        if layers == 2:
+            stream = await TLSStream.wrap(stream, server_side=True, ssl_context=server_context)
+        async with stream:
+            await begin.wait()
+            received.extend([part async for part in stream])
+            await stream.send(b"thank you")
+
+    async with serving(handle, server_context) as port:
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        if layers == 2:
+            stream = await TLSStream.wrap(stream, hostname=HOST, ssl_context=client_context)
+        async with stream:
+            with anyio.move_on_after(0.05) as scope:
+                await stream.send(data)
+            assert scope.cancelled_caught
+            sent = stream.trio_stream.bytes_committed
+            assert 0 < sent < len(data)
+            begin.set()
+            await stream.send(data[sent:])
+            await stream.send_eof()
+            assert await stream.receive() == b"thank you"
+    assert b"".join(received) == data
+
+
+async def test_connections_resume(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    cache = SessionCache()
+    async with serving(echo, server_context) as port:
+        connectable = TLSConnectable(
+            anyio.TCPConnectable(HOST, port), hostname=HOST, ssl_context=client_context
+        )
+        connect = partial(
+            connect_tcp, HOST, port, tls=True, ssl_context=client_context, session_cache=cache
+        )
+        for make in (connectable.connect, connect):
+            for number in range(3):
+                async with await make() as stream:
+                    await stream.send(b"hello")
+                    assert await stream.receive() == b"hello"
+                    assert stream.trio_stream.session_reused is (number > 0)
+    assert cache.statistics().hits == connectable.session_cache.statistics().hits == 2
+
+
+async def test_unwrap(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    async def handle(stream: TLSStream) -> None:
+        transport, trailing = await stream.unwrap()
+        async with transport:
+            data = trailing or await transport.receive()
+            await transport.send(data.upper())
+
+    async with serving(handle, server_context) as port:
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        transport, trailing = await stream.unwrap()
+        assert isinstance(transport, anyio.abc.SocketStream)
+        assert trailing == b""
+        async with transport:
+            await transport.send(b"in plaintext")
+            assert await transport.receive() == b"IN PLAINTEXT"
+    assert transport.extra(SocketAttribute.raw_socket).fileno() == -1
+
+
+################################################################
+# Other transports, attributes, errors
+################################################################
+
+
+def memory_pair() -> tuple[StapledObjectStream[bytes], StapledObjectStream[bytes]]:
+    to_server, from_client = anyio.create_memory_object_stream[bytes](10)
+    to_client, from_server = anyio.create_memory_object_stream[bytes](10)
+    return StapledObjectStream(to_server, from_server), StapledObjectStream(to_client, from_client)
+
+
+async def test_any_stream_of_anyio(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    ours, theirs = memory_pair()
+
+    async def serve() -> None:
+        await echo_until_eof(
+            await TLSStream.wrap(theirs, server_side=True, ssl_context=server_context)
+        )
+
+    with trio.fail_after(LIMIT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            stream = await TLSStream.wrap(ours, hostname=NAME, ssl_context=client_context)
+            async with stream:
+                await stream.send(b"hello")
+                await stream.send_eof()
+                assert b"".join([part async for part in stream]) == b"hello"
+            assert not stream.trio_stream.is_cancel_safe
+
+
+async def test_a_buffer_over_a_socket_is_not_gone_around(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """A stream that passes on the attributes of a socket need not be one."""
+    async with serving(echo_until_eof, server_context) as port:
+        tcp = await anyio.connect_tcp(HOST, port)
+        stapled = StapledByteStream(tcp, tcp)
+        assert stapled.extra(SocketAttribute.raw_socket) is not None
+        stream = await TLSStream.wrap(stapled, hostname=HOST, ssl_context=client_context)
+        assert not isinstance(stream.trio_stream.transport_stream, trio.SocketStream)
+        async with stream:
+            await stream.send(b"hello")
+            await stream.send_eof()
+            assert b"".join([part async for part in stream]) == b"hello"
+
+
+async def test_attributes(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    """Each attribute of anyio's is there, and says the same as anyio's own stream."""
+    context = client_context
+    context.set_alpn_protocols(["one", "two"])
+    server_context.set_alpn_protocols(["two"])
+    async with serving(echo, server_context) as port:
+        found = []
+        for kind in (TLSStream, anyio.streams.tls.TLSStream):
+            tcp = await anyio.connect_tcp(HOST, port)
+            async with await kind.wrap(tcp, hostname=HOST, ssl_context=context) as stream:
+                attributes = dict(stream.extra_attributes)
+                found.append({key: get() for key, get in attributes.items()})
+                assert stream.extra(TLSAttribute.alpn_protocol) == "two"
+                assert stream.extra(SocketAttribute.remote_port) == port
+        ours, theirs = found
+        assert ours.keys() == theirs.keys()
+        same = set(ours) - {TLSAttribute.ssl_object, TLSAttribute.channel_binding_tls_unique}
+        for key in same - {SocketAttribute.raw_socket, SocketAttribute.local_port}:
+            if key is not SocketAttribute.local_address:
+                assert ours[key] == theirs[key]
+
+
+async def test_a_refused_certificate(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo, server_context) as port:
+        for error in (
+            ssl.SSLCertVerificationError,
+            ssl.SSLError,
+            anyio.BrokenResourceError,
+            TLSError,
+        ):
+            with pytest.raises(error) as caught:
+                await connect_tcp(HOST, port)
+            assert isinstance(caught.value, CertificateError)
+            assert isinstance(caught.value.__cause__, trio_tlsbio.CertificateError)
+            assert isinstance(caught.value.__cause__.__cause__, ssl.SSLCertVerificationError)
+            assert "certificate" in str(caught.value)
+            assert str(caught.value) == str(caught.value.__cause__)
+            assert caught.value.reason == "CERTIFICATE_VERIFY_FAILED"
+        while caplog.text.count("unknown_ca") < 4:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_clients_that_misbehave_end_their_own_connections(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(echo, server_context) as port:
+        async with await anyio.connect_tcp(HOST, port) as tcp:
+            await tcp.send(b"GET / HTTP/1.1\r\n\r\n")
+            assert [part async for part in tcp] == []
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        await stream.transport_stream.aclose()  # it vanishes
+        async with await connect_tcp(HOST, port, ssl_context=client_context) as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+        while "without a close_notify" not in caplog.text:
+            await anyio.lowlevel.checkpoint()
+    assert "plain HTTP" in caplog.text
+
+
+async def test_what_a_handler_raises_itself_ends_the_server(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async def handle(stream: TLSStream) -> None:
+        raise KeyError("mine")
+
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+        async with serving(handle, server_context) as port:
+            stream = await connect_tcp(HOST, port, ssl_context=client_context)
+            async with stream:
+                assert [data async for data in stream] == []
+                await anyio.sleep_forever()
+
+
+async def test_a_silent_client(
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = memory_pair()
+
+    class OneClient(anyio.abc.Listener[Any]):
+        async def serve(self, handler: Any, task_group: Any = None) -> None:
+            await handler(theirs)
+
+        async def aclose(self) -> None: ...
+
+    await TLSListener(OneClient(), server_context).serve(echo)
+    assert "no handshake within 30 seconds" in caplog.text
+    await ours.aclose()
+
+
+@pytest.mark.parametrize("standard_compatible", [True, False])
+async def test_truncation(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, standard_compatible: bool
+) -> None:
+    async def handle(stream: TLSStream) -> None:
+        async with stream:
+            await stream.send(b"hello")
+            await stream.transport_stream.send_eof()
+            await anyio.sleep_forever()
+
+    async with serving(handle, server_context) as port:
+        stream = await connect_tcp(
+            HOST, port, ssl_context=client_context, tls_standard_compatible=standard_compatible
+        )
+        async with stream:
+            assert await stream.receive() == b"hello"
+            error = TLSError if standard_compatible else anyio.EndOfStream
+            for _ in range(2):
+                with pytest.raises(error):
+                    await stream.receive()
+
+
+async def test_misuse(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    async with serving(echo, server_context) as port:
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.receive)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(anyio.BusyResourceError):
+                await stream.receive()
+            tasks.cancel_scope.cancel()
+        with pytest.raises(ValueError, match="max_bytes"):
+            await stream.receive(0)
+        await stream.aclose()
+        await stream.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.send(b"")
+        tcp = await anyio.connect_tcp(HOST, port)
+        with pytest.raises(ValueError, match="server_hostname"):
+            await TLSStream.wrap(tcp, server_side=False, ssl_context=client_context)
+        assert tcp.extra(SocketAttribute.raw_socket).fileno() == -1
+
+
+def test_asyncio_is_refused() -> None:
+    async def main() -> None:
+        ours, theirs = memory_pair()
+        async with theirs:
+            await TLSStream.wrap(ours, hostname=NAME)
+
+    with pytest.raises(RuntimeError, match="backend='trio'"):
+        asyncio.run(main())
+
+
+async def test_unix_sockets(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    path = tmp_path / "socket"
+    with trio.fail_after(LIMIT):
+        listener = await anyio.create_unix_listener(path)
+        connectable = TLSConnectable(
+            anyio.UNIXConnectable(path), hostname=NAME, ssl_context=client_context
+        )
+        async with (
+            TLSListener(listener, server_context) as server,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(server.serve, echo)
+            for number in range(2):
+                async with await connectable.connect() as stream:
+                    await stream.send(b"hello")
+                    assert await stream.receive() == b"hello"
+                    assert stream.trio_stream.is_cancel_safe
+                    assert stream.trio_stream.session_reused is (number > 0)
+            tasks.cancel_scope.cancel()
+
+
+def test_what_it_offers() -> None:
+    """All names of anyio's module are there."""
+    import trio_tlsbio.anyio
+
+    assert set(anyio.streams.tls.__all__) <= set(trio_tlsbio.anyio.__all__)
+
+
+async def test_another_ca(ca: trustme.CA, server_context: ssl.SSLContext) -> None:
+    """The default context for clients is the system's, which does not know this CA."""
+    async with serving(echo, server_context) as port:
+        tcp = await anyio.connect_tcp(HOST, port)
+        with pytest.raises(CertificateError):
+            await TLSStream.wrap(tcp, hostname=HOST)

@@ -1,0 +1,125 @@
+"""Whether a stream is readable: what a pool asks before it uses an idle connection again."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from trio_tlsbio import TLSError, TLSStream, TruncationError
+
+from .helpers import both_handshakes, tcp_pair, wrap_pair
+
+
+async def until_readable(stream: TLSStream[Any]) -> None:
+    """Wait for the socket, as often as it takes."""
+    transport = stream.transport_stream
+    while isinstance(transport, TLSStream):
+        transport = transport.transport_stream
+    with trio.fail_after(10):
+        while not stream.is_readable():
+            await trio.lowlevel.wait_readable(transport.socket)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+async def test_data_and_end(
+    layers: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        if layers == 2:
+            client, server = wrap_pair(client, server, client_context, server_context)
+            await both_handshakes(client, server)
+        await server.send_all(b"hello")
+        await until_readable(client)
+        assert client.is_readable()  # it may be asked again
+        assert await client.receive_some(2) == b"he"
+        assert client.is_readable()
+        assert await client.receive_some() == b"llo"
+        assert not client.is_readable()
+        await server.send_eof()
+        await until_readable(client)
+        assert await client.receive_some() == b""
+        assert client.is_readable()
+        await client.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            client.is_readable()
+        await server.aclose()
+
+
+async def test_tickets_say_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    sessions: list[Any] = []
+    async with tcp_pair() as (client_transport, server_transport):
+        server = TLSStream(server_transport, server_context, server_side=True)
+        client = TLSStream(
+            client_transport,
+            client_context,
+            server_hostname="127.0.0.1",
+            on_session=sessions.append,
+        )
+        await both_handshakes(client, server)
+        if client_context.minimum_version is ssl.TLSVersion.TLSv1_3:
+            assert sessions == []
+            await trio.lowlevel.wait_readable(client_transport.socket)
+        assert not client.is_readable()
+        assert sessions  # it has taken them in
+        await server.send_all(b"hello")
+        assert await client.receive_some() == b"hello"
+
+
+@pytest.mark.parametrize("https_compatible", [False, True])
+async def test_truncation_and_failure(
+    https_compatible: bool, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(
+            *transports, client_context, server_context, https_compatible=https_compatible
+        )
+        await both_handshakes(client, server)
+        await transports[1].aclose()
+        await until_readable(client)
+        if https_compatible:
+            assert await client.receive_some() == b""
+        else:
+            with pytest.raises(TruncationError):
+                await client.receive_some()
+        assert client.is_readable()
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        await transports[1].send_all(b"\x17\x03\x03\x00\x20" + bytes(32))  # no such record
+        await until_readable(client)
+        with pytest.raises(TLSError, match="arrived damaged"):
+            await client.receive_some()
+
+
+async def test_before_the_handshake_and_while_receiving(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        assert not client.is_readable()
+        await both_handshakes(client, server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive_some)
+            await trio.testing.wait_all_tasks_blocked()
+            await server.send_all(b"hello")
+            assert not client.is_readable()  # the receiver gets it
+
+
+async def test_transports_that_cannot_tell(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client, server = wrap_pair(*trio.testing.memory_stream_pair(), client_context, server_context)
+    await both_handshakes(client, server)
+    await server.send_all(b"hello")
+    assert not client.is_readable()
+    assert await client.receive_some(1) == b"h"
+    assert client.is_readable()
+    assert await client.receive_some() == b"ello"

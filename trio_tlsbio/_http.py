@@ -1,0 +1,374 @@
+"""What the adapters for HTTP clients share.
+
+httpcore and httpx have successors with the same interfaces, httpcore2 and httpx2. So the code is
+here, once, and each library has a module that puts its face on it.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from contextlib import aclosing, contextmanager
+from types import ModuleType
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from ._client import resume_over
+from ._sessions import SessionCache
+from ._stream import TLSStream
+
+__all__ = ["HTTPBackend", "HTTPBody", "HTTPStream", "HTTPTransport", "SocketOption"]
+
+SocketOption: TypeAlias = (
+    tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+)
+"""The arguments of :meth:`socket.socket.setsockopt`."""
+
+# RFC 9112 section 9.6 leaves the lingering at the end of a connection to the server. A client
+# has its answer by then, or has given it up, and a pool closes where it can't be cancelled.
+_CLOSE_TIMEOUT = 0.0
+
+# The exceptions of httpcore, the most specific first. Those of httpx have the same names.
+_ERRORS = (
+    "ConnectTimeout",
+    "ReadTimeout",
+    "WriteTimeout",
+    "PoolTimeout",
+    "TimeoutException",
+    "ConnectError",
+    "ReadError",
+    "WriteError",
+    "NetworkError",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "ProtocolError",
+)
+
+
+################################################################
+# httpcore: a network backend
+################################################################
+
+
+@attrs.frozen
+class _Options:
+    session_cache: SessionCache
+    https_compatible: bool
+
+
+@attrs.define(eq=False, slots=False)
+class HTTPStream:
+    """A connection, with or without TLS, as httpcore wants to see it."""
+
+    #: The library whose exceptions are raised.
+    library: ClassVar[ModuleType]
+
+    _stream: trio.abc.Stream
+    _port: int
+    _options: _Options
+
+    @contextmanager
+    def _bounded(self, doing: str, timeout: float | None) -> Generator[None, None, None]:
+        with in_words_of(self.library, doing, timeout):
+            yield
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Receive up to ``max_bytes``; ``b""`` at the end."""
+        with self._bounded("Read", timeout):
+            return bytes(await self._stream.receive_some(max_bytes))
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Send all of it."""
+        if buffer:
+            with self._bounded("Write", timeout):
+                await self._stream.send_all(buffer)
+
+    async def aclose(self) -> None:
+        """Close the connection, without waiting for the peer."""
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> Self:
+        """Go on with TLS, a session resumed if there is one. TLS in TLS is possible: that is how an
+        HTTPS proxy is used. The connection is closed if this fails.
+        """
+        with self._bounded("Connect", timeout):
+            stream = await resume_over(
+                self._stream,
+                ssl_context,
+                server_hostname=server_hostname,
+                port=self._port,
+                session_cache=self._options.session_cache,
+                https_compatible=self._options.https_compatible,
+                close_timeout=_CLOSE_TIMEOUT,
+            )
+        return type(self)(stream, self._port, self._options)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return what httpcore asks for, and as ``"tls_stream"`` the :class:`TLSStream`."""
+        tls = self._stream if isinstance(self._stream, TLSStream) else None
+        known: dict[str, Callable[[], Any]] = {
+            "client_addr": lambda: self._socket().getsockname(),
+            "is_readable": self._is_readable,
+            "server_addr": lambda: self._socket().getpeername(),
+            "socket": self._socket,
+            "ssl_object": lambda: tls and tls.connection.ssl_object,
+            "tls_stream": lambda: tls,
+        }
+        return known[info]() if info in known else None
+
+    def _socket(self) -> trio.socket.SocketType:
+        stream = self._stream
+        while isinstance(stream, TLSStream):
+            stream = stream.transport_stream
+        assert isinstance(stream, trio.SocketStream)
+        return stream.socket
+
+    def _is_readable(self) -> bool:
+        # An idle connection that has something to say is of no more use: mostly it is the end.
+        if isinstance(self._stream, TLSStream):
+            try:
+                return self._stream.is_readable()
+            except trio.ClosedResourceError:
+                return True
+        socket = self._socket()
+        return socket.fileno() < 0 or socket.is_readable()
+
+
+@contextmanager
+def in_words_of(
+    library: ModuleType, doing: str, timeout: float | None
+) -> Generator[None, None, None]:
+    """Bound what happens here in time, and raise what goes wrong as an exception of ``library``."""
+    try:
+        with trio.fail_after(math.inf if timeout is None else timeout):
+            yield
+    except trio.TooSlowError as exc:
+        words = f"no answer within {timeout:g} seconds" if timeout is not None else str(exc)
+        raise getattr(library, doing + "Timeout")(words) from exc
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise getattr(library, doing + "Error")(str(exc) or type(exc).__name__) from exc
+
+
+StreamT = TypeVar("StreamT", bound=HTTPStream)
+
+
+@attrs.define(eq=False, slots=False, init=False)
+class HTTPBackend(Generic[StreamT]):
+    """Makes the connections of httpcore's pools. See the classes that are made of it."""
+
+    #: What it makes; given by each library's own class.
+    stream_class: ClassVar[type[Any]]
+
+    _options: _Options
+
+    def __init__(
+        self, *, session_cache: SessionCache | None = None, https_compatible: bool = False
+    ) -> None:
+        self._options = _Options(
+            SessionCache() if session_cache is None else session_cache, https_compatible
+        )
+
+    @property
+    def session_cache(self) -> SessionCache:
+        """Where the sessions are kept."""
+        return self._options.session_cache
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> StreamT:
+        """Connect by TCP. TLS, where it is wanted, comes with the stream's ``start_tls``."""
+        with in_words_of(self.stream_class.library, "Connect", timeout):
+            stream = await trio.open_tcp_stream(host, port, local_address=local_address)
+            return await self._wrap(stream, port, socket_options)
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> StreamT:
+        """Connect to a Unix socket. Its sessions are kept under port 0."""
+        with in_words_of(self.stream_class.library, "Connect", timeout):
+            return await self._wrap(await trio.open_unix_socket(path), 0, socket_options)
+
+    async def _wrap(
+        self,
+        stream: trio.SocketStream,
+        port: int,
+        socket_options: Iterable[SocketOption] | None,
+    ) -> StreamT:
+        try:
+            for option in socket_options or ():
+                stream.setsockopt(*option)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        wrapped: StreamT = self.stream_class(stream, port, self._options)
+        return wrapped
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, between two attempts to connect."""
+        await trio.sleep(seconds)
+
+
+################################################################
+# httpx: a transport
+################################################################
+
+
+@attrs.define(eq=False, slots=False)
+class HTTPBody:
+    """The body of a response, with httpx's exceptions in place of httpcore's."""
+
+    #: The library whose exceptions are raised, and the one beneath it whose exceptions come.
+    library: ClassVar[ModuleType]
+    core: ClassVar[ModuleType]
+
+    _stream: Any
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Receive the body, piece by piece."""
+        with translated(self.library, self.core):
+            async with aclosing(aiter(self._stream)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def aclose(self) -> None:
+        """Give the connection back to the pool."""
+        with translated(self.library, self.core):
+            await self._stream.aclose()
+
+
+@contextmanager
+def translated(library: ModuleType, core: ModuleType) -> Generator[None, None, None]:
+    """Raise exceptions of ``core`` as those of ``library``."""
+    try:
+        yield
+    except Exception as exc:
+        exc.__cause__ = exc.__cause__ or exc.__context__  # its pools raise "from None"
+        for name in _ERRORS:
+            if isinstance(exc, getattr(core, name)):
+                raise getattr(library, name)(str(exc)) from exc
+        raise
+
+
+@attrs.define(eq=False, slots=False, init=False)
+class HTTPTransport:
+    """A transport for ``AsyncClient``. See the classes that are made of it."""
+
+    #: Given by each library's own class.
+    library: ClassVar[ModuleType]
+    core: ClassVar[ModuleType]
+    body_class: ClassVar[type[HTTPBody]]
+    backend_class: ClassVar[type[HTTPBackend[Any]]]
+
+    session_cache: SessionCache
+    """Where the sessions are kept."""
+
+    _pool: Any = attrs.field(repr=False)
+
+    def __init__(
+        self,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: Any = None,
+        proxy: Any = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[SocketOption] | None = None,
+        session_cache: SessionCache | None = None,
+        https_compatible: bool = False,
+    ) -> None:
+        backend = self.backend_class(session_cache=session_cache, https_compatible=https_compatible)
+        self.session_cache = backend.session_cache
+        if limits is None:
+            limits = self.library.Limits(max_connections=100, max_keepalive_connections=20)
+        options: dict[str, Any] = {
+            "ssl_context": self.library.create_ssl_context(verify, trust_env=trust_env),
+            "max_connections": limits.max_connections,
+            "max_keepalive_connections": limits.max_keepalive_connections,
+            "keepalive_expiry": limits.keepalive_expiry,
+            "http1": http1,
+            "http2": http2,
+            "retries": retries,
+            "network_backend": backend,
+        }
+        of_sockets: dict[str, Any] = {
+            "uds": uds,
+            "local_address": local_address,
+            "socket_options": socket_options,
+        }
+        if proxy is None:
+            self._pool = self.core.AsyncConnectionPool(**options, **of_sockets)
+            return
+        if not isinstance(proxy, self.library.Proxy):
+            proxy = self.library.Proxy(proxy)
+        options |= {"proxy_url": self._core_url(proxy.url), "proxy_auth": proxy.raw_auth}
+        if proxy.url.scheme in {"http", "https"}:
+            self._pool = self.core.AsyncHTTPProxy(
+                proxy_headers=proxy.headers.raw,
+                proxy_ssl_context=proxy.ssl_context,
+                **options,
+                **of_sockets,
+            )
+        elif any(option is not None for option in of_sockets.values()):
+            raise ValueError(
+                "uds, local_address and socket_options can't be used with a SOCKS proxy"
+            )
+        else:
+            self._pool = self.core.AsyncSOCKSProxy(**options)
+
+    def _core_url(self, url: Any) -> Any:
+        return self.core.URL(
+            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+        )
+
+    async def __aenter__(self) -> Self:
+        """Return the transport itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.aclose()
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request, and return the response, whose body is still to be received."""
+        core_request = self.core.Request(
+            method=request.method,
+            url=self._core_url(request.url),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with translated(self.library, self.core):
+            response = await self._pool.handle_async_request(core_request)
+        return self.library.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=self.body_class(response.stream),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        with translated(self.library, self.core):
+            await self._pool.aclose()

@@ -1,0 +1,22 @@
+"""For httpcore2, what :mod:`trio_tlsbio.httpcore` is for httpcore. Extra: ``httpx2``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar
+
+import httpcore2
+
+from ._http import HTTPBackend, HTTPStream
+
+__all__ = ["TLSBackend"]
+
+
+class _Stream(HTTPStream, httpcore2.AsyncNetworkStream):
+    library: ClassVar[ModuleType] = httpcore2
+
+
+class TLSBackend(HTTPBackend[_Stream], httpcore2.AsyncNetworkBackend):
+    """See :class:`trio_tlsbio.httpcore.TLSBackend`, which differs in nothing but the library."""
+
+    stream_class: ClassVar[type[Any]] = _Stream

@@ -1,0 +1,28 @@
+"""For httpx2, as :mod:`trio_tlsbio.httpx` is for httpx. Needs ``trio-tlsbio[httpx2]``."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar
+
+import httpcore2
+import httpx2
+
+from ._http import HTTPBackend, HTTPBody, HTTPTransport
+from .httpcore2 import TLSBackend
+
+__all__ = ["TLSTransport"]
+
+
+class _Body(HTTPBody, httpx2.AsyncByteStream):
+    library: ClassVar[ModuleType] = httpx2
+    core: ClassVar[ModuleType] = httpcore2
+
+
+class TLSTransport(HTTPTransport, httpx2.AsyncBaseTransport):
+    """See :class:`trio_tlsbio.httpx.TLSTransport`, which differs in nothing but the library."""
+
+    library: ClassVar[ModuleType] = httpx2
+    core: ClassVar[ModuleType] = httpcore2
+    body_class: ClassVar[type[HTTPBody]] = _Body
+    backend_class: ClassVar[type[HTTPBackend[Any]]] = TLSBackend

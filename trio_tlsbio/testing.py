@@ -1,0 +1,828 @@
+"""Help for tests of programs that use TLS: certificates, connected pairs, and faults on the wire.
+
+Certificates are made by trustme, which the extra ``trio-tlsbio[testing]`` installs. All the rest
+does without it.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import socket as stdlib_socket
+import ssl
+import struct
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from ._connection import Data, TLSConnection
+from ._errors import PeerAlertError, TLSError
+from ._stream import TLSStream
+from ._transport import ConflictDetector
+
+if TYPE_CHECKING:
+    import trustme
+
+__all__ = [
+    "CertificateAuthority",
+    "Corrupt",
+    "Cut",
+    "Fault",
+    "FaultyLine",
+    "FaultyStream",
+    "Insert",
+    "IssuedCertificate",
+    "Reset",
+    "Split",
+    "Stall",
+    "do_handshakes",
+    "exchange",
+    "tls_connection_pair",
+    "tls_stream_pair",
+    "transfer",
+]
+
+T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+T_Client = TypeVar("T_Client", bound=trio.abc.Stream)
+T_Server = TypeVar("T_Server", bound=trio.abc.Stream)
+
+# What a server is called where nothing else is said.
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+################################################################
+# Certificates
+################################################################
+
+
+def _new_ca() -> trustme.CA:
+    try:
+        import trustme  # noqa: PLC0415  # an extra
+    except ImportError as exc:
+        raise ImportError(
+            "trio_tlsbio.testing makes its certificates with trustme: "
+            "pip install 'trio-tlsbio[testing]'"
+        ) from exc
+    return trustme.CA(organization_name="trio-tlsbio tests", organization_unit_name="throw-away CA")
+
+
+@attrs.frozen(eq=False, repr=False)
+class IssuedCertificate:
+    """A certificate with its private key, by :meth:`CertificateAuthority.issue`."""
+
+    names: tuple[str, ...]
+    """What it was issued for."""
+
+    _leaf: trustme.LeafCert
+
+    def __repr__(self) -> str:
+        return f"<IssuedCertificate for {', '.join(self.names)}>"
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The certificate, and those between it and the authority's, in PEM form."""
+        return b"".join(pem.bytes() for pem in self._leaf.cert_chain_pems)
+
+    @property
+    def private_key_pem(self) -> bytes:
+        """The private key in PEM form, not encrypted."""
+        return self._leaf.private_key_pem.bytes()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the key and the certificate into one file, for other programs. It blocks.
+
+        :meth:`ssl.SSLContext.load_cert_chain` takes such a file, as ``openssl s_server -cert`` and
+        ``curl --cert`` do. Only the user can read it.
+        """
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
+            file.write(self.private_key_pem + self.certificate_pem)
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Make a context present this certificate."""
+        self._leaf.configure_cert(context)
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class CertificateAuthority:
+    """A throw-away certificate authority, and contexts that trust it and nobody else.
+
+    Its key is in memory alone. To make one takes some milliseconds, so one for all tests will do::
+
+        authority = CertificateAuthority()
+        client_context = authority.client_context()
+        server_context = authority.server_context("server.example")
+
+    Raises:
+      ImportError: if trustme is missing. It comes with the extra ``trio-tlsbio[testing]``.
+    """
+
+    _ca: trustme.CA
+
+    def __init__(self) -> None:
+        self._ca = _new_ca()
+
+    def __repr__(self) -> str:
+        return "<CertificateAuthority>"
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's own certificate, in PEM form."""
+        return self._ca.cert_pem.bytes()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the authority's own certificate into a file, for other programs. It blocks.
+
+        ``openssl -CAfile`` and ``curl --cacert`` take it, as do the environment variables
+        ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``.
+        """
+        with open(path, "wb") as file:  # noqa: PTH123  # as in IssuedCertificate.write()
+            file.write(self.certificate_pem)
+
+    def issue(
+        self,
+        *names: str,
+        common_name: str | None = None,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> IssuedCertificate:
+        """Issue a certificate for a server or a client.
+
+        Args:
+          names: What it is for: host names, ``"*.example.org"``, IP addresses and networks, or mail
+            addresses.
+          common_name: The subject's common name, by which some servers know a client.
+          not_before: When it begins to be valid.
+          not_after: When it ends to be valid: an expired one has this in the past.
+
+        Raises:
+          ValueError: if there is no name at all.
+        """
+        if not names and common_name is None:
+            raise ValueError("issue() needs a name or a common_name")
+        leaf = self._ca.issue_cert(
+            *names, common_name=common_name, not_before=not_before, not_after=not_after
+        )
+        return IssuedCertificate(names or (str(common_name),), leaf)
+
+    def client_context(
+        self,
+        *,
+        certificate: IssuedCertificate | None = None,
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
+        alpn_protocols: Iterable[str] = (),
+    ) -> ssl.SSLContext:
+        """Make a client's context: :func:`ssl.create_default_context`, but for whom it trusts.
+
+        Args:
+          certificate: What the client presents to servers that ask for a certificate.
+          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
+          maximum_version: The newest version.
+          alpn_protocols: What to offer by ALPN (RFC 7301), the best first.
+        """
+        return self._context(
+            ssl.Purpose.SERVER_AUTH, certificate, minimum_version, maximum_version, alpn_protocols
+        )
+
+    def server_context(
+        self,
+        *names: str,
+        certificate: IssuedCertificate | None = None,
+        client_certificates: ssl.VerifyMode = ssl.CERT_NONE,
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
+        alpn_protocols: Iterable[str] = (),
+    ) -> ssl.SSLContext:
+        """Make a server's context.
+
+        Args:
+          names: What a new certificate is issued for; by default this machine's own names,
+            ``"localhost"``, ``"127.0.0.1"`` and ``"::1"``.
+          certificate: The server's certificate, in place of a new one.
+          client_certificates: Whether clients have to present a certificate by this authority
+            (``ssl.CERT_REQUIRED``), or may do so (``ssl.CERT_OPTIONAL``).
+          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
+          maximum_version: The newest version.
+          alpn_protocols: What can be agreed on by ALPN (RFC 7301), the best first.
+
+        Raises:
+          ValueError: for both names and a certificate.
+        """
+        if certificate is None:
+            certificate = self.issue(*(names or _LOCAL_NAMES))
+        elif names:
+            raise ValueError("give names for a new certificate, or a certificate, not both")
+        context = self._context(
+            ssl.Purpose.CLIENT_AUTH, certificate, minimum_version, maximum_version, alpn_protocols
+        )
+        context.verify_mode = client_certificates
+        return context
+
+    def _context(
+        self,
+        purpose: ssl.Purpose,
+        certificate: IssuedCertificate | None,
+        minimum_version: ssl.TLSVersion | None,
+        maximum_version: ssl.TLSVersion | None,
+        alpn_protocols: Iterable[str],
+    ) -> ssl.SSLContext:
+        # With cadata, the system's authorities stay out.
+        context = ssl.create_default_context(purpose, cadata=self.certificate_pem.decode())
+        if certificate is not None:
+            certificate.load_into(context)
+        if minimum_version is not None:
+            context.minimum_version = minimum_version
+        if maximum_version is not None:
+            context.maximum_version = maximum_version
+        if protocols := list(alpn_protocols):
+            context.set_alpn_protocols(protocols)
+        return context
+
+
+################################################################
+# Two connections without I/O
+################################################################
+
+
+def tls_connection_pair(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = "localhost",
+) -> tuple[TLSConnection, TLSConnection]:
+    """Make a client and a server for each other, whose handshake is not done: see :func:`exchange`.
+
+    Returns:
+      The client and the server.
+    """
+    return (
+        TLSConnection(client_context, server_hostname=server_hostname),
+        TLSConnection(server_context, server_side=True),
+    )
+
+
+def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None = None) -> int:
+    """Carry the ciphertext that waits in one connection to another one, and nothing back.
+
+    It is fed, and that is all: call :meth:`TLSConnection.do_handshake` or
+    :meth:`TLSConnection.receive` to see what it does.
+
+    Args:
+      source: Where it is taken from.
+      target: What it is fed to.
+      chunk_bytes: How many bytes are fed at a time; by default all there are.
+
+    Returns:
+      How many bytes that was.
+    """
+    data = source.data_to_send()
+    for chunk in _chunks(data, chunk_bytes):
+        target.feed(chunk)
+    return len(data)
+
+
+def _chunks(data: bytes, chunk_bytes: int | None) -> Generator[bytes, None, None]:
+    step = len(data) or 1 if chunk_bytes is None else operator.index(chunk_bytes)
+    if step < 1:
+        raise ValueError("chunk_bytes must be >= 1")
+    for start in range(0, len(data), step):
+        yield data[start : start + step]
+
+
+def exchange(
+    client: TLSConnection, server: TLSConnection, chunk_bytes: int | None = None
+) -> tuple[int, int]:
+    """Carry ciphertext both ways between two connections, until neither has any more to send.
+
+    That completes the handshake if it is not done, and brings the session tickets. Plaintext waits
+    for :meth:`TLSConnection.receive`, as does the end. If TLS fails, the other side gets the alert;
+    nothing is raised here, but by the connections when they are used next.
+
+    Args:
+      client: One of them.
+      server: The other one.
+      chunk_bytes: How many bytes are fed at a time; by default all there are.
+
+    Returns:
+      How many bytes the client has sent, and the server.
+    """
+    by_client = by_server = 0
+    while True:
+        moved = (
+            _carry(client, server, chunk_bytes),
+            _carry(server, client, chunk_bytes),
+        )
+        if not any(moved):
+            return by_client, by_server
+        by_client += moved[0]
+        by_server += moved[1]
+
+
+def _carry(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None) -> int:
+    _move_on(source)
+    data = source.data_to_send()
+    for chunk in _chunks(data, chunk_bytes):
+        target.feed(chunk)
+        _move_on(target)
+    return len(data)
+
+
+def _move_on(connection: TLSConnection) -> None:
+    with suppress(TLSError):  # it raises that again whenever it is used
+        connection.do_handshake()
+    connection.look_ahead()
+
+
+################################################################
+# Two streams
+################################################################
+
+
+def tls_stream_pair(
+    transports: tuple[T_Client, T_Server],
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = "localhost",
+    **options: Any,
+) -> tuple[TLSStream[T_Client], TLSStream[T_Server]]:
+    """Put TLS over both ends of a transport. The handshake is not done: see :func:`do_handshakes`.
+
+    Trio makes transports in memory: :func:`trio.testing.memory_stream_pair` takes all that is sent
+    at once, while with :func:`trio.testing.lockstep_stream_pair` each send waits until the other
+    side has received it::
+
+        client, server = tls_stream_pair(memory_stream_pair(), client_context, server_context)
+
+    Args:
+      transports: The client's end and the server's.
+      client_context: The client's settings.
+      server_context: The server's settings.
+      server_hostname: The name that the client asks for, and checks.
+      options: More for both of the :class:`~trio_tlsbio.TLSStream`.
+
+    Returns:
+      The client and the server.
+    """
+    client, server = transports
+    return (
+        TLSStream(client, client_context, server_hostname=server_hostname, **options),
+        TLSStream(server, server_context, server_side=True, **options),
+    )
+
+
+async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    """Complete the handshake of two streams that are connected with each other.
+
+    Cancelled, it leaves the streams as :meth:`TLSStream.do_handshake` does.
+
+    Raises:
+      TLSError: if the handshake failed. If both sides did, this is the error of the one that did
+        not just hear of it by an alert. A stream that failed is closed, so that the other one does
+        not wait for it.
+    """
+    errors: list[TLSError] = []
+
+    async def run(stream: TLSStream[Any]) -> None:
+        try:
+            await stream.do_handshake()
+        except TLSError as exc:
+            errors.append(exc)
+            await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, client)
+        nursery.start_soon(run, server)
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, PeerAlertError))
+
+
+################################################################
+# Faults
+################################################################
+
+
+@attrs.frozen
+class _OneTimeFault:
+    at: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
+    """How many bytes have passed when it happens."""
+
+
+@attrs.frozen
+class Stall(_OneTimeFault):
+    """After ``at`` bytes nothing moves, until :meth:`FaultyLine.resume` or for some seconds."""
+
+    seconds: float | None = None
+    """How long it takes, in seconds; None to wait for :meth:`FaultyLine.resume`."""
+
+
+@attrs.frozen
+class Cut(_OneTimeFault):
+    """After ``at`` bytes this direction ends as if the sender had ended it. What follows is lost.
+
+    It is an end without a close_notify, unless that came before: a truncation.
+    """
+
+
+@attrs.frozen
+class Reset(_OneTimeFault):
+    """After ``at`` bytes the transport breaks, in both directions."""
+
+
+@attrs.frozen
+class Corrupt(_OneTimeFault):
+    """The byte that comes after the first ``at`` is changed on its way."""
+
+    mask: int = attrs.field(
+        default=1,
+        converter=operator.index,
+        validator=[attrs.validators.ge(1), attrs.validators.le(255)],
+    )
+    """Which of its bits are flipped, from 1 to 255."""
+
+
+@attrs.frozen
+class Insert(_OneTimeFault):
+    """After ``at`` bytes there come some that nobody has sent."""
+
+    data: bytes = attrs.field(converter=bytes)
+    """What comes."""
+
+
+def _sizes(sizes: int | Iterable[int]) -> tuple[int, ...]:
+    some = sizes if isinstance(sizes, Iterable) else (sizes,)
+    return tuple(operator.index(size) for size in some)
+
+
+@attrs.frozen
+class Split:
+    """All that passes is cut into chunks: ``Split(1)``, or ``Split([5, 1, 100])`` over and over.
+
+    Where a chunk ends depends on how many bytes have passed, not on how they were sent. Split what
+    is received to have it arrive like that: what is sent in chunks may well arrive in one.
+    """
+
+    sizes: tuple[int, ...] = attrs.field(
+        converter=_sizes,
+        validator=[
+            attrs.validators.min_len(1),
+            attrs.validators.deep_iterable(attrs.validators.ge(1)),
+        ],
+    )
+    """How many bytes each chunk has."""
+
+    def _left(self, position: int) -> int:
+        """How many bytes are left of the chunk at a position."""
+        position %= sum(self.sizes)
+        for size in self.sizes:
+            if position < size:
+                return size - position
+            position -= size
+        raise AssertionError("the position lies in one of the chunks")
+
+
+Fault: TypeAlias = Stall | Cut | Reset | Corrupt | Insert | Split
+"""What can happen to one direction."""
+
+
+@attrs.define(eq=False, init=False)
+class FaultyLine:
+    """One direction of a connection and its faults: bytes in, what becomes of them out.
+
+    It does no I/O, so it goes between two :class:`~trio_tlsbio.TLSConnection` as well as into a
+    :class:`FaultyStream`.
+
+    A fault happens as soon as so many bytes have passed, whether or not more are to come; but to
+    corrupt one takes a byte. Bytes are counted as they were sent: what is inserted does not count.
+    Faults at the same place happen in the order in which they are given, those that need a byte
+    after the others.
+    """
+
+    bytes_passed: int
+    """How many bytes have passed so far, without those that were inserted."""
+
+    _waiting: bytearray  # what has come and not passed
+    _splits: list[tuple[int, Split]]  # with the position of their first byte
+    _faults: list[Stall | Cut | Reset | Corrupt | Insert]  # that have not happened, by position
+    _end: Cut | Reset | None
+    _stall: Stall | None
+    # Both are replaced by each stall.
+    _stalled: trio.Event
+    _resumed: trio.Event
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self.bytes_passed = 0
+        self._waiting = bytearray()
+        self._splits = []
+        self._faults = []
+        self._end = None
+        self._stall = None
+        self._stalled = trio.Event()
+        self._resumed = trio.Event()
+        self.add(*faults)
+
+    def __repr__(self) -> str:
+        state = " stalled" if self.is_stalled else ""
+        return f"<FaultyLine{state} after {self.bytes_passed} bytes, {self._end or self._faults}>"
+
+    def add(self, *faults: Fault) -> None:
+        """Add faults, with their bytes counted from what has passed so far.
+
+        So what comes after a handshake is a place to be found without counting. One that is due at
+        once happens when the line is used next.
+        """
+        for fault in faults:
+            if isinstance(fault, Split):
+                self._splits.append((self.bytes_passed, fault))
+            else:
+                self._faults.append(attrs.evolve(fault, at=fault.at + self.bytes_passed))
+        self._faults.sort(key=lambda fault: (fault.at, isinstance(fault, Corrupt)))
+
+    @property
+    def faults_left(self) -> Collection[Fault]:
+        """Those that have not happened yet, without :class:`Split`, which happens all the time."""
+        return tuple(self._faults)
+
+    @property
+    def end(self) -> Cut | Reset | None:
+        """What has ended it, if anything has. Nothing passes any more."""
+        return self._end
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a :class:`Stall` has happened and is not over."""
+        return self._stall is not None
+
+    def carry(self, data: Data) -> Generator[bytes | Stall | Cut | Reset, None, None]:
+        """Yield, one after the other, what becomes of some bytes: bytes that arrive, and faults
+        that whoever moves the bytes has to see to.
+
+        A :class:`Cut` or :class:`Reset` is the last, and there is nothing from then on.
+        """
+        self._waiting += data
+        while (step := self._next_step()) is not None:
+            yield step
+
+    def _next_step(self) -> bytes | Stall | Cut | Reset | None:
+        if self._end is not None:
+            return None
+        fault = self._due()
+        if fault is not None and not isinstance(fault, Corrupt):
+            del self._faults[0]
+            return self._happen(fault)
+        if not self._waiting:
+            return None
+        if fault is not None:
+            return self._corrupt()
+        return self._take(self._count_to_pass())
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._waiting[:count])
+        del self._waiting[:count]
+        self.bytes_passed += count
+        return data
+
+    def _due(self) -> Stall | Cut | Reset | Corrupt | Insert | None:
+        if self._faults and self._faults[0].at == self.bytes_passed:
+            return self._faults[0]
+        return None
+
+    def _corrupt(self) -> bytes:
+        mask = 0
+        while isinstance(fault := self._due(), Corrupt):
+            mask ^= fault.mask
+            del self._faults[0]
+        return bytes([self._take(1)[0] ^ mask])
+
+    def _happen(self, fault: Stall | Cut | Reset | Insert) -> bytes | Stall | Cut | Reset:
+        if isinstance(fault, Insert):
+            return fault.data
+        if isinstance(fault, Stall):
+            self._stall = fault
+            self._resumed = trio.Event()
+            self._stalled.set()
+        else:
+            self._end = fault
+        return fault
+
+    def _count_to_pass(self) -> int:
+        counts = [len(self._waiting)]
+        if self._faults:
+            counts.append(self._faults[0].at - self.bytes_passed)
+        counts += (split._left(self.bytes_passed - start) for start, split in self._splits)
+        return min(counts)
+
+    ################################################################
+    # Stalls
+    ################################################################
+
+    def resume(self) -> None:
+        """End the stall.
+
+        Raises:
+          RuntimeError: if there is none now: see :meth:`wait_stalled`.
+        """
+        if self._stall is None:
+            raise RuntimeError("this line is not stalled")
+        self._stall = None
+        self._stalled = trio.Event()
+        self._resumed.set()
+
+    async def wait_stalled(self) -> None:
+        """Wait until a :class:`Stall` has happened and is not over."""
+        await self._stalled.wait()
+
+    async def _wait_resumed(self) -> None:
+        """Wait for the end of the stall, if there is one. Cancelled, it goes on."""
+        while self._stall is not None:
+            stall, resumed = self._stall, self._resumed
+            if stall.seconds is None:
+                await resumed.wait()
+                continue
+            with trio.move_on_after(stall.seconds):
+                await resumed.wait()
+            if self._stall is stall:
+                self.resume()
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
+    """A transport on which things go wrong, at bytes that are known in advance.
+
+    Put it over one end of a transport, and TLS, or whatever is to be tested, over it::
+
+        transport, other_end = trio.testing.memory_stream_pair()
+        faulty = FaultyStream(transport, receiving=[Split(1), Cut(2000)])
+        stream = TLSStream(faulty, client_context, server_hostname="localhost")
+
+    The bytes of each direction are counted from 0. Without faults it is just as good as the stream
+    beneath, except that it can't tell how much of a cancelled send was sent, not even over a
+    socket: see :attr:`TLSStream.is_cancel_safe`. A cancelled receive loses nothing.
+
+    Args:
+      stream: The stream beneath. It is this stream's to close.
+      sending: What happens to the bytes that are sent. A :class:`Cut` there takes a stream that has
+        ``send_eof``.
+      receiving: What happens to the bytes that are received.
+
+    Raises:
+      TypeError: if that is to be cut, and can't be.
+
+    After a :class:`Reset` all that is done with it raises a :exc:`trio.BrokenResourceError`, and
+    the other end finds that the stream beneath was closed; over TCP it gets a reset (RST) too.
+    """
+
+    stream: T_Stream
+    """The stream beneath."""
+
+    sending: FaultyLine
+    """The direction away from here."""
+
+    receiving: FaultyLine
+    """The direction to here."""
+
+    _arrived: bytes  # the next that is to be received
+    _is_closed: bool
+    _send_conflict: ConflictDetector
+    _receive_conflict: ConflictDetector
+
+    def __init__(
+        self, stream: T_Stream, *, sending: Iterable[Fault] = (), receiving: Iterable[Fault] = ()
+    ) -> None:
+        self.stream = stream
+        self.sending = FaultyLine(sending)
+        self.receiving = FaultyLine(receiving)
+        if any(isinstance(fault, Cut) for fault in self.sending.faults_left):
+            self._half_closeable()
+        self._arrived = b""
+        self._is_closed = False
+        self._send_conflict = ConflictDetector("another task is sending on this FaultyStream")
+        self._receive_conflict = ConflictDetector("another task is receiving on this FaultyStream")
+
+    def __repr__(self) -> str:
+        return f"<FaultyStream over {self.stream!r}>"
+
+    def _half_closeable(self) -> trio.abc.HalfCloseableStream:
+        if not isinstance(self.stream, trio.abc.HalfCloseableStream):
+            raise TypeError(f"one direction of a {type(self.stream).__name__} can't be ended alone")
+        return self.stream
+
+    async def send_all(self, data: Data) -> None:
+        """Send data. See :class:`trio.abc.SendStream`.
+
+        Cancelled in a stall, it has sent what comes before that, and nothing after it.
+        """
+        with self._send_conflict, self._told_of_reset():
+            await trio.lowlevel.checkpoint()
+            await self.sending._wait_resumed()
+            self._check_open()
+            try:
+                for step in self.sending.carry(data):
+                    await self._send(step)
+            finally:
+                self.sending._waiting.clear()  # what was cancelled is not sent later
+
+    async def _send(self, step: bytes | Stall | Cut | Reset) -> None:
+        if isinstance(step, Stall):
+            await self.sending._wait_resumed()
+            self._check_open()
+        elif isinstance(step, Cut):
+            await self._half_closeable().send_eof()
+        elif isinstance(step, Reset):
+            await self._reset()
+        else:
+            await self.stream.send_all(step)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
+        with self._send_conflict, self._told_of_reset():
+            await self.sending._wait_resumed()
+            self._check_open()
+            if self.sending.end is None:
+                await self.stream.wait_send_all_might_not_block()
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        """End the direction away from here. See :class:`trio.abc.HalfCloseableStream`.
+
+        Raises:
+          TypeError: if the stream beneath has no ``send_eof``.
+        """
+        with self._send_conflict, self._told_of_reset():
+            await self.sending._wait_resumed()
+            self._check_open()
+            await self._half_closeable().send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive data. See :class:`trio.abc.ReceiveStream`. Cancelled, nothing is lost."""
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be >= 1")
+        with self._receive_conflict, self._told_of_reset():
+            await trio.lowlevel.checkpoint()
+            while not self._arrived:
+                await self.receiving._wait_resumed()
+                self._check_open()
+                step = self.receiving._next_step()
+                if isinstance(step, bytes):
+                    self._arrived = step
+                elif isinstance(step, Reset):
+                    await self._reset()
+                elif step is None:
+                    if self.receiving.end is not None:
+                        return b""
+                    received = await self.stream.receive_some(max_bytes)
+                    if not received:
+                        return b""
+                    self.receiving._waiting += received
+            self._check_open()
+            data = self._arrived[:max_bytes]
+            self._arrived = self._arrived[len(data) :]
+            return data
+
+    async def aclose(self) -> None:
+        """Close the stream beneath. Tasks that are blocked here get a ClosedResourceError."""
+        self._is_closed = True
+        self._end_stalls()
+        await self.stream.aclose()
+
+    def _end_stalls(self) -> None:
+        for line in (self.sending, self.receiving):
+            if line.is_stalled:
+                line.resume()
+
+    @property
+    def _reset_by(self) -> Reset | None:
+        for line in (self.sending, self.receiving):
+            if isinstance(line.end, Reset):
+                return line.end
+        return None
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this FaultyStream was closed")
+        if (reset := self._reset_by) is not None:
+            raise trio.BrokenResourceError(f"connection reset after {reset.at} bytes, by a fault")
+
+    async def _reset(self) -> None:
+        if isinstance(self.stream, trio.SocketStream):
+            # Closed like that, a socket sends RST: see SO_LINGER in socket(7).
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            self.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
+        self._end_stalls()
+        await trio.aclose_forcefully(self.stream)
+        self._check_open()
+
+    @contextmanager
+    def _told_of_reset(self) -> Generator[None, None, None]:
+        # A reset in one direction closes the stream beneath, under a task in the other one.
+        try:
+            yield
+        except trio.ClosedResourceError:
+            if not self._is_closed:
+                self._check_open()
+            raise

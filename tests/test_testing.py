@@ -383,6 +383,7 @@ def test_what_a_line_knows() -> None:
     assert list(steps) == [b"d", Cut(4)]
     assert line.end == Cut(4)
     assert line.faults_left == ()
+    assert line.faults_happened == (Insert(1, b"XYZ"), Stall(3), Cut(4))
     assert list(line.carry(b"more")) == []
     assert line.bytes_passed == 4
 
@@ -393,6 +394,7 @@ def test_faults_are_added_later() -> None:
     line.add(Corrupt(0), Split(2), Insert(2, b"XY"))
     assert line.faults_left == (Corrupt(3), Insert(5, b"XY"), Cut(8))
     assert list(line.carry(b"defghi")) == [b"e", b"e", b"XY", b"fg", b"h", Cut(8)]
+    assert line.faults_happened == (Corrupt(3), Insert(5, b"XY"), Cut(8))
     assert repr(line) == "<FaultyLine after 8 bytes, Cut(at=8)>"
 
 

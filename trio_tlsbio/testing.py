@@ -11,7 +11,7 @@ import os
 import socket as stdlib_socket
 import ssl
 import struct
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -507,7 +507,9 @@ class FaultyLine:
 
     _waiting: bytearray  # what has come and not passed
     _splits: list[tuple[int, Split]]  # with the position of their first byte
-    _faults: list[Stall | Cut | Reset | Corrupt | Insert]  # that have not happened, by position
+    # Those that have not happened, by position, and those that have.
+    _faults: list[Stall | Cut | Reset | Corrupt | Insert]
+    _happened: list[Stall | Cut | Reset | Corrupt | Insert]
     _end: Cut | Reset | None
     _stall: Stall | None
     # Both are replaced by each stall.
@@ -519,6 +521,7 @@ class FaultyLine:
         self._waiting = bytearray()
         self._splits = []
         self._faults = []
+        self._happened = []
         self._end = None
         self._stall = None
         self._stalled = trio.Event()
@@ -543,9 +546,14 @@ class FaultyLine:
         self._faults.sort(key=lambda fault: (fault.at, isinstance(fault, Corrupt)))
 
     @property
-    def faults_left(self) -> Collection[Fault]:
+    def faults_left(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
         """Those that have not happened yet, without :class:`Split`, which happens all the time."""
         return tuple(self._faults)
+
+    @property
+    def faults_happened(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
+        """Those that have happened, in this order."""
+        return tuple(self._happened)
 
     @property
     def end(self) -> Cut | Reset | None:
@@ -569,10 +577,10 @@ class FaultyLine:
 
     def _next_step(self) -> bytes | Stall | Cut | Reset | None:
         if self._end is not None:
+            self._waiting.clear()
             return None
         fault = self._due()
         if fault is not None and not isinstance(fault, Corrupt):
-            del self._faults[0]
             return self._happen(fault)
         if not self._waiting:
             return None
@@ -595,10 +603,11 @@ class FaultyLine:
         mask = 0
         while isinstance(fault := self._due(), Corrupt):
             mask ^= fault.mask
-            del self._faults[0]
+            self._happened.append(self._faults.pop(0))
         return bytes([self._take(1)[0] ^ mask])
 
     def _happen(self, fault: Stall | Cut | Reset | Insert) -> bytes | Stall | Cut | Reset:
+        self._happened.append(self._faults.pop(0))
         if isinstance(fault, Insert):
             return fault.data
         if isinstance(fault, Stall):

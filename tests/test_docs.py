@@ -415,6 +415,7 @@ async def test_metrics(
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     tested.add("workers")  # which forks: test_resumption.py runs it
+    tested |= {"asyncio_client", "selecting"}  # test_embedding.py runs them
     assert tested == {path.stem for path in (DOCS / "examples").glob("*.py")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -21,7 +22,7 @@ from trio_tlsbio.testing import Cut, Fault, FaultyStream
 from .programs import LIMIT, VERSION_OPTIONS, Output, needs, s_server
 from .test_docs import DOCS, HOST, example, serving
 
-BIG = bytes(range(256)) * 10_000
+BIG = bytes(range(256)) * 40_000
 
 
 def ask_by_blocking(port: int, question: bytes, context: ssl.SSLContext) -> bytes:
@@ -184,6 +185,26 @@ async def test_both_directions_at_once(
     async with serving(echo, server_context) as port:
         answer = await trio.to_thread.run_sync(PROGRAMS[program], port, BIG, client_context)
     assert answer == BIG
+
+
+async def test_selecting_over_a_socket_that_takes_a_part(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reluctant(socket.socket):
+        def send(self, data: Any, flags: int = 0) -> int:
+            return super().send(data[:1000], flags)
+
+    def create_connection(*args: Any, **kwargs: Any) -> Reluctant:
+        return Reluctant(fileno=connect(*args, **kwargs).detach())
+
+    connect = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    question = BIG[:500_000]
+    async with serving(echo, server_context) as port:
+        answer = await trio.to_thread.run_sync(ask_by_selecting, port, question, client_context)
+    assert answer == question
 
 
 async def test_several_connections_at_once(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from selectors import DefaultSelector
@@ -17,7 +16,7 @@ import trio
 import trustme
 
 from trio_tlsbio import CertificateError, TLSConnection, TLSStream, TruncationError
-from trio_tlsbio.testing import Cut, Fault, FaultyStream
+from trio_tlsbio.testing import Cut
 
 from .programs import LIMIT, VERSION_OPTIONS, Output, needs, s_server
 from .test_docs import DOCS, HOST, example, serving
@@ -107,30 +106,6 @@ async def test_s_server_is_told_why(
         await output.wait_for(b"alert unknown ca")
 
 
-@asynccontextmanager
-async def faulty_way(port: int, *faults: Fault) -> AsyncIterator[int]:
-    """A port that leads to another one, with faults in what comes back from there."""
-
-    async def carry(
-        source: trio.abc.HalfCloseableStream, sink: trio.abc.HalfCloseableStream
-    ) -> None:
-        with suppress(trio.BrokenResourceError):  # the other one has gone
-            async for data in source:
-                await sink.send_all(data)
-            await sink.send_eof()
-
-    async def handle(client: trio.SocketStream) -> None:
-        server = FaultyStream(await trio.open_tcp_stream(HOST, port), receiving=faults)
-        async with server, trio.open_nursery() as nursery:
-            nursery.start_soon(carry, client, server)
-            nursery.start_soon(carry, server, client)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host=HOST))
-        yield listeners[0].socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
-
-
 @needs("openssl")
 @pytest.mark.parametrize("at", [0, 100, 2000])
 async def test_truncated_answers_of_s_server(
@@ -140,6 +115,7 @@ async def test_truncated_answers_of_s_server(
     client_context: ssl.SSLContext,
     tls_version: ssl.TLSVersion,
 ) -> None:
+    faulty_way = example("faulty_way").faulty_way
     page = b"GET / HTTP/1.0\r\n\r\n"
     async with s_server(server_pem, VERSION_OPTIONS[tls_version], "-www") as port:
         answer = await ask(port, page, client_context)

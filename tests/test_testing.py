@@ -325,6 +325,7 @@ def test_faults_are_values() -> None:
     ("make", "error"),
     [
         (lambda: Cut(-1), ValueError),
+        (lambda: Stall(1, seconds=-1), ValueError),
         (lambda: Cut(1.5), TypeError),  # type: ignore[arg-type]
         (lambda: Corrupt(1, mask=0), ValueError),
         (lambda: Corrupt(1, mask=256), ValueError),

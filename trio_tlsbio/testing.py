@@ -268,8 +268,8 @@ def tls_connection_pair(
 def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None = None) -> int:
     """Carry the ciphertext that waits in one connection to another one, and nothing back.
 
-    It is fed, and that is all: call :meth:`TLSConnection.do_handshake` or
-    :meth:`TLSConnection.receive` to see what it does.
+    It is fed, and that is all: call :meth:`~trio_tlsbio.TLSConnection.do_handshake` or
+    :meth:`~trio_tlsbio.TLSConnection.receive` to see what it does.
 
     Args:
       source: Where it is taken from.
@@ -298,9 +298,9 @@ def exchange(
 ) -> tuple[int, int]:
     """Carry ciphertext both ways between two connections, until neither has any more to send.
 
-    That completes the handshake if it is not done, and brings the session tickets. Plaintext waits
-    for :meth:`TLSConnection.receive`, as does the end. If TLS fails, the other side gets the alert;
-    nothing is raised here, but by the connections when they are used next.
+    That completes the handshake if it is not done, and brings the session tickets. Plaintext, and
+    the end, wait to be received. If TLS fails, the other side gets the alert; nothing is raised
+    here, but by the connections when they are used next.
 
     Args:
       client: One of them.
@@ -378,7 +378,7 @@ def tls_stream_pair(
 async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
     """Complete the handshake of two streams that are connected with each other.
 
-    Cancelled, it leaves the streams as :meth:`TLSStream.do_handshake` does.
+    Cancelled, it leaves the streams as :meth:`~trio_tlsbio.TLSStream.do_handshake` does.
 
     Raises:
       TLSError: if the handshake failed. If both sides did, this is the error of the one that did
@@ -416,7 +416,9 @@ class _OneTimeFault:
 class Stall(_OneTimeFault):
     """After ``at`` bytes nothing moves, until :meth:`FaultyLine.resume` or for some seconds."""
 
-    seconds: float | None = None
+    seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
     """How long it takes, in seconds; None to wait for :meth:`FaultyLine.resume`."""
 
 
@@ -670,7 +672,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     The bytes of each direction are counted from 0. Without faults it is just as good as the stream
     beneath, except that it can't tell how much of a cancelled send was sent, not even over a
-    socket: see :attr:`TLSStream.is_cancel_safe`. A cancelled receive loses nothing.
+    socket: see :attr:`~trio_tlsbio.TLSStream.is_cancel_safe`. A cancelled receive loses nothing.
 
     Args:
       stream: The stream beneath. It is this stream's to close.
@@ -821,7 +823,8 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if isinstance(self.stream, trio.SocketStream):
             # Closed like that, a socket sends RST: see SO_LINGER in socket(7).
             linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-            self.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
+            with suppress(OSError):  # it has gone already
+                self.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
         self._end_stalls()
         await trio.aclose_forcefully(self.stream)
         self._check_open()

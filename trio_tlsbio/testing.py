@@ -95,7 +95,7 @@ class IssuedCertificate:
         """Write the key and the certificate into one file, for other programs. It blocks.
 
         :meth:`ssl.SSLContext.load_cert_chain` takes such a file, as ``openssl s_server -cert`` and
-        ``curl --cert`` do. Only the user can read it.
+        ``curl --cert`` do. A new file can be read by its owner alone.
         """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
@@ -742,7 +742,8 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self.sending._wait_resumed()
             self._check_open()
         elif isinstance(step, Cut):
-            await self._half_closeable().send_eof()
+            with trio.CancelScope(shield=True):  # it has happened, and won't be tried again
+                await self._half_closeable().send_eof()
         elif isinstance(step, Reset):
             await self._reset()
         else:

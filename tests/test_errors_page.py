@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "CertificateError",
     "ClosedResourceError",
     "HandshakeTimeoutError",
+    "ImportError",
     "NeedHandshakeError",
     "PeerAlertError",
     "PostHandshakeAuthError",
@@ -89,7 +90,7 @@ class Source:
             return
         # Functions that make one by one of these are looked through like all others.
         local = {each.name for each in ast.walk(self.tree) if isinstance(each, Function)}
-        known = EXCEPTIONS | local | {"AssertionError", "again", "error", "claim"}
+        known = EXCEPTIONS | local | {"AssertionError", "again", "error", "claim", "min"}
         assert name in known, f"{self.name}:{call.lineno} raises {name}, which is not known here"
 
     def _texts(self, node: ast.expr, within: ast.AST) -> list[str]:

@@ -377,6 +377,8 @@ async def test_misuse(client_context: ssl.SSLContext, server_context: ssl.SSLCon
             await stream.receive()
         with pytest.raises(anyio.ClosedResourceError):
             await stream.send(b"")
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.transport_stream.receive()
         tcp = await anyio.connect_tcp(HOST, port)
         with pytest.raises(ValueError, match="server_hostname"):
             await TLSStream.wrap(tcp, server_side=False, ssl_context=client_context)

@@ -263,13 +263,8 @@ class TLSStream(anyio.abc.ByteStream):
         """End the connection, and close the stream beneath: see
         :meth:`trio_tlsbio.TLSStream.aclose`.
         """
-        try:
-            with _in_words_of_anyio():
-                await self.trio_stream.aclose()
-        finally:
-            await (
-                self.transport_stream.aclose()
-            )  # which does not know yet that its socket is closed
+        with _in_words_of_anyio():
+            await self.trio_stream.aclose()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

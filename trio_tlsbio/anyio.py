@@ -263,8 +263,12 @@ class TLSStream(anyio.abc.ByteStream):
         """End the connection, and close the stream beneath: see
         :meth:`trio_tlsbio.TLSStream.aclose`.
         """
-        with _in_words_of_anyio():
-            await self.trio_stream.aclose()
+        try:
+            with _in_words_of_anyio():
+                await self.trio_stream.aclose()
+        finally:
+            if self.trio_stream.transport_stream is not None:  # as it is after unwrap()
+                await self.transport_stream.aclose()  # it has to know that its socket is closed
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import ssl
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -95,3 +100,15 @@ def wrap_pair(
 
 
 both_handshakes = do_handshakes
+
+
+async def run_block(page: str, start: str, **names: Any) -> dict[str, Any]:
+    """Execute the block of code of a page that begins so, and return what it has defined."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"::\n\n((?:    [^\n]*\n|\n)+)", text)
+    (block,) = [b for b in map(textwrap.dedent, blocks) if b.startswith(start)]
+    code = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        await result
+    return names

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 import ssl
+import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -12,6 +17,7 @@ import trio.testing
 import trustme
 
 from trio_tlsbio import TLSConnection, TLSError, TLSStream
+from trio_tlsbio.testing import do_handshakes, exchange, tls_stream_pair
 
 NAME = "server.example"
 VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
@@ -37,43 +43,29 @@ def server_context_for(
     return context
 
 
-def transfer(source: TLSConnection, target: TLSConnection, chunk: int | None = None) -> int:
-    """Move all ciphertext from one connection to another, in chunks of ``chunk`` bytes."""
-    data = source.data_to_send()
-    step = chunk or max(len(data), 1)
-    for start in range(0, len(data), step):
-        target.feed(data[start : start + step])
-    return len(data)
-
-
 def shake_hands(client: TLSConnection, server: TLSConnection, chunk: int | None = None) -> None:
     """Complete the handshake between two connections, tickets included."""
-    for _ in range(10):
-        if client.do_handshake() & server.do_handshake():
-            break
-        transfer(client, server, chunk)
-        server.do_handshake()
-        transfer(server, client, chunk)
-    else:
-        raise AssertionError("the handshake does not end")
-    transfer(client, server, chunk)
-    transfer(server, client, chunk)
+    exchange(client, server, chunk)
+    assert client.do_handshake()
+    assert server.do_handshake()
     assert client.receive() is None
     assert server.receive() is None
 
 
 def failures(client: TLSConnection, server: TLSConnection) -> tuple[TLSError | None, ...]:
     """Run a handshake that fails, and return what the client and the server raise."""
-    errors: list[TLSError | None] = [None, None]
-    for _ in range(6):
-        for index, (side, other) in enumerate(((client, server), (server, client))):
-            try:
-                if side.do_handshake():
-                    side.receive()
-            except TLSError as exc:
-                errors[index] = exc
-            transfer(side, other)
-    return tuple(errors)
+    exchange(client, server)
+    return failure(client), failure(server)
+
+
+def failure(connection: TLSConnection) -> TLSError | None:
+    """Return what a connection raises."""
+    try:
+        if connection.do_handshake():
+            connection.receive()
+    except TLSError as exc:
+        return exc
+    return None
 
 
 @asynccontextmanager
@@ -98,14 +90,25 @@ def wrap_pair(
     **options: Any,
 ) -> tuple[TLSStream[Any], TLSStream[Any]]:
     """Put TLS over two transports. ``options`` go to both streams."""
-    return (
-        TLSStream(client_transport, client_context, server_hostname=NAME, **options),
-        TLSStream(server_transport, server_context, server_side=True, **options),
+    return tls_stream_pair(
+        (client_transport, server_transport),
+        client_context,
+        server_context,
+        server_hostname=NAME,
+        **options,
     )
 
 
-async def both_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
-    """Complete the handshake of two streams."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.do_handshake)
-        nursery.start_soon(server.do_handshake)
+both_handshakes = do_handshakes
+
+
+async def run_block(page: str, start: str, **names: Any) -> dict[str, Any]:
+    """Execute the block of code of a page that begins so, and return what it has defined."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"::\n\n((?:    [^\n]*\n|\n)+)", text)
+    (block,) = [b for b in map(textwrap.dedent, blocks) if b.startswith(start)]
+    code = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        await result
+    return names

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -61,10 +62,25 @@ async def port_of(stdout: trio.abc.ReceiveStream) -> int | None:
     return int(found[1]) if found[1] else None
 
 
-async def drain(stream: trio.abc.ReceiveStream) -> None:
-    """Read to the end, so that the program at the other end goes on."""
-    async for _ in stream:
-        pass
+@attrs.define(eq=False)
+class Output:
+    """What a program has said so far."""
+
+    text: bytes = b""
+    _said_more: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    async def read(self, stream: trio.abc.ReceiveStream) -> None:
+        """Read to the end, so that the program at the other end goes on."""
+        async for part in stream:
+            self.text += part
+            self._said_more.set()
+
+    async def wait_for(self, words: bytes) -> None:
+        """Wait until the program has said something."""
+        with trio.fail_after(LIMIT):
+            while words not in self.text:
+                self._said_more = trio.Event()
+                await self._said_more.wait()
 
 
 @asynccontextmanager
@@ -95,7 +111,9 @@ async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def s_server(pem: Path, *options: object, port: int = 0) -> AsyncIterator[int]:
+async def s_server(
+    pem: Path, *options: object, port: int = 0, output: Output | None = None
+) -> AsyncIterator[int]:
     """Run ``openssl s_server``, by default on a port that the kernel chooses, and give the port."""
     argv = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", pem, "-key", pem]
     with trio.fail_after(LIMIT):
@@ -105,7 +123,7 @@ async def s_server(pem: Path, *options: object, port: int = 0) -> AsyncIterator[
             assert process.stdout is not None
             port = await port_of(process.stdout) or port
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(drain, process.stdout)
+                nursery.start_soon((output or Output()).read, process.stdout)
                 yield port
                 nursery.cancel_scope.cancel()
 

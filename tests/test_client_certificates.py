@@ -19,6 +19,7 @@ from trio_tlsbio import (
     TLSStream,
     TruncationError,
 )
+from trio_tlsbio.testing import transfer
 
 from .helpers import (
     NAME,
@@ -28,7 +29,6 @@ from .helpers import (
     server_context_for,
     shake_hands,
     tcp_pair,
-    transfer,
     wrap_pair,
 )
 

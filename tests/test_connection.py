@@ -21,6 +21,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio._connection import SLICE_BYTES
 from trio_tlsbio._records import RECORD_BYTES
+from trio_tlsbio.testing import transfer
 
 from .helpers import (
     NAME,
@@ -28,7 +29,6 @@ from .helpers import (
     failures,
     server_context_for,
     shake_hands,
-    transfer,
 )
 
 CHUNKS = pytest.mark.parametrize("chunk", [1, 7, None], ids=["1", "7", "whole"])

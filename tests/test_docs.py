@@ -25,6 +25,7 @@ import trio.testing
 import trustme
 
 import trio_tlsbio
+import trio_tlsbio.testing
 from trio_tlsbio import (
     ReloadingContext,
     SessionCache,
@@ -412,9 +413,24 @@ async def test_metrics(
     ]
 
 
+# With how many tests are in them.
+TEST_EXAMPLES = {"testing_tls": 5, "testing_core": 1}
+
+
+@pytest.mark.parametrize("name", list(TEST_EXAMPLES))
+def test_tests(name: str) -> None:
+    path = DOCS / "examples" / f"{name}.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert f"{TEST_EXAMPLES[name]} passed" in result.stdout
+
+
 def test_every_example_has_a_test() -> None:
     tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     tested.add("workers")  # which forks: test_resumption.py runs it
+    tested |= {"asyncio_client", "selecting", "faulty_way"}  # test_embedding.py runs them
+    tested |= TEST_EXAMPLES.keys()
     assert tested == {path.stem for path in (DOCS / "examples").glob("*.py")}
 
 
@@ -484,6 +500,9 @@ def test_docs_build(tmp_path: Path) -> None:
     api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
     for name in trio_tlsbio.__all__:
         assert f'id="trio_tlsbio.{name}"' in api
+    page = (tmp_path / "html" / "testing.html").read_text(encoding="utf-8")
+    for name in trio_tlsbio.testing.__all__:
+        assert f'id="trio_tlsbio.testing.{name}"' in page
 
 
 def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -26,6 +25,7 @@ from trio_tlsbio import (
     TLSStream,
     TruncationError,
 )
+from trio_tlsbio.testing import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset
 
 from .helpers import (
     NAME,
@@ -63,39 +63,16 @@ def contexts(
     return all_contexts[tls_version]
 
 
-@attrs.define(eq=False)
-class Line:
-    """One direction of the wire, with a fault at one byte."""
-
-    fault: str = "none"
-    offset: int = -1
-    #: Which bit is flipped.
-    bit: int = 0
-    #: How many bytes were put in.
-    length: int = 0
-    #: Whether the fault has happened.
-    is_faulty: bool = False
-
-    def carry(self, data: bytes) -> bytes:
-        """Return what becomes of some bytes. An end or a reset comes after them."""
-        at = self.offset - self.length
-        self.length += len(data)
-        if self.is_faulty:
-            return b"" if self.is_broken else data
-        # Garbage, the end and a reset may also come after the last byte there is.
-        if self.offset < 0 or not 0 <= at < len(data):
-            return data
-        self.is_faulty = True
-        if self.is_broken:
-            return data[:at]
-        if self.fault == "garbage":
-            return data[:at] + GARBAGE + data[at:]
-        assert self.fault == "flip"
-        return data[:at] + bytes([data[at] ^ 1 << self.bit]) + data[at + 1 :]
-
-    @property
-    def is_broken(self) -> bool:
-        return self.is_faulty and self.fault in {"eof", "reset"}
+def fault_at(name: str, offset: int) -> Cut | Reset | Insert | Corrupt:
+    match name:
+        case "eof":
+            return Cut(offset)
+        case "reset":
+            return Reset(offset)
+        case "garbage":
+            return Insert(offset, GARBAGE)
+        case _:
+            return Corrupt(offset, mask=1 << offset * 5 % 8)
 
 
 @attrs.define(eq=False)
@@ -179,7 +156,8 @@ class Conversation:
     """Two talkers, and the lines from each of them to the other."""
 
     talkers: dict[str, Talker]
-    lines: dict[str, Line]
+    lines: dict[str, FaultyLine]
+    bytes_sent: dict[str, int] = attrs.field(factory=lambda: dict.fromkeys(SIDES, 0))
     eof_fed: set[str] = attrs.field(factory=set)
     #: What each left to be sent with its error.
     alerts: dict[str, bytes] = attrs.field(factory=dict)
@@ -199,11 +177,13 @@ class Conversation:
         count = talker.connection.bytes_to_send
         data = talker.connection.data_to_send()
         assert len(data) == count
+        self.bytes_sent[name] += count
         if talker.connection.send_state is State.FAILED:
             self.alerts.setdefault(name, data)
-        if carried := line.carry(data):
+        carried = b"".join(step for step in line.carry(data) if isinstance(step, bytes))
+        if carried:
             other.connection.feed(carried)
-        return (line.is_broken and self.feed_eof(other_name)) or bool(carried)
+        return (line.end is not None and self.feed_eof(other_name)) or bool(carried)
 
     def run(self) -> None:
         for _ in range(100):
@@ -220,16 +200,19 @@ class Conversation:
         """Check that who left an alert was heard by the other, unless the wire is at fault."""
         for name, other_name in (SIDES, SIDES[::-1]):
             other = self.talkers[other_name].outcome
-            if self.alerts.get(name) and not self.lines[name].is_faulty:
+            if self.alerts.get(name) and not self.lines[name].faults_happened:
                 # Who had got all that it wanted need not care.
                 assert other.error is not None or other.received
                 assert not isinstance(other.error, TruncationError) or other_name in self.eof_fed
 
 
 def converse(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext], lines: dict[str, Line]
-) -> dict[str, Outcome]:
-    """Hold a conversation; ``lines`` are those from the side of that name to the other."""
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], lines: dict[str, FaultyLine]
+) -> tuple[dict[str, Outcome], dict[str, int]]:
+    """Hold a conversation; ``lines`` are those from the side of that name to the other.
+
+    Return how it went, and how many bytes each side has sent.
+    """
     client = Talker(TLSConnection(contexts[0], server_hostname=NAME), QUESTION, waits=False)
     server = Talker(TLSConnection(contexts[1], server_side=True), ANSWER, waits=True)
     conversation = Conversation({"client": client, "server": server}, lines)
@@ -238,7 +221,7 @@ def converse(
     for talker in (client, server):
         if talker.outcome.error is not None:
             talker.fails_again()
-    return {"client": client.outcome, "server": server.outcome}
+    return {"client": client.outcome, "server": server.outcome}, conversation.bytes_sent
 
 
 def run_all(
@@ -250,16 +233,17 @@ def run_all(
     """
     offset = clean = told = 0
     while True:
-        lines = {name: Line() for name in SIDES}
-        lines[side] = Line(fault, offset, bit=offset * 5 % 8)
+        lines = {name: FaultyLine() for name in SIDES}
+        lines[side].add(fault_at(fault, offset))
         try:
-            outcomes = converse(contexts, lines)
+            outcomes, bytes_sent = converse(contexts, lines)
             check(outcomes)
         except BaseException as exc:
             exc.add_note(f"{fault} at byte {offset} from the {side}")
             raise
-        if not lines[side].is_faulty:
+        if offset >= bytes_sent[side]:
             break
+        assert lines[side].faults_happened
         clean += all(outcome.error is None for outcome in outcomes.values())
         told += isinstance(outcomes[side].error, PeerAlertError)
         offset += 1
@@ -303,66 +287,17 @@ def test_a_bit_is_flipped_in_every_byte(
 ################################################################
 
 
-@attrs.define(eq=False)
-class Wire:
-    """Two lines between two transports, and whether they were reset."""
+class NotingStream(FaultyStream[Any]):
+    """Keeps in mind whether a send failed, as the peer has gone."""
 
-    lines: dict[str, Line]
-    ends: dict[str, FaultyStream] = attrs.field(factory=dict)
-    is_reset: bool = False
-
-    @classmethod
-    def faulty(cls, side: str, line: Line) -> Wire:
-        wire = cls({name: Line() for name in SIDES} | {side: line})
-        client, server = memory_stream_pair()
-        wire.ends["client"] = FaultyStream(wire, wire.lines["client"], client)
-        wire.ends["server"] = FaultyStream(wire, wire.lines["server"], server)
-        return wire
-
-    def cut(self) -> None:
-        """End both lines."""
-        for end in self.ends.values():
-            end.stream.send_stream.close()
-
-
-@attrs.define(eq=False)
-class FaultyStream(trio.abc.Stream):
-    """One end of a wire."""
-
-    wire: Wire
-    line: Line  # that leads away from here
-    stream: Any
-    #: Whether a send failed, as the peer has gone.
     is_broken: bool = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
-        if self.wire.is_reset:
+        try:
+            await super().send_all(data)
+        except trio.BrokenResourceError:
             self.is_broken = True
-            raise trio.BrokenResourceError("connection reset by peer")
-        if carried := self.line.carry(bytes(data)):
-            try:
-                await self.stream.send_all(carried)
-            except trio.BrokenResourceError:
-                self.is_broken = True
-                raise
-        if self.line.is_broken:
-            self.stream.send_stream.close()
-            if self.line.fault == "reset":
-                self.wire.is_reset = True
-                self.wire.cut()
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = bytes(await self.stream.receive_some(max_bytes))
-        if not data and self.wire.is_reset:
-            raise trio.BrokenResourceError("connection reset by peer")
-        return data
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
+            raise
 
 
 async def run_side(name: str, stream: TLSStream[Any], outcome: Outcome) -> None:
@@ -383,7 +318,7 @@ async def run_side(name: str, stream: TLSStream[Any], outcome: Outcome) -> None:
         outcome.error = exc
         # What OpenSSL had to say about it is out, if there was anybody to tell.
         transport = stream.transport_stream
-        if isinstance(transport, FaultyStream) and connection.send_state is State.FAILED:
+        if isinstance(transport, NotingStream) and connection.send_state is State.FAILED:
             assert transport.is_broken or connection.bytes_to_send == 0
     try:
         await stream.aclose()
@@ -395,16 +330,23 @@ async def run_side(name: str, stream: TLSStream[Any], outcome: Outcome) -> None:
 
 
 async def converse_over_streams(
-    contexts: tuple[ssl.SSLContext, ssl.SSLContext], side: str, line: Line
-) -> dict[str, Outcome]:
-    wire = Wire.faulty(side, line)
-    client, server = wrap_pair(wire.ends["client"], wire.ends["server"], *contexts)
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], side: str, fault: Fault
+) -> tuple[dict[str, Outcome], bool]:
+    """Return how it went, and whether the fault has happened."""
+    pair = memory_stream_pair()
+    ends = {name: NotingStream(stream) for name, stream in zip(SIDES, pair, strict=True)}
+    ends[side].sending.add(fault)
+    if isinstance(fault, Reset):
+        (other,) = set(SIDES) - {side}
+        ends[other].receiving.add(fault)  # it hears of it too
+    client, server = wrap_pair(ends["client"], ends["server"], *contexts)
     outcomes = {name: Outcome() for name in SIDES}
 
     async def cut_when_it_hangs() -> None:
         # It may wait for the rest of what it takes for a long record. This clock jumps.
         await trio.sleep(1000)
-        wire.cut()
+        for end in pair:
+            end.send_stream.close()
 
     with trio.fail_after(2000):
         async with trio.open_nursery() as watch:
@@ -414,7 +356,7 @@ async def converse_over_streams(
                     nursery.start_soon(run_side, name, stream, outcomes[name])
             watch.cancel_scope.cancel()
     check(outcomes)
-    return outcomes
+    return outcomes, not ends[side].sending.faults_left
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -429,13 +371,14 @@ async def test_streams_with_a_fault(
     offset = FAULTS.index(fault)
     told = 0
     while True:
-        line = Line(fault, offset, bit=offset * 5 % 8)
         try:
-            outcomes = await converse_over_streams(contexts, side, line)
+            outcomes, happened = await converse_over_streams(
+                contexts, side, fault_at(fault, offset)
+            )
         except BaseException as exc:
             exc.add_note(f"{fault} at byte {offset} from the {side}")
             raise
-        if not line.is_faulty:
+        if not happened:
             break
         told += isinstance(outcomes[side].error, PeerAlertError)
         offset += step
@@ -456,19 +399,16 @@ def reset(stream: trio.SocketStream) -> None:
     stream.socket.close()
 
 
-async def relay(
-    source: trio.SocketStream, sink: trio.SocketStream, line: Line, reset_all: Callable[[], None]
-) -> None:
-    """Pass on what comes, up to the reset."""
+async def relay(source: trio.SocketStream, sink: FaultyStream[trio.SocketStream]) -> None:
+    """Pass on what comes. A reset is one for both of them."""
     try:
         async for data in source:
-            await sink.send_all(line.carry(bytes(data)))
-            if line.is_broken:
-                reset_all()
-                return
+            await sink.send_all(data)
         await sink.send_eof()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # it was reset, or one end has gone
+        if sink.sending.end is not None:
+            reset(source)
+        # Else the other direction was reset, or one end has gone.
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -476,22 +416,18 @@ async def relay(
 async def test_tcp_connection_that_is_reset(
     side: str, offset: int, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
-    lines = {name: Line() for name in SIDES} | {side: Line("reset", offset)}
     outcomes = {name: Outcome() for name in SIDES}
     async with tcp_pair() as (ours, middle1), tcp_pair() as (middle2, theirs):
-
-        def reset_all() -> None:
-            reset(middle1)
-            reset(middle2)
-
+        sinks = {"client": FaultyStream(middle2), "server": FaultyStream(middle1)}
+        sinks[side].sending.add(Reset(offset))
         client, server = wrap_pair(ours, theirs, *contexts)
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(relay, middle1, middle2, lines["client"], reset_all)
-                nursery.start_soon(relay, middle2, middle1, lines["server"], reset_all)
+                nursery.start_soon(relay, middle1, sinks["client"])
+                nursery.start_soon(relay, middle2, sinks["server"])
                 for name, stream in (("client", client), ("server", server)):
                     nursery.start_soon(run_side, name, stream, outcomes[name])
     check(outcomes)
-    if lines[side].is_faulty:
+    if sinks[side].sending.faults_happened:
         # A reset may destroy what has arrived already, but is never taken for a clean end.
         assert any(outcome.error is not None for outcome in outcomes.values())

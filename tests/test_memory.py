@@ -31,8 +31,9 @@ import trio, trustme
 from trio_tlsbio import TLSConnection, TLSStream
 from tests.helpers import (
     NAME, both_handshakes, client_context_for, server_context_for, shake_hands, tcp_pair,
-    transfer, wrap_pair,
+    wrap_pair,
 )
+from trio_tlsbio.testing import transfer
 
 ca = trustme.CA()
 contexts = client_context_for(ca), server_context_for(ca.issue_cert(NAME))

@@ -29,6 +29,7 @@ from trio_tlsbio import (
     TruncationError,
     open_pump,
 )
+from trio_tlsbio.testing import transfer
 
 from .helpers import (
     NAME,
@@ -38,7 +39,6 @@ from .helpers import (
     server_context_for,
     shake_hands,
     tcp_pair,
-    transfer,
     wrap_pair,
 )
 

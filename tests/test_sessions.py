@@ -12,8 +12,9 @@ import pytest
 import trustme
 
 from trio_tlsbio import SessionCache, SessionCacheStatistics, TLSConnection, TLSSession
+from trio_tlsbio.testing import transfer
 
-from .helpers import NAME, client_context_for, server_context_for, shake_hands, transfer
+from .helpers import NAME, client_context_for, server_context_for, shake_hands
 
 
 def resume(

@@ -1,4 +1,4 @@
-"""The names that the package exports.
+"""The names that the package exports, and those of its public modules.
 
 References to a class by the private module that it is written in lead to its public name, and
 ``.. remaining-names::`` documents what the page that it is on does not name.
@@ -19,18 +19,28 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import trio_tlsbio
+import trio_tlsbio.testing
 
 
 def _resolve(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: nodes.TextElement
 ) -> nodes.Node | None:
     target = str(node.get("reftarget", ""))
-    name = target.rpartition(".")[2]
-    if not target.startswith("trio_tlsbio._") or name not in trio_tlsbio.__all__:
+    if not target.startswith("trio_tlsbio._"):
         return None
-    return env.domains.python_domain.resolve_xref(
-        env, str(node["refdoc"]), app.builder, "obj", f"trio_tlsbio.{name}", node, contnode
-    )
+    name = target.rpartition(".")[2]
+    for module in (trio_tlsbio, trio_tlsbio.testing):
+        if name in module.__all__:
+            return env.domains.python_domain.resolve_xref(
+                env,
+                str(node["refdoc"]),
+                app.builder,
+                "obj",
+                f"{module.__name__}.{name}",
+                node,
+                contnode,
+            )
+    return None
 
 
 class RemainingNames(SphinxDirective):

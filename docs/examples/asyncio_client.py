@@ -1,0 +1,38 @@
+"""The core in asyncio: streams over plain TCP, and no Trio."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+from trio_tlsbio import TLSConnection
+
+
+async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> bytes:
+    connection = TLSConnection(ssl_context, server_hostname=host)
+    connection.send(question)  # held until the handshake is done
+    connection.send_close_notify()
+    answer = bytearray()
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        while (chunk := connection.receive()) != b"":
+            if chunk is not None:
+                answer += chunk
+                continue
+            # Not waited for: the server may wait for us to read before it reads on.
+            writer.write(connection.data_to_send())
+            if data := await reader.read(65536):
+                connection.feed(data)
+            else:
+                connection.feed_eof()
+    finally:
+        writer.write(connection.data_to_send())  # after an error, the alert that says why
+        writer.close()
+        with suppress(OSError):  # or it takes too long
+            await asyncio.wait_for(writer.wait_closed(), 5)
+        writer.transport.abort()
+    return bytes(answer)
+
+
+if __name__ == "__main__":
+    context = ssl.create_default_context()
+    print(asyncio.run(ask("echo.example", 4433, b"hello\n", context)))

@@ -1,0 +1,468 @@
+"""Transports on which things go wrong, at bytes that are known in advance: for tests."""
+
+from __future__ import annotations
+
+import operator
+import os
+import socket as stdlib_socket
+import struct
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from typing import Generic, TypeAlias, TypeVar
+
+import attrs
+import trio
+
+from ._connection import Data
+from ._transport import ConflictDetector
+
+__all__ = [
+    "Corrupt",
+    "Cut",
+    "Fault",
+    "FaultyLine",
+    "FaultyStream",
+    "Insert",
+    "Reset",
+    "Split",
+    "Stall",
+]
+
+T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+
+
+@attrs.frozen
+class _OneTimeFault:
+    """A fault at one place."""
+
+    at: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
+    """How many bytes have passed when it happens."""
+
+
+@attrs.frozen
+class Stall(_OneTimeFault):
+    """After ``at`` bytes nothing moves, until :meth:`FaultyLine.resume` or for some seconds."""
+
+    seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
+    """How long it takes, in seconds; None to wait for :meth:`FaultyLine.resume`."""
+
+
+@attrs.frozen
+class Cut(_OneTimeFault):
+    """After ``at`` bytes this direction ends as if the sender had ended it. What follows is lost.
+
+    It is an end without a close_notify, unless that came before: a truncation.
+    """
+
+
+@attrs.frozen
+class Reset(_OneTimeFault):
+    """After ``at`` bytes the transport breaks, in both directions."""
+
+
+@attrs.frozen
+class Corrupt(_OneTimeFault):
+    """The byte that comes after the first ``at`` is changed on its way."""
+
+    mask: int = attrs.field(
+        default=1,
+        converter=operator.index,
+        validator=[attrs.validators.ge(1), attrs.validators.le(255)],
+    )
+    """Which of its bits are flipped, from 1 to 255."""
+
+
+@attrs.frozen
+class Insert(_OneTimeFault):
+    """After ``at`` bytes there come some that nobody has sent."""
+
+    data: bytes = attrs.field(converter=bytes)
+    """What comes."""
+
+
+def _sizes(sizes: int | Iterable[int]) -> tuple[int, ...]:
+    some = sizes if isinstance(sizes, Iterable) else (sizes,)
+    return tuple(operator.index(size) for size in some)
+
+
+@attrs.frozen
+class Split:
+    """All that passes is cut into chunks: ``Split(1)``, or ``Split([5, 1, 100])`` over and over.
+
+    Where a chunk ends depends on how many bytes have passed, not on how they were sent. Split what
+    is received to have it arrive like that: what is sent in chunks may well arrive in one.
+    """
+
+    sizes: tuple[int, ...] = attrs.field(
+        converter=_sizes,
+        validator=[
+            attrs.validators.min_len(1),
+            attrs.validators.deep_iterable(attrs.validators.ge(1)),
+        ],
+    )
+    """How many bytes each chunk has."""
+
+    def _left(self, position: int) -> int:
+        """How many bytes are left of the chunk at a position."""
+        position %= sum(self.sizes)
+        for size in self.sizes:
+            if position < size:
+                return size - position
+            position -= size
+        raise AssertionError("the position lies in one of the chunks")
+
+
+Fault: TypeAlias = Stall | Cut | Reset | Corrupt | Insert | Split
+"""What can happen to one direction."""
+
+
+@attrs.define(eq=False, init=False)
+class FaultyLine:
+    """One direction of a connection and its faults: bytes in, what becomes of them out.
+
+    It does no I/O, so it goes between two :class:`~trio_tlsbio.TLSConnection` as well as into a
+    :class:`FaultyStream`.
+
+    A fault happens as soon as so many bytes have passed, whether or not more are to come; but to
+    corrupt one takes a byte. Bytes are counted as they were sent: what is inserted does not count.
+    Faults at the same place happen in the order in which they are given, those that need a byte
+    after the others.
+    """
+
+    bytes_passed: int
+    """How many bytes have passed so far, without those that were inserted."""
+
+    _waiting: bytearray  # what has come and not passed
+    _splits: list[tuple[int, Split]]  # with the position of their first byte
+    # Those that have not happened, by position, and those that have.
+    _faults: list[Stall | Cut | Reset | Corrupt | Insert]
+    _happened: list[Stall | Cut | Reset | Corrupt | Insert]
+    _end: Cut | Reset | None
+    _stall: Stall | None
+    # Both are replaced by each stall.
+    _stalled: trio.Event
+    _resumed: trio.Event
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self.bytes_passed = 0
+        self._waiting = bytearray()
+        self._splits = []
+        self._faults = []
+        self._happened = []
+        self._end = None
+        self._stall = None
+        self._stalled = trio.Event()
+        self._resumed = trio.Event()
+        self.add(*faults)
+
+    def __repr__(self) -> str:
+        state = " stalled" if self.is_stalled else ""
+        return f"<FaultyLine{state} after {self.bytes_passed} bytes, {self._end or self._faults}>"
+
+    def add(self, *faults: Fault) -> None:
+        """Add faults, with their bytes counted from what has passed so far.
+
+        So what comes after a handshake is a place to be found without counting. One that is due at
+        once happens when the line is used next.
+        """
+        for fault in faults:
+            if isinstance(fault, Split):
+                self._splits.append((self.bytes_passed, fault))
+            else:
+                self._faults.append(attrs.evolve(fault, at=fault.at + self.bytes_passed))
+        self._faults.sort(key=lambda fault: (fault.at, isinstance(fault, Corrupt)))
+
+    @property
+    def faults_left(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
+        """Those that have not happened yet, without :class:`Split`, which happens all the time."""
+        return tuple(self._faults)
+
+    @property
+    def faults_happened(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
+        """Those that have happened, in this order."""
+        return tuple(self._happened)
+
+    @property
+    def end(self) -> Cut | Reset | None:
+        """What has ended it, if anything has. Nothing passes any more."""
+        return self._end
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a :class:`Stall` has happened and is not over."""
+        return self._stall is not None
+
+    def carry(self, data: Data) -> Generator[bytes | Stall | Cut | Reset, None, None]:
+        """Yield, one after the other, what becomes of some bytes: bytes that arrive, and faults
+        that whoever moves the bytes has to see to.
+
+        A :class:`Cut` or :class:`Reset` is the last, and there is nothing from then on.
+        """
+        self._waiting += data
+        while (step := self._next_step()) is not None:
+            yield step
+
+    def _next_step(self) -> bytes | Stall | Cut | Reset | None:
+        if self._end is not None:
+            self._waiting.clear()
+            return None
+        fault = self._due()
+        if fault is not None and not isinstance(fault, Corrupt):
+            return self._happen(fault)
+        if not self._waiting:
+            return None
+        if fault is not None:
+            return self._corrupt()
+        return self._take(self._count_to_pass())
+
+    def _take(self, count: int) -> bytes:
+        data = bytes(self._waiting[:count])
+        del self._waiting[:count]
+        self.bytes_passed += count
+        return data
+
+    def _due(self) -> Stall | Cut | Reset | Corrupt | Insert | None:
+        if self._faults and self._faults[0].at == self.bytes_passed:
+            return self._faults[0]
+        return None
+
+    def _corrupt(self) -> bytes:
+        mask = 0
+        while isinstance(fault := self._due(), Corrupt):
+            mask ^= fault.mask
+            self._happened.append(self._faults.pop(0))
+        return bytes([self._take(1)[0] ^ mask])
+
+    def _happen(self, fault: Stall | Cut | Reset | Insert) -> bytes | Stall | Cut | Reset:
+        self._happened.append(self._faults.pop(0))
+        if isinstance(fault, Insert):
+            return fault.data
+        if isinstance(fault, Stall):
+            self._stall = fault
+            self._resumed = trio.Event()
+            self._stalled.set()
+        else:
+            self._end = fault
+        return fault
+
+    def _count_to_pass(self) -> int:
+        counts = [len(self._waiting)]
+        if self._faults:
+            counts.append(self._faults[0].at - self.bytes_passed)
+        counts += (split._left(self.bytes_passed - start) for start, split in self._splits)
+        return min(counts)
+
+    ################################################################
+    # Stalls
+    ################################################################
+
+    def resume(self) -> None:
+        """End the stall.
+
+        Raises:
+          RuntimeError: if there is none now: see :meth:`wait_stalled`.
+        """
+        if self._stall is None:
+            raise RuntimeError("this line is not stalled")
+        self._stall = None
+        self._stalled = trio.Event()
+        self._resumed.set()
+
+    async def wait_stalled(self) -> None:
+        """Wait until a :class:`Stall` has happened and is not over."""
+        await self._stalled.wait()
+
+    async def _wait_resumed(self) -> None:
+        """Wait for the end of the stall, if there is one. Cancelled, it goes on."""
+        while self._stall is not None:
+            stall, resumed = self._stall, self._resumed
+            if stall.seconds is None:
+                await resumed.wait()
+                continue
+            with trio.move_on_after(stall.seconds):
+                await resumed.wait()
+            if self._stall is stall:
+                self.resume()
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
+    """A transport on which things go wrong, at bytes that are known in advance.
+
+    Put it over one end of a transport, and TLS, or whatever is to be tested, over it::
+
+        transport, other_end = trio.testing.memory_stream_pair()
+        faulty = FaultyStream(transport, receiving=[Split(1), Cut(2000)])
+        stream = TLSStream(faulty, client_context, server_hostname="localhost")
+
+    The bytes of each direction are counted from 0. Without faults it is just as good as the stream
+    beneath, except that it can't tell how much of a cancelled send was sent, not even over a
+    socket: see :attr:`~trio_tlsbio.TLSStream.is_cancel_safe`. A cancelled receive loses nothing.
+
+    Args:
+      stream: The stream beneath. It is this stream's to close.
+      sending: What happens to the bytes that are sent. A :class:`Cut` there takes a stream that has
+        ``send_eof``.
+      receiving: What happens to the bytes that are received.
+
+    Raises:
+      TypeError: if that is to be cut, and can't be.
+
+    After a :class:`Reset` all that is done with it raises a :exc:`trio.BrokenResourceError`, and
+    the other end finds that the stream beneath was closed; over TCP it gets a reset (RST) too.
+    """
+
+    stream: T_Stream
+    """The stream beneath."""
+
+    sending: FaultyLine
+    """The direction away from here."""
+
+    receiving: FaultyLine
+    """The direction to here."""
+
+    _arrived: bytes  # the next that is to be received
+    _is_closed: bool
+    _send_conflict: ConflictDetector
+    _receive_conflict: ConflictDetector
+
+    def __init__(
+        self, stream: T_Stream, *, sending: Iterable[Fault] = (), receiving: Iterable[Fault] = ()
+    ) -> None:
+        self.stream = stream
+        self.sending = FaultyLine(sending)
+        self.receiving = FaultyLine(receiving)
+        if any(isinstance(fault, Cut) for fault in self.sending.faults_left):
+            self._half_closeable()
+        self._arrived = b""
+        self._is_closed = False
+        self._send_conflict = ConflictDetector("another task is sending on this FaultyStream")
+        self._receive_conflict = ConflictDetector("another task is receiving on this FaultyStream")
+
+    def __repr__(self) -> str:
+        return f"<FaultyStream over {self.stream!r}>"
+
+    def _half_closeable(self) -> trio.abc.HalfCloseableStream:
+        if not isinstance(self.stream, trio.abc.HalfCloseableStream):
+            raise TypeError(f"one direction of a {type(self.stream).__name__} can't be ended alone")
+        return self.stream
+
+    async def send_all(self, data: Data) -> None:
+        """Send data. See :class:`trio.abc.SendStream`.
+
+        Cancelled in a stall, it has sent what comes before that, and nothing after it.
+        """
+        with self._send_conflict, self._told_of_reset():
+            await trio.lowlevel.checkpoint()
+            await self.sending._wait_resumed()
+            self._check_open()
+            try:
+                for step in self.sending.carry(data):
+                    await self._send(step)
+            finally:
+                self.sending._waiting.clear()  # what was cancelled is not sent later
+
+    async def _send(self, step: bytes | Stall | Cut | Reset) -> None:
+        if isinstance(step, Stall):
+            await self.sending._wait_resumed()
+            self._check_open()
+        elif isinstance(step, Cut):
+            with trio.CancelScope(shield=True):  # it has happened, and won't be tried again
+                await self._half_closeable().send_eof()
+        elif isinstance(step, Reset):
+            await self._reset()
+        else:
+            await self.stream.send_all(step)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
+        with self._send_conflict, self._told_of_reset():
+            await self.sending._wait_resumed()
+            self._check_open()
+            if self.sending.end is None:
+                await self.stream.wait_send_all_might_not_block()
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        """End the direction away from here. See :class:`trio.abc.HalfCloseableStream`.
+
+        Raises:
+          TypeError: if the stream beneath has no ``send_eof``.
+        """
+        with self._send_conflict, self._told_of_reset():
+            await self.sending._wait_resumed()
+            self._check_open()
+            await self._half_closeable().send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive data. See :class:`trio.abc.ReceiveStream`. Cancelled, nothing is lost."""
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError("max_bytes must be >= 1")
+        with self._receive_conflict, self._told_of_reset():
+            await trio.lowlevel.checkpoint()
+            while not self._arrived:
+                await self.receiving._wait_resumed()
+                self._check_open()
+                step = self.receiving._next_step()
+                if isinstance(step, bytes):
+                    self._arrived = step
+                elif isinstance(step, Reset):
+                    await self._reset()
+                elif step is None:
+                    if self.receiving.end is not None:
+                        return b""
+                    received = await self.stream.receive_some(max_bytes)
+                    if not received:
+                        return b""
+                    self.receiving._waiting += received
+            self._check_open()
+            data = self._arrived[:max_bytes]
+            self._arrived = self._arrived[len(data) :]
+            return data
+
+    async def aclose(self) -> None:
+        """Close the stream beneath. Tasks that are blocked here get a ClosedResourceError."""
+        self._is_closed = True
+        self._end_stalls()
+        await self.stream.aclose()
+
+    def _end_stalls(self) -> None:
+        for line in (self.sending, self.receiving):
+            if line.is_stalled:
+                line.resume()
+
+    @property
+    def _reset_by(self) -> Reset | None:
+        for line in (self.sending, self.receiving):
+            if isinstance(line.end, Reset):
+                return line.end
+        return None
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("this FaultyStream was closed")
+        if (reset := self._reset_by) is not None:
+            raise trio.BrokenResourceError(f"connection reset after {reset.at} bytes, by a fault")
+
+    async def _reset(self) -> None:
+        if isinstance(self.stream, trio.SocketStream):
+            # Closed like that, a socket sends RST: see SO_LINGER in socket(7).
+            linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+            with suppress(OSError):  # it has gone already
+                self.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
+        self._end_stalls()
+        await trio.aclose_forcefully(self.stream)
+        self._check_open()
+
+    @contextmanager
+    def _told_of_reset(self) -> Generator[None, None, None]:
+        # A reset in one direction closes the stream beneath, under a task in the other one.
+        try:
+            yield
+        except trio.ClosedResourceError:
+            if not self._is_closed:
+                self._check_open()
+            raise

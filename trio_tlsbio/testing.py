@@ -1,0 +1,408 @@
+"""Help for tests of programs that use TLS: certificates, connected pairs, and faults on the wire.
+
+Certificates are made by trustme, which the extra ``trio-tlsbio[testing]`` installs. All the rest
+does without it.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import ssl
+from collections.abc import Generator, Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+import trio
+
+from ._connection import TLSConnection
+from ._errors import PeerAlertError, TLSError
+from ._faults import (
+    Corrupt,
+    Cut,
+    Fault,
+    FaultyLine,
+    FaultyStream,
+    Insert,
+    Reset,
+    Split,
+    Stall,
+)
+from ._stream import TLSStream
+
+if TYPE_CHECKING:
+    import trustme
+
+__all__ = [
+    "CertificateAuthority",
+    "Corrupt",
+    "Cut",
+    "Fault",
+    "FaultyLine",
+    "FaultyStream",
+    "Insert",
+    "IssuedCertificate",
+    "Reset",
+    "Split",
+    "Stall",
+    "do_handshakes",
+    "exchange",
+    "tls_connection_pair",
+    "tls_stream_pair",
+    "transfer",
+]
+
+T_Client = TypeVar("T_Client", bound=trio.abc.Stream)
+T_Server = TypeVar("T_Server", bound=trio.abc.Stream)
+
+# What a server is called where nothing else is said.
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+################################################################
+# Certificates
+################################################################
+
+
+def _new_ca() -> trustme.CA:
+    try:
+        import trustme  # noqa: PLC0415  # an extra
+    except ImportError as exc:
+        raise ImportError(
+            "trio_tlsbio.testing makes its certificates with trustme: "
+            "pip install 'trio-tlsbio[testing]'"
+        ) from exc
+    return trustme.CA(organization_name="trio-tlsbio tests", organization_unit_name="throw-away CA")
+
+
+@attrs.frozen(eq=False, repr=False)
+class IssuedCertificate:
+    """A certificate with its private key, by :meth:`CertificateAuthority.issue`."""
+
+    names: tuple[str, ...]
+    """What it was issued for."""
+
+    _leaf: trustme.LeafCert
+
+    def __repr__(self) -> str:
+        return f"<IssuedCertificate for {', '.join(self.names)}>"
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The certificate, and those between it and the authority's, in PEM form."""
+        return b"".join(pem.bytes() for pem in self._leaf.cert_chain_pems)
+
+    @property
+    def private_key_pem(self) -> bytes:
+        """The private key in PEM form, not encrypted."""
+        return self._leaf.private_key_pem.bytes()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the key and the certificate into one file, for other programs. It blocks.
+
+        :meth:`ssl.SSLContext.load_cert_chain` takes such a file, as ``openssl s_server -cert`` and
+        ``curl --cert`` do. A new file can be read by its owner alone.
+        """
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
+            file.write(self.private_key_pem + self.certificate_pem)
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Make a context present this certificate."""
+        self._leaf.configure_cert(context)
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class CertificateAuthority:
+    """A throw-away certificate authority, and contexts that trust it and nobody else.
+
+    Its key is in memory alone. To make one takes some milliseconds, so one for all tests will do::
+
+        authority = CertificateAuthority()
+        client_context = authority.client_context()
+        server_context = authority.server_context("server.example")
+
+    Raises:
+      ImportError: if trustme is missing. It comes with the extra ``trio-tlsbio[testing]``.
+    """
+
+    _ca: trustme.CA
+
+    def __init__(self) -> None:
+        self._ca = _new_ca()
+
+    def __repr__(self) -> str:
+        return "<CertificateAuthority>"
+
+    @property
+    def certificate_pem(self) -> bytes:
+        """The authority's own certificate, in PEM form."""
+        return self._ca.cert_pem.bytes()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the authority's own certificate into a file, for other programs. It blocks.
+
+        ``openssl -CAfile`` and ``curl --cacert`` take it, as do the environment variables
+        ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``.
+        """
+        with open(path, "wb") as file:  # noqa: PTH123  # as in IssuedCertificate.write()
+            file.write(self.certificate_pem)
+
+    def issue(
+        self,
+        *names: str,
+        common_name: str | None = None,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> IssuedCertificate:
+        """Issue a certificate for a server or a client.
+
+        Args:
+          names: What it is for: host names, ``"*.example.org"``, IP addresses and networks, or mail
+            addresses.
+          common_name: The subject's common name, by which some servers know a client.
+          not_before: When it begins to be valid.
+          not_after: When it ends to be valid: an expired one has this in the past.
+
+        Raises:
+          ValueError: if there is no name at all.
+        """
+        if not names and common_name is None:
+            raise ValueError("issue() needs a name or a common_name")
+        leaf = self._ca.issue_cert(
+            *names, common_name=common_name, not_before=not_before, not_after=not_after
+        )
+        return IssuedCertificate(names or (str(common_name),), leaf)
+
+    def client_context(
+        self,
+        *,
+        certificate: IssuedCertificate | None = None,
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
+        alpn_protocols: Iterable[str] = (),
+    ) -> ssl.SSLContext:
+        """Make a client's context: :func:`ssl.create_default_context`, but for whom it trusts.
+
+        Args:
+          certificate: What the client presents to servers that ask for a certificate.
+          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
+          maximum_version: The newest version.
+          alpn_protocols: What to offer by ALPN (RFC 7301), the best first.
+        """
+        return self._context(
+            ssl.Purpose.SERVER_AUTH, certificate, minimum_version, maximum_version, alpn_protocols
+        )
+
+    def server_context(
+        self,
+        *names: str,
+        certificate: IssuedCertificate | None = None,
+        client_certificates: ssl.VerifyMode = ssl.CERT_NONE,
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
+        alpn_protocols: Iterable[str] = (),
+    ) -> ssl.SSLContext:
+        """Make a server's context.
+
+        Args:
+          names: What a new certificate is issued for; by default this machine's own names,
+            ``"localhost"``, ``"127.0.0.1"`` and ``"::1"``.
+          certificate: The server's certificate, in place of a new one.
+          client_certificates: Whether clients have to present a certificate by this authority
+            (``ssl.CERT_REQUIRED``), or may do so (``ssl.CERT_OPTIONAL``).
+          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
+          maximum_version: The newest version.
+          alpn_protocols: What can be agreed on by ALPN (RFC 7301), the best first.
+
+        Raises:
+          ValueError: for both names and a certificate.
+        """
+        if certificate is None:
+            certificate = self.issue(*(names or _LOCAL_NAMES))
+        elif names:
+            raise ValueError("give names for a new certificate, or a certificate, not both")
+        context = self._context(
+            ssl.Purpose.CLIENT_AUTH, certificate, minimum_version, maximum_version, alpn_protocols
+        )
+        context.verify_mode = client_certificates
+        return context
+
+    def _context(
+        self,
+        purpose: ssl.Purpose,
+        certificate: IssuedCertificate | None,
+        minimum_version: ssl.TLSVersion | None,
+        maximum_version: ssl.TLSVersion | None,
+        alpn_protocols: Iterable[str],
+    ) -> ssl.SSLContext:
+        # With cadata, the system's authorities stay out.
+        context = ssl.create_default_context(purpose, cadata=self.certificate_pem.decode())
+        if certificate is not None:
+            certificate.load_into(context)
+        if minimum_version is not None:
+            context.minimum_version = minimum_version
+        if maximum_version is not None:
+            context.maximum_version = maximum_version
+        if protocols := list(alpn_protocols):
+            context.set_alpn_protocols(protocols)
+        return context
+
+
+################################################################
+# Two connections without I/O
+################################################################
+
+
+def tls_connection_pair(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = "localhost",
+) -> tuple[TLSConnection, TLSConnection]:
+    """Make a client and a server for each other, whose handshake is not done: see :func:`exchange`.
+
+    Returns:
+      The client and the server.
+    """
+    return (
+        TLSConnection(client_context, server_hostname=server_hostname),
+        TLSConnection(server_context, server_side=True),
+    )
+
+
+def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None = None) -> int:
+    """Carry the ciphertext that waits in one connection to another one, and nothing back.
+
+    It is fed, and that is all: call :meth:`~trio_tlsbio.TLSConnection.do_handshake` or
+    :meth:`~trio_tlsbio.TLSConnection.receive` to see what it does.
+
+    Args:
+      source: Where it is taken from.
+      target: What it is fed to.
+      chunk_bytes: How many bytes are fed at a time; by default all there are.
+
+    Returns:
+      How many bytes that was.
+    """
+    data = source.data_to_send()
+    for chunk in _chunks(data, chunk_bytes):
+        target.feed(chunk)
+    return len(data)
+
+
+def _chunks(data: bytes, chunk_bytes: int | None) -> Generator[bytes, None, None]:
+    step = len(data) or 1 if chunk_bytes is None else operator.index(chunk_bytes)
+    if step < 1:
+        raise ValueError("chunk_bytes must be >= 1")
+    for start in range(0, len(data), step):
+        yield data[start : start + step]
+
+
+def exchange(
+    client: TLSConnection, server: TLSConnection, chunk_bytes: int | None = None
+) -> tuple[int, int]:
+    """Carry ciphertext both ways between two connections, until neither has any more to send.
+
+    That completes the handshake if it is not done, and brings the session tickets. Plaintext, and
+    the end, wait to be received. If TLS fails, the other side gets the alert; nothing is raised
+    here, but by the connections when they are used next.
+
+    Args:
+      client: One of them.
+      server: The other one.
+      chunk_bytes: How many bytes are fed at a time; by default all there are.
+
+    Returns:
+      How many bytes the client has sent, and the server.
+    """
+    by_client = by_server = 0
+    while True:
+        moved = (
+            _carry(client, server, chunk_bytes),
+            _carry(server, client, chunk_bytes),
+        )
+        if not any(moved):
+            return by_client, by_server
+        by_client += moved[0]
+        by_server += moved[1]
+
+
+def _carry(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None) -> int:
+    _move_on(source)
+    data = source.data_to_send()
+    for chunk in _chunks(data, chunk_bytes):
+        target.feed(chunk)
+        _move_on(target)
+    return len(data)
+
+
+def _move_on(connection: TLSConnection) -> None:
+    with suppress(TLSError):  # it raises that again whenever it is used
+        connection.do_handshake()
+    connection.look_ahead()
+
+
+################################################################
+# Two streams
+################################################################
+
+
+def tls_stream_pair(
+    transports: tuple[T_Client, T_Server],
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = "localhost",
+    **options: Any,
+) -> tuple[TLSStream[T_Client], TLSStream[T_Server]]:
+    """Put TLS over both ends of a transport. The handshake is not done: see :func:`do_handshakes`.
+
+    Trio makes transports in memory: :func:`trio.testing.memory_stream_pair` takes all that is sent
+    at once, while with :func:`trio.testing.lockstep_stream_pair` each send waits until the other
+    side has received it::
+
+        client, server = tls_stream_pair(memory_stream_pair(), client_context, server_context)
+
+    Args:
+      transports: The client's end and the server's.
+      client_context: The client's settings.
+      server_context: The server's settings.
+      server_hostname: The name that the client asks for, and checks.
+      options: More for both of the :class:`~trio_tlsbio.TLSStream`.
+
+    Returns:
+      The client and the server.
+    """
+    client, server = transports
+    return (
+        TLSStream(client, client_context, server_hostname=server_hostname, **options),
+        TLSStream(server, server_context, server_side=True, **options),
+    )
+
+
+async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    """Complete the handshake of two streams that are connected with each other.
+
+    Cancelled, it leaves the streams as :meth:`~trio_tlsbio.TLSStream.do_handshake` does.
+
+    Raises:
+      TLSError: if the handshake failed. If both sides did, this is the error of the one that did
+        not just hear of it by an alert. A stream that failed is closed, so that the other one does
+        not wait for it.
+    """
+    errors: list[TLSError] = []
+
+    async def run(stream: TLSStream[Any]) -> None:
+        try:
+            await stream.do_handshake()
+        except TLSError as exc:
+            errors.append(exc)
+            await trio.aclose_forcefully(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, client)
+        nursery.start_soon(run, server)
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, PeerAlertError))

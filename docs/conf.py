@@ -44,7 +44,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(_?ssl|os|socket|trio|attrs|collections\.abc|typing|anyio|httpcore|httpx)\..*"),
     (r"py:class", r"(trio_tlsbio\.\w+\.)?(T_Stream|StreamT|_Stream|Certificate)"),
-    (r"py:class", r"trio_tlsbio\.testing\.T_\w+|datetime\.datetime"),
     # Several exceptions in one entry of a docstring's "Raises".
     (r"py:exc", r"\w+, \w+"),
+    (r"py:class", r"trio_tlsbio\.testing\.T_\w+|datetime\.datetime"),
 ]

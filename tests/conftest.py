@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 
 import pytest
 import trustme
@@ -38,3 +39,12 @@ def client_context(ca: trustme.CA, tls_version: ssl.TLSVersion) -> ssl.SSLContex
 def server_context(server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion) -> ssl.SSLContext:
     """A server's context with the certificate for NAME, that speaks ``tls_version`` only."""
     return server_context_for(server_cert, tls_version)
+
+
+@pytest.fixture(autouse=True)
+def the_block_runs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See that a test runs the block that it has taken."""
+    yield
+    if hasattr(request.node, "callspec"):
+        block = request.node.callspec.params.get("block")
+        assert block is None or block.ran, f"{block} was not run"

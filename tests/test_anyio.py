@@ -185,6 +185,7 @@ async def test_unwrap(client_context: ssl.SSLContext, server_context: ssl.SSLCon
     async with serving(handle, server_context) as port:
         stream = await connect_tcp(HOST, port, ssl_context=client_context)
         transport, trailing = await stream.unwrap()
+        await stream.aclose()  # which has nothing to close any more
         assert isinstance(transport, anyio.abc.SocketStream)
         assert trailing == b""
         async with transport:
@@ -377,6 +378,8 @@ async def test_misuse(client_context: ssl.SSLContext, server_context: ssl.SSLCon
             await stream.receive()
         with pytest.raises(anyio.ClosedResourceError):
             await stream.send(b"")
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.transport_stream.receive()
         tcp = await anyio.connect_tcp(HOST, port)
         with pytest.raises(ValueError, match="server_hostname"):
             await TLSStream.wrap(tcp, server_side=False, ssl_context=client_context)

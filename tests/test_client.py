@@ -106,6 +106,24 @@ async def test_wrap_resumes_over_any_transport(
                 assert stream.session_reused is is_resumed
 
 
+async def test_a_failed_handshake_forgets_the_sessions(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """It may be the session that the server could not bear."""
+    connector = TLSConnector(ssl_context=client_context)
+    async with serving(server_context) as port:
+        for _ in range(3):
+            async with await connector.connect(HOST, port) as stream:
+                await ping(stream)
+        assert len(connector.session_cache) > 0
+        transport, peer = trio.testing.memory_stream_pair()
+        await peer.send_eof()
+        with pytest.raises(TLSError):
+            await connector.wrap(transport, HOST, port)
+        assert len(connector.session_cache) == 0
+        await peer.aclose()
+
+
 async def test_wrap_closes_the_transport_if_it_fails(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

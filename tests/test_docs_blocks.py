@@ -45,7 +45,6 @@ from trio_tlsbio import (
     PeerAlertError,
     ReloadingContext,
     Retry,
-    TLSConnection,
     TLSConnector,
     TLSError,
     TLSListener,
@@ -57,7 +56,7 @@ from trio_tlsbio import (
 from trio_tlsbio.cli import _parser
 
 from .docblocks import BLOCKS, CLAIMED, DOCS, ROOT, Block, docstring_blocks, rst_blocks, runs
-from .helpers import client_context_for, server_context_for, shake_hands, tcp_pair
+from .helpers import client_context_for, server_context_for, tcp_pair
 from .programs import free_port
 
 HOST = "127.0.0.1"
@@ -152,15 +151,6 @@ def example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(autouse=True)
-def the_block_runs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """See that a test runs the block that it has taken."""
-    yield
-    if hasattr(request.node, "callspec"):
-        block = request.node.callspec.params.get("block")
-        assert block is None or block.ran, f"{block} was not run"
 
 
 ################################################################
@@ -756,25 +746,6 @@ async def test_sessions_on_retry(block: Block, capsys: pytest.CaptureFixture[str
     names = await block.run(trio_tlsbio=trio_tlsbio)
     names["tell"](Retry(1, 2.0, OSError("no way")))
     assert capsys.readouterr().out == "reconnecting in 2 s: no way\n"
-
-
-@runs("core.rst", "while connection.unsent:")
-async def test_core_sending_in_parts(
-    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
-) -> None:
-    client = TLSConnection(client_context, server_hostname=NAME)
-    server = TLSConnection(context, server_side=True)
-    shake_hands(client, server)
-    data = bytes(100_000)
-    client.send(data)
-    size = client.bytes_to_send
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        await block.run(connection=client, sock=ours)
-        while size:
-            size -= len(part := theirs.recv(size))
-            server.feed(part)
-    assert server.receive() == data
 
 
 @runs("performance.rst", "tcp.socket.setsockopt(")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -15,9 +16,17 @@ import pytest
 import trio
 import trustme
 
-from trio_tlsbio import CertificateError, TLSConnection, TLSStream, TruncationError
-from trio_tlsbio.testing import Cut
+from trio_tlsbio import (
+    CertificateError,
+    SessionCache,
+    TLSConnection,
+    TLSStream,
+    TruncationError,
+)
+from trio_tlsbio.testing import Cut, exchange, tls_connection_pair
 
+from .docblocks import Block, runs
+from .helpers import server_context_for
 from .programs import LIMIT, VERSION_OPTIONS, Output, needs, s_server
 from .test_docs import DOCS, HOST, example, serving
 
@@ -234,3 +243,92 @@ async def test_selecting_waits_where_there_is_nothing_to_do(
         answers = await trio.to_thread.run_sync(module.run, connections)
     assert answers == [b"enough"]
     assert selects < 2 * len(BIG) / 16384 + 20
+
+
+################################################################
+# The code in the guide
+################################################################
+
+
+@pytest.fixture
+def named(ca: trustme.CA, tls_version: ssl.TLSVersion) -> ssl.SSLContext:
+    """A server's context, for the name in the guide."""
+    return server_context_for(ca.issue_cert("echo.example"), tls_version)
+
+
+BEGINNING = 'connection = TLSConnection(ssl_context, server_hostname="echo.example")\nconnection'
+
+
+@runs("core.rst", BEGINNING + '.send(b"hello")')
+async def test_the_loop_in_the_guide(
+    block: Block,
+    client_context: ssl.SSLContext,
+    named: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ask(port: int) -> None:
+        with socket.create_connection((HOST, port), timeout=LIMIT) as sock:
+            names = {"TLSConnection": TLSConnection, "ssl_context": client_context, "sock": sock}
+            # It never awaits anything.
+            trio.run(partial(block.run, **names))
+
+    async with serving(collect, named) as port:
+        await trio.to_thread.run_sync(ask, port)
+    assert capsys.readouterr().out == "b'hello'\n"
+
+
+@runs("core.rst", BEGINNING + r'.send(b"hello\n")')
+async def test_selecting_in_the_guide(
+    block: Block, client_context: ssl.SSLContext, named: ssl.SSLContext
+) -> None:
+    def run(connections: list[tuple[TLSConnection, tuple[str, int]]]) -> list[bytearray]:
+        answers: list[bytearray] = example("selecting").run(
+            [(connection, (HOST, port)) for connection, _ in connections]
+        )
+        return answers
+
+    def ask() -> dict[str, Any]:
+        names = {"TLSConnection": TLSConnection, "ssl_context": client_context, "run": run}
+        return trio.run(partial(block.run, **names))
+
+    async with serving(collect, named) as port:
+        names = await trio.to_thread.run_sync(ask)
+    assert names["answer"] == b"hello\n"
+
+
+@runs("core.rst", "while connection.unsent:")
+async def test_sending_in_parts_in_the_guide(
+    block: Block, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client, server = tls_connection_pair(client_context, server_context)
+    exchange(client, server)
+    client.send(bytes(100_000))
+    size = client.bytes_to_send
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        await block.run(connection=client, sock=ours)
+        while size:
+            size -= len(part := theirs.recv(size))
+            server.feed(part)
+    assert server.receive() == bytes(100_000)
+
+
+@runs("core.rst", "session = cache.take(")
+async def test_sessions_in_the_guide(
+    block: Block, client_context: ssl.SSLContext, named: ssl.SSLContext
+) -> None:
+    def connect(*args: Any, **options: Any) -> TLSConnection:
+        # The conversation in the middle is left out there.
+        client = TLSConnection(*args, **options)
+        server = TLSConnection(named, server_side=True)
+        exchange(client, server)
+        server.send(b"x")
+        exchange(client, server)
+        assert client.receive() == b"x"
+        return client
+
+    names: dict[str, Any] = {"cache": SessionCache(), "time": time, "TLSConnection": connect}
+    for is_resumed in (False, True):
+        await block.run(ssl_context=client_context, **names)
+        assert (client_context.session_stats()["hits"] > 0) is is_resumed
+        assert len(names["cache"]) > 0

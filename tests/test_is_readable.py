@@ -8,10 +8,17 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from trio_tlsbio import TLSError, TLSStream, TruncationError
 
-from .helpers import both_handshakes, tcp_pair, wrap_pair
+from .helpers import (
+    both_handshakes,
+    client_context_for,
+    server_context_for,
+    tcp_pair,
+    wrap_pair,
+)
 
 
 async def until_readable(stream: TLSStream[Any]) -> None:
@@ -123,3 +130,20 @@ async def test_transports_that_cannot_tell(
     assert await client.receive_some(1) == b"h"
     assert client.is_readable()
     assert await client.receive_some() == b"ello"
+
+
+async def test_it_answers_what_the_peer_asks(ca: trustme.CA, server_cert: trustme.LeafCert) -> None:
+    """An idle client need not be used again to answer a request for its certificate."""
+    client_context = client_context_for(ca, ssl.TLSVersion.TLSv1_3)
+    server_context = server_context_for(server_cert, ssl.TLSVersion.TLSv1_3)
+    client_context.post_handshake_auth = server_context.post_handshake_auth = True
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.verify_client_post_handshake)
+                while nursery.child_tasks:
+                    assert not client.is_readable()
+                    await trio.lowlevel.checkpoint()

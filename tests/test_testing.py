@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import subprocess
 import sys
@@ -41,6 +42,7 @@ from trio_tlsbio.testing import (
     transfer,
 )
 
+from .docblocks import Block, runs
 from .helpers import tcp_pair
 from .peers import running
 from .programs import LIMIT, needs
@@ -717,3 +719,62 @@ async def test_tls_with_faults(
 
 async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     return b"".join([part async for part in stream])
+
+
+################################################################
+# The code in the guide
+################################################################
+
+
+@runs("testing.rst", "@pytest.fixture")
+async def test_fixture_in_the_guide(block: Block) -> None:
+    names = {"pytest": pytest, "CertificateAuthority": CertificateAuthority}
+    names = await block.run(**names)
+    assert "authority" in names
+
+
+@runs("testing.rst", "alice = authority.issue(")
+async def test_client_certificates_in_the_guide(
+    block: Block, authority: CertificateAuthority
+) -> None:
+    names = await block.run(authority=authority, ssl=ssl)
+    client, server = tls_connection_pair(names["client_context"], names["server_context"])
+    exchange(client, server)
+    assert server.handshake is not None
+    assert server.handshake.peer_certificate is not None
+
+
+@runs("testing.rst", "authority.write(")
+async def test_files_in_the_guide(
+    block: Block, authority: CertificateAuthority, tmp_path: Path
+) -> None:
+    await block.run(authority=authority, tmp_path=tmp_path)
+    ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "server.pem")
+
+
+@runs("testing.rst", "FaultyStream(transport,")
+async def test_faults_in_the_guide(block: Block) -> None:
+    made: list[FaultyStream[Any]] = []
+
+    def make(*args: Any, **options: Any) -> None:
+        made.append(FaultyStream(*args, **options))
+
+    names = {"Split": Split, "Stall": Stall, "Corrupt": Corrupt, "Cut": Cut}
+    transport, _ = memory_stream_pair()
+    await block.run(transport=transport, FaultyStream=make, **names)
+    assert made[0].sending.faults_left == (Cut(2000),)
+
+
+KINDS = (Corrupt, Cut, Insert, Reset, Split, Stall)
+
+
+def test_faults_in_the_table() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "testing.rst").read_text(encoding="utf-8")
+    faults = [
+        eval(code, {"at": 5} | {kind.__name__: kind for kind in KINDS})
+        for line in re.findall(r"^   \* - (`.*)$", text, re.MULTILINE)
+        for code in re.findall(r"`([^`]+)`", line)
+    ]
+    assert {type(fault) for fault in faults} == set(KINDS)

@@ -267,9 +267,8 @@ class TLSStream(anyio.abc.ByteStream):
             with _in_words_of_anyio():
                 await self.trio_stream.aclose()
         finally:
-            await (
-                self.transport_stream.aclose()
-            )  # which does not know yet that its socket is closed
+            if self.trio_stream.transport_stream is not None:  # as it is after unwrap()
+                await self.transport_stream.aclose()  # it has to know that its socket is closed
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

@@ -388,9 +388,9 @@ async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
     Cancelled, it leaves the streams as :meth:`~trio_tlsbio.TLSStream.do_handshake` does.
 
     Raises:
-      TLSError: if the handshake failed. If both sides did, this is the error of the one that did
-        not just hear of it by an alert. A stream that failed is closed, so that the other one does
-        not wait for it.
+      trio_tlsbio.TLSError: if the handshake failed. If both sides did, this is the error of the
+        one that did not just hear of it by an alert. A stream that failed is closed, so that the
+        other one does not wait for it.
     """
     errors: list[TLSError] = []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +43,6 @@ def _resolve(
     return None
 
 
-def _prefer_public(_app: Sphinx, doctree: nodes.document) -> None:
-    """Let a plain name in another module's docstring mean the package's, if it has none such."""
-    for node in doctree.findall(addnodes.pending_xref):
-        name, module = str(node.get("reftarget")), node.get("py:module")
-        if name in trio_tlsbio.__all__ and module not in {None, "trio_tlsbio"}:
-            public = getattr(trio_tlsbio, name)
-            if getattr(sys.modules.get(str(module)), name, public) is public:
-                node["reftarget"] = f"trio_tlsbio.{name}"
-
-
 class RemainingNames(SphinxDirective):
     """Document the rest by its docstrings, so that no public name is missing."""
 
@@ -77,6 +66,5 @@ class RemainingNames(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("remaining-names", RemainingNames)
-    app.connect("doctree-read", _prefer_public)
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,7 +57,7 @@ from trio_tlsbio.cli import _parser
 
 from .docblocks import BLOCKS, CLAIMED, DOCS, ROOT, Block, docstring_blocks, rst_blocks, runs
 from .helpers import client_context_for, server_context_for, tcp_pair
-from .programs import free_port
+from .programs import free_port, listening
 
 HOST = "127.0.0.1"
 NAME = "echo.example"
@@ -348,15 +348,49 @@ async def test_starttls_refuses(client_context: ssl.SSLContext, context: ssl.SSL
     with trio.fail_after(LIMIT):
         # Whoever is on the way puts a command behind the real one.
         async with tcp_pair() as (ours, theirs):
-            await ours.send_all(b"EHLO\r\nSTARTTLS\r\nRSET\r\n")
+            await ours.send_all(b"MAIL FROM:<me>\r\nSTARTTLS\r\nRSET\r\n")
             with pytest.raises(TLSError, match="6 bytes in plaintext"):
                 await starttls.upgrade_server(theirs, context)
-            assert await ours.receive_some() == b"530 Must issue a STARTTLS command first\r\n"
-            assert await ours.receive_some() == b""
-        async with tcp_pair() as (ours, theirs):
-            await theirs.send_all(b"454 not now\r\n")
-            with pytest.raises(trio.BrokenResourceError, match="454"):
-                await starttls.upgrade_client(ours, NAME, client_context)
+            refusal = b"530 Must issue a STARTTLS command first\r\n"
+            said = b"".join([data async for data in ours])
+            assert said == b"220 server.example\r\n" + refusal
+        # Or an answer, behind that of the server.
+        for said, error in (
+            (b"220 hi\r\n250-\r\n250 STARTTLS\r\n220 now\r\n250 ok\r\n", "8 bytes in plaintext"),
+            (b"554 not now\r\n", "554 not now"),
+            (b"220 hello\r\n250 SIZE\r\n", "does not offer TLS"),
+        ):
+            async with tcp_pair() as (ours, theirs):
+                await theirs.send_all(said)
+                with pytest.raises(trio.BrokenResourceError, match=error):
+                    await starttls.upgrade_client(ours, NAME, client_context)
+
+
+async def test_mail_to_a_real_server(
+    ca: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """aiosmtpd prints what it gets."""
+    pytest.importorskip("aiosmtpd", reason="aiosmtpd is not installed")
+    pem = tmp_path / "server.pem"
+    ca.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    log = tmp_path / "aiosmtpd.log"
+    port = free_port()
+    argv = (
+        *(sys.executable, "-u", "-m", "aiosmtpd", "-n", "-l", f"{HOST}:{port}"),
+        *("--tlscert", pem, "--tlskey", pem, "-c", "aiosmtpd.handlers.Debugging", "stdout"),
+    )
+    async with listening(port, log, *argv):
+        await example("starttls").send_mail(
+            HOST,
+            port,
+            client_context,
+            sender="me@client.example",
+            recipient="you@server.example",
+            text=b"Subject: hello\r\n\r\nTo whom it may concern.\r\n.\r\nMe",
+        )
+    printed = log.read_text(encoding="utf-8")
+    assert "Subject: hello\n" in printed
+    assert "To whom it may concern.\n.\nMe\n" in printed
 
 
 @asynccontextmanager

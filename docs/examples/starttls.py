@@ -1,4 +1,4 @@
-"""STARTTLS in the manner of SMTP (RFC 3207): both sides."""
+"""STARTTLS, as SMTP has it (RFC 3207): a client that sends a mail, and a server that begins."""
 
 import ssl
 
@@ -7,14 +7,14 @@ import trio
 import trio_tlsbio
 
 
-class Lines:
-    """Lines from a stream. What has come after them stays in ``buffer``."""
+class Dialogue:
+    """Lines over a stream. What has come after the last one stays in ``buffer``."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.buffer = b""
 
-    async def next(self) -> bytes:
+    async def line(self) -> bytes:
         while b"\r\n" not in self.buffer:
             chunk = await self.stream.receive_some(1000)
             if not chunk or len(self.buffer) > 10_000:
@@ -23,26 +23,60 @@ class Lines:
         line, _, self.buffer = self.buffer.partition(b"\r\n")
         return line
 
+    async def reply(self, code: bytes) -> list[bytes]:
+        """Return the lines of a reply, which has to begin with ``code``."""
+        lines = [await self.line()]
+        while lines[-1][3:4] == b"-":
+            lines.append(await self.line())
+        if not lines[-1].startswith(code):
+            raise trio.BrokenResourceError(f"the server says {lines[-1]!r}")
+        return lines
+
+    async def ask(self, command: bytes, code: bytes) -> list[bytes]:
+        await self.stream.send_all(command + b"\r\n")
+        return await self.reply(code)
+
 
 async def upgrade_client(
     stream: trio.SocketStream, host: str, ssl_context: ssl.SSLContext
 ) -> trio_tlsbio.TLSStream[trio.SocketStream]:
-    lines = Lines(stream)
-    await stream.send_all(b"STARTTLS\r\n")
-    answer = await lines.next()
-    if not answer.startswith(b"220 "):
-        raise trio.BrokenResourceError(f"the server does not want TLS: {answer!r}")
+    dialogue = Dialogue(stream)
+    await dialogue.reply(b"220")
+    if b"250 STARTTLS" not in [
+        line.replace(b"-", b" ") for line in await dialogue.ask(b"EHLO client.example", b"250")
+    ]:
+        raise trio.BrokenResourceError("the server does not offer TLS")
+    await dialogue.ask(b"STARTTLS", b"220")
     return await trio_tlsbio.start_tls(
-        stream, ssl_context, buffered=lines.buffer, server_hostname=host
+        stream, ssl_context, buffered=dialogue.buffer, server_hostname=host
     )
+
+
+async def send_mail(
+    host: str, port: int, ssl_context: ssl.SSLContext, *, sender: str, recipient: str, text: bytes
+) -> None:
+    tcp_stream = await trio.open_tcp_stream(host, port)
+    async with tcp_stream, await upgrade_client(tcp_stream, host, ssl_context) as stream:
+        dialogue = Dialogue(stream)
+        await dialogue.ask(b"EHLO client.example", b"250")  # what was said before is forgotten
+        await dialogue.ask(f"MAIL FROM:<{sender}>".encode(), b"250")
+        await dialogue.ask(f"RCPT TO:<{recipient}>".encode(), b"250")
+        await dialogue.ask(b"DATA", b"354")
+        await dialogue.ask(text.replace(b"\r\n.", b"\r\n..") + b"\r\n.", b"250")
+        await dialogue.ask(b"QUIT", b"221")
 
 
 async def upgrade_server(
     stream: trio.SocketStream, ssl_context: ssl.SSLContext
 ) -> trio_tlsbio.TLSStream[trio.SocketStream]:
-    lines = Lines(stream)
-    while await lines.next() != b"STARTTLS":
-        await stream.send_all(b"530 Must issue a STARTTLS command first\r\n")
-    if not lines.buffer:  # else the client gets no answer, and start_tls() closes the connection
+    dialogue = Dialogue(stream)
+    await stream.send_all(b"220 server.example\r\n")
+    while (command := await dialogue.line()) != b"STARTTLS":
+        offer = b"250-server.example\r\n250 STARTTLS\r\n"
+        refusal = b"530 Must issue a STARTTLS command first\r\n"
+        await stream.send_all(offer if command.startswith(b"EHLO ") else refusal)
+    if not dialogue.buffer:  # else there is no answer, and start_tls() closes the connection
         await stream.send_all(b"220 Go ahead\r\n")
-    return await trio_tlsbio.start_tls(stream, ssl_context, buffered=lines.buffer, server_side=True)
+    return await trio_tlsbio.start_tls(
+        stream, ssl_context, buffered=dialogue.buffer, server_side=True
+    )

@@ -12,7 +12,7 @@ import attrs
 
 from ._contexts import requested_hostname
 
-__all__ = ["HandshakeInfo", "certificate_names", "presented_names"]
+__all__ = ["HandshakeInfo", "certificate_names", "decoded_chain", "presented_names", "same_name"]
 
 # A certificate as SSLObject.getpeercert() decodes it.
 Certificate = Mapping[str, Any]
@@ -78,7 +78,31 @@ def _peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     return chain if leaf in chain else (leaf, *chain)
 
 
-def _same_name(pattern: str, hostname: str) -> bool:
+def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
+    """Decode the certificates that the peer presented, its own first.
+
+    They are in the order of :attr:`HandshakeInfo.peer_certificate_chain`, and like it what was
+    sent, verified or not. It takes a while, so it is not part of the handshake.
+
+    Args:
+      ssl_object: Of a connection whose handshake is done, such as
+        :attr:`TLSConnection.ssl_object`.
+
+    Returns:
+      For each the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of one, empty where
+      that can't be had.
+    """
+    decoded: dict[bytes, Certificate] = {}
+    for certificate in _raw_chain(ssl_object):
+        with suppress(ValueError, ssl.SSLError):  # see _decoded()
+            decoded[ssl.PEM_cert_to_DER_cert(certificate.public_bytes())] = certificate.get_info()
+    chain = _peer_chain(ssl_object)
+    if chain and chain[0] not in decoded:
+        decoded[chain[0]] = _decoded(ssl_object) or {}
+    return tuple(decoded.get(certificate, {}) for certificate in chain)
+
+
+def same_name(pattern: str, hostname: str) -> bool:
     """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
     try:
         return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
@@ -131,7 +155,7 @@ class HandshakeInfo:
         if self.server_hostname is None or not self.peer_certificate:
             return None
         for name in certificate_names(self.peer_certificate):
-            if _same_name(name, self.server_hostname):
+            if same_name(name, self.server_hostname):
                 return name
         return None
 

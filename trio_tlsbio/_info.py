@@ -12,7 +12,7 @@ import attrs
 
 from ._contexts import requested_hostname
 
-__all__ = ["HandshakeInfo", "certificate_names", "decoded_chain", "presented_names", "same_name"]
+__all__ = ["HandshakeInfo", "certificate_names", "decoded_chain", "presented_names"]
 
 # A certificate as SSLObject.getpeercert() decodes it.
 Certificate = Mapping[str, Any]
@@ -102,7 +102,7 @@ def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
     return tuple(decoded.get(certificate, {}) for certificate in chain)
 
 
-def same_name(pattern: str, hostname: str) -> bool:
+def _same_name(pattern: str, hostname: str) -> bool:
     """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
     try:
         return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
@@ -155,7 +155,7 @@ class HandshakeInfo:
         if self.server_hostname is None or not self.peer_certificate:
             return None
         for name in certificate_names(self.peer_certificate):
-            if same_name(name, self.server_hostname):
+            if _same_name(name, self.server_hostname):
                 return name
         return None
 

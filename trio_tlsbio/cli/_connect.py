@@ -340,7 +340,7 @@ async def _shake_hands(
             tell(Timeline(conversation.flights, conversation.bytes_not_kept))
 
 
-async def _part(stream: TLSStream[Any], *, half_close: bool) -> Ending:
+async def _part(stream: TLSStream[Any], plan: _Plan) -> Ending:
     """End a connection on which nothing is to be said, and tell how it ended.
 
     What comes until the server's end is read: tickets, and the alert by which a TLS 1.3 server
@@ -348,25 +348,20 @@ async def _part(stream: TLSStream[Any], *, half_close: bool) -> Ending:
     """
     received = 0
     try:
-        if half_close:
-            with trio.move_on_after(_PARTING_TIMEOUT):
+        with trio.move_on_after(min(_PARTING_TIMEOUT, plan.timeout)):
+            if plan.https_compatible:
+                await stream.aclose()
+            else:
                 await stream.send_eof()
                 while received < _PARTING_BYTES and (data := await stream.receive_some()):
                     received += len(data)
-            ending = Ending.of(stream, received)
-        else:
-            await trio.lowlevel.checkpoint()
-            ending = Ending.of(stream, received)
     except TLSError as exc:
         is_cut = isinstance(exc, TruncationError)
         if not (is_cut or isinstance(exc.__cause__, trio.BrokenResourceError)):
             raise
-        ending = Ending.of(stream, received)
     finally:
-        # Nothing is on its way that could be lost, and it has had its time.
-        with trio.CancelScope(deadline=trio.current_time() + (0 if half_close else 0.5)):
-            await stream.aclose()
-    return ending
+        await trio.aclose_forcefully(stream)  # it has had its time
+    return Ending.of(stream, received)
 
 
 ################################################################
@@ -471,7 +466,7 @@ def _both(*tellers: Tell) -> Tell:
 async def _visit(plan: _Plan, tell: Tell) -> None:
     """Make a connection on which nothing is said."""
     stream = await _open(plan, tell)
-    tell(await _part(stream, half_close=not plan.https_compatible))
+    tell(await _part(stream, plan))
 
 
 async def _converse(plan: _Plan, view: View) -> None:

@@ -82,14 +82,15 @@ class RichView:
         for flight in timeline.flights:
             is_ours = flight.direction is Direction.SENT
             size = f" {count(flight.size, 'byte')} ".center(16, "─")
+            first, *more = flight_words(flight)
             table.add_row(
                 _text(in_ms(flight.time)),
                 _text("client"),
                 _text(f"──{size}─▶" if is_ours else f"◀─{size}──", _CLIENT if is_ours else _SERVER),
                 _text("server"),
-                _text("\n".join([]), _QUIET),
+                _text(first, _QUIET),
             )
-            for words in flight_words(flight):
+            for words in more:
                 table.add_row("", "", "", "", _text(words, _QUIET))
         self._out.print(Rule(_text("on the wire", _LABEL), style=_QUIET, align="left"))
         self._out.print(table)

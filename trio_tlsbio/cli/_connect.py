@@ -27,17 +27,18 @@ from trio_tlsbio._recording import RecordedStream
 
 from ._converse import Conversation
 from ._facts import (
+    Closed,
     Connected,
     Ending,
     Fact,
     Handshake,
     Problem,
+    Remark,
     Summary,
     Target,
     Timeline,
     Upgraded,
     Visit,
-    Warned,
 )
 from ._json import document
 from ._options import (
@@ -55,7 +56,7 @@ from ._options import (
 from ._starttls import PORTS, Dialogue
 from ._status import Failure, Status, reasons, status_of, what_counts
 from ._views import View, view_for
-from ._words import Stopwatch, aligned, say
+from ._words import Stopwatch, say
 
 __all__ = ["add_parser"]
 
@@ -240,7 +241,7 @@ def _private_file(option: str, path: str) -> str:
 
 
 def _warnings(options: argparse.Namespace) -> list[str]:
-    warnings = []
+    warnings: list[str] = []
     if options.insecure:
         warnings.append("--insecure: whoever answers is not checked, and may be anybody")
     if options.keylog is not None:
@@ -398,7 +399,7 @@ async def _connect(options: argparse.Namespace) -> Status:
     view = view_for()
     plan = _plan(options, target)
     for words in _warnings(options):
-        view.tell(Warned(words))
+        view.tell(Remark("warning", words))
     if options.reconnect is not None:
         log = _Log()
         for number in range(1, options.reconnect + 1):
@@ -435,7 +436,7 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
 class _Log:
     """Collects what is told of connections."""
 
-    visits: list[Visit] = attrs.field(factory=list)
+    visits: list[Visit] = attrs.field(factory=list[Visit])
 
     def tell(self, fact: Fact) -> None:
         match fact:
@@ -449,7 +450,7 @@ class _Log:
                 self.visits[-1] = attrs.evolve(self.visits[-1], timeline=fact)
             case Ending():
                 self.visits[-1] = attrs.evolve(self.visits[-1], ending=fact)
-            case Warned():
+            case Remark() | Closed():
                 pass
 
 
@@ -489,5 +490,6 @@ async def _converse(plan: _Plan, view: View) -> None:
         raise
     view.tell(Ending.of(stream, conversation.received))
     if conversation.send_error is not None:
-        say(f"note: the server did not take all of the input: {conversation.send_error}")
-    say(*aligned([("closed", f"{watch.lap()} after the handshake")]))
+        words = f"the server did not take all of the input: {conversation.send_error}"
+        view.tell(Remark("note", words))
+    view.tell(Closed(watch.seconds()))

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -28,18 +28,19 @@ from ._status import Failure, Status, hint_for
 
 __all__ = [
     "CertificateFacts",
+    "Closed",
     "Connected",
     "Ending",
     "Fact",
     "Handshake",
     "KeyFacts",
     "Problem",
+    "Remark",
     "Summary",
     "Target",
     "Timeline",
     "Upgraded",
     "Visit",
-    "Warned",
 ]
 
 
@@ -54,9 +55,10 @@ class Target:
 
 
 @attrs.frozen
-class Warned:
+class Remark:
     """Something that the user should know, whatever else happens."""
 
+    kind: Literal["warning", "note"]
     words: str
 
 
@@ -183,6 +185,13 @@ _SERVER_ENDS = {
 
 
 @attrs.frozen
+class Closed:
+    """The connection was closed, so long after the handshake."""
+
+    seconds: float
+
+
+@attrs.frozen
 class Visit:
     """One of several connections, as far as it came."""
 
@@ -241,7 +250,7 @@ class Problem:
         )
 
 
-Fact: TypeAlias = Warned | Connected | Upgraded | Handshake | Timeline | Ending
+Fact: TypeAlias = Remark | Connected | Upgraded | Handshake | Timeline | Ending | Closed
 """What becomes known of a connection, one after the other."""
 
 

@@ -11,7 +11,18 @@ from rich.text import Text
 from trio_tlsbio._errors import printable
 from trio_tlsbio._recording import Direction
 
-from ._facts import Connected, Ending, Fact, Handshake, Summary, Timeline, Upgraded, Visit, Warned
+from ._facts import (
+    Closed,
+    Connected,
+    Ending,
+    Fact,
+    Handshake,
+    Remark,
+    Summary,
+    Timeline,
+    Upgraded,
+    Visit,
+)
 from ._views import HEADER, flight_words, labelled, padded, row_of, summary_words
 from ._words import count, in_ms
 
@@ -57,14 +68,14 @@ class RichView:
     def tell(self, fact: Fact) -> None:
         """Show a fact."""
         match fact:
-            case Warned():
-                self._out.print(_text(f"warning: {fact.words}", _WARNING))
+            case Remark():
+                self._out.print(_text(f"{fact.kind}: {fact.words}", _WARNING))
             case Timeline():
                 self._tell_timeline(fact)
             case _:
                 self._tell_facts(fact)
 
-    def _tell_facts(self, fact: Connected | Upgraded | Handshake | Ending) -> None:
+    def _tell_facts(self, fact: Connected | Upgraded | Handshake | Ending | Closed) -> None:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style=_LABEL, min_width=14, no_wrap=True)
         grid.add_column(overflow="fold")

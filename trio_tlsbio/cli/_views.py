@@ -10,15 +10,16 @@ import attrs
 from trio_tlsbio._recording import Direction, Flight
 
 from ._facts import (
+    Closed,
     Connected,
     Ending,
     Fact,
     Handshake,
+    Remark,
     Summary,
     Timeline,
     Upgraded,
     Visit,
-    Warned,
 )
 from ._words import (
     aligned,
@@ -56,7 +57,7 @@ class View(Protocol):
         ...
 
 
-def labelled(fact: Connected | Upgraded | Handshake | Ending) -> list[tuple[str, str]]:
+def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[tuple[str, str]]:
     """Put a fact into labels and values."""
     match fact:
         case Connected():
@@ -68,6 +69,8 @@ def labelled(fact: Connected | Upgraded | Handshake | Ending) -> list[tuple[str,
             return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact)]
         case Ending():
             return ending_facts(fact)
+        case Closed():
+            return [("closed", f"{in_ms(fact.seconds)} after the handshake")]
 
 
 def flight_words(flight: Flight) -> list[str]:
@@ -122,8 +125,8 @@ class _Lines:
 
     def tell(self, fact: Fact) -> None:
         match fact:
-            case Warned():
-                say(f"warning: {fact.words}")
+            case Remark():
+                say(f"{fact.kind}: {fact.words}")
             case Timeline():
                 say("timeline:", *timeline_lines(fact))
             case _:

@@ -106,9 +106,9 @@ def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
     if len(leaf.names) > 1:
         yield "names", _names(leaf, info.matched_name)
     for number, issuer in enumerate(issuers, start=1):
-        facts = (issuer.subject or "unknown", _validity(issuer), _key(issuer))
-        yield f"chain, {number} up", "; ".join(filter(None, facts))
+        yield f"chain, {number} up", issuer.subject or "unknown"
         yield "", f"issued by {issuer.issuer or 'unknown'}"
+        yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
     if handshake.is_verified:
         yield "name matched", _matched(info)
 

@@ -19,6 +19,7 @@ import trio
 import trustme
 
 from trio_tlsbio import TLSStream, TruncationError, decoded_chain
+from trio_tlsbio.cli._status import MEANINGS
 
 from .helpers import NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
 from .programs import needs, s_server
@@ -427,3 +428,69 @@ async def test_usage_errors(args: tuple[str, ...], words: str) -> None:
     result = await run("connect", "a.example", *args)
     assert (result.status, result.stdout) == (2, b"")
     assert words in result.stderr.splitlines()[-1]
+
+
+################################################################
+# The page about it
+################################################################
+
+PAGE = Path(__file__).parent.parent / "docs" / "cli.rst"
+
+
+def keys_of(value: object, path: str = "") -> set[str]:
+    """Return the paths to all keys of a JSON document."""
+    if isinstance(value, dict):
+        return set().union(*(keys_of(item, f"{path}.{key}") for key, item in value.items()))
+    if isinstance(value, list) and value:
+        return set().union(*(keys_of(item, path + "[]") for item in value))
+    return {path.removesuffix("[]")}
+
+
+async def test_page_shows_the_json_as_it_is(server: Server) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    whole, error = map(
+        json.loads, re.findall(r"^\.\. code-block:: json\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)
+    )
+    async with tls_server(echo, server_context_for(server.cert)) as port:
+        connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--json", "--timeline")
+        value = document(await run(*connect))
+        several = document(await run(*connect, "--reconnect", "2"))
+        failed = document(await run(*connect, "--servername", "other.example"))
+    assert keys_of(value) == keys_of(whole)
+    assert failed["error"].keys() == error.keys()
+    assert failed["error"]["hint"] == error["hint"]
+    for key in several["summary"]:
+        assert f"`{key}`" in page
+
+
+async def test_page_has_every_option_and_exit_status() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    help_text = (await run("connect", "--help", env={"COLUMNS": "80"})).stdout.decode()
+    for option in set(re.findall(r"--[a-z0-9-]+", help_text)):
+        assert re.search(rf"`{option}\b", page), option
+    table = re.findall(r"^(\d+) +(\S.*)$", page, re.MULTILINE)
+    assert [(int(status), words) for status, words in table] == [
+        (int(status), words) for status, words in MEANINGS.items()
+    ]
+
+
+async def test_screenshots(tmp_path: Path) -> None:
+    pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    pytest.importorskip("rich", reason="rich is not installed")
+    with trio.fail_after(3 * TIMEOUT):
+        await trio.run_process(
+            [sys.executable, str(PAGE.parent / "screenshots.py"), str(tmp_path)],
+            capture_stdout=True,
+        )
+    words = {
+        "connect": ["(ClientHello)", "▶", "close_notify"],
+        "reconnect": ["4 resumed"],
+        "demo": ["All went well."],
+    }
+    for name, expected in words.items():
+        svg = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        text = re.sub("<[^>]*>", "", svg).replace("&#160;", " ")
+        assert all(item in text for item in expected), name
+        assert "url(http" not in svg  # a picture loads nothing
+        assert (PAGE.parent / "images" / f"{name}.svg").exists()
+        assert f"images/{name}.svg" in PAGE.read_text(encoding="utf-8")

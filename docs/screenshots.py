@@ -21,7 +21,6 @@ from pathlib import Path
 
 import trio
 import trustme
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
@@ -30,9 +29,6 @@ from trio_tlsbio import TLSStream, serve_tls_over_tcp
 
 COLUMNS = 100
 TIMEOUT = 60.0  # seconds, for each command
-
-# The pictures load nothing from the net: any monospaced font will do.
-SVG_FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 async def shown_by(*args: str, cwd: str) -> str:
@@ -72,7 +68,9 @@ def picture(command: str, output: str) -> str:
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.assemble(("$ ", "green"), (command, "bold")))
     console.print(Text.from_ansi(output))
-    return console.export_svg(title="trio-tlsbio", theme=MONOKAI, code_format=SVG_FORMAT)
+    svg = console.export_svg(title="trio-tlsbio", theme=MONOKAI)
+    # It loads no fonts from the net: any monospaced one will do.
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
 
 
 async def listen_only(stream: TLSStream[trio.SocketStream]) -> None:

@@ -144,7 +144,8 @@ class HandshakeInfo:
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
     """The certificates that the peer presented, in DER form, its own first. They are what was
-    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone."""
+    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
+    :func:`decoded_chain` tells what is in them."""
 
     @property
     def matched_name(self) -> str | None:

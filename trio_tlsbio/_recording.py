@@ -118,7 +118,7 @@ class Conversation:
     start: float = attrs.field(factory=trio.current_time)
     """When the recording began, by Trio's clock."""
 
-    _passages: list[Passage] = attrs.field(factory=list, init=False, repr=False)
+    _passages: list[Passage] = attrs.field(factory=list[Passage], init=False, repr=False)
     _kept: int = attrs.field(default=0, init=False)
     _totals: dict[Direction, int] = attrs.field(
         factory=lambda: dict.fromkeys(Direction, 0), init=False
@@ -146,7 +146,7 @@ class Conversation:
 
     @property
     def records(self) -> tuple[WireRecord, ...]:
-        """The TLS records in it: see :func:`records_of`."""
+        """The TLS records in it, cut anew each time: see :func:`records_of`."""
         return records_of(self._passages)
 
     @property

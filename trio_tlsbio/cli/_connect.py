@@ -285,38 +285,35 @@ async def _open(plan: _Plan, tell: Tell) -> TLSStream[Any]:
     watch = Stopwatch()
     deadline = trio.current_time() + plan.timeout
     tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
-    peer = tcp.socket.getpeername()
-    tell(Connected(peer[0], peer[1], watch.seconds()))
-    stream: TLSStream[Any] | None = None
-    with trio.CancelScope(deadline=deadline):
-        buffered = b""
-        if plan.target.starttls is not None:
-            buffered = await _ask_for_tls(tcp, plan.target.starttls)
-            tell(Upgraded(plan.target.starttls, watch.seconds()))
-        stream = await _shake_hands(plan, tcp, buffered, watch, tell)
-    if stream is None:
-        await trio.aclose_forcefully(tcp)
+    try:
+        peer = tcp.socket.getpeername()
+        tell(Connected(peer[0], peer[1], watch.seconds()))
+        with trio.CancelScope(deadline=deadline):
+            buffered = b""
+            if plan.target.starttls is not None:
+                buffered = await _ask_for_tls(tcp, plan.target.starttls)
+                tell(Upgraded(plan.target.starttls, watch.seconds()))
+            return await _shake_hands(plan, tcp, buffered, watch, tell)
         raise HandshakeTimeoutError(
             f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
         )
-    return stream
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
 
 
 async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
     """Say what begins TLS, and return what came after the answer."""
+    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
     try:
-        dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
         while not dialogue.is_done:
             await tcp.send_all(dialogue.data_to_send())
             dialogue.feed(await tcp.receive_some())
-        return dialogue.buffered
-    except BaseException as exc:
-        await trio.aclose_forcefully(tcp)
-        if isinstance(exc, trio.BrokenResourceError):
-            raise Failure(
-                Status.TRUNCATED, "the server broke the connection before TLS could begin"
-            ) from exc
-        raise
+    except trio.BrokenResourceError as exc:
+        raise Failure(
+            Status.TRUNCATED, "the server broke the connection before TLS could begin"
+        ) from exc
+    return dialogue.buffered
 
 
 async def _shake_hands(

@@ -24,7 +24,7 @@ from trio_tlsbio import (
 from trio_tlsbio._info import certificate_names
 from trio_tlsbio._recording import Flight
 
-from ._status import Failure, Status, hint_for
+from ._status import Status, hint_for
 
 __all__ = [
     "CertificateFacts",
@@ -236,13 +236,8 @@ class Problem:
     @classmethod
     def of(cls, error: BaseException, status: Status) -> Problem:
         """Tell what is wrong; ``status`` is what the command ends with."""
-        if isinstance(error, TLSError):
-            error_type = error.error_type
-        else:
-            kind = error.status if isinstance(error, Failure) else status
-            error_type = kind.name.lower()
         return cls(
-            error_type=error_type,
+            error_type=error.error_type if isinstance(error, TLSError) else status.name.lower(),
             words=str(error),
             alert=error.alert if isinstance(error, PeerAlertError) else None,
             hint=hint_for(error),

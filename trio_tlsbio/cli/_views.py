@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -30,7 +31,16 @@ from ._words import (
     say,
 )
 
-__all__ = ["HEADER", "View", "flight_words", "labelled", "row_of", "summary_words", "view_for"]
+__all__ = [
+    "HEADER",
+    "View",
+    "flight_words",
+    "labelled",
+    "padded",
+    "row_of",
+    "summary_words",
+    "view_for",
+]
 
 Row: TypeAlias = tuple[str, ...]
 
@@ -75,18 +85,12 @@ def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[t
 
 def flight_words(flight: Flight) -> list[str]:
     """Tell what is in a flight; records that look alike, one after the other, are counted."""
-    words: list[str] = []
-    last, times, size = "", 0, 0
-    for record in [*flight.records, None]:
-        text = "" if record is None else str(record)
-        if text != last or record is None:
-            if times:
-                several = f"{times} x " if times > 1 else ""
-                words.append(f"{several}{last}, {count(size, 'byte')}")
-            last, times, size = text, 0, 0
-        if record is not None:
-            times, size = times + 1, size + record.size
-    return words
+    lines: list[str] = []
+    for words, group in groupby(flight.records, key=str):
+        sizes = [record.size for record in group]
+        several = f"{len(sizes)} x " if len(sizes) > 1 else ""
+        lines.append(f"{several}{words}, {count(sum(sizes), 'byte')}")
+    return lines
 
 
 def row_of(number: int, visit: Visit) -> Row:

@@ -311,28 +311,34 @@ async def test_cancelled_sends_are_counted(
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_close_lets_everything_arrive(
+async def test_close_leaves_nothing_unread(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, is_cancelled: bool
 ) -> None:
-    # The client closes with the server's greeting unread: a socket would answer with a reset.
-    data = bytes(100_000)
-    async with recorded_pair(client_context, server_context) as (client, server):
-        await both_handshakes(client, server)
-        await server.send_all(b"welcome" * 1000)
-        await client.send_all(data)
+    # The client closes with the server's greeting unread, and more to come: a socket that is
+    # closed so answers with a reset, which can destroy what it has sent.
+    data = bytes(50_000)
+    with trio.fail_after(20):
+        async with recorded_pair(client_context, server_context) as (client, server):
+            await both_handshakes(client, server)
+            await server.send_all(b"welcome" * 1000)
+            await client.send_all(data)
+            received = client.transport_stream.conversation
 
-        async def close() -> None:
-            with trio.CancelScope() as scope:
-                if is_cancelled:
-                    scope.cancel()
-                await client.aclose()
+            async def close() -> None:
+                with trio.CancelScope() as scope:
+                    if is_cancelled:
+                        scope.cancel()
+                    await client.aclose()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(close)
-            if is_cancelled:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close)
                 await trio.testing.wait_all_tasks_blocked()
-            assert b"".join([chunk async for chunk in server]) == data
-            await server.aclose()
+                assert received.bytes_received > 7000
+                if not is_cancelled:
+                    await server.send_all(b"more" * 1000)
+                assert b"".join([chunk async for chunk in server]) == data
+                await server.aclose()
+            assert received.bytes_received > (7000 if is_cancelled else 11_000)
 
 
 async def test_sessions_are_harvested_from_a_silent_server(

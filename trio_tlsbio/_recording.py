@@ -163,8 +163,7 @@ class Conversation:
         count = memoryview(data).nbytes
         if not count:
             return
-        # Once something is missing nothing more is kept: the rest could not be cut into records.
-        room = 0 if self.bytes_not_kept else self.max_bytes - self._kept
+        room = self.max_bytes - self._kept  # used up, it stays so: nothing is missing in between
         self._totals[direction] += count
         if room > 0:
             kept = bytes(memoryview(data).cast("B")[:room])

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 import trustme
 
-from trio_tlsbio import CertificateError, TLSError, start_tls
+from trio_tlsbio import CertificateError, TLSError, TLSSession, start_tls
 
 from .helpers import NAME, client_context_for, tcp_pair
 
@@ -97,3 +97,34 @@ async def test_bad_arguments_close_the_stream(client_context: ssl.SSLContext) ->
     with pytest.raises(ValueError, match="server_hostname"):
         await start_tls(ours, client_context, buffered=b"")
     assert await theirs.receive_some() == b""
+
+
+async def test_session_is_resumed(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    sessions: list[TLSSession] = []
+
+    async def connect(session: TLSSession | None) -> bool:
+        async with tcp_pair() as (ours, theirs):
+
+            async def serve() -> None:
+                stream = await start_tls(theirs, server_context, buffered=b"", server_side=True)
+                assert await stream.receive_some() == b""
+                await stream.aclose()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                stream = await start_tls(
+                    ours,
+                    client_context,
+                    buffered=b"",
+                    server_hostname=NAME,
+                    session=session,
+                    on_session=sessions.append,
+                )
+                await stream.aclose()
+            return stream.session_reused
+
+    with trio.fail_after(20):
+        assert not await connect(None)
+        assert await connect(sessions[-1])

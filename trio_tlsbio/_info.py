@@ -12,7 +12,7 @@ import attrs
 
 from ._contexts import requested_hostname
 
-__all__ = ["HandshakeInfo", "certificate_names", "presented_names"]
+__all__ = ["HandshakeInfo", "certificate_names", "decoded_chain", "presented_names"]
 
 # A certificate as SSLObject.getpeercert() decodes it.
 Certificate = Mapping[str, Any]
@@ -78,6 +78,30 @@ def _peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     return chain if leaf in chain else (leaf, *chain)
 
 
+def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
+    """Decode the certificates that the peer presented, its own first.
+
+    They are in the order of :attr:`HandshakeInfo.peer_certificate_chain`, and like it what was
+    sent, verified or not. It takes a while, so it is not part of the handshake.
+
+    Args:
+      ssl_object: Of a connection whose handshake is done, such as
+        :attr:`TLSConnection.ssl_object`.
+
+    Returns:
+      For each the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of one, empty where
+      that can't be had.
+    """
+    decoded: dict[bytes, Certificate] = {}
+    for certificate in _raw_chain(ssl_object):
+        with suppress(ValueError, ssl.SSLError):  # see _decoded()
+            decoded[ssl.PEM_cert_to_DER_cert(certificate.public_bytes())] = certificate.get_info()
+    chain = _peer_chain(ssl_object)
+    if chain and chain[0] not in decoded:
+        decoded[chain[0]] = _decoded(ssl_object) or {}
+    return tuple(decoded.get(certificate, {}) for certificate in chain)
+
+
 def _same_name(pattern: str, hostname: str) -> bool:
     """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
     try:
@@ -120,7 +144,8 @@ class HandshakeInfo:
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
     """The certificates that the peer presented, in DER form, its own first. They are what was
-    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone."""
+    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
+    :func:`decoded_chain` tells what is in them."""
 
     @property
     def matched_name(self) -> str | None:

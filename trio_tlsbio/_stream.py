@@ -754,6 +754,8 @@ async def start_tls(
     server_hostname: str | bytes | None = None,
     server_side: bool = False,
     https_compatible: bool = False,
+    session: TLSSession | None = None,
+    on_session: Callable[[TLSSession], object] | None = None,
 ) -> TLSStream[T_Stream]:
     """Go on with TLS on a stream that has carried plaintext, as STARTTLS does.
 
@@ -772,6 +774,8 @@ async def start_tls(
       server_hostname: The name of the server. Clients only.
       server_side: Whether this end is the server.
       https_compatible: See :class:`TLSStream`.
+      session: The session to resume. Clients only.
+      on_session: Called with every session that the server gives. Clients only.
 
     Raises:
       TLSError: if something was in the buffer, or the handshake failed.
@@ -785,6 +789,8 @@ async def start_tls(
             server_hostname=server_hostname,
             server_side=server_side,
             https_compatible=https_compatible,
+            session=session,
+            on_session=on_session,
         )
         if buffered:
             raise TLSError(

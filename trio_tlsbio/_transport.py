@@ -24,7 +24,15 @@ import trio
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import TLSError, TruncationError, caused_by
 
-__all__ = ["ConflictDetector", "CountingStream", "Transport", "beside", "transport_for"]
+__all__ = [
+    "ConflictDetector",
+    "CountingStream",
+    "ImmediateStream",
+    "SocketCalls",
+    "Transport",
+    "beside",
+    "transport_for",
+]
 
 # How much is taken from a socket at a time, in bytes. It is below the 128 KiB from which on glibc's
 # malloc asks the system for new pages each time.
@@ -112,6 +120,19 @@ class CountingStream(Protocol):
 
     async def send_all(self, data: Data) -> None:
         """Send all of it."""
+        ...
+
+
+@runtime_checkable
+class ImmediateStream(Protocol):
+    """A stream that does without waiting what can be done so with a socket beneath it."""
+
+    def receive_nowait(self) -> bytes | None:
+        """Return what has arrived, ``b""`` at the end; None if nothing has."""
+        ...
+
+    def end_direction(self) -> bool:
+        """See :meth:`Transport.end_direction`."""
         ...
 
 
@@ -499,6 +520,14 @@ class _NestedTransport(_StreamTransport):
             return sent
         return 0
 
+    def _read_nowait(self) -> bytes | None:
+        stream = self._stream
+        return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
+
+    def end_direction(self) -> bool:
+        stream = self._stream
+        return isinstance(stream, ImmediateStream) and stream.end_direction()
+
 
 @attrs.define(eq=False)
 class _SocketTransport(Transport[trio.SocketStream]):
@@ -563,6 +592,48 @@ class _SocketTransport(Transport[trio.SocketStream]):
         return self._was_woken and self._fileno() >= 0
 
     def end_direction(self) -> bool:
+        return SocketCalls(self._stream).end_direction()
+
+
+@attrs.frozen
+class SocketCalls:
+    """What can be done with a socket without waiting."""
+
+    _stream: trio.SocketStream
+
+    def check_send(self) -> None:
+        """Raise :exc:`trio.ClosedResourceError` if our direction, or all of it, was closed."""
+        if self._stream.socket.fileno() < 0:
+            raise _closed()
+        if self._stream.socket.did_shutdown_SHUT_WR:
+            raise trio.ClosedResourceError("can't send data after sending EOF")
+
+    def send_nowait(self, pieces: Sequence[Data]) -> int | None:
+        """Send as much as the socket takes, and return how many bytes that was; None if it takes
+        nothing now.
+        """
+        try:
+            return _write(self._stream.socket.fileno(), pieces[:_MOST_PIECES])
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            raise _stream_error(exc) from exc
+
+    async def wait_writable(self) -> None:
+        """Wait until it takes something."""
+        await trio.lowlevel.wait_writable(self._stream.socket.fileno())
+
+    def receive_nowait(self) -> bytes | None:
+        """Return what has arrived, ``b""`` at the end; None if nothing has."""
+        try:
+            return _read(self._stream.socket.fileno(), _RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            raise _stream_error(exc) from exc
+
+    def end_direction(self) -> bool:
+        """See :meth:`Transport.end_direction`."""
         # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
         # then the peer's kernel may throw away what it has not read yet. RFC 9112 section 9.6
         # tells the same of HTTP.

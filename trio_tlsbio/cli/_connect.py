@@ -3,41 +3,72 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import math
 import os
-import select
 import ssl
+import stat
 import sys
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import attrs
 import trio
 
-from trio_tlsbio import HandshakeInfo, HandshakeTimeoutError, TLSError, TLSStream
+from trio_tlsbio import (
+    HandshakeTimeoutError,
+    SessionCache,
+    TLSError,
+    TLSSession,
+    TLSStream,
+    TruncationError,
+    start_tls,
+)
+from trio_tlsbio._recording import RecordedStream
 
+from ._converse import Conversation
+from ._facts import (
+    Closed,
+    Connected,
+    Ending,
+    Fact,
+    Handshake,
+    Problem,
+    Remark,
+    Summary,
+    Target,
+    Timeline,
+    Upgraded,
+    Visit,
+)
+from ._json import document
 from ._options import (
     Commands,
     add_command,
     add_version_options,
     existing_file,
     host_name,
+    positive_number,
     positive_seconds,
     protocol_list,
     unusable,
     usage_error,
 )
-from ._status import Failure, Status, reasons
-from ._words import Stopwatch, aligned, ending_lines, handshake_lines, say
+from ._starttls import PORTS, Dialogue
+from ._status import Failure, Status, reasons, status_of, what_counts
+from ._views import View, view_for
+from ._words import Stopwatch, say
 
 __all__ = ["add_parser"]
 
-# How much is read from standard input at a time, in bytes.
-_INPUT_BYTES = 64 * 1024
+# How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
+_MOST_RECORDED = 256 * 1024
 
-# How long standard input may pause once the server has ended the conversation, in seconds. A file
-# or a busy pipe is still sent to its end; nobody has to press Ctrl-D for a server that has gone.
-_INPUT_GRACE = 0.5
+# Where nothing is to be said, how long the server's end is awaited, in seconds, and how much of
+# what it says meanwhile is thrown away, in bytes.
+_PARTING_TIMEOUT = 3.0
+_PARTING_BYTES = 1024 * 1024
+
+Tell: TypeAlias = Callable[[Fact], None]
 
 
 ################################################################
@@ -45,17 +76,19 @@ _INPUT_GRACE = 0.5
 ################################################################
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str) -> tuple[str, int | None]:
     if "/" in text:
         raise argparse.ArgumentTypeError(f"{text!r}: give HOST or HOST:PORT, not a URL or path")
     if text.startswith("["):  # [::1] or [::1]:443
         host, _, rest = text[1:].partition("]")
-        colon, port = rest[:1] or ":", rest[1:] or "443"
+        colon, port = (rest[0], rest[1:]) if rest else (":", None)
     elif text.count(":") > 1:  # a bare IPv6 address
-        host, colon, port = text, ":", "443"
+        host, colon, port = text, ":", None
     else:
-        host, _, port = text.partition(":")
-        colon, port = ":", port if ":" in text else "443"
+        host, colon, rest = text.partition(":")
+        colon, port = ":", rest if colon else None
+    if port is None:
+        return host_name(host), None
     if colon != ":" or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"{text!r}: the port must be a number from 1 to 65535")
     return host_name(host), int(port)
@@ -69,7 +102,8 @@ def add_parser(commands: Commands) -> None:
         _connect,
         summary="connect to a server, and tell what was agreed on",
         description="Connect to a TLS server. What was agreed on goes to standard error.\n"
-        "Standard input goes to the server, and only the server's data to standard output.",
+        "Standard input goes to the server, and only the server's data to standard output. With\n"
+        "--json or --reconnect no conversation takes place.",
         notes="At the end of standard input a close_notify ends our direction, and the server's "
         "own end is awaited.\n\n",
     )
@@ -77,7 +111,8 @@ def add_parser(commands: Commands) -> None:
         "address",
         metavar="HOST[:PORT]",
         type=_address,
-        help="a name or an IP address, and a port (default: 443): [::1]:443 for IPv6",
+        help="a name or an IP address, and a port (default: 443, or that of --starttls): "
+        "[::1]:443 for IPv6",
     )
     parser.add_argument(
         "--servername",
@@ -115,11 +150,42 @@ def add_parser(commands: Commands) -> None:
     )
     add_version_options(parser)
     parser.add_argument(
+        "--starttls",
+        metavar="PROTOCOL",
+        choices=tuple(PORTS),
+        help=f"ask for TLS in plaintext first, by the rules of {', '.join(PORTS)}",
+    )
+    parser.add_argument(
+        "--timeline",
+        action="store_true",
+        help="show which records of the handshake passed when, and how long they are",
+    )
+    parser.add_argument(
+        "--reconnect",
+        metavar="N",
+        type=positive_number,
+        help="make N connections, one after the other, resume the session, and tell how long "
+        "each took; nothing is sent, and what the server says is thrown away",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="write what was agreed on, or why it failed, as one JSON document to standard "
+        "output, and nothing else there: standard input is not read, nothing is sent, and what "
+        "the server says is thrown away",
+    )
+    parser.add_argument(
+        "--keylog",
+        metavar="FILE",
+        help="append the keys of each connection to FILE (SSLKEYLOGFILE format): whoever has "
+        "it can read what was recorded of the traffic",
+    )
+    parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=positive_seconds,
         default=10.0,
-        help="how long connection and handshake may take together (default: 10)",
+        help="how long connection, STARTTLS and handshake may take together (default: 10)",
     )
     parser.add_argument(
         "--https-compatible",
@@ -130,7 +196,7 @@ def add_parser(commands: Commands) -> None:
 
 
 ################################################################
-# What it does
+# A connection
 ################################################################
 
 
@@ -154,7 +220,35 @@ def _context_for(options: argparse.Namespace) -> ssl.SSLContext:
         context.set_alpn_protocols(options.alpn)
     if options.version is not None:
         context.minimum_version = context.maximum_version = options.version
+    if options.keylog is not None:
+        context.keylog_filename = _private_file("--keylog", options.keylog)
     return context
+
+
+def _private_file(option: str, path: str) -> str:
+    """Make a file that nobody else may read, if it is not there; refuse one that others may."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as exc:
+        usage_error(f"{option} {path}: {exc.strerror}")
+    try:
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    if sys.platform != "win32" and stat.S_ISREG(mode) and mode & 0o077:
+        usage_error(f"{option} {path}: others may read this file, and must not: chmod 600 it first")
+    return path
+
+
+def _warnings(options: argparse.Namespace) -> list[str]:
+    warnings: list[str] = []
+    if options.insecure:
+        warnings.append("--insecure: whoever answers is not checked, and may be anybody")
+    if options.keylog is not None:
+        warnings.append(
+            f"--keylog: whoever has {options.keylog} can read the traffic of this connection"
+        )
+    return warnings
 
 
 async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStream:
@@ -167,129 +261,232 @@ async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStrea
     raise Failure(Status.NO_CONNECTION, f"{where}: no answer within {timeout:g} seconds")
 
 
-async def _shake_hands(stream: TLSStream[Any], timeout: float, deadline: float) -> HandshakeInfo:
-    with trio.CancelScope(deadline=deadline):
-        await stream.do_handshake()
-    if stream.handshake is None:
+@attrs.frozen
+class _Plan:
+    """How to connect."""
+
+    target: Target
+    context: ssl.SSLContext
+    timeout: float
+    https_compatible: bool
+    is_recorded: bool
+    sessions: SessionCache
+
+    def take_session(self) -> TLSSession | None:
+        name, port = self.target.server_name, self.target.port
+        return self.sessions.take(self.context, name, port, now=time.monotonic())
+
+    def put_session(self, session: TLSSession) -> None:
+        self.sessions.put(session, self.target.port, now=time.monotonic())
+
+
+async def _open(plan: _Plan, tell: Tell) -> TLSStream[Any]:
+    """Connect, do the handshake, and tell of each step when it is done."""
+    watch = Stopwatch()
+    deadline = trio.current_time() + plan.timeout
+    tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
+    try:
+        peer = tcp.socket.getpeername()
+        tell(Connected(peer[0], peer[1], watch.seconds()))
+        with trio.CancelScope(deadline=deadline):
+            buffered = b""
+            if plan.target.starttls is not None:
+                buffered = await _ask_for_tls(tcp, plan.target.starttls)
+                tell(Upgraded(plan.target.starttls, watch.seconds()))
+            return await _shake_hands(plan, tcp, buffered, watch, tell)
         raise HandshakeTimeoutError(
-            f"the TCP connection stands, but TLS was not ready within {timeout:g} seconds"
+            f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
         )
-    return stream.handshake
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+
+
+async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
+    """Say what begins TLS, and return what came after the answer."""
+    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
+    try:
+        while not dialogue.is_done:
+            await tcp.send_all(dialogue.data_to_send())
+            dialogue.feed(await tcp.receive_some())
+    except trio.BrokenResourceError as exc:
+        raise Failure(
+            Status.TRUNCATED, "the server broke the connection before TLS could begin"
+        ) from exc
+    return dialogue.buffered
+
+
+async def _shake_hands(
+    plan: _Plan, tcp: trio.SocketStream, buffered: bytes, watch: Stopwatch, tell: Tell
+) -> TLSStream[Any]:
+    recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
+    try:
+        stream: TLSStream[Any] = await start_tls(
+            tcp if recorded is None else recorded,
+            plan.context,
+            buffered=buffered,
+            server_hostname=plan.target.server_name,
+            https_compatible=plan.https_compatible,
+            session=plan.take_session(),
+            on_session=plan.put_session,
+        )
+        tell(Handshake.of(stream, watch.seconds()))
+        return stream
+    finally:
+        if recorded is not None:
+            conversation = recorded.conversation
+            tell(Timeline(conversation.flights, conversation.bytes_not_kept))
+
+
+async def _part(stream: TLSStream[Any], plan: _Plan) -> Ending:
+    """End a connection on which nothing is to be said, and tell how it ended.
+
+    What comes until the server's end is read: tickets, and the alert by which a TLS 1.3 server
+    refuses a client's certificate.
+    """
+    received = 0
+    try:
+        with trio.move_on_after(min(_PARTING_TIMEOUT, plan.timeout)):
+            if plan.https_compatible:
+                await stream.aclose()
+            else:
+                await stream.send_eof()
+                while received < _PARTING_BYTES and (data := await stream.receive_some()):
+                    received += len(data)
+    except TLSError as exc:
+        is_cut = isinstance(exc, TruncationError)
+        if not (is_cut or isinstance(exc.__cause__, trio.BrokenResourceError)):
+            raise
+    finally:
+        await trio.aclose_forcefully(stream)  # it has had its time
+    return Ending.of(stream, received)
+
+
+################################################################
+# The command
+################################################################
+
+
+def _target(options: argparse.Namespace) -> Target:
+    host, port = options.address
+    return Target(
+        host=host,
+        port=port or PORTS.get(options.starttls, 443),
+        server_name=options.servername or host,
+        starttls=options.starttls,
+    )
+
+
+def _plan(options: argparse.Namespace, target: Target) -> _Plan:
+    return _Plan(
+        target=target,
+        context=_context_for(options),
+        timeout=options.timeout,
+        https_compatible=options.https_compatible,
+        is_recorded=options.timeline,
+        sessions=SessionCache(),
+    )
 
 
 async def _connect(options: argparse.Namespace) -> Status:
-    """Connect to a server, tell what was agreed on, and pass on what goes either way."""
-    context = _context_for(options)
-    host, port = options.address
-    if options.insecure:
-        say("warning: --insecure: whoever answers is not checked, and may be anybody")
-    watch = Stopwatch()
-    deadline = trio.current_time() + options.timeout
-    tcp = await _connect_tcp(host, port, options.timeout)
-    address = tcp.socket.getpeername()[0]
-    say(*aligned([("connected", f"to {address} port {port}, in {watch.lap()}")]))
-    stream = TLSStream(
-        tcp,
-        context,
-        server_hostname=options.servername or host,
-        https_compatible=options.https_compatible,
-    )
+    """Connect to a server, and tell what was agreed on."""
+    target = _target(options)
+    if options.json:
+        return await _document(options, target)
+    view = view_for()
+    plan = _plan(options, target)
+    for words in _warnings(options):
+        view.tell(Remark("warning", words))
+    if options.reconnect is not None:
+        log = _Log()
+        for number in range(1, options.reconnect + 1):
+            await _visit(plan, log.tell if number > 1 else _both(log.tell, view.tell))
+            view.tell_visit(number, log.visits[-1])
+        view.tell_summary(Summary.of(log.visits))
+    else:
+        await _converse(plan, view)
+    return Status.OK
+
+
+async def _document(options: argparse.Namespace, target: Target) -> Status:
+    """Write all that is known at the end, errors included, as one document."""
+    log, problem, status = _Log(), None, Status.OK
     try:
-        info = await _shake_hands(stream, options.timeout, deadline)
-        say(*aligned([("handshake", f"in {watch.lap()}")]), *handshake_lines(info))
-        await _converse(stream, watch, half_close=not options.https_compatible)
+        plan = _plan(options, target)
+        for words in _warnings(options):
+            say(f"warning: {words}")
+        for _ in range(options.reconnect or 1):
+            await _visit(plan, log.tell)
+    except BaseException as exc:
+        error = what_counts(exc)
+        failure = status_of(error)
+        if failure in (None, Status.INTERRUPTED, Status.OUTPUT_CLOSED):
+            raise
+        status = failure
+        problem = Problem.of(error, status)
+    summary = Summary.of(log.visits) if options.reconnect and problem is None else None
+    print(document(target, log.visits, summary, problem))
+    return status
+
+
+@attrs.define(eq=False)
+class _Log:
+    """Collects what is told of connections."""
+
+    visits: list[Visit] = attrs.field(factory=list[Visit])
+
+    def tell(self, fact: Fact) -> None:
+        match fact:
+            case Connected():
+                self.visits.append(Visit(fact))
+            case Upgraded():
+                self.visits[-1] = attrs.evolve(self.visits[-1], upgraded=fact)
+            case Handshake():
+                self.visits[-1] = attrs.evolve(self.visits[-1], handshake=fact)
+            case Timeline():
+                self.visits[-1] = attrs.evolve(self.visits[-1], timeline=fact)
+            case Ending():
+                self.visits[-1] = attrs.evolve(self.visits[-1], ending=fact)
+            case Remark() | Closed():
+                pass
+
+
+def _both(*tellers: Tell) -> Tell:
+    """Tell several."""
+
+    def tell(fact: Fact) -> None:
+        for teller in tellers:
+            teller(fact)
+
+    return tell
+
+
+async def _visit(plan: _Plan, tell: Tell) -> None:
+    """Make a connection on which nothing is said."""
+    stream = await _open(plan, tell)
+    tell(await _part(stream, plan))
+
+
+async def _converse(plan: _Plan, view: View) -> None:
+    """Pass on what goes either way, between the server and standard input and output."""
+    stream = await _open(plan, view.tell)
+    watch = Stopwatch()
+    conversation = Conversation(stream, half_close=not plan.https_compatible)
+    try:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conversation.send_input)
+                nursery.start_soon(conversation.receive_output)
+            await stream.aclose()
+        except* TLSError:
+            view.tell(Ending.of(stream, conversation.received))
+            raise
     except BaseException:
         # The alert is out already; a server that fails gets no say in how long this takes.
         await trio.aclose_forcefully(stream)
         raise
-    return Status.OK
-
-
-async def _converse(stream: TLSStream[Any], watch: Stopwatch, *, half_close: bool) -> None:
-    conversation = _Conversation(stream, half_close=half_close)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(conversation.send_input)
-            nursery.start_soon(conversation.receive_output)
-        await stream.aclose()
-    except* TLSError:
-        say(*ending_lines(stream, conversation.received))
-        raise
-    say(*ending_lines(stream, conversation.received))
+    view.tell(Ending.of(stream, conversation.received))
     if conversation.send_error is not None:
-        say(f"note: the server did not take all of the input: {conversation.send_error}")
-    say(*aligned([("closed", f"{watch.lap()} after the handshake")]))
-
-
-@attrs.define(eq=False)
-class _Conversation:
-    """Standard input to the server, and the server's data to standard output."""
-
-    stream: TLSStream[Any]
-    half_close: bool
-    received: int = 0
-    send_error: TLSError | None = None
-    _server_has_ended: bool = False
-    _reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-
-    async def send_input(self) -> None:
-        """Send standard input to its end, and then end our direction."""
-        try:
-            while data := await self._read_input():
-                await self.stream.send_all(data)
-            if self.half_close:
-                await self.stream.send_eof()
-        except TLSError as exc:
-            # Why it failed is in what the server sent, if anywhere: an alert, for one.
-            self.send_error = exc
-
-    async def _read_input(self) -> bytes:
-        deadline = trio.current_time() + _INPUT_GRACE if self._server_has_ended else math.inf
-        with trio.CancelScope(deadline=deadline) as self._reading:
-            return await trio.to_thread.run_sync(_read, abandon_on_cancel=True)
-        return b""
-
-    async def receive_output(self) -> None:
-        """Write what comes from the server to standard output, until the server's end."""
-        while data := await self.stream.receive_some():
-            self.received += len(data)
-            await trio.to_thread.run_sync(_write, data, abandon_on_cancel=True)
-        self._server_has_ended = True
-        self._reading.deadline = trio.current_time() + _INPUT_GRACE
-
-
-# Standard input and output go by their descriptors: a thread that is left behind in a read or
-# write holds no lock of Python's then, which would make the interpreter crash at its end.
-
-
-def _read() -> bytes:
-    """Wait for some of standard input, in a thread; ``b""`` at its end, or if it is closed."""
-    if sys.stdin is None:  # the descriptor may be the socket's now
-        return b""
-    descriptor = sys.stdin.fileno()
-    while True:
-        try:
-            return os.read(descriptor, _INPUT_BYTES)
-        except BlockingIOError:  # a terminal that another program left in non-blocking mode
-            select.select([descriptor], [], [])
-        except OSError as exc:
-            if exc.errno == errno.EIO:  # the terminal has gone
-                return b""
-            raise Failure(Status.FAILED_HERE, f"can't read standard input: {exc}") from exc
-
-
-def _write(data: bytes) -> None:
-    """Write all of ``data`` to standard output, in a thread."""
-    if sys.stdout is None:
-        return
-    descriptor = sys.stdout.fileno()
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise Failure(Status.FAILED_HERE, f"can't write standard output: {exc}") from exc
+        words = f"the server did not take all of the input: {conversation.send_error}"
+        view.tell(Remark("note", words))
+    view.tell(Closed(watch.seconds()))

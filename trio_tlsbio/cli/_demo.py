@@ -15,9 +15,19 @@ import trio
 
 from trio_tlsbio import State, TLSSession, TLSStream, serve_tls_over_tcp
 
+from ._facts import Ending, Handshake
 from ._options import Commands, add_command
 from ._status import Failure, Status
-from ._words import Stopwatch, count, ending_lines, handshake_lines, show, versions
+from ._words import (
+    Stopwatch,
+    aligned,
+    count,
+    ending_facts,
+    handshake_lines,
+    in_ms,
+    show,
+    versions,
+)
 
 __all__ = ["add_parser"]
 
@@ -78,8 +88,11 @@ class _Story:
     def title(self, text: str) -> None:
         show("", text)
 
-    def step(self, text: str) -> None:
-        show(f"{self._watch.lap():>10}  {text}")
+    def step(self, text: str) -> float:
+        """Tell of a step, and return how long it took, in seconds."""
+        seconds = self._watch.seconds()
+        show(f"{in_ms(seconds):>10}  {text}")
+        return seconds
 
     def details(self, lines: Iterable[str]) -> None:
         show(*(f"{'':12}  {line}" for line in lines))
@@ -103,9 +116,8 @@ async def _demo_connection(
     story.step("TCP connection made")
     async with TLSStream(tcp, context, server_hostname=_DEMO_NAME, session=session) as stream:
         await stream.do_handshake()
-        story.step("handshake done")
-        assert stream.handshake is not None
-        story.details(handshake_lines(stream.handshake))
+        seconds = story.step("handshake done")
+        story.details(handshake_lines(Handshake.of(stream, seconds)))
 
         greeting = b"Hello, server!"
         await stream.send_all(greeting)
@@ -123,10 +135,10 @@ async def _demo_connection(
         story.step(f"{count(len(rest), 'byte')} received, then the server's close_notify")
         _expect((echo, rest) == (greeting, data), "what came back is not what was sent")
     story.step("closed")
-    story.details(ending_lines(stream, len(echo) + len(rest)))
+    story.details(aligned(ending_facts(Ending.of(stream, len(echo) + len(rest)))))
     _expect(stream.connection.send_state is State.CLOSED, "our close_notify was not sent")
     _expect(stream.connection.receive_state is State.CLOSED, "no close_notify came")
-    _expect(stream.handshake.session_reused is (session is not None), "the session")
+    _expect(stream.session_reused is (session is not None), "the session")
     if stream.session is None:
         raise Failure(Status.FAILED_HERE, "the demo went wrong: the server sent no session")
     return stream.session

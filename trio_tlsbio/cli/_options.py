@@ -20,6 +20,7 @@ __all__ = [
     "add_version_options",
     "existing_file",
     "host_name",
+    "positive_number",
     "positive_seconds",
     "protocol_list",
     "unusable",
@@ -127,3 +128,10 @@ def positive_seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def positive_number(text: str) -> int:
+    """Read how often something is to be done."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
+    return int(text)

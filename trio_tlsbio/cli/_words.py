@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib import metadata
 from ipaddress import ip_address
-from typing import Any
 
 import attrs
 import trio
 
-from trio_tlsbio import HandshakeInfo, State, TLSConnection, TLSStream
+from trio_tlsbio import HandshakeInfo
 from trio_tlsbio._errors import printable
+
+from ._facts import CertificateFacts, Ending, Handshake
 
 __all__ = [
     "Stopwatch",
     "aligned",
     "count",
-    "ending_lines",
+    "ending_facts",
+    "handshake_facts",
     "handshake_lines",
+    "in_ms",
     "say",
     "show",
     "versions",
@@ -43,7 +44,7 @@ def show(*lines: str) -> None:
         print(printable(line))
 
 
-def _ms(seconds: float) -> str:
+def in_ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
@@ -52,39 +53,28 @@ def count(number: int, what: str) -> str:
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"{label + ':':<14} {value}" for label, value in facts]
+    """Write facts below each other. One without a label goes on with the one above."""
+    return [f"{label + ':' if label else '':<14} {value}" for label, value in facts]
 
 
-_SHORT = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-}
+def _validity(certificate: CertificateFacts) -> str:
+    start, end = certificate.not_before, certificate.not_after
+    if start is None or end is None or certificate.days_left is None:
+        return "unknown"
+    left = certificate.days_left
+    words = f"{count(left, 'day')} left" if left >= 0 else f"expired {count(-left, 'day')} ago"
+    return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, {words}"
 
 
-def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
-    parts = (f"{_SHORT.get(kind, kind)}={value}" for rdn in name for kind, value in rdn)
-    return ", ".join(parts) or "(empty)"
+def _key(certificate: CertificateFacts) -> str | None:
+    key = certificate.key
+    if key is None:
+        return None
+    return key.kind if key.bits is None else f"{key.kind}, {key.bits} bits"
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-
-
-def _validity(start: str, end: str) -> str:
-    try:
-        left = (_moment(end) - datetime.now(UTC)).days
-        start, end = f"{_moment(start):%Y-%m-%d %H:%M}", f"{_moment(end):%Y-%m-%d %H:%M}"
-    except ValueError:  # times that OpenSSL prints in another way
-        return f"{start} to {end}"
-    return f"{start} to {end} UTC, {count(left, 'day')} left"
-
-
-def _matched(name: str | None, wanted: str | None) -> str:
+def _matched(info: HandshakeInfo) -> str:
+    name, wanted = info.matched_name, info.server_hostname
     if name is None:
         return "none"
     with suppress(ValueError):
@@ -92,61 +82,60 @@ def _matched(name: str | None, wanted: str | None) -> str:
     return name if name == wanted else f"{name}, for {wanted}"
 
 
-def _certificate_facts(info: HandshakeInfo) -> Iterator[tuple[str, str]]:
-    certificate = info.peer_certificate
-    if certificate:
-        yield "certificate", _distinguished_name(certificate["subject"])
-        yield "issued by", _distinguished_name(certificate["issuer"])
-        yield "valid", _validity(certificate["notBefore"], certificate["notAfter"])
-        yield "name matched", _matched(info.matched_name, info.server_hostname)
-    elif info.peer_certificate_chain:
-        # The ssl module decodes only what was verified.
-        yield "certificate", "not verified"
-        yield "SHA-256", hashlib.sha256(info.peer_certificate_chain[0]).hexdigest()
-    else:
+def _names(certificate: CertificateFacts, matched: str | None) -> str:
+    return ", ".join(f"{name} (matched)" if name == matched else name for name in certificate.names)
+
+
+def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
+    """Tell of the certificates, as labels and values."""
+    info, chain = handshake.info, handshake.chain
+    if not chain:
         yield "certificate", "none"
+        return
+    leaf, *issuers = chain
+    if handshake.is_verified:
+        yield "certificate", leaf.subject or "unknown"
+    else:
+        yield "certificate", "not verified"
+        yield "SHA-256", leaf.sha256
+        yield "presented", leaf.subject or "unknown"
+    yield "issued by", leaf.issuer or "unknown"
+    yield "valid", _validity(leaf)
+    if key := _key(leaf):
+        yield "key", key
+    if len(leaf.names) > 1:
+        yield "names", _names(leaf, info.matched_name)
+    for number, issuer in enumerate(issuers, start=1):
+        yield f"chain, {number} up", issuer.subject or "unknown"
+        yield "", f"issued by {issuer.issuer or 'unknown'}"
+        yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
+    if handshake.is_verified:
+        yield "name matched", _matched(info)
 
 
-def handshake_lines(info: HandshakeInfo) -> list[str]:
+def handshake_facts(handshake: Handshake) -> list[tuple[str, str]]:
+    """Tell what a handshake agreed on, as labels and values."""
+    info = handshake.info
+    return [
+        ("version", info.version),
+        ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
+        ("ALPN", info.alpn_protocol or "none"),
+        ("session", "resumed" if info.session_reused else "new"),
+        *certificate_facts(handshake),
+    ]
+
+
+def handshake_lines(handshake: Handshake) -> list[str]:
     """Tell what a handshake agreed on, as aligned ``label: value`` lines."""
-    return aligned(
-        [
-            ("version", info.version),
-            ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
-            ("ALPN", info.alpn_protocol or "none"),
-            ("session", "resumed" if info.session_reused else "new"),
-            *_certificate_facts(info),
-        ]
-    )
+    return aligned(handshake_facts(handshake))
 
 
-def _our_end(connection: TLSConnection) -> str:
-    if connection.send_state is not State.CLOSED:
-        return "no close_notify"
-    return "a close_notify that did not get out" if connection.bytes_to_send else "our close_notify"
-
-
-def _their_end(connection: TLSConnection) -> str:
-    match connection.receive_state:
-        case State.CLOSED:
-            return "the server's close_notify"
-        case State.TRUNCATED:
-            return "the end of the connection, without a close_notify"
-        case State.FAILED:
-            return "a fatal error"
-        case _:
-            return "no close_notify"
-
-
-def ending_lines(stream: TLSStream[Any], received: int) -> list[str]:
+def ending_facts(ending: Ending) -> list[tuple[str, str]]:
     """Tell how much went each way, and how each direction ended."""
-    sent = count(stream.bytes_committed, "byte")
-    return aligned(
-        [
-            ("sent", f"{sent}, then {_our_end(stream.connection)}"),
-            ("received", f"{count(received, 'byte')}, then {_their_end(stream.connection)}"),
-        ]
-    )
+    return [
+        ("sent", f"{count(ending.bytes_sent, 'byte')}, then {ending.our_end}"),
+        ("received", f"{count(ending.bytes_received, 'byte')}, then {ending.their_end}"),
+    ]
 
 
 @attrs.define
@@ -155,10 +144,14 @@ class Stopwatch:
 
     _last: float = attrs.field(factory=trio.current_time)
 
+    def seconds(self) -> float:
+        """Return the time since the last lap, in seconds."""
+        before, self._last = self._last, trio.current_time()
+        return self._last - before
+
     def lap(self) -> str:
         """Return the time since the last lap, in words."""
-        before, self._last = self._last, trio.current_time()
-        return _ms(self._last - before)
+        return in_ms(self.seconds())
 
 
 def _version() -> str:

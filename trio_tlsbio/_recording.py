@@ -1,0 +1,525 @@
+"""What passes on the wire: a stream that keeps a record of it, and what can be read off that."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+
+import attrs
+import trio
+
+from ._records import HEADER_BYTES, Data, Records
+from ._transport import ConflictDetector, CountingStream, ImmediateStream, SocketCalls
+
+__all__ = [
+    "Conversation",
+    "Direction",
+    "Flight",
+    "Passage",
+    "RecordedStream",
+    "WireRecord",
+    "flights_of",
+    "records_of",
+]
+
+
+class Direction(enum.Enum):
+    """Which way something went, as the recorded side sees it."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+
+
+@attrs.frozen
+class Passage:
+    """Some bytes that passed at one moment."""
+
+    time: float
+    """When that was, in seconds of Trio's clock since the recording began."""
+
+    direction: Direction
+    """Whether they were sent or received."""
+
+    data: bytes = attrs.field(repr=False)
+    """The bytes themselves: over TLS, ciphertext."""
+
+
+@attrs.frozen
+class WireRecord:
+    """What can be told of a TLS record without its keys (RFC 8446 section 5.1)."""
+
+    time: float
+    """When its last byte passed, in seconds since the recording began."""
+
+    direction: Direction
+    """Whether it was sent or received."""
+
+    content_type: str
+    """``"handshake"``, ``"application_data"``, ``"alert"``, ``"change_cipher_spec"`` or
+    ``"heartbeat"``, or ``"unknown"`` for what is no TLS record. Records that TLS 1.3 encrypts are
+    ``"application_data"``, whatever is in them (RFC 8446 section 5.2)."""
+
+    size: int
+    """How long it is, with its header, in bytes."""
+
+    is_encrypted: bool
+    """Whether what is in it can't be read."""
+
+    messages: tuple[str, ...] = ()
+    """The names of the handshake messages that end in it (RFC 8446 section 4, RFC 5246 section
+    7.4), such as ``"ClientHello"``, or of its alert, such as ``"protocol_version"``, as far as they
+    can be read."""
+
+    def __str__(self) -> str:
+        if self.messages:
+            return f"{self.content_type} ({', '.join(self.messages)})"
+        return f"{self.content_type} (encrypted)" if self.is_encrypted else self.content_type
+
+
+@attrs.frozen
+class Flight:
+    """The records that went in one direction before any went in the other."""
+
+    records: tuple[WireRecord, ...]
+    """The records, at least one, in order."""
+
+    @property
+    def direction(self) -> Direction:
+        """Whether they were sent or received."""
+        return self.records[0].direction
+
+    @property
+    def time(self) -> float:
+        """When its first record had passed, in seconds since the recording began."""
+        return self.records[0].time
+
+    @property
+    def duration(self) -> float:
+        """How long it took from there to the end of the last record, in seconds."""
+        return self.records[-1].time - self.records[0].time
+
+    @property
+    def size(self) -> int:
+        """How long its records are together, in bytes."""
+        return sum(record.size for record in self.records)
+
+
+@attrs.define(eq=False)
+class Conversation:
+    """What passed through a :class:`RecordedStream`, in order.
+
+    The beginning is kept, up to ``max_bytes`` of both directions together; what came after that
+    is only counted.
+    """
+
+    max_bytes: int
+    """How many bytes are kept at most."""
+
+    start: float = attrs.field(factory=trio.current_time)
+    """When the recording began, by Trio's clock."""
+
+    _passages: list[Passage] = attrs.field(factory=list[Passage], init=False, repr=False)
+    _kept: int = attrs.field(default=0, init=False)
+    _totals: dict[Direction, int] = attrs.field(
+        factory=lambda: dict.fromkeys(Direction, 0), init=False
+    )
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """What passed, as far as it was kept."""
+        return tuple(self._passages)
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes were sent, kept or not."""
+        return self._totals[Direction.SENT]
+
+    @property
+    def bytes_received(self) -> int:
+        """How many bytes were received, kept or not."""
+        return self._totals[Direction.RECEIVED]
+
+    @property
+    def bytes_not_kept(self) -> int:
+        """How many bytes of both directions there was no room for."""
+        return self.bytes_sent + self.bytes_received - self._kept
+
+    @property
+    def records(self) -> tuple[WireRecord, ...]:
+        """The TLS records in it, cut anew each time: see :func:`records_of`."""
+        return records_of(self._passages)
+
+    @property
+    def flights(self) -> tuple[Flight, ...]:
+        """The records in groups of one direction: see :func:`flights_of`."""
+        return flights_of(self.records)
+
+    def data(self, direction: Direction) -> bytes:
+        """Return all that was kept of one direction, in one piece."""
+        return b"".join(item.data for item in self._passages if item.direction is direction)
+
+    def add(self, direction: Direction, data: Data) -> None:
+        """Note that some bytes have passed now. Streams of your own may use this."""
+        count = memoryview(data).nbytes
+        if not count:
+            return
+        room = self.max_bytes - self._kept  # used up, it stays so: nothing is missing in between
+        self._totals[direction] += count
+        if room > 0:
+            kept = bytes(memoryview(data).cast("B")[:room])
+            time = trio.current_time() - self.start
+            self._passages.append(Passage(time, direction, kept))
+            self._kept += len(kept)
+
+
+@attrs.define(eq=False, init=False)
+class RecordedStream(trio.abc.HalfCloseableStream):
+    """A stream that passes everything on to another one, and keeps what passed.
+
+    Put a :class:`TLSStream` over it to see the handshake on the wire::
+
+        recorded = RecordedStream(await trio.open_tcp_stream(host, 443))
+        async with TLSStream(recorded, ssl_context, server_hostname=host) as stream:
+            await stream.do_handshake()
+        for flight in recorded.conversation.flights:
+            print(flight.direction.value, *flight.records)
+
+    Everything is as safe to cancel as with the stream beneath: over a :class:`trio.SocketStream`,
+    a :class:`TLSStream` or a stream in :func:`open_pump` it tells how much of a cancelled send was
+    sent, so a :class:`TLSStream` over it promises the same as without it.
+
+    Args:
+      transport_stream: The stream to use. It belongs to this one from now on.
+      max_bytes: How much is kept of both directions together, in bytes.
+
+    Raises:
+      ValueError: if ``max_bytes`` is negative.
+    """
+
+    transport_stream: trio.abc.Stream
+    """The stream beneath."""
+
+    conversation: Conversation
+    """What has passed so far."""
+
+    _socket: SocketCalls | None
+    _bytes_committed: int
+    _send_conflict: ConflictDetector
+
+    def __init__(self, transport_stream: trio.abc.Stream, *, max_bytes: int = 1024 * 1024) -> None:
+        if max_bytes < 0:
+            raise ValueError("max_bytes must not be negative")
+        self.transport_stream = transport_stream
+        self.conversation = Conversation(max_bytes)
+        self._socket = (
+            SocketCalls(transport_stream)
+            if isinstance(transport_stream, trio.SocketStream)
+            else None
+        )
+        self._bytes_committed = 0
+        self._send_conflict = ConflictDetector(
+            "another task is currently sending data on this stream"
+        )
+
+    def __repr__(self) -> str:
+        return f"<RecordedStream over {self.transport_stream!r}>"
+
+    @property
+    def is_cancel_safe(self) -> bool:
+        """Whether a cancelled :meth:`send_all` tells how much it has sent, by
+        :attr:`bytes_committed`. That depends on the stream beneath.
+        """
+        return self._socket is not None or self._counting is not None
+
+    @property
+    def _counting(self) -> CountingStream | None:
+        stream = self.transport_stream
+        return stream if isinstance(stream, CountingStream) and stream.is_cancel_safe else None
+
+    @property
+    def bytes_committed(self) -> int:
+        """How many bytes the stream beneath took to send."""
+        return self._bytes_committed
+
+    def _sent(self, data: Data) -> None:
+        self._bytes_committed += memoryview(data).nbytes
+        self.conversation.add(Direction.SENT, data)
+
+    async def send_all(self, data: Data) -> None:
+        """Send all of it.
+
+        Cancelled, or if it fails, what was sent until then is recorded, as far as the stream
+        beneath tells.
+
+        Raises:
+          trio.BrokenResourceError: and whatever else the stream beneath raises.
+        """
+        with self._send_conflict, memoryview(data) as whole, whole.cast("B") as view:
+            if self._socket is not None:
+                await self._send_to(self._socket, view)
+            elif (counting := self._counting) is not None:
+                before = counting.bytes_committed
+                try:
+                    await counting.send_all(view)
+                finally:
+                    self._sent(view[: counting.bytes_committed - before])
+            else:
+                await self.transport_stream.send_all(view)
+                self._sent(view)
+
+    async def _send_to(self, socket: SocketCalls, view: memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        socket.check_send()
+        start = 0
+        while start < len(view):
+            count = socket.send_nowait([view[start:]])
+            if count is None:
+                await socket.wait_writable()  # cancelled, it has sent nothing
+                continue
+            self._sent(view[start : start + count])
+            start += count
+
+    def send_nowait(self, data: Data) -> int:
+        """Send as much as is possible without waiting, and return how many bytes that was. Over a
+        stream that can't, none.
+        """
+        with self._send_conflict, memoryview(data) as whole, whole.cast("B") as view:
+            if self._socket is not None:
+                self._socket.check_send()
+                count = self._socket.send_nowait([view]) or 0
+            elif (counting := self._counting) is not None:
+                count = counting.send_nowait(view)
+            else:
+                count = 0
+            self._sent(view[:count])
+            return count
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the stream beneath might take more."""
+        with self._send_conflict:
+            await self.transport_stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Receive from the stream beneath."""
+        data = await self.transport_stream.receive_some(max_bytes)
+        self.conversation.add(Direction.RECEIVED, data)
+        return data
+
+    def receive_nowait(self) -> bytes | None:
+        """Return what has arrived already, ``b""`` at the end. None if nothing has, or if the
+        stream beneath can't tell.
+        """
+        data: bytes | None = None
+        if self._socket is not None:
+            data = self._socket.receive_nowait()
+        elif isinstance(self.transport_stream, ImmediateStream):
+            data = self.transport_stream.receive_nowait()
+        if data:
+            self.conversation.add(Direction.RECEIVED, data)
+        return data
+
+    def end_direction(self) -> bool:
+        """End our direction of the socket beneath, if there is one, as a :class:`TLSStream` does
+        before it waits for the peer's end.
+
+        Returns:
+          Whether there is one: closing it too early can destroy what is on its way.
+        """
+        if self._socket is not None:
+            return self._socket.end_direction()
+        stream = self.transport_stream
+        return isinstance(stream, ImmediateStream) and stream.end_direction()
+
+    async def send_eof(self) -> None:
+        """End our direction of the stream beneath.
+
+        Raises:
+          TypeError: if that can't be done with the stream beneath.
+        """
+        if not isinstance(self.transport_stream, trio.abc.HalfCloseableStream):
+            raise TypeError(f"{self.transport_stream!r} can't be closed in one direction")
+        with self._send_conflict:
+            await self.transport_stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the stream beneath. What was recorded stays."""
+        await self.transport_stream.aclose()
+
+
+################################################################
+# Records and flights
+################################################################
+
+# The registry "TLS ContentType" of IANA.
+_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = range(20, 24)
+_CONTENT_TYPES = {
+    _CHANGE_CIPHER_SPEC: "change_cipher_spec",
+    _ALERT: "alert",
+    _HANDSHAKE: "handshake",
+    _APPLICATION_DATA: "application_data",
+    24: "heartbeat",
+}
+
+# The registry "TLS HandshakeType" of IANA, in the spelling of RFC 8446 section 4 and RFC 5246
+# section 7.4.
+_SERVER_HELLO = 2
+_MESSAGES = {
+    0: "HelloRequest",
+    1: "ClientHello",
+    _SERVER_HELLO: "ServerHello",
+    4: "NewSessionTicket",
+    5: "EndOfEarlyData",
+    8: "EncryptedExtensions",
+    11: "Certificate",
+    12: "ServerKeyExchange",
+    13: "CertificateRequest",
+    14: "ServerHelloDone",
+    15: "CertificateVerify",
+    16: "ClientKeyExchange",
+    20: "Finished",
+    22: "CertificateStatus",
+    24: "KeyUpdate",
+    25: "CompressedCertificate",
+}
+
+# The registry "TLS Alerts" of IANA.
+_ALERTS = {
+    0: "close_notify",
+    10: "unexpected_message",
+    20: "bad_record_mac",
+    21: "decryption_failed",
+    22: "record_overflow",
+    30: "decompression_failure",
+    40: "handshake_failure",
+    41: "no_certificate",
+    42: "bad_certificate",
+    43: "unsupported_certificate",
+    44: "certificate_revoked",
+    45: "certificate_expired",
+    46: "certificate_unknown",
+    47: "illegal_parameter",
+    48: "unknown_ca",
+    49: "access_denied",
+    50: "decode_error",
+    51: "decrypt_error",
+    60: "export_restriction",
+    70: "protocol_version",
+    71: "insufficient_security",
+    80: "internal_error",
+    86: "inappropriate_fallback",
+    90: "user_canceled",
+    100: "no_renegotiation",
+    109: "missing_extension",
+    110: "unsupported_extension",
+    111: "certificate_unobtainable",
+    112: "unrecognized_name",
+    113: "bad_certificate_status_response",
+    114: "bad_certificate_hash_value",
+    115: "unknown_psk_identity",
+    116: "certificate_required",
+    120: "no_application_protocol",
+}
+
+# RFC 8446 section 4.1.3: by this random value a ServerHello is a HelloRetryRequest.
+_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+
+_SUPPORTED_VERSIONS = 43  # the extension, RFC 8446 section 4.2.1
+_TLS13 = b"\x03\x04"
+
+
+def records_of(passages: Iterable[Passage]) -> tuple[WireRecord, ...]:
+    """Cut what passed into TLS records, in the order in which they were complete.
+
+    A record that is not whole, at the end, is left out.
+    """
+    return tuple(_Reader().read(passages))
+
+
+def flights_of(records: Iterable[WireRecord]) -> tuple[Flight, ...]:
+    """Group records: each time that the direction changes a new :class:`Flight` begins."""
+    flights: list[list[WireRecord]] = []
+    for record in records:
+        if not flights or flights[-1][0].direction is not record.direction:
+            flights.append([])
+        flights[-1].append(record)
+    return tuple(Flight(tuple(flight)) for flight in flights)
+
+
+@attrs.define(eq=False)
+class _Side:
+    """What has to be remembered of one direction from record to record."""
+
+    records: Records = attrs.field(factory=Records)
+    handshake: bytearray = attrs.field(factory=bytearray)  # a message may span several records
+    has_changed_cipher: bool = False
+
+
+@attrs.define(eq=False)
+class _Reader:
+    """Reads both directions of a conversation, as far as it is in plaintext."""
+
+    _sides: dict[Direction, _Side] = attrs.field(
+        factory=lambda: {direction: _Side() for direction in Direction}
+    )
+    _is_tls13: bool = False
+
+    def read(self, passages: Iterable[Passage]) -> Iterator[WireRecord]:
+        for passage in passages:
+            side = self._sides[passage.direction]
+            side.records.feed(passage.data)
+            while record := bytes(side.records.take(single=True)):
+                content_type = record[0] if record[1:2] == b"\x03" else 0
+                # TLS 1.3 encrypts under application_data alone; its change_cipher_spec means
+                # nothing (RFC 8446 sections 5.2 and D.4).
+                is_encrypted = content_type in _CONTENT_TYPES and (
+                    content_type == _APPLICATION_DATA
+                    or (side.has_changed_cipher and not self._is_tls13)
+                )
+                if content_type == _CHANGE_CIPHER_SPEC:
+                    side.has_changed_cipher = True
+                yield WireRecord(
+                    time=passage.time,
+                    direction=passage.direction,
+                    content_type=_CONTENT_TYPES.get(content_type, "unknown"),
+                    size=len(record),
+                    is_encrypted=is_encrypted,
+                    messages=() if is_encrypted else self._messages(side, content_type, record),
+                )
+
+    def _messages(self, side: _Side, content_type: int, record: bytes) -> tuple[str, ...]:
+        body = record[HEADER_BYTES:]
+        if content_type == _ALERT and len(body) == 2:
+            return (_ALERTS.get(body[1], f"alert {body[1]}"),)
+        if content_type == _HANDSHAKE:
+            side.handshake += body
+            return tuple(self._handshake_messages(side.handshake))
+        return ()
+
+    def _handshake_messages(self, buffer: bytearray) -> Iterator[str]:
+        """Take whole messages out of the buffer, and name them."""
+        while len(buffer) >= 4:
+            kind, end = buffer[0], 4 + int.from_bytes(buffer[1:4], "big")
+            if len(buffer) < end:
+                return
+            body = bytes(buffer[4:end])
+            del buffer[:end]
+            if kind == _SERVER_HELLO:
+                self._is_tls13 = _chosen_version(body) == _TLS13
+                if body[2:34] == _RETRY_RANDOM:
+                    yield "HelloRetryRequest"
+                    continue
+            yield _MESSAGES.get(kind, f"message {kind}")
+
+
+def _chosen_version(server_hello: bytes) -> bytes:
+    """Return the version that a ServerHello chose (RFC 8446 sections 4.1.3 and 4.2.1)."""
+    start = 2 + 32
+    start += 1 + (server_hello[start] if start < len(server_hello) else 0)  # the session id
+    start += 2 + 1 + 2  # cipher suite, compression method, length of the extensions
+    while start + 4 <= len(server_hello):
+        extension = int.from_bytes(server_hello[start : start + 2], "big")
+        end = start + 4 + int.from_bytes(server_hello[start + 2 : start + 4], "big")
+        if extension == _SUPPORTED_VERSIONS:
+            return server_hello[start + 4 : end]
+        start = end
+    return server_hello[:2]

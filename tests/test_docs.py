@@ -413,7 +413,7 @@ async def test_metrics(
 
 
 # With how many tests are in them.
-TEST_EXAMPLES = {"testing_tls": 5, "testing_core": 1}
+TEST_EXAMPLES = {"recording": 1, "testing_tls": 5, "testing_core": 1}
 
 
 @pytest.mark.parametrize("name", list(TEST_EXAMPLES))

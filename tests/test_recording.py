@@ -14,7 +14,7 @@ import trio.testing
 import trustme
 
 from trio_tlsbio import TLSError, TLSStream, open_pump
-from trio_tlsbio._recording import (
+from trio_tlsbio.testing import (
     Conversation,
     Direction,
     Passage,

@@ -21,7 +21,7 @@ from ._errors import (
     TLSError,
     TruncationError,
 )
-from ._info import HandshakeInfo, decoded_chain
+from ._info import HandshakeInfo, certificate_names, decoded_chain
 from ._monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -74,6 +74,7 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "certificate_names",
     "decoded_chain",
     "is_worth_retrying",
     "open_pump",

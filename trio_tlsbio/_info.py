@@ -23,6 +23,9 @@ def certificate_names(certificate: Certificate) -> tuple[str, ...]:
 
     Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
     section 2).
+
+    Args:
+      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
     """
     names = []
     for kind, value in certificate.get("subjectAltName", ()):

@@ -176,7 +176,7 @@ class Conversation:
 class RecordedStream(trio.abc.HalfCloseableStream):
     """A stream that passes everything on to another one, and keeps what passed.
 
-    Put a :class:`TLSStream` over it to see the handshake on the wire::
+    Put a :class:`~trio_tlsbio.TLSStream` over it to see the handshake on the wire::
 
         recorded = RecordedStream(await trio.open_tcp_stream(host, 443))
         async with TLSStream(recorded, ssl_context, server_hostname=host) as stream:
@@ -185,8 +185,9 @@ class RecordedStream(trio.abc.HalfCloseableStream):
             print(flight.direction.value, *flight.records)
 
     Everything is as safe to cancel as with the stream beneath: over a :class:`trio.SocketStream`,
-    a :class:`TLSStream` or a stream in :func:`open_pump` it tells how much of a cancelled send was
-    sent, so a :class:`TLSStream` over it promises the same as without it.
+    a :class:`~trio_tlsbio.TLSStream` or a stream in :func:`~trio_tlsbio.open_pump` it tells how
+    much of a cancelled send was sent. So a :class:`~trio_tlsbio.TLSStream` over it promises the
+    same as without it.
 
     Args:
       transport_stream: The stream to use. It belongs to this one from now on.
@@ -319,8 +320,8 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         return data
 
     def end_direction(self) -> bool:
-        """End our direction of the socket beneath, if there is one, as a :class:`TLSStream` does
-        before it waits for the peer's end.
+        """End our direction of the socket beneath, if there is one, as a
+        :class:`~trio_tlsbio.TLSStream` does before it waits for the peer's end.
 
         Returns:
           Whether there is one: closing it too early can destroy what is on its way.

@@ -1,4 +1,4 @@
-"""Help for tests of programs that use TLS: certificates, connected pairs, and faults on the wire.
+"""Help for tests of programs that use TLS: certificates, connected pairs, faults, recordings.
 
 Certificates are made by trustme, which the extra ``trio-tlsbio[testing]`` installs. All the rest
 does without it.
@@ -30,6 +30,16 @@ from ._faults import (
     Split,
     Stall,
 )
+from ._recording import (
+    Conversation,
+    Direction,
+    Flight,
+    Passage,
+    RecordedStream,
+    WireRecord,
+    flights_of,
+    records_of,
+)
 from ._stream import TLSStream
 
 if TYPE_CHECKING:
@@ -37,18 +47,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CertificateAuthority",
+    "Conversation",
     "Corrupt",
     "Cut",
+    "Direction",
     "Fault",
     "FaultyLine",
     "FaultyStream",
+    "Flight",
     "Insert",
     "IssuedCertificate",
+    "Passage",
+    "RecordedStream",
     "Reset",
     "Split",
     "Stall",
+    "WireRecord",
     "do_handshakes",
     "exchange",
+    "flights_of",
+    "records_of",
     "tls_connection_pair",
     "tls_stream_pair",
     "transfer",

@@ -23,7 +23,7 @@ from trio_tlsbio import (
     TruncationError,
     start_tls,
 )
-from trio_tlsbio._recording import RecordedStream
+from trio_tlsbio.testing import RecordedStream
 
 from ._converse import Conversation
 from ._facts import (

@@ -19,10 +19,10 @@ from trio_tlsbio import (
     TLSConnection,
     TLSError,
     TLSStream,
+    certificate_names,
     decoded_chain,
 )
-from trio_tlsbio._info import certificate_names
-from trio_tlsbio._recording import Flight
+from trio_tlsbio.testing import Flight
 
 from ._status import Status, hint_for
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from trio_tlsbio._recording import Flight
+from trio_tlsbio.testing import Flight
 
 from ._facts import CertificateFacts, Handshake, Problem, Summary, Target, Timeline, Visit
 from ._status import Status

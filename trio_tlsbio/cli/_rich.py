@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_tlsbio._errors import printable
-from trio_tlsbio._recording import Direction
+from trio_tlsbio.testing import Direction
 
 from ._facts import (
     Closed,

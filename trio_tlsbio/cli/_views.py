@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
-from trio_tlsbio._recording import Direction, Flight
+from trio_tlsbio.testing import Direction, Flight
 
 from ._facts import (
     Closed,

@@ -20,6 +20,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.stapled import StapledByteStream, StapledObjectStream
 
 import trio_tlsbio
+import trio_tlsbio.anyio
 from trio_tlsbio import SessionCache
 from trio_tlsbio.anyio import (
     CertificateError,
@@ -378,7 +379,8 @@ async def test_misuse(client_context: ssl.SSLContext, server_context: ssl.SSLCon
             await stream.receive()
         with pytest.raises(anyio.ClosedResourceError):
             await stream.send(b"")
-        with pytest.raises(anyio.ClosedResourceError):
+        # Older versions of anyio call their own closed streams broken.
+        with pytest.raises((anyio.ClosedResourceError, anyio.BrokenResourceError)):
             await stream.transport_stream.receive()
         tcp = await anyio.connect_tcp(HOST, port)
         with pytest.raises(ValueError, match="server_hostname"):
@@ -420,10 +422,11 @@ async def test_unix_sockets(
 
 
 def test_what_it_offers() -> None:
-    """All names of anyio's module are there."""
-    import trio_tlsbio.anyio
-
-    assert set(anyio.streams.tls.__all__) <= set(trio_tlsbio.anyio.__all__)
+    """All classes of anyio's module are there."""
+    theirs = anyio.streams.tls
+    names = {name for name in vars(theirs) if name.startswith("TLS")}
+    assert names == {"TLSAttribute", "TLSConnectable", "TLSListener", "TLSStream"}
+    assert names < set(trio_tlsbio.anyio.__all__)
 
 
 async def test_another_ca(ca: trustme.CA, server_context: ssl.SSLContext) -> None:

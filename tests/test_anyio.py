@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -322,6 +324,92 @@ async def test_what_a_handler_raises_itself_ends_the_server(
                 await anyio.sleep_forever()
 
 
+@pytest.mark.parametrize("how", ["mine", "again", "group"])
+async def test_whose_failure_it_is(
+    how: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a handler makes of an error of its stream is its own; the error itself is not."""
+
+    async def handle(stream: TLSStream) -> None:
+        async with stream:
+            try:
+                if how == "group":
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(stream.receive)
+                await stream.receive()
+            except TLSError as exc:
+                if how == "mine":
+                    raise RuntimeError("mine") from exc.__cause__
+                raise exc from None
+
+    async def vanish(port: int) -> None:
+        stream = await connect_tcp(HOST, port, ssl_context=client_context)
+        await stream.transport_stream.aclose()
+
+    if how == "mine":
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(RuntimeError, match="mine"), flatten_subgroups=True
+        ):
+            async with serving(handle, server_context) as port:
+                await vanish(port)
+                await anyio.sleep_forever()
+        return
+    async with serving(handle, server_context) as port:
+        await vanish(port)
+        while "connection ended: the connection ended without" not in caplog.text:
+            await anyio.lowlevel.checkpoint()
+        await vanish(port)
+
+
+async def test_a_handler_of_handshake_errors_can_ask_who_it_was(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    told: list[Any] = []
+
+    class Listener(TLSListener):
+        @staticmethod
+        async def handle_handshake_error(exc: BaseException, stream: Any) -> None:
+            told.append((exc, stream.extra(SocketAttribute.remote_address)))
+
+    async with serving(echo, server_context, Listener) as port:
+        async with await anyio.connect_tcp(HOST, port) as tcp:
+            address = tcp.extra(SocketAttribute.local_address)
+            await tcp.send(b"GET / HTTP/1.1\r\n\r\n")
+            assert [part async for part in tcp] == []  # it is closed afterwards
+        async with await connect_tcp(HOST, port, ssl_context=client_context) as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+    ((exc, told_address),) = told
+    assert isinstance(exc, TLSError)
+    assert told_address == address
+
+
+async def test_errors_are_what_programs_expect(server_context: ssl.SSLContext) -> None:
+    async with serving(echo, server_context) as port:
+        with pytest.raises(ssl.SSLCertVerificationError) as caught:
+            await connect_tcp(HOST, port)
+    error = caught.value
+    original: Any = error.__cause__.__cause__ if error.__cause__ else None
+    for name in ("errno", "library", "reason", "verify_code", "verify_message"):
+        assert getattr(error, name) == getattr(original, name), name
+    assert error.strerror == str(error) == str(error.__cause__)
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is CertificateError
+        assert str(again) == str(error)
+
+
+async def test_sessions_need_a_context_that_stays() -> None:
+    ours, theirs = memory_pair()
+    async with theirs:
+        with pytest.raises(ValueError, match="the ssl_context they were made with"):
+            await TLSStream.wrap(ours, hostname=NAME, session_cache=SessionCache())
+    connectable = TLSConnectable(anyio.TCPConnectable(HOST, 1), ssl_context=None)
+    assert isinstance(connectable.ssl_context, ssl.SSLContext)
+
+
 async def test_a_silent_client(
     server_context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
@@ -338,6 +426,12 @@ async def test_a_silent_client(
     await TLSListener(OneClient(), server_context).serve(echo)
     assert "no handshake within 30 seconds" in caplog.text
     await ours.aclose()
+    ours, theirs = memory_pair()
+    async with ours:
+        with pytest.raises(TimeoutError, match="no handshake within 5 seconds"):
+            await TLSStream.wrap(
+                theirs, server_side=True, ssl_context=server_context, handshake_timeout=5
+            )
 
 
 @pytest.mark.parametrize("standard_compatible", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import ssl
 import sys
@@ -370,9 +371,10 @@ async def test_a_refused_certificate(http: Generation, contexts: Contexts) -> No
 
 
 async def test_no_server(http: Generation) -> None:
+    port = free_port()
     async with http.client.AsyncClient(transport=http.transport(verify=False)) as client:
-        with pytest.raises(http.client.ConnectError, match=f"{free_port()}|connect"):
-            await client.get(f"https://{HOST}:{free_port()}/")
+        with pytest.raises(http.client.ConnectError, match=f"{HOST}:{port}"):
+            await client.get(f"https://{HOST}:{port}/")
 
 
 # httpcore leaves the body that it was sending to the garbage collector.
@@ -429,6 +431,120 @@ async def test_a_cancelled_request_ends_its_own_connection_alone(
             response = await client.get(f"https://{HOST}:{port}/")
             assert response.text == "ok"
             assert reused(response)
+
+
+@pytest.mark.parametrize("cancelled_at", range(1, 12))
+async def test_what_a_cancelled_write_has_left_goes_out_first(
+    http: Generation, contexts: Contexts, cancelled_at: int
+) -> None:
+    """HTTP/2 shares a connection: what one task writes may be the frames of another one."""
+    client_context, server_context = contexts
+    # More than what fits into the socket's buffers, so that some of it is written, or none.
+    parts = [bytes([number]) * 3_000_000 for number in range(5)] + [b"end"]
+    go_on = trio.Event()
+    received: list[bytes] = []
+
+    async def handle(stream: TLSStream[trio.SocketStream]) -> None:
+        await go_on.wait()
+        received.extend([bytes(data) async for data in stream])
+
+    async with serving(handle, server_context) as port:
+        tcp = await http.backend().connect_tcp(HOST, port)
+        stream = await tcp.start_tls(client_context, HOST)
+        for part in parts[:-1]:
+            with trio.CancelScope() as scope:
+
+                async def cancel(scope: trio.CancelScope = scope) -> None:
+                    for _ in range(cancelled_at):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel)
+                    await stream.write(part)
+        go_on.set()
+        await stream.write(b"")  # as httpcore does where another task has taken all there was
+        await stream.write(parts[-1])
+        await stream.aclose()
+        while not received or not received[-1].endswith(b"end"):
+            await trio.lowlevel.checkpoint()
+    assert b"".join(received) == b"".join(parts)
+
+
+@needs("nginx")
+async def test_cancelled_requests_do_no_harm_to_those_beside_them(
+    http: Generation, contexts: Contexts, server_pem: Path
+) -> None:
+    client_context, _ = contexts
+    answers: list[str] = []
+    connections: set[Any] = set()
+
+    async with nginx(server_pem, ssl.TLSVersion.TLSv1_3, http2=True) as port:
+        transport = http.transport(verify=client_context, http2=True)
+        async with http.client.AsyncClient(transport=transport, timeout=None) as client:
+
+            async def get(number: int) -> None:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, number)
+                    if number % 2:
+                        for _ in range(number % 31):
+                            await trio.lowlevel.checkpoint()
+                        nursery.cancel_scope.cancel()
+
+            async def ask(number: int) -> None:
+                headers = {"x-padding": f"{number:05}" * 200}
+                response = await client.get(f"https://{HOST}:{port}/{number}", headers=headers)
+                answers.append(response.text)
+                connections.add(response.extensions["network_stream"])
+
+            await ask(1000)
+            async with trio.open_nursery() as nursery:
+                for number in range(90):
+                    nursery.start_soon(get, number)
+    assert {f"you asked for /{number}" for number in range(0, 90, 2)} <= set(answers)
+    assert len(answers) < 90
+    assert len(connections) == 1
+
+
+@pytest.mark.parametrize("given", [True, False])
+async def test_sessions_with_a_proxy_whose_context_nobody_gave(
+    given: bool,
+    http: Generation,
+    contexts: Contexts,
+    ca: trustme.CA,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client_context, server_context = contexts
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+
+    async def handle(stream: TLSStream[trio.SocketStream]) -> None:
+        await head_of(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with (
+        serving(handle, server_context) as port,
+        serving(proxy, server_context) as proxy_port,
+    ):
+        url = f"https://{HOST}:{proxy_port}"
+        proxy_context = client_context_for(ca, ssl.TLSVersion.TLSv1_3)
+        through = http.client.Proxy(url, ssl_context=proxy_context) if given else url
+        limits = http.client.Limits(max_keepalive_connections=0)
+        transport = http.transport(verify=client_context, proxy=through, limits=limits)
+        async with http.client.AsyncClient(transport=transport) as client:
+            for _ in range(5):
+                assert (await client.get(f"https://{HOST}:{port}/")).text == "ok"
+    assert server_context.session_stats()["hits"] == 2 * 4
+
+
+def test_asyncio_is_refused(http: Generation) -> None:
+    async def main() -> None:
+        await http.backend().connect_tcp(HOST, free_port())
+
+    with pytest.raises(RuntimeError, match="runs on Trio"):
+        asyncio.run(main())
 
 
 async def test_unix_socket(http: Generation, contexts: Contexts, tmp_path: Path) -> None:
@@ -504,8 +620,9 @@ async def test_plain_http(http: Generation) -> None:
 
 
 def test_options_that_do_not_go_together(http: Generation) -> None:
-    with pytest.raises(ValueError, match="SOCKS"):
-        http.transport(verify=False, proxy="socks5://127.0.0.1:1", local_address="127.0.0.1")
+    for scheme in ("http", "https", "socks5"):
+        with pytest.raises(ValueError, match="with a proxy"):
+            http.transport(verify=False, proxy=f"{scheme}://{HOST}:1", local_address=HOST)
 
 
 ################################################################

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from typing import Any
 
 import pytest
@@ -147,3 +149,102 @@ async def test_it_answers_what_the_peer_asks(ca: trustme.CA, server_cert: trustm
                 while nursery.child_tasks:
                     assert not client.is_readable()
                     await trio.lowlevel.checkpoint()
+
+
+async def test_tickets_of_tls_in_tls_say_nothing_either(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        outer = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(*outer)
+        client, server = wrap_pair(*outer, client_context, server_context)
+        await both_handshakes(client, server)
+        for _ in range(3):
+            assert not client.is_readable()
+            await trio.testing.wait_all_tasks_blocked()
+        assert client.session is not None
+        await server.send_all(b"hello")
+        assert await client.receive_some() == b"hello"
+
+
+@pytest.mark.parametrize("asked", [0, 1, 3])
+async def test_a_reset_is_no_end(
+    asked: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """A socket that was reset looks as if it had ended when it is read once more."""
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(
+            *transports, client_context, server_context, https_compatible=True
+        )
+        await both_handshakes(client, server)
+        linger = struct.pack("ii", 1, 0)
+        transports[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        transports[1].socket.close()
+        await trio.lowlevel.wait_readable(transports[0].socket)
+        for _ in range(asked):
+            assert client.is_readable()
+        for _ in range(2):
+            with pytest.raises(TLSError, match="the transport broke while receiving"):
+                await client.receive_some()
+
+
+async def test_asking_often_takes_in_no_more(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.send_all, bytes(32 * 1024 * 1024))
+            await until_readable(client)
+            waiting = client.connection.bytes_to_receive
+            for _ in range(20):
+                await trio.testing.wait_all_tasks_blocked()
+                assert client.is_readable()
+            assert client.connection.bytes_to_receive == waiting
+            nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_taken_from_a_task_that_waits_for_the_wire(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """As a sender does while the peer renegotiates."""
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        await server.send_all(b"?")
+        assert await client.receive_some() == b"?"  # and with it the tickets
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client._transport.receive)
+                await trio.testing.wait_all_tasks_blocked()
+                assert server.send_nowait(b"hello") == 5
+                assert not client.is_readable()
+                assert client.receive_nowait() is None
+        assert client.is_readable()
+        assert client.receive_nowait() == b"hello"
+
+
+async def test_receive_nowait(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        assert client.receive_nowait() is None
+        await both_handshakes(client, server)
+        assert client.receive_nowait() is None
+        await server.send_all(b"hello")
+        await until_readable(client)
+        assert client.receive_nowait(2) == b"he"
+        assert client.receive_nowait() == b"llo"
+        assert client.receive_nowait() is None
+        with pytest.raises(ValueError, match="max_bytes"):
+            client.receive_nowait(0)
+        await transports[1].aclose()
+        await until_readable(client)
+        for _ in range(2):
+            with pytest.raises(TruncationError):
+                client.receive_nowait()
+        await client.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            client.receive_nowait()

@@ -364,6 +364,8 @@ async def test_over_tls_over_a_pump_and_over_what_cannot_count(
         await inner[0].send_all(b"hello")
         assert await inner[1].receive_some() == b"hello"
         assert story(recorded.conversation)[0] == ("sent", ["handshake (ClientHello)"])
+        await inner[1].send_all(b"!")
+        assert await inner[0].receive_some() == b"!"  # and with it the tickets
         assert recorded.receive_nowait() is None
         assert recorded.send_nowait(b"not TLS") == 7
         assert recorded.conversation.bytes_sent == recorded.bytes_committed

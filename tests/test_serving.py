@@ -415,6 +415,55 @@ async def test_failure_of_the_stream_is_not_the_handlers(
     assert "without a close_notify" in record.getMessage()
 
 
+async def test_failure_of_the_stream_in_a_nursery_of_the_handler(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes out in a group of groups."""
+
+    async def handler(stream: Stream) -> None:
+        async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+            outer.start_soon(trio.sleep_forever)
+            nursery.start_soon(echo, stream)
+            nursery.start_soon(trio.sleep_forever)
+
+    async with serving(handler, server_context, client_context) as server:
+        stream = await server.connect()
+        await server.ask(stream)
+        await stream.transport_stream.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        stream = await server.connect()
+        await server.ask(stream)
+        await trio.aclose_forcefully(stream)
+    message, *_ = (record.getMessage() for record in caplog.records)
+    assert "without a close_notify" in message
+
+
+async def test_failure_of_the_stream_beside_another_one_is_the_handlers(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async def handler(stream: Stream) -> None:
+        async def fail_too() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise KeyError("mine")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(echo, stream)
+            nursery.start_soon(fail_too)
+
+    async def run() -> None:
+        async with serving(handler, server_context, client_context) as server:
+            stream = await server.connect()
+            await server.ask(stream)
+            await stream.transport_stream.aclose()
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(KeyError, match="mine")
+
+
 @pytest.mark.parametrize("reason", ["can't be asked", "ended", "unwrap"])
 async def test_failure_that_leaves_the_stream_usable_is_not_the_handlers_either(
     reason: str,

@@ -117,7 +117,10 @@ def _resuming_stream(
     if alpn_protocols is not None:
         # OpenSSL copies them for each connection when that is made, which is now: another
         # task can't come between.
-        ssl_context.set_alpn_protocols(alpn_protocols)
+        try:
+            ssl_context.set_alpn_protocols(alpn_protocols)
+        except ssl.SSLError as exc:
+            raise ValueError("alpn_protocols: each name has to be 1 to 255 bytes long") from exc
     return TLSStream(
         transport_stream,
         ssl_context,

@@ -68,9 +68,12 @@ class HTTPStream:
     #: The library whose exceptions are raised.
     library: ClassVar[ModuleType]
 
-    _stream: trio.abc.Stream
+    _stream: TLSStream[Any] | trio.SocketStream
     _port: int
     _options: _Options
+    # What a cancelled write has left. HTTP/2 shares a connection: it may be the frames of others.
+    _unwritten: bytes = attrs.field(default=b"", init=False, repr=False)
+    _is_cut: bool = attrs.field(default=False, init=False)  # and nobody knows where
 
     @contextmanager
     def _bounded(self, doing: str, timeout: float | None) -> Generator[None, None, None]:
@@ -83,10 +86,25 @@ class HTTPStream:
             return bytes(await self._stream.receive_some(max_bytes))
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send all of it."""
-        if buffer:
+        """Send all of it, after what a cancelled call has left."""
+        self._unwritten += buffer
+        if self._unwritten:
             with self._bounded("Write", timeout):
-                await self._stream.send_all(buffer)
+                await self._write()
+
+    async def _write(self) -> None:
+        if isinstance(self._stream, TLSStream):
+            before = self._stream.bytes_committed
+            try:
+                await self._stream.send_all(self._unwritten)
+            finally:
+                self._unwritten = self._unwritten[self._stream.bytes_committed - before :]
+        elif self._is_cut:
+            raise trio.BrokenResourceError("an earlier write was cancelled half-way")
+        else:
+            self._is_cut = True
+            await self._stream.send_all(self._unwritten)
+            self._is_cut, self._unwritten = False, b""
 
     async def aclose(self) -> None:
         """Close the connection, without waiting for the peer."""
@@ -102,6 +120,8 @@ class HTTPStream:
         HTTPS proxy is used. The connection is closed if this fails.
         """
         with self._bounded("Connect", timeout):
+            if self._unwritten:
+                await self._write()
             stream = await resume_over(
                 self._stream,
                 ssl_context,
@@ -130,7 +150,6 @@ class HTTPStream:
         stream = self._stream
         while isinstance(stream, TLSStream):
             stream = stream.transport_stream
-        assert isinstance(stream, trio.SocketStream)
         return stream.socket
 
     def _is_readable(self) -> bool:
@@ -149,6 +168,8 @@ def in_words_of(
     library: ModuleType, doing: str, timeout: float | None
 ) -> Generator[None, None, None]:
     """Bound what happens here in time, and raise what goes wrong as an exception of ``library``."""
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(f"trio_tlsbio.{library.__name__} needs a program that runs on Trio")
     try:
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield
@@ -260,9 +281,9 @@ def translated(library: ModuleType, core: ModuleType) -> Generator[None, None, N
     try:
         yield
     except Exception as exc:
-        exc.__cause__ = exc.__cause__ or exc.__context__  # its pools raise "from None"
         for name in _ERRORS:
             if isinstance(exc, getattr(core, name)):
+                exc.__cause__ = exc.__cause__ or exc.__context__  # its pools raise "from None"
                 raise getattr(library, name)(str(exc)) from exc
         raise
 
@@ -320,22 +341,21 @@ class HTTPTransport:
         if proxy is None:
             self._pool = self.core.AsyncConnectionPool(**options, **of_sockets)
             return
+        if any(option is not None for option in of_sockets.values()):
+            raise ValueError("uds, local_address and socket_options can't be used with a proxy")
         if not isinstance(proxy, self.library.Proxy):
             proxy = self.library.Proxy(proxy)
         options |= {"proxy_url": self._core_url(proxy.url), "proxy_auth": proxy.raw_auth}
-        if proxy.url.scheme in {"http", "https"}:
-            self._pool = self.core.AsyncHTTPProxy(
-                proxy_headers=proxy.headers.raw,
-                proxy_ssl_context=proxy.ssl_context,
-                **options,
-                **of_sockets,
-            )
-        elif any(option is not None for option in of_sockets.values()):
-            raise ValueError(
-                "uds, local_address and socket_options can't be used with a SOCKS proxy"
-            )
-        else:
+        if proxy.url.scheme not in {"http", "https"}:
             self._pool = self.core.AsyncSOCKSProxy(**options)
+            return
+        proxy_context = proxy.ssl_context
+        if proxy.url.scheme == "https" and proxy_context is None:
+            # httpcore would make one for each connection, and their sessions fit no other.
+            proxy_context = self.library.create_ssl_context(trust_env=trust_env)
+        self._pool = self.core.AsyncHTTPProxy(
+            proxy_headers=proxy.headers.raw, proxy_ssl_context=proxy_context, **options
+        )
 
     def _core_url(self, url: Any) -> Any:
         return self.core.URL(

@@ -9,7 +9,13 @@ import attrs
 import trio
 
 from ._records import HEADER_BYTES, Data, Records
-from ._transport import ConflictDetector, CountingStream, ImmediateStream, SocketCalls
+from ._transport import (
+    ConflictDetector,
+    CountingStream,
+    ImmediateStream,
+    LingeringStream,
+    SocketCalls,
+)
 
 __all__ = [
     "Conversation",
@@ -329,7 +335,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         if self._socket is not None:
             return self._socket.end_direction()
         stream = self.transport_stream
-        return isinstance(stream, ImmediateStream) and stream.end_direction()
+        return isinstance(stream, LingeringStream) and stream.end_direction()
 
     async def send_eof(self) -> None:
         """End our direction of the stream beneath.

@@ -30,6 +30,7 @@ __all__ = [
     "TLSListener",
     "close_after",
     "current_context",
+    "first_of",
     "is_failure_of",
     "open_tls_over_tcp_listeners",
     "serve_tls_listeners",
@@ -414,7 +415,7 @@ class _Server(Generic[T_Stream]):
             await stream.aclose()
         except Exception as exc:
             if is_failure_of(stream.is_source_of, exc):
-                return _first_of(exc)
+                return first_of(exc)
             if self._on_error is None:
                 raise
             self._on_error(stream, exc)
@@ -422,25 +423,25 @@ class _Server(Generic[T_Stream]):
         return None
 
 
-async def close_after(error: TLSError, stream: TLSStream[Any]) -> None:
+async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:
     """Close a stream whose handshake failed, so that its alert arrives."""
-    if isinstance(error, HandshakeTimeoutError):
-        await trio.aclose_forcefully(stream)
-    else:
+    if isinstance(error, TLSError) and not isinstance(error, HandshakeTimeoutError):
         # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
         with suppress(TLSError):
             await stream.aclose()
+    await trio.aclose_forcefully(stream)
 
 
-def is_failure_of(is_source_of: Callable[[BaseException], bool], exc: Exception) -> bool:
-    """Whether an exception, or the group that comes out of a nursery, tells of one stream alone."""
-    if isinstance(exc, ExceptionGroup):
-        return exc.split(is_source_of)[1] is None
+def is_failure_of(is_source_of: Callable[[BaseException], bool], exc: BaseException) -> bool:
+    """Whether an exception, or each one in a group as nurseries raise it, tells of a stream."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_failure_of(is_source_of, one) for one in exc.exceptions)
     return is_source_of(exc)
 
 
-def _first_of(exc: Exception) -> Exception:
-    return _first_of(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
+def first_of(exc: Exception) -> Exception:
+    """Return the first exception in a group, or what is no group itself."""
+    return first_of(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
 
 
 def _peer_of(stream: TLSStream[T_Stream]) -> str:

@@ -338,30 +338,63 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         finally:
             self._receive_conflict.is_busy = False
 
+    def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
+        """Return what has arrived, at most ``max_bytes`` of it. Never waits.
+
+        Returns:
+          None if nothing has arrived, or over a transport that can't receive without waiting, and
+          before the handshake is done; ``b""``, each time, once the peer has ended its direction.
+
+        Raises:
+          TruncationError: as :meth:`receive_some`.
+          TLSError: if TLS or the transport failed.
+          ValueError: if ``max_bytes`` is not positive.
+        """
+        with self._receive_conflict:
+            self._check_open()
+            if not self._is_established:
+                return None
+            # A sender may wait for the peer too, in a renegotiation: what it waits for is its own.
+            if self._connection.wants_data and not self._transport.is_receiving:
+                self._transport.receive_nowait()
+            try:
+                data = self._receive(max_bytes)
+                if data is None:
+                    self._transport.check_receive()
+                return data
+            except TruncationError:
+                if not self._https_compatible:
+                    raise
+                return b""
+            finally:
+                self._transport.flush_nowait()  # what the peer has asked for, or our alert
+
     def is_readable(self) -> bool:
         """Whether :meth:`receive_some` would return, or raise, without waiting.
 
         This takes in what has arrived, so session tickets, which come without being asked for,
         don't make the stream readable as they make its socket: a pool of connections can tell by
         this whether an idle one may be used again. Not every transport can say what has arrived:
-        over others than sockets this may be False while something waits there. It is False before
-        the handshake is done, and while a task is receiving.
+        over others than sockets, and streams of this class, this may be False while something waits
+        there. It is False before the handshake is done, and while a task is receiving.
 
         Raises:
           trio.ClosedResourceError: after :meth:`aclose` or :meth:`unwrap`.
         """
         self._check_open()
-        if self._receive_conflict.is_busy or not self._is_established:
+        connection, transport = self._connection, self._transport
+        if self._receive_conflict.is_busy or transport.is_receiving or not self._is_established:
             return False
-        self._transport.receive_nowait()
-        self._connection.look_ahead()
-        self._transport.flush_nowait()  # what the peer has asked for: see receive_some()
-        if self._on_session is not None:
-            self._report_sessions()
+        if not connection.bytes_to_receive:
+            transport.receive_nowait()
+            connection.look_ahead()
+            transport.flush_nowait()  # what the peer has asked for: see receive_some()
+            if self._on_session is not None:
+                self._report_sessions()
         return (
-            self._connection.bytes_to_receive > 0
-            or self._connection.receive_state is not State.OPEN
-            or self._transport.is_readable()
+            connection.bytes_to_receive > 0
+            or connection.receive_state is not State.OPEN
+            or transport.has_ended
         )
 
     async def _receive_arrived(self, max_bytes: int | None) -> bytes | None:

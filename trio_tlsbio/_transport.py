@@ -28,6 +28,7 @@ __all__ = [
     "ConflictDetector",
     "CountingStream",
     "ImmediateStream",
+    "LingeringStream",
     "SocketCalls",
     "Transport",
     "beside",
@@ -125,11 +126,16 @@ class CountingStream(Protocol):
 
 @runtime_checkable
 class ImmediateStream(Protocol):
-    """A stream that does without waiting what can be done so with a socket beneath it."""
+    """A stream that can receive without waiting, as a :class:`TLSStream` over a socket can."""
 
     def receive_nowait(self) -> bytes | None:
         """Return what has arrived, ``b""`` at the end; None if nothing has."""
         ...
+
+
+@runtime_checkable
+class LingeringStream(Protocol):
+    """A stream over a socket, which must not be closed before the peer has closed."""
 
     def end_direction(self) -> bool:
         """See :meth:`Transport.end_direction`."""
@@ -198,6 +204,8 @@ class Transport(ABC, Generic[StreamT]):
         many bytes that was. Never raises: the next one who has to receive will hear of it.
         """
         fed = 0
+        if self.eof_received or self._receive_error is not None:
+            return fed  # after a reset, a socket that is read again looks as if it had ended
         try:
             for _ in range(most_reads):  # a fast peer could keep us here
                 data = self._read_nowait()
@@ -207,14 +215,27 @@ class Transport(ABC, Generic[StreamT]):
                 if not data:
                     break
                 fed += len(data)
-        except trio.ClosedResourceError:
+        except (trio.ClosedResourceError, trio.BusyResourceError):
             pass
+        except TruncationError:
+            self._feed(b"")  # see _received_instead()
         except trio.BrokenResourceError as exc:
             self._receive_error = self._error("receiving", exc)
         return fed
 
-    def is_readable(self) -> bool:
-        """Whether receiving more, after :meth:`receive_nowait`, is known not to wait."""
+    def check_receive(self) -> None:
+        """Raise :exc:`TLSError` if the transport can't receive any more."""
+        if self._receive_error is not None:
+            raise self._receive_error.again()
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether a task waits for what comes next."""
+        return self._receiving
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can be received."""
         return self.eof_received or self._receive_error is not None
 
     def end_direction(self) -> bool:
@@ -397,7 +418,7 @@ class Transport(ABC, Generic[StreamT]):
         self._receiving = True
         try:
             data = await self._receive_some()
-            if data is None:
+            if data is None and self._receive_error is None:
                 data = self._read_nowait()
         except Exception as exc:
             data = self._received_instead(exc)
@@ -406,6 +427,7 @@ class Transport(ABC, Generic[StreamT]):
             if self._receiver_left is not None:
                 self._receiver_left.unpark_all()
         if data is None:
+            self.check_receive()  # somebody may have found out meanwhile
             return 0
         self._feed(data)
         more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
@@ -499,11 +521,6 @@ class _NestedTransport(_StreamTransport):
 
     _counting: CountingStream
 
-    def is_readable(self) -> bool:
-        # What has arrived beneath can't be had without waiting for a checkpoint.
-        stream = self._stream
-        return super().is_readable() or (hasattr(stream, "is_readable") and stream.is_readable())
-
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed
         self._is_unfinished = True  # until it says otherwise
@@ -526,7 +543,7 @@ class _NestedTransport(_StreamTransport):
 
     def end_direction(self) -> bool:
         stream = self._stream
-        return isinstance(stream, ImmediateStream) and stream.end_direction()
+        return isinstance(stream, LingeringStream) and stream.end_direction()
 
 
 @attrs.define(eq=False)

@@ -10,6 +10,7 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -22,11 +23,12 @@ import trio_tlsbio
 
 from ._client import resume_over
 from ._errors import printable
-from ._server import close_after, current_context, is_failure_of
+from ._server import close_after, current_context, first_of, is_failure_of
 from ._sessions import SessionCache
 
 __all__ = [
     "CertificateError",
+    "HandshakeTimeoutError",
     "TLSAttribute",
     "TLSConnectable",
     "TLSError",
@@ -49,26 +51,42 @@ class TLSError(anyio.BrokenResourceError, ssl.SSLError):
     """TLS, the peer or the transport failed.
 
     Where anyio raises one or the other, this is both an :exc:`anyio.BrokenResourceError` and an
-    :exc:`ssl.SSLError`. ``str()`` says in plain words what went wrong; ``__cause__`` is the
-    :exc:`trio_tlsbio.TLSError`.
+    :exc:`ssl.SSLError`. ``str()`` says in plain words what went wrong.
     """
 
-    def __init__(self, cause: trio_tlsbio.TLSError) -> None:
-        super().__init__(str(cause))
-        self.reason: str = cause.reason or ""
+    error: trio_tlsbio.TLSError
+    """What it tells of, which is its cause as well."""
 
-    def __str__(self) -> str:
-        """Return the message, which ssl.SSLError would show as a tuple."""
-        return str(self.args[0])
+    def __init__(self, error: trio_tlsbio.TLSError) -> None:
+        source = error.__cause__
+        number = source.errno if isinstance(source, ssl.SSLError) else None
+        ssl.SSLError.__init__(self, number or ssl.SSL_ERROR_SSL, str(error))
+        self.error = error
+        self.library: str = getattr(source, "library", None) or ""
+        self.reason: str = error.reason or ""
+
+    def __reduce__(self) -> tuple[type[TLSError], tuple[trio_tlsbio.TLSError]]:
+        """Make it anew from what it tells of, to copy or pickle it."""
+        return type(self), (self.error,)
 
 
 class CertificateError(TLSError, ssl.SSLCertVerificationError):
     """This side refused the peer's certificate."""
 
+    def __init__(self, error: trio_tlsbio.TLSError) -> None:
+        super().__init__(error)
+        self.verify_code: int = getattr(error.__cause__, "verify_code", 0)
+        self.verify_message: str = getattr(error.__cause__, "verify_message", str(error))
 
-def _raised(exc: trio_tlsbio.TLSError) -> TLSError:
-    kind = CertificateError if isinstance(exc, trio_tlsbio.CertificateError) else TLSError
-    return kind(exc)
+
+class HandshakeTimeoutError(TLSError, TimeoutError):
+    """The handshake took longer than ``handshake_timeout``."""
+
+
+_KINDS = {
+    trio_tlsbio.CertificateError: CertificateError,
+    trio_tlsbio.HandshakeTimeoutError: HandshakeTimeoutError,
+}
 
 
 @contextmanager
@@ -76,7 +94,7 @@ def _in_words_of_anyio() -> Generator[None, None, None]:
     try:
         yield
     except trio_tlsbio.TLSError as exc:
-        raise _raised(exc) from exc
+        raise _KINDS.get(type(exc), TLSError)(exc) from exc
     except trio.ClosedResourceError as exc:
         raise anyio.ClosedResourceError(*exc.args) from exc
     except trio.BusyResourceError as exc:
@@ -129,6 +147,7 @@ def _beneath(stream: _AnyByteStream) -> trio.abc.Stream:
         return stream.trio_stream
     if isinstance(stream, anyio.abc.SocketStream):
         # A second owner of the same socket, which tells how much a send took that is cancelled.
+        # Whatever a subclass does with the bytes is gone around.
         socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)
         return trio.SocketStream(trio.socket.from_stdlib_socket(socket))
     return _Transport(stream)
@@ -184,43 +203,63 @@ class TLSStream(anyio.abc.ByteStream):
 
         Raises:
           TLSError: if the handshake failed.
+          ValueError: for arguments that don't go together.
           RuntimeError: if the program does not run on Trio.
         """
-        if server_side is None:
-            server_side = not hostname
-        if ssl_context is None:
-            purpose = ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH
-            ssl_context = ssl.create_default_context(purpose)
-        options: dict[str, Any] = {
-            "https_compatible": not standard_compatible,
-            "handshake_timeout": handshake_timeout,
-        }
         try:
             if not trio.lowlevel.in_trio_run():
                 raise RuntimeError("trio_tlsbio.anyio needs anyio's Trio backend: backend='trio'")
+            if ssl_context is None and session_cache is not None:
+                raise ValueError(
+                    "sessions can only be resumed with the ssl_context they were made with"
+                )
+            if server_side or (server_side is None and not hostname):
+                if ssl_context is None:
+                    ssl_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                stream = cls._as_server(
+                    transport_stream, ssl_context, standard_compatible, handshake_timeout
+                )
+                try:
+                    await stream._shake_hands()
+                except TLSError as exc:
+                    await close_after(exc.error, stream.trio_stream)
+                    raise
+                return stream
             with _in_words_of_anyio():
-                if server_side:
-                    stream = trio_tlsbio.TLSStream(
-                        _beneath(transport_stream), ssl_context, server_side=True, **options
-                    )
-                    try:
-                        await stream.do_handshake()
-                    except trio_tlsbio.TLSError as exc:
-                        await close_after(exc, stream)
-                        raise
-                else:
-                    stream = await resume_over(
-                        _beneath(transport_stream),
-                        ssl_context,
-                        server_hostname=hostname,
-                        port=transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0),
-                        session_cache=session_cache,
-                        **options,
-                    )
+                trio_stream = await resume_over(
+                    _beneath(transport_stream),
+                    ssl_context or ssl.create_default_context(),
+                    server_hostname=hostname,
+                    port=transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0),
+                    session_cache=session_cache,
+                    https_compatible=not standard_compatible,
+                    handshake_timeout=handshake_timeout,
+                )
+            return cls(transport_stream, trio_stream, standard_compatible)
         except BaseException:
             await anyio.aclose_forcefully(transport_stream)
             raise
-        return cls(transport_stream, stream, standard_compatible)
+
+    @classmethod
+    def _as_server(
+        cls,
+        transport_stream: _AnyByteStream,
+        ssl_context: ssl.SSLContext,
+        standard_compatible: bool,
+        handshake_timeout: float,
+    ) -> TLSStream:
+        trio_stream = trio_tlsbio.TLSStream(
+            _beneath(transport_stream),
+            ssl_context,
+            server_side=True,
+            https_compatible=not standard_compatible,
+            handshake_timeout=handshake_timeout,
+        )
+        return cls(transport_stream, trio_stream, standard_compatible)
+
+    async def _shake_hands(self) -> None:
+        with _in_words_of_anyio():
+            await self.trio_stream.do_handshake()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Receive up to ``max_bytes``. Cancelled, nothing is lost.
@@ -318,12 +357,15 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     """How long a handshake may take, in seconds."""
 
     @staticmethod
-    async def handle_handshake_error(exc: BaseException, stream: _AnyByteStream) -> None:
+    async def handle_handshake_error(
+        exc: BaseException,
+        stream: _AnyByteStream,  # noqa: ARG004  # for subclasses
+    ) -> None:
         """Log why a handshake failed. A subclass may do something else.
 
-        Cancellation and the like is raised again.
+        The stream beneath is open still, to tell who the peer is; it is closed afterwards, so that
+        the peer's alert arrives. Cancellation and the like is raised again.
         """
-        await anyio.aclose_forcefully(stream)
         if not isinstance(exc, Exception):
             raise exc
         _logger.warning("handshake failed: %s", printable(str(exc)))
@@ -336,24 +378,32 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         """Accept connections, and call ``handler`` for each in a task of its own."""
 
         async def handle(transport_stream: _AnyByteStream) -> None:
+            stream = await self._wrap(transport_stream)
             try:
-                stream = await self._shake_hands(transport_stream)
+                await stream._shake_hands()
             except BaseException as exc:
-                await self.handle_handshake_error(exc, transport_stream)
+                try:
+                    await self.handle_handshake_error(exc, transport_stream)
+                finally:
+                    error = exc.error if isinstance(exc, TLSError) else exc
+                    await close_after(error, stream.trio_stream)
             else:
                 async with _one_client_ends_itself_alone(stream):
                     await handler(stream)
 
         await self.listener.serve(handle, task_group)
 
-    async def _shake_hands(self, transport_stream: _AnyByteStream) -> TLSStream:
-        return await TLSStream.wrap(
-            transport_stream,
-            server_side=True,
-            ssl_context=current_context(self.ssl_context),
-            standard_compatible=self.standard_compatible,
-            handshake_timeout=self.handshake_timeout,
-        )
+    async def _wrap(self, transport_stream: _AnyByteStream) -> TLSStream:
+        try:
+            return TLSStream._as_server(
+                transport_stream,
+                current_context(self.ssl_context),
+                self.standard_compatible,
+                self.handshake_timeout,
+            )
+        except BaseException:  # what the function that gives the context raises
+            await anyio.aclose_forcefully(transport_stream)
+            raise
 
     async def aclose(self) -> None:
         """Close the listener beneath."""
@@ -374,18 +424,22 @@ async def _one_client_ends_itself_alone(stream: TLSStream) -> AsyncGenerator[Non
         yield
     except Exception as exc:
         await anyio.aclose_forcefully(stream)
-        if not is_failure_of(lambda one: stream.trio_stream.is_source_of(_cause_of(one)), exc):
+        if not is_failure_of(partial(_is_error_of, stream), exc):
             raise
-        _logger.warning("connection ended: %s", printable(str(exc)))
+        _logger.warning("connection ended: %s", printable(str(first_of(exc))))
 
 
-def _cause_of(exc: BaseException) -> BaseException:
-    return exc.__cause__ or exc
+def _is_error_of(stream: TLSStream, exc: BaseException) -> bool:
+    return isinstance(exc, TLSError) and stream.trio_stream.is_source_of(exc.error)
 
 
 ################################################################
 # Clients
 ################################################################
+
+
+def _context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+    return ssl.create_default_context() if ssl_context is None else ssl_context
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)
@@ -398,8 +452,8 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
     hostname: str | None = None
     """The name of the server."""
 
-    ssl_context: ssl.SSLContext = attrs.field(factory=ssl.create_default_context)
-    """The settings."""
+    ssl_context: ssl.SSLContext = attrs.field(default=None, converter=_context_or_default)
+    """The settings; by default those of :func:`ssl.create_default_context`."""
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""

@@ -21,13 +21,18 @@ class TLSBackend(HTTPBackend[_Stream], httpcore.AsyncNetworkBackend):
 
     For example::
 
-        pool = httpcore.AsyncConnectionPool(http2=True, network_backend=TLSBackend())
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=httpcore.default_ssl_context(), network_backend=TLSBackend()
+        )
 
     Connections resume the sessions of earlier ones with the same context, name and port; behind a
-    proxy, that is the proxy's port. A response that is cut off raises :exc:`httpcore.ReadError`,
-    even where nothing but the end of the connection says how long it is (RFC 9112 section 9.8). A
-    failed handshake raises :exc:`httpcore.ConnectError`. Their ``__context__`` is the
-    :exc:`trio_tlsbio.TLSError`.
+    proxy, that is the proxy's port. So give the pool a context, and a proxy its ``ssl_context``:
+    without, httpcore makes one for each connection, and nothing can be resumed.
+
+    A response that is cut off raises :exc:`httpcore.ReadError`, even where nothing but the end of
+    the connection says how long it is (RFC 9112 section 9.8). A failed handshake raises
+    :exc:`httpcore.ConnectError`. Their ``__context__`` is the :exc:`trio_tlsbio.TLSError`. A
+    request of HTTP/2 may be cancelled at any time: those that share its connection go on.
 
     With ``response.extensions["network_stream"].get_extra_info("tls_stream")`` the
     :class:`trio_tlsbio.TLSStream` can be had.

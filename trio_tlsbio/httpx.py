@@ -43,10 +43,10 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
       proxy: A URL or :class:`httpx.Proxy` to connect through: ``http``, ``https`` or, with
         ``httpx[socks]``, ``socks5``. (Where a client is given a transport, httpx asks no
         environment variables about proxies.)
-      uds: The path of a Unix socket to connect to in place of the URL's host.
-      local_address: The address to connect from.
+      uds: The path of a Unix socket to connect to in place of the URL's host. Not with a proxy.
+      local_address: The address to connect from. Not with a proxy.
       retries: How often to try again to connect.
-      socket_options: Options to set on each socket.
+      socket_options: Options to set on each socket. Not with a proxy.
       session_cache: Where sessions are kept; by default a
         :class:`trio_tlsbio.SessionCache` of its own.
       https_compatible: Whether to take the end of a connection without close_notify for the end of

@@ -7,8 +7,8 @@ import httpcore
 from trio_tlsbio.httpcore import TLSBackend
 
 
-async def describe(url: str, ssl_context: ssl.SSLContext | None = None) -> list[str]:
-    """Ask twice, over connections of their own."""
+async def describe(url: str, ssl_context: ssl.SSLContext) -> list[str]:
+    """Ask twice, over connections of their own. (Without a context httpcore makes one for each.)"""
     lines = []
     async with httpcore.AsyncConnectionPool(
         ssl_context=ssl_context,

@@ -106,6 +106,17 @@ async def test_wrap_resumes_over_any_transport(
                 assert stream.session_reused is is_resumed
 
 
+async def test_a_name_that_is_no_protocol(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with serving(server_context) as port:
+        for name in ("", "x" * 256):
+            with pytest.raises(ValueError, match="1 to 255 bytes"):
+                await open_tls_over_tcp_stream(
+                    HOST, port, ssl_context=client_context, alpn_protocols=[name]
+                )
+
+
 async def test_a_failed_handshake_forgets_the_sessions(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

@@ -83,10 +83,14 @@ class HandshakeTimeoutError(TLSError, TimeoutError):
     """The handshake took longer than ``handshake_timeout``."""
 
 
-_KINDS = {
-    trio_tlsbio.CertificateError: CertificateError,
-    trio_tlsbio.HandshakeTimeoutError: HandshakeTimeoutError,
-}
+def _same_kind(error: trio_tlsbio.TLSError) -> TLSError:
+    match error:
+        case trio_tlsbio.CertificateError():
+            return CertificateError(error)
+        case trio_tlsbio.HandshakeTimeoutError():
+            return HandshakeTimeoutError(error)
+        case _:
+            return TLSError(error)
 
 
 @contextmanager
@@ -94,7 +98,7 @@ def _in_words_of_anyio() -> Generator[None, None, None]:
     try:
         yield
     except trio_tlsbio.TLSError as exc:
-        raise _KINDS.get(type(exc), TLSError)(exc) from exc
+        raise _same_kind(exc) from exc
     except trio.ClosedResourceError as exc:
         raise anyio.ClosedResourceError(*exc.args) from exc
     except trio.BusyResourceError as exc:

@@ -9,7 +9,9 @@ import ssl
 import stat
 import subprocess
 import sys
+import textwrap
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -461,6 +463,43 @@ async def test_page_shows_the_json_as_it_is(server: Server) -> None:
     assert failed["error"]["hint"] == error["hint"]
     for key in several["summary"]:
         assert f"`{key}`" in page
+
+
+def alike(text: str) -> list[str]:
+    """Leave out what is another one each time: times, ports, sizes."""
+    return [re.sub(r"\s*\d[\d.,]*", " 0", line) for line in text.splitlines()]
+
+
+async def test_page_shows_the_output_as_it_is(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    shown, timeline = (
+        textwrap.dedent(text)
+        for text in re.findall(
+            r"^\.\. code-block:: (?:console|text)\n\n((?:    .*\n|\n)+)", page, re.MULTILINE
+        )
+    )
+    ca = trustme.CA(organization_name="Example Trust", organization_unit_name="Root")
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    cert = ca.issue_cert(
+        *("localhost", "www.example.org"),
+        organization_name="Example",
+        organization_unit_name="web",
+        not_after=datetime.now(UTC) + timedelta(days=90),
+    )
+
+    async def answer(stream: TLSStream[trio.SocketStream]) -> None:
+        line = await stream.receive_some()
+        await stream.send_all(line.strip()[::-1] + b"\n")
+
+    async with tls_server(answer, server_context_for(cert, ssl.TLSVersion.TLSv1_3)) as port:
+        connect = f"connect localhost:{port} --cafile {tmp_path / 'ca.pem'}".split()
+        result = await run(*connect, "--timeline", stdin=b"hello\n")
+    lines, _, output = (result.stderr).partition("sent:")
+    facts, _, on_the_wire = lines.partition("timeline:")
+    assert alike("timeline:" + on_the_wire) == alike(timeline.strip("\n"))
+    command, *expected = shown.strip("\n").splitlines()
+    assert command == "$ echo hello | trio-tlsbio connect localhost:4433 --cafile ca.pem"
+    assert alike(facts + result.stdout.decode() + "sent:" + output) == alike("\n".join(expected))
 
 
 async def test_page_has_every_option_and_exit_status() -> None:

@@ -855,7 +855,7 @@ def check_command(words: list[str]) -> None:
             benchmark_parser().parse_args(args)
         case ["python3", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
             pass
-        case ["python", "-m", "pytest" | "trustme"] | ["mkdir" | "cd", _]:
+        case ["python", "-m", "pytest" | "trustme"] | ["mkdir" | "cd" | "echo", _]:
             pass
         case ["python", name] if name.endswith(".py"):
             assert f":caption: {name}\n" in (DOCS / "tutorial.rst").read_text(encoding="utf-8")
@@ -873,7 +873,7 @@ def test_commands(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     block.ran = True
     for line in commands(block):
-        for command in line.split(" && "):
+        for command in re.split(r" && | \| ", line):
             words = shlex.split(command)
             for word in words:  # what has to be there
                 if word.endswith((".pem", ".key")):
@@ -1053,14 +1053,15 @@ def test_every_block_is_run() -> None:
             importlib.import_module(f"{__package__}.{path.stem}")
     examples = {path.name for path in (DOCS / "examples").glob("*.py")}
     readme = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
-    texts = {"closing.rst", "errors.rst"}  # see above, and test_errors_page.py
+    # See above, test_errors_page.py and test_connect_cli.py.
+    texts = {"cli.rst", "closing.rst", "errors.rst"}
     for block in BLOCKS:
         if block.include is not None:
             # test_docs.py sees that each of them has a test.
             assert block.include.removeprefix("examples/") in examples, block
         elif block.language == "python" and block not in readme:
             assert block in CLAIMED, f"{block} is run by no test: see runs() in docblocks.py"
-        elif block.language == "text":
+        elif block.language in {"json", "text"}:
             assert block.page in texts, f"{block} is compared with nothing"
         else:
             assert block in readme or block in SHELL, f"{block}: {block.language}?"

@@ -83,6 +83,17 @@ class Output:
                 await self._said_more.wait()
 
 
+async def until_it_accepts(process: trio.Process, port: int, log: Path) -> None:
+    """Wait until a program accepts connections; if it ends instead, show what it has said."""
+    while True:
+        try:
+            await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
+            break
+        except OSError:
+            assert process.poll() is None, await trio.Path(log).read_text()
+            await trio.sleep(0.01)
+
+
 @asynccontextmanager
 async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
     """Run a program once it accepts connections; its output goes to a file."""
@@ -94,13 +105,7 @@ async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         ) as process:
-            while True:
-                try:
-                    await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
-                    break
-                except OSError:
-                    assert process.poll() is None, await trio.Path(log).read_text()
-                    await trio.sleep(0.01)
+            await until_it_accepts(process, port, log)
             yield port
             assert process.poll() is None, await trio.Path(log).read_text()
 

@@ -21,7 +21,7 @@ from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure, Status
 
 from .peers import running
-from .programs import LIMIT, free_port, needs
+from .programs import LIMIT, free_port, needs, until_it_accepts
 from .test_cli import Files, files, plain_server, refused, run
 from .test_connect_cli import document
 
@@ -276,13 +276,7 @@ async def answering(port: int, log: Path, *argv: object, **options: Any) -> Asyn
             *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
         ) as process:
             try:
-                while True:
-                    try:
-                        await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
-                        break
-                    except OSError:
-                        assert process.poll() is None, await trio.Path(log).read_text()
-                        await trio.sleep(0.02)
+                await until_it_accepts(process, port, log)
                 yield
             finally:
                 process.send_signal(signal.SIGINT)  # both end their children by it, and then

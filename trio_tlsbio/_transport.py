@@ -204,7 +204,7 @@ class Transport(ABC, Generic[StreamT]):
         many bytes that was. Never raises: the next one who has to receive will hear of it.
         """
         fed = 0
-        if self.eof_received or self._receive_error is not None:
+        if self.has_ended:
             return fed  # after a reset, a socket that is read again looks as if it had ended
         try:
             for _ in range(most_reads):  # a fast peer could keep us here

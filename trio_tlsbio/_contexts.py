@@ -54,6 +54,7 @@ def make_default_context(
     context = ssl.create_default_context(purpose, cafile=cafile)
     _keep_recommended_ciphers(context)
     context.options &= ~_OP_LEGACY_SERVER_CONNECT  # section 3.5
+    context.hostname_checks_common_name = False  # section 7.1; RFC 9525 section 2
     if purpose is ssl.Purpose.CLIENT_AUTH:
         # A client could make the server work for as long as the connection lasts.
         context.options |= ssl.OP_NO_RENEGOTIATION

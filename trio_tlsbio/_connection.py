@@ -7,6 +7,7 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import idna
@@ -23,7 +24,7 @@ from ._errors import (
 )
 from ._info import HandshakeInfo, presented_names
 from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records
-from ._sessions import TLSSession, VerificationSettings
+from ._sessions import TLSSession, VerificationSettings, refuse_copy
 from ._states import Event, Side, State, advance
 
 __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
@@ -238,6 +239,9 @@ class TLSConnection:
             f"<TLSConnection {side}: sending {self._send_state.value}, "
             f"receiving {self._receive_state.value}>"
         )
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     ################################################################
     # What it knows

@@ -91,6 +91,10 @@ def _why(exc: Exception) -> str:
     reason = getattr(exc, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the private key belongs to another certificate"
+    if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
+        return "the certificate's key, or that of an issuer, is too weak for this security level"
+    if reason == "CA_MD_TOO_WEAK":
+        return "the certificate, or that of an issuer, is signed with too weak a hash"
     if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
         return f"a file holds no certificate, or no private key, in PEM form ({exc})"
     return str(exc) or type(exc).__name__

@@ -8,7 +8,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -16,7 +16,7 @@ import trio
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import HandshakeTimeoutError, TLSError, TruncationError
 from ._info import HandshakeInfo
-from ._sessions import TLSSession
+from ._sessions import TLSSession, refuse_copy
 from ._states import State
 from ._transport import ConflictDetector, Transport, transport_for
 
@@ -145,6 +145,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def __repr__(self) -> str:
         state = "closed " if self._is_closing else ""
         return f"<TLSStream {state}{self._connection!r} over {self._transport_stream!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     ################################################################
     # What it is made of

@@ -85,7 +85,9 @@ _REASON_CURES = {
     "WRONG_VERSION_NUMBER": _PROTOCOL,
     "UNKNOWN_PROTOCOL": _PROTOCOL,
     "RECORD_LAYER_FAILURE": _PROTOCOL,
-    "UNSUPPORTED_PROTOCOL": _OLD_PEER,
+    "UNSUPPORTED_PROTOCOL": _OLD_PEER
+    + " A server that speaks TLS 1.3 alone says this too if no certificate is loaded that goes "
+    "with it.",
     "NO_PROTOCOLS_AVAILABLE": "Set ``minimum_version`` and ``maximum_version`` so that they "
     "leave one; look at the system's OpenSSL configuration.",
     "WRONG_SSL_VERSION": _OLD_PEER,
@@ -110,6 +112,9 @@ _REASON_CURES = {
     "LENGTH_TOO_SHORT": _TWO_IMPLEMENTATIONS,
     "BAD_LENGTH": _TWO_IMPLEMENTATIONS,
     "BAD_PACKET": _TWO_IMPLEMENTATIONS,
+    "EXCESSIVE_MESSAGE_SIZE": "Look at the certificates that the peer presents; otherwise a bug "
+    "at one end.",
+    "ASN1_LIB": "The peer's certificate is damaged, and has to be issued anew.",
     "BAD_EXTENSION": _TWO_IMPLEMENTATIONS,
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": _OLD_PEER,
     "DH_KEY_TOO_SMALL": _OLD_PEER,
@@ -120,16 +125,31 @@ _REASON_CURES = {
     "pre-shared key callbacks.",
 }
 
-_CRL_CURE = "Load a current one by ``load_verify_locations()``, or don't set the CRL checks."
+_CRL_CURE = (
+    "Load current ones by ``load_verify_locations()``, or don't set the CRL checks in "
+    "``verify_flags``."
+)
 _ISSUER_CURE = (
     "Trust the authority that issued it: ``load_verify_locations()``. Often the server forgot "
     "the intermediate certificates: they belong into its file, after its own."
 )
 _REISSUE_CURE = "The certificate has to be issued anew."
+_SIGNATURE_CURE = (
+    "Two authorities of one name but with different keys are the usual reason: trust the one that "
+    "issued it. It may also be forged."
+)
 _WEAK_CURE = "The certificate has to be issued anew; the context's security level decides."
+_STRICT_CURE = (
+    "The certificate has to be issued anew. For an authority of your own that is just old: "
+    "``verify_flags &= ~ssl.VERIFY_X509_STRICT``, as it was before Python 3.13."
+)
 
 _CERTIFICATE_CURES = {
-    3: _CRL_CURE,
+    2: "Trust the root too. If what is trusted is to do, set ``VERIFY_X509_PARTIAL_CHAIN`` in "
+    "``verify_flags``, as Python 3.13 does.",
+    3: _CRL_CURE + " With ``VERIFY_CRL_CHECK_CHAIN`` each authority has to have one.",
+    7: _SIGNATURE_CURE,
+    8: _SIGNATURE_CURE,
     9: "Set this machine's clock, or wait.",
     10: "The peer has to renew it. Look at this machine's clock if others accept it.",
     11: "Set this machine's clock, or wait.",
@@ -139,15 +159,21 @@ _CERTIFICATE_CURES = {
     "present certificates of its own (a company's proxy, a virus scanner).",
     20: _ISSUER_CURE,
     21: _ISSUER_CURE,
+    22: "The peer has to send a shorter one: some hundred certificates make no sense.",
     23: "The peer has to get a new certificate.",
-    24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints).",
+    24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
     25: _REISSUE_CURE,
     26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``.",
+    34: _REISSUE_CURE,
+    35: "The authority has to be issued anew, with ``cRLSign``.",
+    41: _REISSUE_CURE,
     47: _REISSUE_CURE,
     48: _REISSUE_CURE,
     66: _WEAK_CURE,
     67: _WEAK_CURE,
     68: _WEAK_CURE,
+    79: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
+    **dict.fromkeys(range(80, 94), _STRICT_CURE),
 }
 
 

@@ -281,6 +281,11 @@ class Server:
     )
     """How a client without a certificate is refused: by an alert, or with an answer (bytes)."""
 
+    cut_after_our_end: str = ""
+    """Why it sends no close_notify of its own, after its answer, once it has had ours; empty if it
+    does send one, as RFC 8446 section 6.1 wants it.
+    """
+
 
 @attrs.frozen(kw_only=True)
 class Client:
@@ -387,10 +392,18 @@ def row(stack: Stack, side: Side, shown: set[Case]) -> tuple[str, ...] | None:
     ]
     if peer is None or not any(cells):
         return None
+    reasons = _reasons(peer)
+    return (stack.name, stack.version() or "", side.value, *cells, "; ".join(reasons))
+
+
+def _reasons(peer: Server | Client) -> list[str]:
+    """What can't be shown, or is not quite as it should be."""
     reasons = [
         f"{key.value}: {reason}"
         if isinstance(key, Aspect)
         else f"{key[0].value} in {VERSIONS[key[1]]}: {reason}"
         for key, reason in peer.cannot.items()
     ]
-    return (stack.name, stack.version() or "", side.value, *cells, "; ".join(reasons))
+    if isinstance(peer, Server) and peer.cut_after_our_end:
+        reasons.append(f"{Aspect.HALF_CLOSE.value}: {peer.cut_after_our_end}")
+    return reasons

@@ -105,6 +105,8 @@ STACK = Stack(
         run=server,
         speech=attrs.evolve(HTTP, answer=b"HTTP/1.1 200 OK"),
         # It asks for a certificate, and speaks of it in HTTP.
+        # ngx_ssl_handle_recv() sets no_send_shutdown when it has got a close_notify.
+        cut_after_our_end="answers, but sends no close_notify after it has got one",
         refusals=dict.fromkeys(VERSIONS, b"400 No required SSL certificate was sent"),
         words={
             Aspect.RESUMED: b"reused:r",

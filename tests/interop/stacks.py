@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from . import nginx, openssl
+from . import curl, gnutls, haproxy, nginx, nss, openssl, stunnel
 from .harness import VERSIONS, Aspect, Case, Side, Stack
 
 STACKS: tuple[Stack, ...] = (
     openssl.STACK,
+    gnutls.STACK,
+    nss.STACK,
     nginx.STACK,
+    haproxy.STACK,
+    stunnel.STACK,
+    curl.STACK,
 )
 
 

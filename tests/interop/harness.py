@@ -25,7 +25,7 @@ import trio
 
 from tests.helpers import NAME
 from tests.peers import running
-from tests.programs import LIMIT, Output, until_it_accepts
+from tests.programs import LIMIT, Output, connect_to, until_it_accepts
 from trio_tlsbio import TLSError, TruncationError
 
 TLS12 = ssl.TLSVersion.TLSv1_2
@@ -159,22 +159,21 @@ async def proxy(
 
     What it is asked there, and answers, counts as its output. Killed, it takes its port with it.
     """
-    async with program(*argv, port=port) as client:
+    async with program(*argv) as client, trio.open_nursery() as nursery:
+        # Nobody looks first whether it listens: it would connect for that, too.
+        connect = partial(connect_to, client.process, port, partial(str, client.output))
         if terms.resumes:
-            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            async with await connect() as stream:
                 await stream.send_all(speech.question)
-                await _hear(stream, client.output, speech.word)
-        async with (
-            trio.open_nursery() as nursery,
-            await trio.open_tcp_stream("127.0.0.1", port) as stream,
-        ):
+                await _hear(stream, Output(), speech.word)
+        async with await connect() as stream:
             await stream.send_all(speech.question)
             if terms.ends_first:
                 await stream.send_eof()
             nursery.start_soon(_hear, stream, client.output)
             client.end = stream.aclose
             yield client
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def _hear(stream: trio.SocketStream, output: Output, word: bytes = b"") -> None:

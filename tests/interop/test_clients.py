@@ -161,6 +161,8 @@ async def asking(
         yield client
         await client.output.wait_for(case.client.speech.word)
         await client.end()
+        for connection in server.connections:
+            await connection.has_ended.wait()
         await client.output.wait_for(case.word)
 
 
@@ -234,9 +236,7 @@ async def test_truncation_and_clean_close(
     async with serving(case, context) as server:
         async with asking(case, files, server):
             pass
-        connection = await server.connection(0)
-        await connection.has_ended.wait()
-        assert connection.error is None
+        assert server.connections[0].error is None
     async with serving(case, context, is_silent=True) as server:
         terms = ClientTerms(version=case.version, files=files, port=server.port)
         async with case.client.run(terms) as client:

@@ -112,14 +112,18 @@ class Program:
     def __attrs_post_init__(self) -> None:
         self.end = self._end_by_itself
 
-    async def say(self, data: bytes) -> None:
-        """Write to its standard input."""
+    @property
+    def stdin(self) -> trio.abc.SendStream:
+        """Its standard input."""
         assert self.process.stdin is not None
-        await self.process.stdin.send_all(data)
+        return self.process.stdin
 
     async def _end_by_itself(self) -> None:
-        assert self.process.stdin is not None
-        await self.process.stdin.aclose()
+        await self.stdin.aclose()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, and see that it has ended well."""
         with trio.fail_after(LIMIT):
             code = await self.process.wait()
         assert code == 0, f"it ended with {code}: {self.output}"
@@ -132,14 +136,8 @@ class Program:
 @asynccontextmanager
 async def program(*argv: object, port: int = 0, **options: Any) -> AsyncIterator[Program]:
     """Run a program; one that is to listen on ``port``, once it accepts connections there."""
-    async with running(
-        *argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        **options,
-    ) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    async with running(*argv, start_new_session=True, **(pipes | options)) as process:
         assert process.stdout is not None
         output = Output()
         async with trio.open_nursery() as nursery:
@@ -147,7 +145,11 @@ async def program(*argv: object, port: int = 0, **options: Any) -> AsyncIterator
             if port:
                 with trio.fail_after(LIMIT):
                     await until_it_accepts(process, port, partial(str, output))
-            yield Program(process, output, port)
+            try:
+                yield Program(process, output, port)
+            except BaseException:
+                print(f"{argv[0]} said: {output}")  # which pytest shows if the test fails
+                raise
             nursery.cancel_scope.cancel()
 
 
@@ -295,6 +297,9 @@ class Client:
 
     run: Callable[[ClientTerms], AbstractAsyncContextManager[Program]]
     speech: Speech
+    waits_for_our_end: bool = False
+    """Whether it ends its side only after our close_notify."""
+
     words: Words = attrs.field(factory=dict)
     cannot: Reasons = attrs.field(factory=dict)
 

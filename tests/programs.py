@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -67,31 +67,48 @@ class Output:
     """What a program has said so far."""
 
     text: bytes = b""
+    is_whole: bool = False
     _said_more: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def read(self, stream: trio.abc.ReceiveStream) -> None:
         """Read to the end, so that the program at the other end goes on."""
         async for part in stream:
-            self.text += part
-            self._said_more.set()
+            self.add(part)
+        self.is_whole = True
+        self._said_more.set()
+
+    def add(self, part: bytes | bytearray) -> None:
+        """Add what it has said in another way."""
+        self.text += part
+        self._said_more.set()
 
     async def wait_for(self, words: bytes) -> None:
         """Wait until the program has said something."""
         with trio.fail_after(LIMIT):
             while words not in self.text:
+                assert not self.is_whole, f"{words!r} is not in {self.text!r}"
                 self._said_more = trio.Event()
                 await self._said_more.wait()
 
+    def __str__(self) -> str:
+        return self.text.decode(errors="replace")
 
-async def until_it_accepts(process: trio.Process, port: int, log: Path) -> None:
-    """Wait until a program accepts connections; if it ends instead, show what it has said."""
+
+async def connect_to(
+    process: trio.Process, port: int, said: Callable[[], str]
+) -> trio.SocketStream:
+    """Connect to a program that has just been started. If it ends, show what it has said."""
     while True:
         try:
-            await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
-            break
+            return await trio.open_tcp_stream("127.0.0.1", port)
         except OSError:
-            assert process.poll() is None, await trio.Path(log).read_text()
+            assert process.poll() is None, said()
             await trio.sleep(0.01)
+
+
+async def until_it_accepts(process: trio.Process, port: int, said: Callable[[], str]) -> None:
+    """Wait until a program accepts connections; if it ends instead, show what it has said."""
+    await trio.aclose_forcefully(await connect_to(process, port, said))
 
 
 @asynccontextmanager
@@ -105,7 +122,7 @@ async def listening(port: int, log: Path, *argv: object) -> AsyncIterator[int]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         ) as process:
-            await until_it_accepts(process, port, log)
+            await until_it_accepts(process, port, log.read_text)
             yield port
             assert process.poll() is None, await trio.Path(log).read_text()
 
@@ -146,17 +163,28 @@ http {{
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
+    ssl_session_cache shared:tests:1m;
+    {servers}
+}}
+"""
+
+NGINX_SERVER = """
     server {{
         listen 127.0.0.1:{port} ssl{http2};
         ssl_certificate {pem};
         ssl_certificate_key {pem};
         ssl_protocols {version};
-        ssl_session_cache shared:tests:1m;
         ssl_session_tickets {tickets};
         return 200 "you asked for $request_uri";
     }}
-}}
 """
+
+
+def nginx_argv(directory: Path, servers: str) -> tuple[object, ...]:
+    """Write nginx's configuration, and tell how to run it."""
+    config = directory / "nginx.conf"
+    config.write_text(NGINX_CONFIG.format(directory=directory, servers=servers), encoding="utf-8")
+    return ("nginx", "-p", directory, "-c", config, "-e", "stderr")
 
 
 @asynccontextmanager
@@ -172,23 +200,16 @@ async def nginx(
 
     Without ``tickets`` it keeps the sessions itself.
     """
-    directory = pem.parent
     port = port or free_port()
-    config = directory / "nginx.conf"
-    config.write_text(
-        NGINX_CONFIG.format(
-            directory=directory,
-            port=port,
-            pem=pem,
-            version=NGINX_VERSIONS[version],
-            tickets="on" if tickets else "off",
-            http2=" http2" if http2 else "",
-        ),
-        encoding="utf-8",
+    server = NGINX_SERVER.format(
+        port=port,
+        pem=pem,
+        version=NGINX_VERSIONS[version],
+        tickets="on" if tickets else "off",
+        http2=" http2" if http2 else "",
     )
-    argv = ("nginx", "-p", directory, "-c", config, "-e", "stderr")
-    log = directory / "nginx.log"
-    async with listening(port, log, *argv):
+    log = pem.parent / "nginx.log"
+    async with listening(port, log, *nginx_argv(pem.parent, server)):
         yield port
     assert await trio.Path(log).read_text() == ""
 

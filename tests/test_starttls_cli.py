@@ -276,7 +276,7 @@ async def answering(port: int, log: Path, *argv: object, **options: Any) -> Asyn
             *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
         ) as process:
             try:
-                await until_it_accepts(process, port, log)
+                await until_it_accepts(process, port, log.read_text)
                 yield
             finally:
                 process.send_signal(signal.SIGINT)  # both end their children by it, and then

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from . import nginx, openssl
+from . import go, nginx, node, openssl, tlslite
 from .harness import VERSIONS, Aspect, Case, Side, Stack
 
 STACKS: tuple[Stack, ...] = (
     openssl.STACK,
     nginx.STACK,
+    node.STACK,
+    go.STACK,
+    tlslite.STACK,
 )
 
 

@@ -96,4 +96,6 @@ def client(command: Command, **options: Any) -> Client:
         async with program(*await command(), "client", json.dumps(said)) as peer:
             yield peer
 
-    return Client(run=run, speech=LINES, words=CLIENT_WORDS, **options)
+    options.setdefault("words", CLIENT_WORDS)
+    options.setdefault("speech", LINES)
+    return Client(run=run, **options)

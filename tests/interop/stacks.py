@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from . import go, nginx, node, openssl, tlslite
+from . import boringssl, go, nginx, node, openssl, rustls, tlslite
 from .harness import VERSIONS, Aspect, Case, Side, Stack
 
 STACKS: tuple[Stack, ...] = (
@@ -12,6 +12,9 @@ STACKS: tuple[Stack, ...] = (
     nginx.STACK,
     node.STACK,
     go.STACK,
+    rustls.GRANIAN,
+    rustls.PYREQWEST,
+    boringssl.CURL_CFFI,
     tlslite.STACK,
 )
 

@@ -152,36 +152,39 @@ async def program(*argv: object, port: int = 0, **options: Any) -> AsyncIterator
 
 
 @asynccontextmanager
-async def proxy(port: int, speech: Speech, *argv: object, times: int = 1) -> AsyncIterator[Program]:
-    """Run a program that listens without TLS on ``port`` and is a TLS client for who connects.
+async def proxy(
+    terms: ClientTerms, port: int, speech: Speech, *argv: object
+) -> AsyncIterator[Program]:
+    """Run a program that listens without TLS on ``port``, and is a TLS client for whoever connects.
 
-    It is asked here, ``times`` times, one after the other.
+    What it is asked there, and answers, counts as its output. Killed, it takes its port with it.
     """
-    async with program(*argv, port=port) as client, trio.open_nursery() as nursery:
-        for number in range(1, times + 1):
-            stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with program(*argv, port=port) as client:
+        if terms.resumes:
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(speech.question)
+                await _hear(stream, client.output, speech.word)
+        async with (
+            trio.open_nursery() as nursery,
+            await trio.open_tcp_stream("127.0.0.1", port) as stream,
+        ):
             await stream.send_all(speech.question)
-            if number < times:
-                async with stream:
-                    await _hear(stream, client.output, speech.word)
-        client.end = stream.aclose
-        nursery.start_soon(_hear, stream, client.output)
-        yield client
-        nursery.cancel_scope.cancel()
-        await stream.aclose()
+            if terms.ends_first:
+                await stream.send_eof()
+            nursery.start_soon(_hear, stream, client.output)
+            client.end = stream.aclose
+            yield client
+            nursery.cancel_scope.cancel()
 
 
-async def _hear(stream: trio.SocketStream, output: Output, word: bytes | None = None) -> None:
-    """Take what a proxy answers, to its end or to a word."""
+async def _hear(stream: trio.SocketStream, output: Output, word: bytes = b"") -> None:
+    """Take what a proxy answers, up to a word, or to the end."""
     heard = b""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        while word is None or word not in heard:
-            part = await stream.receive_some()
-            if not part:
-                break
+        while not (word and word in heard) and (part := await stream.receive_some()):
             heard += part
             output.add(part)
-    assert word is None or word in heard, f"{heard!r}: {output}"
+    assert word in heard, f"{heard!r}: {output}"
 
 
 async def run(*argv: object, **options: Any) -> bytes:

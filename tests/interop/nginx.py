@@ -93,7 +93,7 @@ async def client(terms: ClientTerms) -> AsyncIterator[Program]:
         certificate=certificate if terms.has_certificate else "",
     )
     argv = nginx_argv(files.directory, config)
-    async with proxy(port, HTTP, *argv, times=2 if terms.resumes else 1) as running:
+    async with proxy(terms, port, HTTP, *argv) as running:
         yield running
 
 

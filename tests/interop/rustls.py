@@ -18,6 +18,7 @@ import attrs
 from cryptography.hazmat.primitives import serialization
 
 from tests.programs import free_port
+
 from . import scripted
 from .harness import (
     HTTP,

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from . import boringssl, go, nginx, node, openssl, rustls, tlslite
+from . import (
+    boringssl,
+    curl,
+    gnutls,
+    go,
+    haproxy,
+    nginx,
+    node,
+    nss,
+    openssl,
+    rustls,
+    stunnel,
+    tlslite,
+)
 from .harness import VERSIONS, Aspect, Case, Side, Stack
 
 STACKS: tuple[Stack, ...] = (
     openssl.STACK,
+    gnutls.STACK,
+    nss.STACK,
     nginx.STACK,
+    haproxy.STACK,
+    stunnel.STACK,
+    curl.STACK,
     node.STACK,
     go.STACK,
     rustls.GRANIAN,

@@ -1,0 +1,88 @@
+"""GnuTLS: gnutls-serv, which sends each line back, and gnutls-cli."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+
+from tests.programs import free_port, gnutls_priority
+
+from .harness import (
+    ALPN_OFFERED,
+    ALPN_TAKEN,
+    CLIENT,
+    LINES,
+    Aspect,
+    Client,
+    ClientTerms,
+    Program,
+    Server,
+    ServerTerms,
+    Stack,
+    program,
+    version_of,
+)
+
+
+@asynccontextmanager
+async def gnutls_serv(terms: ServerTerms) -> AsyncIterator[Program]:
+    files = terms.files
+    port = free_port()
+    argv: list[object] = [
+        *("gnutls-serv", "--echo", "--port", port, "--priority", gnutls_priority(terms.version)),
+        *("--x509certfile", files.server, "--x509keyfile", files.server),
+        *("--x509certfile", files.other, "--x509keyfile", files.other),
+        *("--alpn", ALPN_TAKEN),
+    ]
+    if terms.asks_certificate:
+        argv += ["--require-client-cert", "--verify-client-cert", "--x509cafile", files.ca]
+    else:
+        argv += ["--disable-client-cert"]
+    async with program(*argv, port=port) as server:
+        yield server
+
+
+@asynccontextmanager
+async def gnutls_cli(terms: ClientTerms) -> AsyncIterator[Program]:
+    files = terms.files
+    argv: list[object] = [
+        *("gnutls-cli", "--port", terms.port, "--priority", gnutls_priority(terms.version)),
+        *("--x509cafile", files.ca, "--sni-hostname", terms.name, "--verify-hostname", terms.name),
+        *(f"--alpn={protocol}" for protocol in ALPN_OFFERED),
+    ]
+    if terms.has_certificate:
+        argv += ["--x509certfile", files.client, "--x509keyfile", files.client]
+    if terms.resumes:
+        argv += ["--resume", "--waitresumption"]
+    async with program(*argv, "127.0.0.1") as client:
+        await client.say(LINES.question)
+        if terms.ends_first:
+            assert client.process.stdin is not None
+            await client.process.stdin.aclose()
+        yield client
+
+
+STACK = Stack(
+    name="GnuTLS",
+    needs="gnutls-serv or gnutls-cli",
+    version=version_of("gnutls-cli", "--version", pattern=r"gnutls-cli (\S+)"),
+    server=Server(
+        run=gnutls_serv,
+        speech=attrs.evolve(LINES, answer=LINES.question),
+        words={
+            Aspect.RESUMED: b"*** This is a resumed session",
+            Aspect.CLIENT_CERTIFICATE: f"CN={CLIENT}".encode(),
+            Aspect.ALPN: ALPN_TAKEN.encode(),
+        },
+    ),
+    client=Client(
+        run=gnutls_cli,
+        speech=LINES,
+        words={
+            Aspect.RESUMED: b"*** This is a resumed session",
+            Aspect.ALPN: ALPN_TAKEN.encode(),
+        },
+    ),
+)

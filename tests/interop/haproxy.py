@@ -1,0 +1,121 @@
+"""HAProxy: as a server it tells in its answer what it knows; as a client it passes lines on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+
+from tests.programs import NGINX_VERSIONS, free_port
+
+from .harness import (
+    ALPN_OFFERED,
+    ALPN_TAKEN,
+    CLIENT,
+    HTTP,
+    LINES,
+    OTHER_NAME,
+    Aspect,
+    Client,
+    ClientTerms,
+    Program,
+    Server,
+    ServerTerms,
+    Stack,
+    program,
+    proxy,
+    version_of,
+)
+
+DEFAULTS = """
+global
+    log stdout format raw daemon
+    tune.ssl.default-dh-param 2048
+defaults
+    log global
+    timeout connect 10s
+    timeout client 20s
+    timeout server 20s
+"""
+
+SERVER = """
+frontend tls
+    mode http
+    bind 127.0.0.1:{port} ssl crt {server} crt {other} alpn {alpn} {versions} {verify}
+    http-request return status 200 content-type text/plain lf-string \
+"reused:%[ssl_fc_is_resumed] certificate:%[ssl_c_s_dn(CN)] ALPN:%[ssl_fc_alpn] name:%[ssl_fc_sni]"
+"""
+
+CLIENT_CONFIG = """
+listen plain
+    mode tcp
+    bind 127.0.0.1:{port}
+    server tls 127.0.0.1:{their_port} ssl verify required ca-file {ca} verifyhost {name} \
+sni str({name}) alpn {alpn} {versions} {certificate}
+"""
+
+
+def write(directory: Path, config: str) -> Path:
+    path = directory / "haproxy.cfg"
+    path.write_text(DEFAULTS + config, encoding="utf-8")
+    return path
+
+
+@asynccontextmanager
+async def server(terms: ServerTerms) -> AsyncIterator[Program]:
+    files = terms.files
+    port = free_port()
+    version = NGINX_VERSIONS[terms.version]
+    config = SERVER.format(
+        port=port,
+        server=files.server,
+        other=files.other,
+        alpn=ALPN_TAKEN,
+        versions=f"ssl-min-ver {version} ssl-max-ver {version}",
+        verify=f"verify required ca-file {files.ca}" if terms.asks_certificate else "",
+    )
+    argv = ("haproxy", "-db", "-f", write(files.directory, config))
+    async with program(*argv, port=port) as running:
+        yield running
+
+
+@asynccontextmanager
+async def client(terms: ClientTerms) -> AsyncIterator[Program]:
+    files = terms.files
+    port = free_port()
+    version = NGINX_VERSIONS[terms.version]
+    config = CLIENT_CONFIG.format(
+        port=port,
+        their_port=terms.port,
+        ca=files.ca,
+        name=terms.name,
+        alpn=",".join(ALPN_OFFERED),
+        versions=f"ssl-min-ver {version} ssl-max-ver {version}",
+        certificate=f"crt {files.client}" if terms.has_certificate else "",
+    )
+    argv = ("haproxy", "-db", "-f", write(files.directory, config))
+    async with proxy(terms, port, LINES, *argv) as running:
+        yield running
+
+
+STACK = Stack(
+    name="HAProxy",
+    needs="the program haproxy",
+    version=version_of("haproxy", "-v", pattern=r"version ([^- ]+)"),
+    server=Server(
+        run=server,
+        speech=attrs.evolve(HTTP, answer=b"HTTP/1.1 200 OK"),
+        words={
+            Aspect.RESUMED: b"reused:1",
+            Aspect.CLIENT_CERTIFICATE: f"certificate:{CLIENT}".encode(),
+            Aspect.ALPN: f"ALPN:{ALPN_TAKEN}".encode(),
+            Aspect.SNI: f"name:{OTHER_NAME}".encode(),
+        },
+    ),
+    client=Client(
+        run=client,
+        speech=LINES,
+    ),
+)

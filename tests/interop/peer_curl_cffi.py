@@ -17,6 +17,7 @@ def main() -> None:
         cert=terms["certificate"],
         curl_options={
             CurlOpt.RESOLVE: [f"{name}:{port}:127.0.0.1"],
+            CurlOpt.NOPROXY: "*",
             CurlOpt.SSLVERSION: version | version << 16,
         },
     ) as session:

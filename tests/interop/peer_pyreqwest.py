@@ -14,6 +14,7 @@ def main() -> None:
     name, version = terms["name"], "TLSv" + terms["version"]
     builder = (
         SyncClientBuilder()
+        .no_proxy()
         .resolve(name, "127.0.0.1", terms["port"])
         .add_root_certificate_pem(Path(terms["ca"]).read_bytes())
         .min_tls_version(version)

@@ -6,6 +6,7 @@ import pytest
 
 from . import (
     boringssl,
+    chromium,
     curl,
     gnutls,
     go,
@@ -33,6 +34,7 @@ STACKS: tuple[Stack, ...] = (
     rustls.GRANIAN,
     rustls.PYREQWEST,
     boringssl.CURL_CFFI,
+    chromium.STACK,
     tlslite.STACK,
 )
 

@@ -10,13 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    NoEncryption,
-    load_pem_private_key,
-    pkcs12,
-)
-
+from .formats import PASSWORD, pkcs12
 from .harness import (
     HTTP,
     Aspect,
@@ -66,18 +60,7 @@ async def _store(files: Files, home: Path, *, has_certificate: bool) -> None:
     await run("certutil", "-N", *store, "--empty-password")
     await run("certutil", "-A", *store, "-n", "ca", "-t", "C,,", "-i", files.ca)
     if has_certificate:
-        pem = files.client.read_bytes()
-        p12 = files.directory / "client.p12"
-        p12.write_bytes(
-            pkcs12.serialize_key_and_certificates(
-                b"client",
-                load_pem_private_key(pem, None),  # type: ignore[arg-type]
-                x509.load_pem_x509_certificate(pem),
-                None,
-                NoEncryption(),
-            )
-        )
-        await run("pk12util", "-i", p12, *store, "-W", "", "-K", "")
+        await run("pk12util", "-i", pkcs12(files.client), *store, "-W", PASSWORD.decode())
 
 
 @asynccontextmanager

@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
-from cryptography.hazmat.primitives import serialization
 
 from tests.programs import free_port
 
 from . import scripted
+from .formats import pkcs8
 from .harness import (
     HTTP,
     TLS12,
@@ -54,19 +54,10 @@ def _version_in(extension: str) -> Callable[[], str | None]:
 
 @asynccontextmanager
 async def granian(terms: ServerTerms) -> AsyncIterator[Program]:
-    pem = terms.files.server.read_bytes()
-    key = terms.files.directory / "server.key"  # it wants PKCS #8
-    key.write_bytes(
-        serialization.load_pem_private_key(pem, None).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
     port = free_port()
     argv: list[object] = [
         *(sys.executable, "-m", "granian", "--interface", "rsgi", "--port", port, "--http", "1"),
-        *("--ssl-certificate", terms.files.server, "--ssl-keyfile", key),
+        *("--ssl-certificate", terms.files.server, "--ssl-keyfile", pkcs8(terms.files.server)),
         *("--ssl-protocol-min", "tls1.2" if terms.version is TLS12 else "tls1.3"),
     ]
     if terms.asks_certificate:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -37,6 +37,9 @@ from .harness import (
 # The command that runs a peer.
 Command: TypeAlias = Callable[[], Awaitable[tuple[object, ...]]]
 
+# How its terms are written as arguments.
+Encoding: TypeAlias = Callable[[Mapping[str, Any]], Sequence[str]]
+
 # What they say of a handshake.
 CLIENT_WORDS = {
     Aspect.RESUMED: b'"resumed":true',
@@ -48,6 +51,10 @@ SERVER_WORDS = CLIENT_WORDS | {
 }
 
 
+def _json(terms: Mapping[str, Any]) -> Sequence[str]:
+    return (json.dumps(terms),)
+
+
 async def _port(server: Program) -> int:
     """Where a peer listens."""
     await server.output.wait_for(b"}\n")
@@ -56,7 +63,7 @@ async def _port(server: Program) -> int:
     return int(found[1])
 
 
-def server(command: Command, **options: Any) -> Server:
+def server(command: Command, *, encode: Encoding = _json, **options: Any) -> Server:
     """The server of a peer. ``options`` are those of :class:`Server`."""
 
     @asynccontextmanager
@@ -70,7 +77,7 @@ def server(command: Command, **options: Any) -> Server:
             "asks_certificate": terms.asks_certificate,
             "alpn": [ALPN_TAKEN],
         }
-        async with program(*await command(), "server", json.dumps(said)) as peer:
+        async with program(*await command(), "server", *encode(said)) as peer:
             peer.port = await _port(peer)
             yield peer
 
@@ -78,7 +85,7 @@ def server(command: Command, **options: Any) -> Server:
     return Server(run=run, speech=LINES, **options)
 
 
-def client(command: Command, **options: Any) -> Client:
+def client(command: Command, *, encode: Encoding = _json, **options: Any) -> Client:
     """The client of a peer. ``options`` are those of :class:`Client`."""
 
     @asynccontextmanager
@@ -93,7 +100,7 @@ def client(command: Command, **options: Any) -> Client:
             "resumes": terms.resumes,
             "ends_first": terms.ends_first,
         }
-        async with program(*await command(), "client", json.dumps(said)) as peer:
+        async with program(*await command(), "client", *encode(said)) as peer:
             yield peer
 
     options.setdefault("words", CLIENT_WORDS)

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from . import curl, gnutls, haproxy, nginx, nss, openssl, stunnel
+from . import (
+    boringssl,
+    chromium,
+    curl,
+    gnutls,
+    go,
+    haproxy,
+    java,
+    nginx,
+    node,
+    nss,
+    openssl,
+    rustls,
+    stunnel,
+    tlslite,
+)
 from .harness import VERSIONS, Aspect, Case, Side, Stack
 
 STACKS: tuple[Stack, ...] = (
@@ -15,6 +30,14 @@ STACKS: tuple[Stack, ...] = (
     haproxy.STACK,
     stunnel.STACK,
     curl.STACK,
+    node.STACK,
+    go.STACK,
+    java.STACK,
+    rustls.GRANIAN,
+    rustls.PYREQWEST,
+    boringssl.CURL_CFFI,
+    chromium.STACK,
+    tlslite.STACK,
 )
 
 

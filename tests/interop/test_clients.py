@@ -24,6 +24,7 @@ from trio_tlsbio import (
     TLSError,
     TLSListener,
     TLSStream,
+    TruncationError,
     certificate_names,
     serve_tls_over_tcp,
     sni_context,
@@ -118,7 +119,9 @@ class OurServer:
                 self.handshakes.append(event.handshake)
             case HandshakeFailed():
                 self.refused.append(event.error)
-                self.has_refused.set()
+                # A browser that is asked for a certificate hangs up first, to ask its user.
+                if not isinstance(event.error, TruncationError):
+                    self.has_refused.set()
 
 
 @asynccontextmanager
@@ -195,7 +198,7 @@ async def test_client_certificate(
         terms = ClientTerms(version=case.version, files=files, port=server.port)
         async with case.client.run(terms):
             await server.has_refused.wait()
-        assert "sent no client certificate" in str(server.refused[0])
+        assert "sent no client certificate" in str(server.refused[-1])
         async with asking(case, files, server, has_certificate=True):
             certificate = (await server.connection(0)).handshake.peer_certificate
             assert certificate is not None

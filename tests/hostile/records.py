@@ -63,9 +63,7 @@ class Keys(Protocol):
 ################################################################
 
 
-def _expand_label(
-    secret: bytes, label: bytes, length: int, algorithm: HashAlgorithm
-) -> bytes:
+def _expand_label(secret: bytes, label: bytes, length: int, algorithm: HashAlgorithm) -> bytes:
     """HKDF-Expand-Label, with an empty context (RFC 8446 section 7.1)."""
     label = b"tls13 " + label
     info = length.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
@@ -97,9 +95,7 @@ class Keys13:
     def update(self) -> None:
         """Go on to the next generation, as after a KeyUpdate (RFC 8446 section 7.2)."""
         algorithm = _hash_of(self._cipher)
-        self._secret = _expand_label(
-            self._secret, b"traffic upd", algorithm.digest_size, algorithm
-        )
+        self._secret = _expand_label(self._secret, b"traffic upd", algorithm.digest_size, algorithm)
         self._derive()
 
     def _nonce(self) -> bytes:

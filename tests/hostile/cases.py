@@ -75,7 +75,7 @@ class Case:
         name = self.name
         if len(self.victims) == 1:
             name += f", to a {self.victims[0]}"
-        tables.tell(table, name, *_told(self.tls12), *_told(self.tls13))
+        tables.tell(table, name, *told(self.tls12), *told(self.tls13))
 
 
 def both(name: str, say: Say, expected: Ends | Goes, *, victims: Sequence[str] = SIDES) -> Case:
@@ -129,7 +129,7 @@ def run(arena: Arena, say: Say, expected: Ends | Goes) -> None:
     assert victim._fed.waiting == waiting
 
 
-def _told(expected: Ends | Goes | None) -> tuple[str, str]:
+def told(expected: Ends | Goes | None) -> tuple[str, str]:
     """What the docs say about it, and the alert."""
     match expected:
         case None:

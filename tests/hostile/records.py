@@ -13,7 +13,6 @@ from typing import Protocol
 import attrs
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 # Content types (RFC 8446 section 5.1).
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
@@ -64,10 +63,12 @@ class Keys(Protocol):
 
 
 def _expand_label(secret: bytes, label: bytes, length: int, algorithm: HashAlgorithm) -> bytes:
-    """HKDF-Expand-Label, with an empty context (RFC 8446 section 7.1)."""
+    """HKDF-Expand-Label with an empty context (RFC 8446 section 7.1), for up to one hash's length:
+    there HKDF-Expand is one HMAC (RFC 5869 section 2.3).
+    """
     label = b"tls13 " + label
     info = length.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
-    return HKDFExpand(algorithm, length, info).derive(secret)
+    return hmac.digest(secret, info + b"\x01", algorithm.name)[:length]
 
 
 @attrs.define(eq=False, repr=False)
@@ -187,3 +188,63 @@ def _hash_of(cipher: str) -> HashAlgorithm:
 
 def _key_bytes(cipher: str) -> int:
     return 32 if "256_GCM" in cipher.replace("-", "_") else 16
+
+
+################################################################
+# Handshake messages
+################################################################
+
+# Types (RFC 8446 section 4, RFC 5246 section 7.4).
+HELLO_REQUEST, CLIENT_HELLO, SERVER_HELLO, NEW_SESSION_TICKET = 0, 1, 2, 4
+END_OF_EARLY_DATA, ENCRYPTED_EXTENSIONS, CERTIFICATE = 5, 8, 11
+CERTIFICATE_REQUEST, FINISHED, KEY_UPDATE = 13, 20, 24
+
+# KeyUpdate messages (RFC 8446 section 4.6.3).
+UPDATE_NOT_REQUESTED, UPDATE_REQUESTED = b"\x18\0\0\x01\0", b"\x18\0\0\x01\x01"
+
+# A ticket that lives for a second (RFC 8446 section 4.6.1).
+TICKET = handshake(
+    NEW_SESSION_TICKET, bytes.fromhex("00000001 00000000 00") + b"\0\x06ticket" + b"\0\0"
+)
+
+# By this random value a ServerHello is a HelloRetryRequest (RFC 8446 section 4.1.3).
+_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+
+
+def in_pieces(content_type: int, content: bytes, size: int) -> bytes:
+    """Plaintext records with so much in each."""
+    return b"".join(
+        record(content_type, content[start : start + size])
+        for start in range(0, len(content), size)
+    )
+
+
+def with_extension(hello: bytes, extension_type: int, data: bytes) -> bytes:
+    """A ClientHello with one extension more, before the others (RFC 8446 section 4.1.2)."""
+    body = hello[4:]
+    end = 2 + 32  # version and random
+    end += 1 + body[end]  # session id
+    end += 2 + int.from_bytes(body[end : end + 2], "big")  # cipher suites
+    end += 1 + body[end]  # compression methods
+    extension = extension_type.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data
+    extensions = extension + body[end + 2 :]
+    return handshake(CLIENT_HELLO, body[:end] + len(extensions).to_bytes(2, "big") + extensions)
+
+
+def hello_retry_request(server_hello: bytes, group: int) -> bytes:
+    """Made from the ServerHello that it comes instead of (RFC 8446 section 4.1.4)."""
+    body = server_hello[4:]
+    end = 2 + 32
+    session_id = body[end : end + 1 + body[end]]
+    cipher = body[end + len(session_id) :][:2]
+    extensions = bytes.fromhex("002b 0002 0304 0033 0002") + group.to_bytes(2, "big")
+    return handshake(
+        SERVER_HELLO,
+        b"\x03\x03"
+        + _RETRY
+        + session_id
+        + cipher
+        + b"\0"
+        + len(extensions).to_bytes(2, "big")
+        + extensions,
+    )

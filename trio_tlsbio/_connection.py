@@ -154,6 +154,7 @@ class TLSConnection:
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO  # empty between two calls
+    _answered: int  # see bytes_answered
     _fed: Records  # what has not gone into the incoming BIO yet
     _eof_fed: bool
     _may_renegotiate: bool
@@ -203,6 +204,7 @@ class TLSConnection:
             session=raw_session,
         )
         self.unsent = []
+        self._answered = 0
         self.held = []
         self.wants_data = False
         self._fed = Records()
@@ -345,7 +347,8 @@ class TLSConnection:
     def feed(self, data: Data) -> None:
         """Take ciphertext that came from the peer.
 
-        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do.
+        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do. A peer can
+        make us answer without end: see :attr:`bytes_answered`.
 
         Raises:
           ValueError: after :meth:`feed_eof`.
@@ -471,7 +474,7 @@ class TLSConnection:
                 self.wants_data = not self._eof_fed  # without the exception that would say so
                 break
         if self._outgoing.pending:
-            self._collect()  # a certificate that the peer has asked for, for example
+            self._collect_answers()
         if self._asked_under is not None:
             self._look_for_answer()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -479,6 +482,7 @@ class TLSConnection:
     def _goes_on_after(self, exc: Exception) -> bool:
         """Whether to read again. What ends the direction is left in its state."""
         if isinstance(exc, ssl.SSLWantReadError):
+            self._collect_answers()  # or the BIO would grow with all of them, and stay so
             if self._refill():
                 return True
             if self._eof_fed:
@@ -796,15 +800,31 @@ class TLSConnection:
         if self._outgoing.pending:
             self.unsent.append(self._outgoing.read())
 
+    def _collect_answers(self) -> None:
+        """Collect what OpenSSL wrote while it decrypted."""
+        if count := self._outgoing.pending:
+            self._answered += count
+            self._collect()
+
     @property
     def bytes_to_send(self) -> int:
         """How many bytes of ciphertext wait to be sent."""
         return sum(map(len, self.unsent))
 
+    @property
+    def bytes_answered(self) -> int:
+        """How many bytes the peer has made us write since nothing waited to be sent.
+
+        It does by each KeyUpdate that requests one of ours (RFC 8446 section 4.6.3), for example.
+        A peer that never reads could fill the memory with our answers: don't feed more while a lot
+        of them waits.
+        """
+        return self._answered
+
     def data_to_send(self) -> bytes:
         """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
         data = b"".join(self.unsent)
-        self.unsent.clear()
+        self.mark_sent(len(data))
         return data
 
     def mark_sent(self, count: int) -> None:
@@ -816,6 +836,7 @@ class TLSConnection:
         unsent = self.unsent
         if len(unsent) == 1 and len(unsent[0]) == count:  # as it mostly is
             unsent.clear()
+            self._answered = 0
             return
         left, pieces = count, 0
         while pieces < len(unsent) and len(unsent[pieces]) <= left:
@@ -826,6 +847,8 @@ class TLSConnection:
         if left:
             unsent[pieces] = memoryview(unsent[pieces])[left:]
         del unsent[:pieces]
+        if not unsent:
+            self._answered = 0
 
     ################################################################
     # States and errors

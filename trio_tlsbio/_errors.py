@@ -152,11 +152,14 @@ _ALERTS = {
     "no_renegotiation": "it does not renegotiate",
     "missing_extension": "a handshake message that we sent lacks an extension",
     "unsupported_extension": "we sent an extension that it did not ask for",
+    "certificate_unobtainable": "it could not fetch our certificate",
     "unrecognized_name": "it serves no site of the name we asked for",
     "bad_certificate_status_response": "it can't accept our OCSP response",
+    "bad_certificate_hash_value": "our certificate is not the one that it was told of",
     "unknown_psk_identity": "it does not know our pre-shared key",
     "certificate_required": "it wants a client certificate, and we sent none",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
+    "unknown": "it sent an alert that has no name here",
 }
 
 # OpenSSL's reason codes for what happens in practice; others fall back to OpenSSL's own words.
@@ -182,18 +185,34 @@ _REASONS = {
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "a record arrived damaged: somebody on the way changed"
     " or mixed up bytes",
     "BAD_RECORD_TYPE": "the peer sent something that is not a TLS record",
+    "RECORD_TOO_SMALL": "the peer sent one empty record after the other",
     "PACKET_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
     "DATA_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
     "ENCRYPTED_LENGTH_TOO_LONG": "the peer sent a record that is longer than TLS allows",
     "UNEXPECTED_MESSAGE": "the peer sent a message that has no place here",
     "UNEXPECTED_RECORD": "the peer sent a record that has no place here",
+    "UNEXPECTED_CCS_MESSAGE": "the peer sent a record that has no place here",
+    "CCS_RECEIVED_EARLY": "the peer sent a record that has no place here",
+    "INVALID_CCS_MESSAGE": "the peer sent a record that has no place here",
+    "BAD_CHANGE_CIPHER_SPEC": "the peer sent a record that has no place here",
+    "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": "the peer sent a record in the midst of a handshake"
+    " message",
+    "NOT_ON_RECORD_BOUNDARY": "the peer changed its keys in the midst of a record",
+    "BAD_KEY_UPDATE": "the peer sent a malformed handshake message",
+    "INVALID_ALERT": "the peer sent a malformed alert",
+    "UNKNOWN_ALERT_TYPE": "the peer sent a malformed alert",
+    "TOO_MANY_WARN_ALERTS": "the peer sent one warning after the other",
+    "NO_RENEGOTIATION": "the peer refuses a renegotiation",
+    "INTERNAL_ERROR": "OpenSSL can't go on (internal error); in TLS 1.2, a record that is too short"
+    " to be encrypted does that",
     "LENGTH_MISMATCH": "the peer sent a malformed handshake message",
     "LENGTH_TOO_SHORT": "the peer sent a malformed handshake message",
-    "BAD_LENGTH": "the peer sent a malformed handshake message",
+    "BAD_LENGTH": "the peer sent a message that is empty, or not as long as it says",
     "BAD_PACKET": "the peer sent a malformed handshake message",
     "EXCESSIVE_MESSAGE_SIZE": "the peer sent a handshake message that is longer than OpenSSL allows"
     " (100 KiB for its certificates)",
     "ASN1_LIB": "the peer sent a certificate, or the name of an authority, that can't be read",
+    "BAD_KEY_SHARE": "the peer sent a malformed handshake message",
     "BAD_EXTENSION": "the peer sent a malformed handshake message",
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": "the peer only knows insecure renegotiation (RFC 5746)",
     "DH_KEY_TOO_SMALL": "the peer's Diffie-Hellman key is too small to be secure",
@@ -253,6 +272,10 @@ _VERIFY_CODES = {
 }
 
 
+# What stands for an alert that OpenSSL has no name for: all of its own reasons have one.
+_UNNAMED = "UNKNOWN_ERROR"
+
+
 def _reason_of(exc: ssl.SSLError) -> str | None:
     """Return OpenSSL's reason name, also for those that CPython has no name for."""
     reason: str | None = getattr(exc, "reason", None)
@@ -265,6 +288,8 @@ def _alert_in(reason: str | None) -> str | None:
     """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
     *received* as reasons that begin with the version that introduced them.
     """
+    if reason == _UNNAMED:
+        return "unknown"
     if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
         alert = match[1].lower()
         if alert in _ALERTS:

@@ -357,20 +357,22 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_open()
             if not self._is_established:
                 return None
+            transport = self._transport
             # A sender may wait for the peer too, in a renegotiation: what it waits for is its own.
-            if self._connection.wants_data and not self._transport.is_receiving:
-                self._transport.receive_nowait()
+            is_busy = transport.is_receiving or transport.is_clogged
+            if self._connection.wants_data and not is_busy:
+                transport.receive_nowait()
             try:
                 data = self._receive(max_bytes)
                 if data is None:
-                    self._transport.check_receive()
+                    transport.check_receive()
                 return data
             except TruncationError:
                 if not self._https_compatible:
                     raise
                 return b""
             finally:
-                self._transport.flush_nowait()  # what the peer has asked for, or our alert
+                transport.flush_nowait()  # what the peer has asked for, or our alert
 
     def is_readable(self) -> bool:
         """Whether :meth:`receive_some` would return, or raise, without waiting.
@@ -388,8 +390,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         connection, transport = self._connection, self._transport
         if self._receive_conflict.is_busy or transport.is_receiving or not self._is_established:
             return False
-        if not connection.bytes_to_receive:
-            transport.receive_nowait()
+        if not connection.bytes_to_receive and connection.receive_state is State.OPEN:
+            if not transport.is_clogged:
+                transport.receive_nowait()
             connection.look_ahead()
             transport.flush_nowait()  # what the peer has asked for: see receive_some()
             if self._on_session is not None:

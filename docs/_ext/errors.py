@@ -24,6 +24,7 @@ _TWO_IMPLEMENTATIONS = (
     "A bug at one end, or something that is no TLS at all. Look at the versions of both, and try "
     "another peer."
 )
+_HOSTILE = "See :doc:`hostile`: no peer that means well does that."
 _OUR_CERTIFICATE = (
     "Look at the certificate that this side loaded, and ask the peer's operator which it accepts."
 )
@@ -70,11 +71,14 @@ _ALERT_CURES = {
     "no_renegotiation": "Nothing: no peer has to.",
     "missing_extension": _TWO_IMPLEMENTATIONS,
     "unsupported_extension": _TWO_IMPLEMENTATIONS,
+    "certificate_unobtainable": _TWO_IMPLEMENTATIONS,
     "unrecognized_name": "Look at ``server_hostname``; connect by name and not by address.",
     "bad_certificate_status_response": "Look at the OCSP response that this side sends.",
+    "bad_certificate_hash_value": _TWO_IMPLEMENTATIONS,
     "unknown_psk_identity": "Compare the identities and keys of both sides.",
     "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
     "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",
+    "unknown": "Look into the peer's log.",
 }
 
 _REASON_CURES = {
@@ -108,6 +112,21 @@ _REASON_CURES = {
     "ENCRYPTED_LENGTH_TOO_LONG": _TWO_IMPLEMENTATIONS,
     "UNEXPECTED_MESSAGE": _TWO_IMPLEMENTATIONS,
     "UNEXPECTED_RECORD": _TWO_IMPLEMENTATIONS,
+    "RECORD_TOO_SMALL": _HOSTILE,
+    "UNEXPECTED_CCS_MESSAGE": _TWO_IMPLEMENTATIONS,
+    "CCS_RECEIVED_EARLY": _TWO_IMPLEMENTATIONS,
+    "INVALID_CCS_MESSAGE": _TWO_IMPLEMENTATIONS,
+    "BAD_CHANGE_CIPHER_SPEC": _TWO_IMPLEMENTATIONS,
+    "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": _TWO_IMPLEMENTATIONS,
+    "NOT_ON_RECORD_BOUNDARY": _TWO_IMPLEMENTATIONS,
+    "BAD_KEY_UPDATE": _TWO_IMPLEMENTATIONS,
+    "EXCESSIVE_MESSAGE_SIZE": _HOSTILE + " If it is a chain of certificates that is too long, "
+    "shorten it.",
+    "INVALID_ALERT": _TWO_IMPLEMENTATIONS,
+    "UNKNOWN_ALERT_TYPE": _TWO_IMPLEMENTATIONS,
+    "TOO_MANY_WARN_ALERTS": _HOSTILE,
+    "NO_RENEGOTIATION": "Nothing in this library asks for one: look at who does.",
+    "INTERNAL_ERROR": _TWO_IMPLEMENTATIONS,
     "LENGTH_MISMATCH": _TWO_IMPLEMENTATIONS,
     "LENGTH_TOO_SHORT": _TWO_IMPLEMENTATIONS,
     "BAD_LENGTH": _TWO_IMPLEMENTATIONS,
@@ -115,6 +134,7 @@ _REASON_CURES = {
     "EXCESSIVE_MESSAGE_SIZE": "Look at the certificates that the peer presents; otherwise a bug "
     "at one end.",
     "ASN1_LIB": "The peer's certificate is damaged, and has to be issued anew.",
+    "BAD_KEY_SHARE": _TWO_IMPLEMENTATIONS,
     "BAD_EXTENSION": _TWO_IMPLEMENTATIONS,
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": _OLD_PEER,
     "DH_KEY_TOO_SMALL": _OLD_PEER,

@@ -159,6 +159,10 @@ _ALERTS = {
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
 }
 
+# OpenSSL has a name for all of its reasons, but makes those of alerts from the number that came. It
+# does not tell that.
+_ALERT_WITHOUT_NAME = "UNKNOWN_ERROR"
+
 # OpenSSL's reason codes for what happens in practice; others fall back to OpenSSL's own words.
 _REASONS = {
     "HTTP_REQUEST": "the peer spoke plain HTTP to a TLS port",
@@ -279,6 +283,9 @@ def explain(
         words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
         message = f"the peer ended the connection: {words} (alert {alert})"
         error = PeerAlertError(message, alert=alert, reason=reason)
+    elif reason == _ALERT_WITHOUT_NAME:
+        message = "the peer ended the connection with an alert that no RFC has"
+        error = PeerAlertError(message, reason=reason)
     elif refused_hostname is not None:
         # OpenSSL only knows that some callback has said no.
         message = f"the peer asked for {refused_hostname}, which is not served here"

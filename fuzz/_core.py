@@ -118,6 +118,8 @@ class _Forger:
         self.wire += self._send.seal(content_type, data, padding)
         if content_type == APPLICATION_DATA:
             self.plaintext += data
+        elif content_type == ALERT and data[1:] == b"\0" and self.closed_at is None:
+            self.closed_at = len(self.plaintext)  # of any level, RFC 8446 section 6
 
     def forge(self, source: Input) -> None:
         """Put on the wire what the input says."""
@@ -125,8 +127,6 @@ class _Forger:
         if what < 4:
             self._put_data(source.size(), source.byte() if what == 3 else 0)
         elif what == 4:
-            if self.closed_at is None:
-                self.closed_at = len(self.plaintext)
             self.put(ALERT, _CLOSE_NOTIFY)
         elif what == 5:
             self._put_ticket(source)

@@ -197,6 +197,8 @@ class Subject:
                 connection.verify_client_post_handshake()
         except trio.NeedHandshakeError:
             assert connection.handshake is None
+        except trio.ClosedResourceError:
+            assert connection.send_state is State.CLOSED
         except PostHandshakeAuthError as exc:
             self._check_error(exc)
         except TLSError as exc:

@@ -259,6 +259,18 @@ def test_nothing_is_asked_after_the_end_of_our_direction(asking: Asking) -> None
     assert server.client_has_answered(), "nothing is awaited"
 
 
+def test_nothing_is_answered_after_the_end_of_our_direction(asking: Asking) -> None:
+    client, server = asking.connections()
+    client.send_close_notify()
+    transfer(client, server)
+    server.verify_client_post_handshake()
+    transfer(server, client)
+    assert client.receive() is None
+    assert not client.bytes_to_send, "it would be taken for what comes after TLS"
+    with pytest.raises(PostHandshakeAuthError, match="did not answer"):
+        server.client_has_answered()
+
+
 def test_client_ends_instead_of_answering(asking: Asking) -> None:
     client, server = asking.connections()
     server.verify_client_post_handshake()

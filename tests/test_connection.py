@@ -800,3 +800,16 @@ def test_an_alert_that_no_rfc_has(client_context: ssl.SSLContext) -> None:
         client.do_handshake()
     assert caught.value.alert == "unknown"
     assert caught.value.error_type == "alert_unknown"
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(111, "certificate_unobtainable"), (114, "bad_certificate_hash_value")]
+)
+def test_alerts_that_nobody_uses_any_more(
+    client_context: ssl.SSLContext, number: int, name: str
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02" + bytes([number]))
+    with pytest.raises(PeerAlertError, match="the peer ended the connection: ") as caught:
+        client.do_handshake()
+    assert caught.value.alert == name

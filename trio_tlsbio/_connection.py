@@ -795,7 +795,11 @@ class TLSConnection:
 
     def _collect(self) -> None:
         if self._outgoing.pending:
-            self.unsent.append(self._outgoing.read())
+            data = self._outgoing.read()
+            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would answer the peer's
+            # KeyUpdate, or its request for a certificate, still.
+            if self._send_state is not _CLOSED:
+                self.unsent.append(data)
 
     @property
     def bytes_to_send(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 
@@ -16,7 +17,9 @@ def main() -> None:
 
     warnings.simplefilter("ignore")
     name, *options = sys.argv[1:]
-    atheris.Setup([sys.argv[0], *options], TARGETS[name].run)
+    # By the first word libFuzzer starts itself, through a shell, to merge.
+    command = shlex.join([sys.executable, "-m", "fuzz._engine", name])
+    atheris.Setup([command, *options], TARGETS[name].run)
     atheris.Fuzz()
 
 

@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
         work.mkdir(parents=True, exist_ok=True)
         for target, runs in shares(options.targets, options.runs).items():
             progress = Progress()
-            figures = _runs.run(
-                target, runs=runs, seed=options.seed, work=work, tell=progress.tell
-            )
+            figures = _runs.run(target, runs=runs, seed=options.seed, work=work, tell=progress.tell)
             progress.end(figures)
             findings += len(figures.findings)
             executions += figures.executions

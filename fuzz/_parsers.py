@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from functools import cache
@@ -106,7 +107,7 @@ def fuzz_recording(data: bytes) -> None:
     """Any bytes in both directions are told of as records, to the last byte that is whole."""
     source = Input(data)
     conversation = Conversation(1 << source.byte() % 24, start=0.0)
-    passages = []
+    passages: list[Passage] = []
     while source:
         what = source.byte()
         direction = Direction.SENT if what % 2 else Direction.RECEIVED
@@ -129,7 +130,7 @@ def fuzz_recording(data: bytes) -> None:
     assert [each.time for each in records] == sorted(each.time for each in records)
     flights = flights_of(records)
     assert tuple(record for flight in flights for record in flight.records) == records
-    for before, after in zip(flights, flights[1:], strict=False):
+    for before, after in itertools.pairwise(flights):
         assert before.direction is not after.direction
         assert before.duration >= 0
     assert conversation.records == ()
@@ -176,8 +177,9 @@ def fuzz_starttls(data: bytes) -> None:
             assert not (was_done and answer)
             assert fed.endswith(dialogue.buffered)
             assert dialogue.is_done or len(fed) <= 64 * 1024
-    except Failure as failure:
-        assert str(failure).strip()
+    except Failure as exc:
+        words = str(exc).strip()
+        assert words, "a failure without words"
     assert len(sent) < 200
     assert all(len(line) < 100 for line in sent.split(b"\r\n"))
     if dialogue.is_done and protocol != "postgres":
@@ -237,8 +239,8 @@ def fuzz_files(data: bytes) -> None:
         assert answer.status in {200, 206, 301, 304, 400, 404, 405, 416}
         if isinstance(answer.body, Part):
             span = answer.body.span
-            assert 0 <= span.start <= span.stop <= len(_INSIDE)
             assert answer.body.file.read() == _INSIDE, "it leads out"
+            assert 0 <= span.start <= span.stop <= len(_INSIDE)
             assert answer.length == len(span)
         else:
             assert _OUTSIDE not in answer.body

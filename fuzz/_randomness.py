@@ -9,7 +9,7 @@ from __future__ import annotations
 import _ssl
 import ctypes
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ _Status = ctypes.CFUNCTYPE(ctypes.c_int)
 class _Method(ctypes.Structure):
     """A RAND_METHOD, see RAND_set_rand_method(3)."""
 
-    _fields_ = [  # noqa: RUF012  # ctypes wants it so
+    _fields_ = [
         ("seed", ctypes.c_void_p),
         ("bytes", _Bytes),
         ("cleanup", ctypes.c_void_p),

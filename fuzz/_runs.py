@@ -23,7 +23,7 @@ __all__ = ["Figures", "merge", "run", "write_table"]
 ROOT = HERE.parent
 TABLE = ROOT / "docs" / "tables" / "fuzz.csv"
 
-# What libFuzzer prints: "#4096 pulse cov: 120 ft: 340 corp: 56/1024b lim: 80 exec/s: 2048 rss: 60Mb"
+# What libFuzzer prints: "#4096 pulse cov: 120 ft: 340 corp: 56/1024b lim: 80 exec/s: 2048"
 _STATUS = re.compile(r"#(\d+)\s+\w+\s.*?cov: (\d+) ft: (\d+).*?exec/s: (\d+)")
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
 _FOUND = re.compile(r"Test unit written to (\S+)")

@@ -27,6 +27,8 @@ VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3
 
 CLIENT, SERVER = Randomness(b"client"), Randomness(b"server")
 
+_SECRET = re.compile(r"^(\w+) \w+ (\w+)$", re.MULTILINE)  # a line of a keylog file
+
 # The one suite of TLS 1.2 that _forge.py knows. Those of TLS 1.3 can't be chosen.
 _CIPHER = "ECDHE-ECDSA-AES128-GCM-SHA256"
 
@@ -183,10 +185,8 @@ class Handshake:
             theirs.keylog_filename = str(path)
             context = (theirs, own) if is_server else (own, theirs)
             sent = _shake_hands(*context)
-            theirs.keylog_filename = None
             secrets = {
-                label: bytes.fromhex(secret)
-                for label, secret in re.findall(r"^(\w+) \w+ (\w+)$", path.read_text(), re.M)
+                label: bytes.fromhex(secret) for label, secret in _SECRET.findall(path.read_text())
             }
         ours, peers = reversed(sent) if is_server else sent
         return cls(name, version, tuple(peers), tuple(ours), secrets)

@@ -188,7 +188,9 @@ class Subject:
         except PostHandshakeAuthError as exc:
             self._check_error(exc)
         except TLSError as exc:
-            self._failed_to_receive(exc)
+            self._check_error(exc)
+            if not self.connection.bytes_to_receive:  # else that is still to be received
+                self._failed_to_receive(exc)
 
     def _ask_for_certificate(self, _: Input) -> None:
         connection = self.connection

@@ -796,8 +796,8 @@ class TLSConnection:
     def _collect(self) -> None:
         if self._outgoing.pending:
             data = self._outgoing.read()
-            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would answer the peer's
-            # KeyUpdate, or its request for a certificate, still.
+            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
+            # KeyUpdate, or a request for a certificate.
             if self._send_state is not _CLOSED:
                 self.unsent.append(data)
 

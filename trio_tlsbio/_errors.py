@@ -155,7 +155,7 @@ _ALERTS = {
     "certificate_unobtainable": "it can't fetch our certificate from the URL that we gave",
     "unrecognized_name": "it serves no site of the name we asked for",
     "bad_certificate_status_response": "it can't accept our OCSP response",
-    "bad_certificate_hash_value": "the certificate that it has fetched has another hash than we gave",
+    "bad_certificate_hash_value": "the certificate that it fetched has another hash than we gave",
     "unknown_psk_identity": "it does not know our pre-shared key",
     "certificate_required": "it wants a client certificate, and we sent none",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",

@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -84,9 +85,10 @@ def run(
 
     Inputs that reach something new go into ``work``, findings into ``fuzz/regressions``.
     """
-    new = work / "corpus" / target.name
-    for folder in (new, target.corpus, target.regressions):
+    new, findings = (work / folder / target.name for folder in ("corpus", "findings"))
+    for folder in (new, findings):
         folder.mkdir(parents=True, exist_ok=True)
+    kept = [folder for folder in (target.corpus, target.regressions) if folder.is_dir()]
     command = _engine(
         target,
         f"-runs={runs}",
@@ -94,10 +96,9 @@ def run(
         f"-max_len={target.max_len}",
         f"-timeout={_TIMEOUT}",
         f"-rss_limit_mb={_MEMORY}",
-        f"-artifact_prefix={target.regressions}/",
+        f"-artifact_prefix={findings}/",
         new,
-        target.corpus,
-        target.regressions,
+        *kept,
     )
     figures = Figures(target.name)
     log = (work / f"{target.name}.log").open("w", encoding="utf-8")
@@ -119,9 +120,9 @@ def run(
     if process.returncode and not figures.findings:
         figures = attrs.evolve(figures, findings=(f"see {log.name}",))
         _keep(figures, work)
-    for folder in (target.corpus, target.regressions):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    for finding in findings.iterdir():
+        target.regressions.mkdir(parents=True, exist_ok=True)
+        shutil.copy(finding, target.regressions)
     return figures
 
 

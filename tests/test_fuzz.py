@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from fuzz import _core
+from fuzz import _certificates, _core
 from fuzz._input import Input, as_buffer, edited
 from fuzz._randomness import Randomness
 from fuzz._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 from fuzz.targets import TARGETS, Target
 from trio_tlsbio import TLSConnection, TLSError, TruncationError
 from trio_tlsbio._records import Records
+from trio_tlsbio.cli import _facts
 from trio_tlsbio.cli._http import Site
 
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=lambda each: str(each.name))
@@ -60,6 +61,12 @@ def test_the_corpus_is_small() -> None:
     sizes = [path.stat().st_size for target in TARGETS.values() for path in target.inputs()]
     assert sum(sizes) < 300_000
     assert max(sizes) <= max(target.max_len for target in TARGETS.values())
+
+
+def test_a_serial_number_of_zero_is_no_reason_to_warn() -> None:
+    der = _certificates._built(Input(b"\x01\x00"))
+    facts = _facts._certificate(der, {})
+    assert facts.key == _facts.KeyFacts("EC secp256r1", 256)
 
 
 ################################################################

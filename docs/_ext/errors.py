@@ -24,6 +24,7 @@ _TWO_IMPLEMENTATIONS = (
     "A bug at one end, or something that is no TLS at all. Look at the versions of both, and try "
     "another peer."
 )
+_OF_OLD = "RFC 6066 has it, and nothing uses it any more. Look at what the peer runs."
 _OUR_CERTIFICATE = (
     "Look at the certificate that this side loaded, and ask the peer's operator which it accepts."
 )
@@ -70,8 +71,10 @@ _ALERT_CURES = {
     "no_renegotiation": "Nothing: no peer has to.",
     "missing_extension": _TWO_IMPLEMENTATIONS,
     "unsupported_extension": _TWO_IMPLEMENTATIONS,
+    "certificate_unobtainable": _OF_OLD,
     "unrecognized_name": "Look at ``server_hostname``; connect by name and not by address.",
     "bad_certificate_status_response": "Look at the OCSP response that this side sends.",
+    "bad_certificate_hash_value": _OF_OLD,
     "unknown_psk_identity": "Compare the identities and keys of both sides.",
     "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
     "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",

@@ -54,13 +54,15 @@ class Figures:
         )
     )
 
-    def after(self, line: str) -> Figures:
-        """Return what they are after a line of libFuzzer's output."""
+    def after(self, line: str, before: int) -> Figures:
+        """Return what they are after a line of libFuzzer's output, in a run that began with
+        ``before`` executions.
+        """
         if match := _STATUS.search(line):
             executions, branches, features, per_second = map(int, match.groups())
             return attrs.evolve(
                 self,
-                executions=executions,
+                executions=before + executions,
                 branches=branches,
                 features=features,
                 per_second=per_second,
@@ -68,7 +70,7 @@ class Figures:
         if match := _DONE.search(line):
             executions, seconds = map(int, match.groups())
             rate = executions // max(seconds, 1)
-            return attrs.evolve(self, executions=executions, per_second=rate)
+            return attrs.evolve(self, executions=before + executions, per_second=rate)
         if match := _FOUND.search(line):
             return attrs.evolve(self, findings=(*self.findings, match[1]))
         return self
@@ -83,7 +85,8 @@ def run(
 ) -> Figures:
     """Run a target so many times, and return the figures, which are kept in ``work`` too.
 
-    Inputs that reach something new go into ``work``, findings into ``fuzz/regressions``.
+    Inputs that reach something new go into ``work``, findings into ``fuzz/regressions``. Runs that
+    keep theirs in the same place are counted together.
     """
     new, findings = (work / folder / target.name for folder in ("corpus", "findings"))
     for folder in (new, findings):
@@ -100,7 +103,7 @@ def run(
         new,
         *kept,
     )
-    figures = Figures(target.name)
+    figures = before = _kept(target, work)
     log = (work / f"{target.name}.log").open("w", encoding="utf-8")
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,7 +114,7 @@ def run(
             for line in process.stdout:
                 log.write(line)
                 log.flush()
-                if (now := figures.after(line)) != figures:
+                if (now := figures.after(line, before.executions)) != figures:
                     figures = now
                     _keep(figures, work)
                     tell(figures)
@@ -129,6 +132,15 @@ def run(
 def _keep(figures: Figures, work: Path) -> None:
     path = work / f"{figures.target}.json"
     path.write_text(json.dumps(attrs.asdict(figures)), encoding="utf-8")
+
+
+def _kept(target: Target, work: Path) -> Figures:
+    """Return the figures of the runs so far."""
+    path = work / f"{target.name}.json"
+    if not path.exists():
+        return Figures(target.name)
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return Figures(**{**kept, "findings": tuple(kept["findings"])})
 
 
 def merge(target: Target, work: Path) -> int:
@@ -158,8 +170,7 @@ def write_table(targets: Iterable[Target], work: Path) -> Path:
     """Write the table of the docs, of what the runs in ``work`` have come to."""
     rows = []
     for target in targets:
-        kept = json.loads((work / f"{target.name}.json").read_text(encoding="utf-8"))
-        figures = Figures(**kept)
+        figures = _kept(target, work)
         rows.append(
             (
                 target.name,

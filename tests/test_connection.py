@@ -303,6 +303,17 @@ def test_trailing_data_of_any_size(connected: Pair) -> None:
     assert server.trailing_data == BIG
 
 
+def test_trailing_data_in_any_buffer(connected: Pair) -> None:
+    client, server = connected
+    client.send_close_notify()
+    server.feed(client.data_to_send())
+    assert server.receive() == b""
+    server.feed(memoryview(b"i_n_ ")[::2])
+    server.feed(memoryview(b"the clear!").cast("H"))
+    server.feed(bytearray(b"!"))
+    assert server.trailing_data == b"in the clear!!"
+
+
 @pytest.mark.parametrize("ignore_unexpected_eof", [True, False])
 def test_truncation_is_never_taken_for_an_end(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, ignore_unexpected_eof: bool
@@ -780,3 +791,25 @@ def test_what_openssl_wrote_for_its_own_error_goes_out(
     _, server_error = failures(*make_pair(context, server_context))
     assert isinstance(server_error, PeerAlertError)
     assert server_error.alert == "unknown_ca"
+
+
+def test_an_alert_that_no_rfc_has(client_context: ssl.SSLContext) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02\x67")
+    with pytest.raises(PeerAlertError, match="an alert that has no name") as caught:
+        client.do_handshake()
+    assert caught.value.alert == "unknown"
+    assert caught.value.error_type == "alert_unknown"
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(111, "certificate_unobtainable"), (114, "bad_certificate_hash_value")]
+)
+def test_alerts_that_nobody_uses_any_more(
+    client_context: ssl.SSLContext, number: int, name: str
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02" + bytes([number]))
+    with pytest.raises(PeerAlertError, match="the peer ended the connection: ") as caught:
+        client.do_handshake()
+    assert caught.value.alert == name

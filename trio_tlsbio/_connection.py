@@ -356,7 +356,7 @@ class TLSConnection:
         if self._eof_fed:
             raise ValueError("feed() after feed_eof(): the transport ended already")
         if self._receive_state is _CLOSED:
-            self._trailing += data
+            self._trailing += bytes(data)
         elif self._receive_state is not _FAILED:  # else nobody will ask for it
             self.wants_data = False
             fed, size = self._fed, len(data)
@@ -614,6 +614,7 @@ class TLSConnection:
           PostHandshakeAuthError: if the client can't be asked. The connection goes on working.
           TLSError: if the connection failed.
           ValueError: if this side can't ask.
+          trio.ClosedResourceError: after :meth:`send_close_notify`.
           trio.NeedHandshakeError: before the handshake is done.
         """
         self.check_send()
@@ -623,6 +624,10 @@ class TLSConnection:
             raise ValueError("verify_client_post_handshake() is for servers")
         if self._handshake is None:
             raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
+        if self._send_state is _CLOSED:
+            raise trio.ClosedResourceError(
+                "can't ask for a certificate after send_eof() or send_close_notify()"
+            )
         context = self._ssl_context  # its settings count, whatever an sni_callback has chosen
         if not context.post_handshake_auth or context.verify_mode is ssl.CERT_NONE:
             raise ValueError(
@@ -798,7 +803,11 @@ class TLSConnection:
 
     def _collect(self) -> None:
         if self._outgoing.pending:
-            self.unsent.append(self._outgoing.read())
+            data = self._outgoing.read()
+            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
+            # KeyUpdate, or a request for a certificate.
+            if self._send_state is not _CLOSED:
+                self.unsent.append(data)
 
     def _collect_answers(self) -> None:
         """Collect what OpenSSL wrote while it decrypted."""

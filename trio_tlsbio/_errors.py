@@ -271,7 +271,6 @@ _VERIFY_CODES = {
     93: _STRICT + "has extensions, but is not of version 3",
 }
 
-
 # What stands for an alert that OpenSSL has no name for: all of its own reasons have one.
 _UNNAMED = "UNKNOWN_ERROR"
 

@@ -713,6 +713,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           TLSError: if its certificate was refused, or TLS or the transport failed.
           TruncationError: if the transport ended first.
           ValueError: if this side can't ask.
+          trio.ClosedResourceError: after :meth:`send_eof`.
         """
         connection = self._connection
         with self._receive_conflict:

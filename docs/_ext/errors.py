@@ -131,8 +131,6 @@ _REASON_CURES = {
     "LENGTH_TOO_SHORT": _TWO_IMPLEMENTATIONS,
     "BAD_LENGTH": _TWO_IMPLEMENTATIONS,
     "BAD_PACKET": _TWO_IMPLEMENTATIONS,
-    "EXCESSIVE_MESSAGE_SIZE": "Look at the certificates that the peer presents; otherwise a bug "
-    "at one end.",
     "ASN1_LIB": "The peer's certificate is damaged, and has to be issued anew.",
     "BAD_KEY_SHARE": _TWO_IMPLEMENTATIONS,
     "BAD_EXTENSION": _TWO_IMPLEMENTATIONS,

@@ -37,7 +37,9 @@ from .records import (
 Say: TypeAlias = Callable[[HostilePeer, Sequence[bytes]], bytes]
 
 CCS = record(CHANGE_CIPHER_SPEC, b"\x01")
-TOO_LARGE = Ends("the peer sent a message that is longer than it can be", "illegal_parameter")
+TOO_LARGE = Ends(
+    "the peer sent a handshake message that is longer than OpenSSL allows", "illegal_parameter"
+)
 UNEXPECTED = Ends(NO_MESSAGE, "unexpected_message")
 MALFORMED = Ends("the peer sent a malformed handshake message", "illegal_parameter")
 

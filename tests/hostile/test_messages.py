@@ -35,7 +35,9 @@ from .records import (
 )
 
 UNEXPECTED = Ends(NO_MESSAGE, "unexpected_message")
-TOO_LARGE = Ends("the peer sent a message that is longer than it can be", "illegal_parameter")
+TOO_LARGE = Ends(
+    "the peer sent a handshake message that is longer than OpenSSL allows", "illegal_parameter"
+)
 REQUEST = handshake(CERTIFICATE_REQUEST, b"\0" + bytes.fromhex("0008 000d 0004 0002 0403"))
 
 

@@ -512,6 +512,31 @@ def test_the_first_error_is_remembered_on_both_sides(connected: Pair) -> None:
     server.feed(b"whatever")  # never raises for what the peer sent
 
 
+def test_what_came_before_an_error_right_behind_the_handshake_is_received(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    version = ssl.TLSVersion.TLSv1_2
+    client, server = make_pair(
+        client_context_for(ca, version), server_context_for(server_cert, version)
+    )
+    client.send(b"held until the handshake is done")
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    client.feed(server.data_to_send())
+    client.do_handshake()
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    server.send(b"good")
+    flight = server.data_to_send()
+    server.send(b"flipped")
+    bad = bytearray(server.data_to_send())
+    bad[-1] ^= 1
+    client.feed(flight + bad)
+    assert client.receive() == b"good"
+    with pytest.raises(TLSError, match="damaged"):
+        client.receive()
+
+
 def test_a_fatal_alert_is_no_clean_end(connected: Pair) -> None:
     # OpenSSL marks the direction as shut down after a fatal alert, just as after a close_notify.
     client, server = connected

@@ -414,7 +414,8 @@ class TLSConnection:
                 raise ValueError("max_bytes must be >= 1")
         if self.wants_data:
             return None
-        if self._receive_state is _HANDSHAKE and not self.do_handshake():
+        # What is sent behind the handshake may fail already: data that came before that is returned.
+        if not self._shake_hands_to_the_end():
             return None
         if self._plaintext:
             data = bytes(self._plaintext[:max_bytes])
@@ -518,9 +519,8 @@ class TLSConnection:
           TLSError: if it failed: see there for the reason.
           TruncationError: if the transport ended before it was done.
         """
-        while self._send_state is _HANDSHAKE:
-            if self.wants_data or not self._shake_hands():
-                return False
+        if not self._shake_hands_to_the_end():
+            return False
         self.check_send()
         if self.held:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
@@ -543,6 +543,13 @@ class TLSConnection:
             return
         self.held.clear()
         self._happened(Event.FAILURE, error)
+
+    def _shake_hands_to_the_end(self) -> bool:
+        """Take all steps of the handshake that can be taken. False if more has to be fed."""
+        while self._send_state is _HANDSHAKE:
+            if self.wants_data or not self._shake_hands():
+                return False
+        return True
 
     def _shake_hands(self) -> bool:
         """Take one step of the handshake. False if more has to be fed before the next one."""
@@ -704,7 +711,7 @@ class TLSConnection:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
           TLSError: if the connection failed.
         """
-        if self._may_renegotiate and self._unread:
+        if self._may_renegotiate and (self._unread or self._ssl_object.pending()):
             self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
         if self._send_state is not _OPEN or self.held:
             self._hold(data)

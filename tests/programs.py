@@ -94,15 +94,21 @@ class Output:
         return self.text.decode(errors="replace")
 
 
-async def until_it_accepts(process: trio.Process, port: int, said: Callable[[], str]) -> None:
-    """Wait until a program accepts connections; if it ends instead, show what it has said."""
+async def connect_to(
+    process: trio.Process, port: int, said: Callable[[], str]
+) -> trio.SocketStream:
+    """Connect to a program that has just been started. If it ends, show what it has said."""
     while True:
         try:
-            await trio.aclose_forcefully(await trio.open_tcp_stream("127.0.0.1", port))
-            break
+            return await trio.open_tcp_stream("127.0.0.1", port)
         except OSError:
             assert process.poll() is None, said()
             await trio.sleep(0.01)
+
+
+async def until_it_accepts(process: trio.Process, port: int, said: Callable[[], str]) -> None:
+    """Wait until a program accepts connections; if it ends instead, show what it has said."""
+    await trio.aclose_forcefully(await connect_to(process, port, said))
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ import trustme
 
 from trio_tlsbio import TLSStream, serve_tls_over_tcp
 
+from .certificates import Certificate, Issued, rsa_key
 from .helpers import server_context_for
 
 # Development mode shows what would be left open, and a warning is an error there too.
@@ -620,7 +621,10 @@ async def test_expired_certificate(ca: trustme.CA, files: Files) -> None:
     context = server_context_for(ca.issue_cert("localhost", not_after=yesterday))
     async with tls_server(echo, context) as port:
         result = await run("connect", f"localhost:{port}", "--cafile", files.ca)
-    assert refused(result, 3) == "the peer's certificate was refused: it has expired"
+    assert (
+        refused(result, 3)
+        == "the peer's certificate was refused: it, or one of its issuers, has expired"
+    )
 
 
 async def test_plain_http_server() -> None:
@@ -704,6 +708,14 @@ async def test_key_of_another_certificate(files: Files) -> None:
     assert refused(result, 2) == (
         f"--cert {files.client}: the private key belongs to another certificate"
     )
+
+
+async def test_key_that_is_too_weak(ca: trustme.CA, tmp_path: Path) -> None:
+    pem = tmp_path / "weak.pem"
+    weak = Certificate(key=rsa_key(1024)).signed_by(Issued.of(ca))
+    pem.write_bytes(weak.key_pem + weak.pem)
+    result = await run("connect", "a.example", "--cert", str(pem))
+    assert "is too weak for OpenSSL's security level" in refused(result, 2)
 
 
 @pytest.mark.parametrize("args", [("--help",), ("connect", "--help"), ("demo", "--help")])

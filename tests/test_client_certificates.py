@@ -249,6 +249,28 @@ def test_only_servers_ask_and_only_after_the_handshake(asking: Asking) -> None:
     assert server.client_has_answered(), "nothing is awaited"
 
 
+def test_nothing_is_asked_after_the_end_of_our_direction(asking: Asking) -> None:
+    _, server = asking.connections()
+    server.send_close_notify()
+    server.data_to_send()
+    with pytest.raises(trio.ClosedResourceError, match="can't ask for a certificate after"):
+        server.verify_client_post_handshake()
+    assert not server.bytes_to_send
+    assert server.client_has_answered(), "nothing is awaited"
+
+
+def test_nothing_is_answered_after_the_end_of_our_direction(asking: Asking) -> None:
+    client, server = asking.connections()
+    client.send_close_notify()
+    transfer(client, server)
+    server.verify_client_post_handshake()
+    transfer(server, client)
+    assert client.receive() is None
+    assert not client.bytes_to_send, "it would be taken for what comes after TLS"
+    with pytest.raises(PostHandshakeAuthError, match="did not answer"):
+        server.client_has_answered()
+
+
 def test_client_ends_instead_of_answering(asking: Asking) -> None:
     client, server = asking.connections()
     server.verify_client_post_handshake()

@@ -303,6 +303,17 @@ def test_trailing_data_of_any_size(connected: Pair) -> None:
     assert server.trailing_data == BIG
 
 
+def test_trailing_data_in_any_buffer(connected: Pair) -> None:
+    client, server = connected
+    client.send_close_notify()
+    server.feed(client.data_to_send())
+    assert server.receive() == b""
+    server.feed(memoryview(b"i_n_ ")[::2])
+    server.feed(memoryview(b"the clear!").cast("H"))
+    server.feed(bytearray(b"!"))
+    assert server.trailing_data == b"in the clear!!"
+
+
 @pytest.mark.parametrize("ignore_unexpected_eof", [True, False])
 def test_truncation_is_never_taken_for_an_end(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, ignore_unexpected_eof: bool
@@ -499,6 +510,31 @@ def test_the_first_error_is_remembered_on_both_sides(connected: Pair) -> None:
     assert alert.value.alert == "bad_record_mac"
     assert client.session is None
     server.feed(b"whatever")  # never raises for what the peer sent
+
+
+def test_what_came_before_an_error_right_behind_the_handshake_is_received(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    version = ssl.TLSVersion.TLSv1_2
+    client, server = make_pair(
+        client_context_for(ca, version), server_context_for(server_cert, version)
+    )
+    client.send(b"held until the handshake is done")
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    client.feed(server.data_to_send())
+    client.do_handshake()
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    server.send(b"good")
+    flight = server.data_to_send()
+    server.send(b"flipped")
+    bad = bytearray(server.data_to_send())
+    bad[-1] ^= 1
+    client.feed(flight + bad)
+    assert client.receive() == b"good"
+    with pytest.raises(TLSError, match="damaged"):
+        client.receive()
 
 
 def test_a_fatal_alert_is_no_clean_end(connected: Pair) -> None:
@@ -780,3 +816,25 @@ def test_what_openssl_wrote_for_its_own_error_goes_out(
     _, server_error = failures(*make_pair(context, server_context))
     assert isinstance(server_error, PeerAlertError)
     assert server_error.alert == "unknown_ca"
+
+
+def test_an_alert_that_no_rfc_has(client_context: ssl.SSLContext) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02\x67")
+    with pytest.raises(PeerAlertError, match="an alert that has no name") as caught:
+        client.do_handshake()
+    assert caught.value.alert == "unknown"
+    assert caught.value.error_type == "alert_unknown"
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(111, "certificate_unobtainable"), (114, "bad_certificate_hash_value")]
+)
+def test_alerts_that_nobody_uses_any_more(
+    client_context: ssl.SSLContext, number: int, name: str
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02" + bytes([number]))
+    with pytest.raises(PeerAlertError, match="the peer ended the connection: ") as caught:
+        client.do_handshake()
+    assert caught.value.alert == name

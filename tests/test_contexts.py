@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import os
 import ssl
@@ -11,13 +10,10 @@ from pathlib import Path
 
 import pytest
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from trio_tlsbio import PeerAlertError, ReloadingContext, TLSConnection, TLSError, sni_context
 
+from .certificates import Issued, load_revocation_list
 from .helpers import client_context_for, failures, server_context_for, shake_hands
 
 LOGGER = "trio_tlsbio.server"
@@ -382,20 +378,11 @@ def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLCont
 
 
 def test_names_with_revocation_lists_are_refused(
-    contexts: dict[str, ssl.SSLContext], tmp_path: Path
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
 ) -> None:
-    crl = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")]))
-        .last_update(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
-        .next_update(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
-        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
-    )
     for context in contexts.values():
         context.verify_mode = ssl.CERT_REQUIRED
-    path = tmp_path / "crl.pem"
-    path.write_bytes(crl.public_bytes(serialization.Encoding.PEM))
-    contexts["a.example"].load_verify_locations(path)
+    load_revocation_list(contexts["a.example"], Issued.of(ca).revokes())
     with pytest.raises(ValueError, match="has revocation lists"):
         sni_context(contexts)
 

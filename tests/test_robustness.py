@@ -7,8 +7,6 @@ import socket
 import ssl
 import weakref
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import pytest
@@ -16,8 +14,6 @@ import trio
 import trio.testing
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from trio_tlsbio import (
     CertificateError,
@@ -31,6 +27,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio.testing import transfer
 
+from .certificates import Certificate, Issued
 from .helpers import (
     NAME,
     both_handshakes,
@@ -51,42 +48,12 @@ def no_garbage_collector() -> Iterator[None]:
     gc.enable()
 
 
-def odd_certificate(ca: trustme.CA, subject_alt_name: bytes, path: Path) -> Path:
-    """Write a certificate, issued by ``ca``, with an extension that makes no sense, and its key."""
-    issuer_key: Any = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
-    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "odd")]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(7)
-        .not_valid_before(now - timedelta(1))
-        .not_valid_after(now + timedelta(1))
-        .add_extension(
-            x509.UnrecognizedExtension(
-                x509.ObjectIdentifier("2.5.29.17"),
-                b"\x30" + bytes([len(subject_alt_name)]) + subject_alt_name,
-            ),
-            critical=False,
-        )
-        .add_extension(  # Python 3.13 and later want it
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-        .sign(issuer_key, hashes.SHA256())
+def with_names(names: bytes, ca: trustme.CA) -> Issued:
+    """Issue a certificate whose subjectAltName makes no sense."""
+    extension = x509.UnrecognizedExtension(
+        x509.SubjectAlternativeName.oid, b"\x30" + bytes([len(names)]) + names
     )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return Certificate(extensions=[(extension, False)]).signed_by(Issued.of(ca))
 
 
 @pytest.mark.parametrize(
@@ -95,12 +62,12 @@ def odd_certificate(ca: trustme.CA, subject_alt_name: bytes, path: Path) -> Path
     ids=["DNS", "email", "IP"],
 )
 def test_a_certificate_that_python_can_not_decode(
-    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path, subject_alt_name: bytes
+    ca: trustme.CA, server_cert: trustme.LeafCert, subject_alt_name: bytes
 ) -> None:
-    pem = odd_certificate(ca, subject_alt_name, tmp_path / "odd.pem")
+    odd = with_names(subject_alt_name, ca)
     # OpenSSL accepts it from a client.
     client_context = client_context_for(ca)
-    client_context.load_cert_chain(pem)
+    odd.load_into(client_context)
     server_context = server_context_for(server_cert)
     server_context.verify_mode = ssl.CERT_REQUIRED
     ca.configure_trust(server_context)
@@ -111,7 +78,7 @@ def test_a_certificate_that_python_can_not_decode(
     assert server.handshake.peer_certificate_chain
     # It is not for any name, so a client refuses it.
     odd_server_context = server_context_for(server_cert)
-    odd_server_context.load_cert_chain(pem)
+    odd.load_into(odd_server_context)
     client_error, server_error = failures(
         TLSConnection(client_context_for(ca), server_hostname=NAME),
         TLSConnection(odd_server_context, server_side=True),
@@ -120,31 +87,16 @@ def test_a_certificate_that_python_can_not_decode(
     assert isinstance(server_error, PeerAlertError)
 
 
-def _der(tag: int, *content: bytes) -> bytes:
-    body = b"".join(content)
-    size = len(body)
-    return bytes([tag]) + (bytes([size]) if size < 128 else b"\x82" + size.to_bytes(2)) + body
-
-
 def test_a_certificate_whose_subject_is_no_text(
-    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path
+    ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:
     """OpenSSL verifies it, and getpeercert() raises an SSLError that has nothing to do with TLS."""
-    pem = odd_certificate(ca, b"\x81\x03a@a", tmp_path / "odd.pem")
-    key, _, rest = pem.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
-    certificate = x509.load_pem_x509_certificate(b"-----BEGIN CERTIFICATE-----" + rest)
-    issuer_key: Any = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
-    old, new = b"\x0c\x03odd", b"\x30\x03\x0c\x01o"  # a UTF8String becomes a SEQUENCE of one
-    signed = certificate.tbs_certificate_bytes
-    assert signed.count(old) == 1
-    signed = signed.replace(old, new)
-    signature = issuer_key.sign(signed, ec.ECDSA(hashes.SHA256()))
-    algorithm = bytes.fromhex("300a06082a8648ce3d040302")  # ecdsa-with-SHA256
-    odd = _der(0x30, signed, algorithm, _der(0x03, b"\0", signature))
-    pem.write_bytes(key + ssl.DER_cert_to_PEM_cert(odd).encode())
+    text, no_text = b"\x0c\x03odd", b"\x30\x03\x0c\x01o"  # a SEQUENCE of one
+    issuer = Issued.of(ca)
+    odd = Certificate(common_name="odd").signed_by(issuer).changed(text, no_text, issuer)
 
     client_context = client_context_for(ca)
-    client_context.load_cert_chain(pem)
+    odd.load_into(client_context)
     server_context = server_context_for(server_cert)
     server_context.verify_mode = ssl.CERT_REQUIRED
     ca.configure_trust(server_context)
@@ -153,7 +105,7 @@ def test_a_certificate_whose_subject_is_no_text(
     shake_hands(client, server)
     assert server.handshake is not None
     assert server.handshake.peer_certificate == {}
-    assert server.handshake.peer_certificate_chain[0] == odd
+    assert server.handshake.peer_certificate_chain[0] == odd.der
 
 
 async def test_a_default_timeout_of_sockets_holds_up_nothing(

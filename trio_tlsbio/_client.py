@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from ._connection import check_arguments
+from ._contexts import make_default_context
 from ._errors import CertificateError, PeerAlertError, TLSError
 from ._sessions import SessionCache, TLSSession
 from ._stream import TLSStream
@@ -51,9 +52,10 @@ async def open_tls_over_tcp_stream(
       host: The host to connect to. It needs a certificate for this name, or IP address.
       port: The port.
       https_compatible: See :class:`TLSStream`.
-      ssl_context: The settings; by default those of :func:`ssl.create_default_context`. Loading
-        the system's certificates takes a while, and sessions can't be resumed with another
-        context, so programs that connect often make one, or a :class:`TLSConnector`.
+      ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
+        cipher suites that RFC 9325 recommends. Loading the system's certificates takes a while,
+        and sessions can't be resumed with another context, so programs that connect often make
+        one, or a :class:`TLSConnector`.
       happy_eyeballs_delay: How long one address of the host is tried before the next one is
         tried as well, in seconds. See :func:`trio.open_tcp_stream`.
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
@@ -72,7 +74,7 @@ async def open_tls_over_tcp_stream(
             raise ValueError(
                 "sessions can only be resumed with the ssl_context they were made with"
             )
-        ssl_context = ssl.create_default_context()
+        ssl_context = make_default_context()
     check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
@@ -255,7 +257,8 @@ class TLSConnector:
     sessions, which belong to it.
 
     Args:
-      ssl_context: The settings; by default those of :func:`ssl.create_default_context`.
+      ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
+        cipher suites that RFC 9325 recommends.
       session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
         cache may serve several connectors: sessions of different contexts never mix.
       alpn_protocols: The application protocols to offer (RFC 7301), best first. By default the
@@ -279,7 +282,7 @@ class TLSConnector:
         https_compatible: bool = False,
         happy_eyeballs_delay: float | None = 0.25,
     ) -> None:
-        self.ssl_context = ssl.create_default_context() if ssl_context is None else ssl_context
+        self.ssl_context = make_default_context() if ssl_context is None else ssl_context
         self.session_cache = SessionCache() if session_cache is None else session_cache
         self.alpn_protocols = alpn_protocols
         self.https_compatible = https_compatible

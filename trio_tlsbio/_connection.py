@@ -7,6 +7,7 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import idna
@@ -23,7 +24,7 @@ from ._errors import (
 )
 from ._info import HandshakeInfo, presented_names
 from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records
-from ._sessions import TLSSession, VerificationSettings
+from ._sessions import TLSSession, VerificationSettings, refuse_copy
 from ._states import Event, Side, State, advance
 
 __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
@@ -153,6 +154,7 @@ class TLSConnection:
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO  # empty between two calls
+    _answered: int  # see bytes_answered
     _fed: Records  # what has not gone into the incoming BIO yet
     _eof_fed: bool
     _may_renegotiate: bool
@@ -202,6 +204,7 @@ class TLSConnection:
             session=raw_session,
         )
         self.unsent = []
+        self._answered = 0
         self.held = []
         self.wants_data = False
         self._fed = Records()
@@ -238,6 +241,9 @@ class TLSConnection:
             f"<TLSConnection {side}: sending {self._send_state.value}, "
             f"receiving {self._receive_state.value}>"
         )
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     ################################################################
     # What it knows
@@ -341,7 +347,8 @@ class TLSConnection:
     def feed(self, data: Data) -> None:
         """Take ciphertext that came from the peer.
 
-        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do.
+        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do. A peer can
+        make us answer without end: see :attr:`bytes_answered`.
 
         Raises:
           ValueError: after :meth:`feed_eof`.
@@ -349,7 +356,7 @@ class TLSConnection:
         if self._eof_fed:
             raise ValueError("feed() after feed_eof(): the transport ended already")
         if self._receive_state is _CLOSED:
-            self._trailing += data
+            self._trailing += bytes(data)
         elif self._receive_state is not _FAILED:  # else nobody will ask for it
             self.wants_data = False
             fed, size = self._fed, len(data)
@@ -407,7 +414,8 @@ class TLSConnection:
                 raise ValueError("max_bytes must be >= 1")
         if self.wants_data:
             return None
-        if self._receive_state is _HANDSHAKE and not self.do_handshake():
+        # What is sent behind the handshake may fail already: data that came before that is returned.
+        if not self._shake_hands_to_the_end():
             return None
         if self._plaintext:
             data = bytes(self._plaintext[:max_bytes])
@@ -467,7 +475,7 @@ class TLSConnection:
                 self.wants_data = not self._eof_fed  # without the exception that would say so
                 break
         if self._outgoing.pending:
-            self._collect()  # a certificate that the peer has asked for, for example
+            self._collect_answers()
         if self._asked_under is not None:
             self._look_for_answer()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -475,6 +483,7 @@ class TLSConnection:
     def _goes_on_after(self, exc: Exception) -> bool:
         """Whether to read again. What ends the direction is left in its state."""
         if isinstance(exc, ssl.SSLWantReadError):
+            self._collect_answers()  # or the BIO would grow with all of them, and stay so
             if self._refill():
                 return True
             if self._eof_fed:
@@ -510,9 +519,8 @@ class TLSConnection:
           TLSError: if it failed: see there for the reason.
           TruncationError: if the transport ended before it was done.
         """
-        while self._send_state is _HANDSHAKE:
-            if self.wants_data or not self._shake_hands():
-                return False
+        if not self._shake_hands_to_the_end():
+            return False
         self.check_send()
         if self.held:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
@@ -535,6 +543,13 @@ class TLSConnection:
             return
         self.held.clear()
         self._happened(Event.FAILURE, error)
+
+    def _shake_hands_to_the_end(self) -> bool:
+        """Take all steps of the handshake that can be taken. False if more has to be fed."""
+        while self._send_state is _HANDSHAKE:
+            if self.wants_data or not self._shake_hands():
+                return False
+        return True
 
     def _shake_hands(self) -> bool:
         """Take one step of the handshake. False if more has to be fed before the next one."""
@@ -606,6 +621,7 @@ class TLSConnection:
           PostHandshakeAuthError: if the client can't be asked. The connection goes on working.
           TLSError: if the connection failed.
           ValueError: if this side can't ask.
+          trio.ClosedResourceError: after :meth:`send_close_notify`.
           trio.NeedHandshakeError: before the handshake is done.
         """
         self.check_send()
@@ -615,6 +631,10 @@ class TLSConnection:
             raise ValueError("verify_client_post_handshake() is for servers")
         if self._handshake is None:
             raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
+        if self._send_state is _CLOSED:
+            raise trio.ClosedResourceError(
+                "can't ask for a certificate after send_eof() or send_close_notify()"
+            )
         context = self._ssl_context  # its settings count, whatever an sni_callback has chosen
         if not context.post_handshake_auth or context.verify_mode is ssl.CERT_NONE:
             raise ValueError(
@@ -691,7 +711,7 @@ class TLSConnection:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
           TLSError: if the connection failed.
         """
-        if self._may_renegotiate and self._unread:
+        if self._may_renegotiate and (self._unread or self._ssl_object.pending()):
             self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
         if self._send_state is not _OPEN or self.held:
             self._hold(data)
@@ -790,17 +810,37 @@ class TLSConnection:
 
     def _collect(self) -> None:
         if self._outgoing.pending:
-            self.unsent.append(self._outgoing.read())
+            data = self._outgoing.read()
+            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
+            # KeyUpdate, or a request for a certificate.
+            if self._send_state is not _CLOSED:
+                self.unsent.append(data)
+
+    def _collect_answers(self) -> None:
+        """Collect what OpenSSL wrote while it decrypted."""
+        if count := self._outgoing.pending:
+            self._answered += count
+            self._collect()
 
     @property
     def bytes_to_send(self) -> int:
         """How many bytes of ciphertext wait to be sent."""
         return sum(map(len, self.unsent))
 
+    @property
+    def bytes_answered(self) -> int:
+        """How many bytes the peer has made us write since nothing waited to be sent.
+
+        It does by each KeyUpdate that requests one of ours (RFC 8446 section 4.6.3), for example.
+        A peer that never reads could fill the memory with our answers: don't feed more while a lot
+        of them waits.
+        """
+        return self._answered
+
     def data_to_send(self) -> bytes:
         """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
         data = b"".join(self.unsent)
-        self.unsent.clear()
+        self.mark_sent(len(data))
         return data
 
     def mark_sent(self, count: int) -> None:
@@ -812,6 +852,7 @@ class TLSConnection:
         unsent = self.unsent
         if len(unsent) == 1 and len(unsent[0]) == count:  # as it mostly is
             unsent.clear()
+            self._answered = 0
             return
         left, pieces = count, 0
         while pieces < len(unsent) and len(unsent[pieces]) <= left:
@@ -822,6 +863,8 @@ class TLSConnection:
         if left:
             unsent[pieces] = memoryview(unsent[pieces])[left:]
         del unsent[:pieces]
+        if not unsent:
+            self._answered = 0
 
     ################################################################
     # States and errors

@@ -1,4 +1,4 @@
-"""The contexts of a server: made anew when a certificate is renewed, and chosen by name."""
+"""The contexts that the library makes; those of a server made anew, and chosen by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import attrs
 __all__ = [
     "ContextProvider",
     "ReloadingContext",
+    "make_default_context",
     "refused_hostname",
     "requested_hostname",
     "sni_context",
@@ -27,6 +28,49 @@ _logger = logging.getLogger("trio_tlsbio.server")
 _MOST_TO_SKIP = 1024
 
 _Path: TypeAlias = str | os.PathLike[str]
+
+################################################################
+# Where the caller gives none
+################################################################
+
+# ssl.OP_LEGACY_SERVER_CONNECT, which Python has had since 3.12. OpenSSL before 3.0 sets it.
+_OP_LEGACY_SERVER_CONNECT = 0x4
+
+
+def make_default_context(
+    purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH, *, cafile: str | None = None
+) -> ssl.SSLContext:
+    """Make a context as :func:`ssl.create_default_context` does, and hold it to RFC 9325.
+
+    It only takes away: what Python, OpenSSL or the system's policy refuses stays refused.
+
+    Args:
+      purpose: Whom the context authenticates.
+      cafile: The authorities to trust, in place of the system's.
+
+    Raises:
+      OSError: if ``cafile`` can't be used.
+    """
+    context = ssl.create_default_context(purpose, cafile=cafile)
+    _keep_recommended_ciphers(context)
+    context.options &= ~_OP_LEGACY_SERVER_CONNECT  # section 3.5
+    context.hostname_checks_common_name = False  # section 7.1; RFC 9525 section 2
+    if purpose is ssl.Purpose.CLIENT_AUTH:
+        # A client could make the server work for as long as the connection lasts.
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
+    """Leave the TLS 1.2 cipher suites with forward secrecy and AEAD: RFC 9325 sections 4.1, 4.2."""
+    ciphers = context.get_ciphers()
+    # TLS 1.3 has no others, and does not name a key exchange.
+    kept = [
+        cipher for cipher in ciphers if cipher["aead"] and cipher["kea"] in ("kx-ecdhe", "kx-any")
+    ]
+    if kept != ciphers:
+        context.set_ciphers(":".join(cipher["name"] for cipher in kept))
+
 
 ################################################################
 # Renewed certificates
@@ -47,6 +91,10 @@ def _why(exc: Exception) -> str:
     reason = getattr(exc, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the private key belongs to another certificate"
+    if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
+        return "the certificate's key, or that of an issuer, is too weak for this security level"
+    if reason == "CA_MD_TOO_WEAK":
+        return "the certificate, or that of an issuer, is signed with too weak a hash"
     if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
         return f"a file holds no certificate, or no private key, in PEM form ({exc})"
     return str(exc) or type(exc).__name__

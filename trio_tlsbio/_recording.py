@@ -457,7 +457,8 @@ class _Side:
     """What has to be remembered of one direction from record to record."""
 
     records: Records = attrs.field(factory=Records)
-    handshake: bytearray = attrs.field(factory=bytearray)  # a message may span several records
+    # A message may span several records.
+    handshake: bytearray = attrs.field(factory=bytearray, repr=False)
     has_changed_cipher: bool = False
 
 

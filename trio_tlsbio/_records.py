@@ -34,9 +34,10 @@ class Records:
 
     #: How many bytes are in it.
     waiting: int = 0
-    _data: bytes | memoryview = b""  # what is taken out of, from _start on
+    # What is taken out of, from _start on, and what was fed meanwhile.
+    _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
-    _later: deque[bytes | memoryview] = attrs.field(factory=deque)  # what was fed meanwhile
+    _later: deque[bytes | memoryview] = attrs.field(factory=deque, repr=False)
 
     def feed(self, data: Data) -> None:
         """Put data at the end."""

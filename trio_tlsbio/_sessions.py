@@ -8,7 +8,22 @@ from typing import NoReturn, TypeAlias
 
 import attrs
 
-__all__ = ["SessionCache", "SessionCacheStatistics", "TLSSession", "VerificationSettings"]
+__all__ = [
+    "SessionCache",
+    "SessionCacheStatistics",
+    "TLSSession",
+    "VerificationSettings",
+    "refuse_copy",
+]
+
+
+def refuse_copy(holder: object) -> NoReturn:
+    """Refuse to pickle or copy an object that holds keys, for its ``__reduce__``.
+
+    Keys don't leave the process, and a copy would share with the original what only one may use.
+    """
+    name = type(holder).__name__
+    raise TypeError(f"a {name} holds secret keys, and can't be pickled or copied")
 
 
 @attrs.frozen
@@ -118,7 +133,7 @@ class TLSSession:
         return self._ssl_session
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a TLSSession holds secret keys, and can't be pickled or copied")
+        refuse_copy(self)
 
 
 @attrs.frozen
@@ -191,6 +206,9 @@ class SessionCache:
 
     def __repr__(self) -> str:
         return f"<SessionCache of {self._count} sessions for {len(self._servers)} servers>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     def __len__(self) -> int:
         """Return how many sessions it holds, expired ones that nobody asked for included."""

@@ -8,7 +8,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -16,7 +16,7 @@ import trio
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import HandshakeTimeoutError, TLSError, TruncationError
 from ._info import HandshakeInfo
-from ._sessions import TLSSession
+from ._sessions import TLSSession, refuse_copy
 from ._states import State
 from ._transport import ConflictDetector, Transport, transport_for
 
@@ -145,6 +145,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     def __repr__(self) -> str:
         state = "closed " if self._is_closing else ""
         return f"<TLSStream {state}{self._connection!r} over {self._transport_stream!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)
 
     ################################################################
     # What it is made of
@@ -354,20 +357,22 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_open()
             if not self._is_established:
                 return None
+            transport = self._transport
             # A sender may wait for the peer too, in a renegotiation: what it waits for is its own.
-            if self._connection.wants_data and not self._transport.is_receiving:
-                self._transport.receive_nowait()
+            is_busy = transport.is_receiving or transport.is_clogged
+            if self._connection.wants_data and not is_busy:
+                transport.receive_nowait()
             try:
                 data = self._receive(max_bytes)
                 if data is None:
-                    self._transport.check_receive()
+                    transport.check_receive()
                 return data
             except TruncationError:
                 if not self._https_compatible:
                     raise
                 return b""
             finally:
-                self._transport.flush_nowait()  # what the peer has asked for, or our alert
+                transport.flush_nowait()  # what the peer has asked for, or our alert
 
     def is_readable(self) -> bool:
         """Whether :meth:`receive_some` would return, or raise, without waiting.
@@ -385,8 +390,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         connection, transport = self._connection, self._transport
         if self._receive_conflict.is_busy or transport.is_receiving or not self._is_established:
             return False
-        if not connection.bytes_to_receive:
-            transport.receive_nowait()
+        if not connection.bytes_to_receive and connection.receive_state is State.OPEN:
+            if not transport.is_clogged:
+                transport.receive_nowait()
             connection.look_ahead()
             transport.flush_nowait()  # what the peer has asked for: see receive_some()
             if self._on_session is not None:
@@ -707,6 +713,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           TLSError: if its certificate was refused, or TLS or the transport failed.
           TruncationError: if the transport ended first.
           ValueError: if this side can't ask.
+          trio.ClosedResourceError: after :meth:`send_eof`.
         """
         connection = self._connection
         with self._receive_conflict:

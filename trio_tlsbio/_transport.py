@@ -46,8 +46,8 @@ _MORE_READS = 3
 # in sysconf(3)).
 _MOST_PIECES = 64
 
-# How much ciphertext may wait to be sent while receiving goes on, in bytes.
-_MOST_UNSENT = 2 * SLICE_BYTES
+# How much that the peer has made us write may wait to be sent while receiving goes on, in bytes.
+_MOST_ANSWERED = 2 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
@@ -227,6 +227,13 @@ class Transport(ABC, Generic[StreamT]):
         """Raise :exc:`TLSError` if the transport can't receive any more."""
         if self._receive_error is not None:
             raise self._receive_error.again()
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether nothing more is to be received for now: the peer makes us answer (requests for
+        a certificate, say), and doesn't read that.
+        """
+        return self._connection.bytes_answered > _MOST_ANSWERED
 
     @property
     def is_receiving(self) -> bool:
@@ -468,8 +475,7 @@ class Transport(ABC, Generic[StreamT]):
         """Wait for either direction, and move whichever is ready. Receiving does without sending,
         if that fails; who has to send will hear of it.
         """
-        if self._connection.bytes_to_send > _MOST_UNSENT:
-            # The peer makes us answer (requests for a certificate, say), and doesn't read that.
+        if self.is_clogged:
             await self.flush()
             return 0
         if not self._is_left_to_send:

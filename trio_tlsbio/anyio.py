@@ -22,6 +22,7 @@ from anyio.streams.tls import TLSAttribute
 import trio_tlsbio
 
 from ._client import resume_over
+from ._contexts import make_default_context
 from ._errors import printable
 from ._server import close_after, current_context, first_of, is_failure_of
 from ._sessions import SessionCache
@@ -199,7 +200,8 @@ class TLSStream(anyio.abc.ByteStream):
           transport_stream: The stream, which is closed if this fails.
           server_side: Whether this end is the server; by default it is if there is no ``hostname``.
           hostname: The name of the server. Clients only.
-          ssl_context: The settings; by default those of :func:`ssl.create_default_context`.
+          ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with
+            the cipher suites that RFC 9325 recommends.
           standard_compatible: Whether to send a close_notify at the end, and to expect one.
           handshake_timeout: How long the handshake may take, in seconds.
           session_cache: Where to take a session from, and to put those that the server gives.
@@ -219,7 +221,7 @@ class TLSStream(anyio.abc.ByteStream):
                 )
             if server_side or (server_side is None and not hostname):
                 if ssl_context is None:
-                    ssl_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                    ssl_context = make_default_context(ssl.Purpose.CLIENT_AUTH)
                 stream = cls._as_server(
                     transport_stream, ssl_context, standard_compatible, handshake_timeout
                 )
@@ -232,7 +234,7 @@ class TLSStream(anyio.abc.ByteStream):
             with _in_words_of_anyio():
                 trio_stream = await resume_over(
                     _beneath(transport_stream),
-                    ssl_context or ssl.create_default_context(),
+                    ssl_context or make_default_context(),
                     server_hostname=hostname,
                     port=transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0),
                     session_cache=session_cache,
@@ -443,7 +445,7 @@ def _is_error_of(stream: TLSStream, exc: BaseException) -> bool:
 
 
 def _context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
-    return ssl.create_default_context() if ssl_context is None else ssl_context
+    return make_default_context() if ssl_context is None else ssl_context
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)
@@ -457,7 +459,7 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
     """The name of the server."""
 
     ssl_context: ssl.SSLContext = attrs.field(default=None, converter=_context_or_default)
-    """The settings; by default those of :func:`ssl.create_default_context`."""
+    """The settings; by default as in :meth:`TLSStream.wrap`."""
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""

@@ -24,6 +24,7 @@ _TWO_IMPLEMENTATIONS = (
     "A bug at one end, or something that is no TLS at all. Look at the versions of both, and try "
     "another peer."
 )
+_HOSTILE = "See :doc:`hostile`: no peer that means well does that."
 _OUR_CERTIFICATE = (
     "Look at the certificate that this side loaded, and ask the peer's operator which it accepts."
 )
@@ -70,11 +71,14 @@ _ALERT_CURES = {
     "no_renegotiation": "Nothing: no peer has to.",
     "missing_extension": _TWO_IMPLEMENTATIONS,
     "unsupported_extension": _TWO_IMPLEMENTATIONS,
+    "certificate_unobtainable": _TWO_IMPLEMENTATIONS,
     "unrecognized_name": "Look at ``server_hostname``; connect by name and not by address.",
     "bad_certificate_status_response": "Look at the OCSP response that this side sends.",
+    "bad_certificate_hash_value": _TWO_IMPLEMENTATIONS,
     "unknown_psk_identity": "Compare the identities and keys of both sides.",
     "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
     "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",
+    "unknown": "Look into the peer's log.",
 }
 
 _REASON_CURES = {
@@ -85,7 +89,9 @@ _REASON_CURES = {
     "WRONG_VERSION_NUMBER": _PROTOCOL,
     "UNKNOWN_PROTOCOL": _PROTOCOL,
     "RECORD_LAYER_FAILURE": _PROTOCOL,
-    "UNSUPPORTED_PROTOCOL": _OLD_PEER,
+    "UNSUPPORTED_PROTOCOL": _OLD_PEER
+    + " A server that speaks TLS 1.3 alone says this too if no certificate is loaded that goes "
+    "with it.",
     "NO_PROTOCOLS_AVAILABLE": "Set ``minimum_version`` and ``maximum_version`` so that they "
     "leave one; look at the system's OpenSSL configuration.",
     "WRONG_SSL_VERSION": _OLD_PEER,
@@ -106,10 +112,27 @@ _REASON_CURES = {
     "ENCRYPTED_LENGTH_TOO_LONG": _TWO_IMPLEMENTATIONS,
     "UNEXPECTED_MESSAGE": _TWO_IMPLEMENTATIONS,
     "UNEXPECTED_RECORD": _TWO_IMPLEMENTATIONS,
+    "RECORD_TOO_SMALL": _HOSTILE,
+    "UNEXPECTED_CCS_MESSAGE": _TWO_IMPLEMENTATIONS,
+    "CCS_RECEIVED_EARLY": _TWO_IMPLEMENTATIONS,
+    "INVALID_CCS_MESSAGE": _TWO_IMPLEMENTATIONS,
+    "BAD_CHANGE_CIPHER_SPEC": _TWO_IMPLEMENTATIONS,
+    "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": _TWO_IMPLEMENTATIONS,
+    "NOT_ON_RECORD_BOUNDARY": _TWO_IMPLEMENTATIONS,
+    "BAD_KEY_UPDATE": _TWO_IMPLEMENTATIONS,
+    "EXCESSIVE_MESSAGE_SIZE": _HOSTILE + " If it is a chain of certificates that is too long, "
+    "shorten it.",
+    "INVALID_ALERT": _TWO_IMPLEMENTATIONS,
+    "UNKNOWN_ALERT_TYPE": _TWO_IMPLEMENTATIONS,
+    "TOO_MANY_WARN_ALERTS": _HOSTILE,
+    "NO_RENEGOTIATION": "Nothing in this library asks for one: look at who does.",
+    "INTERNAL_ERROR": _TWO_IMPLEMENTATIONS,
     "LENGTH_MISMATCH": _TWO_IMPLEMENTATIONS,
     "LENGTH_TOO_SHORT": _TWO_IMPLEMENTATIONS,
     "BAD_LENGTH": _TWO_IMPLEMENTATIONS,
     "BAD_PACKET": _TWO_IMPLEMENTATIONS,
+    "ASN1_LIB": "The peer's certificate is damaged, and has to be issued anew.",
+    "BAD_KEY_SHARE": _TWO_IMPLEMENTATIONS,
     "BAD_EXTENSION": _TWO_IMPLEMENTATIONS,
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": _OLD_PEER,
     "DH_KEY_TOO_SMALL": _OLD_PEER,
@@ -120,16 +143,31 @@ _REASON_CURES = {
     "pre-shared key callbacks.",
 }
 
-_CRL_CURE = "Load a current one by ``load_verify_locations()``, or don't set the CRL checks."
+_CRL_CURE = (
+    "Load current ones by ``load_verify_locations()``, or don't set the CRL checks in "
+    "``verify_flags``."
+)
 _ISSUER_CURE = (
     "Trust the authority that issued it: ``load_verify_locations()``. Often the server forgot "
     "the intermediate certificates: they belong into its file, after its own."
 )
 _REISSUE_CURE = "The certificate has to be issued anew."
+_SIGNATURE_CURE = (
+    "Two authorities of one name but with different keys are the usual reason: trust the one that "
+    "issued it. It may also be forged."
+)
 _WEAK_CURE = "The certificate has to be issued anew; the context's security level decides."
+_STRICT_CURE = (
+    "The certificate has to be issued anew. For an authority of your own that is just old: "
+    "``verify_flags &= ~ssl.VERIFY_X509_STRICT``, as it was before Python 3.13."
+)
 
 _CERTIFICATE_CURES = {
-    3: _CRL_CURE,
+    2: "Trust the root too. If what is trusted is to do, set ``VERIFY_X509_PARTIAL_CHAIN`` in "
+    "``verify_flags``, as Python 3.13 does.",
+    3: _CRL_CURE + " With ``VERIFY_CRL_CHECK_CHAIN`` each authority has to have one.",
+    7: _SIGNATURE_CURE,
+    8: _SIGNATURE_CURE,
     9: "Set this machine's clock, or wait.",
     10: "The peer has to renew it. Look at this machine's clock if others accept it.",
     11: "Set this machine's clock, or wait.",
@@ -139,15 +177,21 @@ _CERTIFICATE_CURES = {
     "present certificates of its own (a company's proxy, a virus scanner).",
     20: _ISSUER_CURE,
     21: _ISSUER_CURE,
+    22: "The peer has to send a shorter one: some hundred certificates make no sense.",
     23: "The peer has to get a new certificate.",
-    24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints).",
+    24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
     25: _REISSUE_CURE,
     26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``.",
+    34: _REISSUE_CURE,
+    35: "The authority has to be issued anew, with ``cRLSign``.",
+    41: _REISSUE_CURE,
     47: _REISSUE_CURE,
     48: _REISSUE_CURE,
     66: _WEAK_CURE,
     67: _WEAK_CURE,
     68: _WEAK_CURE,
+    79: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
+    **dict.fromkeys(range(80, 94), _STRICT_CURE),
 }
 
 

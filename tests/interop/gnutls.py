@@ -14,6 +14,8 @@ from .harness import (
     ALPN_TAKEN,
     CLIENT,
     LINES,
+    TLS12,
+    TLS13,
     Aspect,
     Client,
     ClientTerms,
@@ -57,10 +59,9 @@ async def gnutls_cli(terms: ClientTerms) -> AsyncIterator[Program]:
     if terms.resumes:
         argv += ["--resume", "--waitresumption"]
     async with program(*argv, "127.0.0.1") as client:
-        await client.say(LINES.question)
+        await client.stdin.send_all(LINES.question)
         if terms.ends_first:
-            assert client.process.stdin is not None
-            await client.process.stdin.aclose()
+            await client.stdin.aclose()
         yield client
 
 
@@ -71,6 +72,8 @@ STACK = Stack(
     server=Server(
         run=gnutls_serv,
         speech=attrs.evolve(LINES, answer=LINES.question),
+        # That is what it makes of GNUTLS_E_NO_CERTIFICATE_FOUND in TLS 1.2.
+        refusals={TLS12: "decode_error", TLS13: "certificate_required"},
         words={
             Aspect.RESUMED: b"*** This is a resumed session",
             Aspect.CLIENT_CERTIFICATE: f"CN={CLIENT}".encode(),

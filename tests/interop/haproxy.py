@@ -32,7 +32,7 @@ from .harness import (
 DEFAULTS = """
 global
     log stdout format raw daemon
-    tune.ssl.default-dh-param 2048
+    nbthread 1  # each has sessions of its own
 defaults
     log global
     timeout connect 10s

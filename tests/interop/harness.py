@@ -25,7 +25,7 @@ import trio
 
 from tests.helpers import NAME
 from tests.peers import running
-from tests.programs import LIMIT, Output, until_it_accepts
+from tests.programs import LIMIT, Output, connect_to, until_it_accepts
 from trio_tlsbio import TLSError, TruncationError
 
 TLS12 = ssl.TLSVersion.TLSv1_2
@@ -112,14 +112,18 @@ class Program:
     def __attrs_post_init__(self) -> None:
         self.end = self._end_by_itself
 
-    async def say(self, data: bytes) -> None:
-        """Write to its standard input."""
+    @property
+    def stdin(self) -> trio.abc.SendStream:
+        """Its standard input."""
         assert self.process.stdin is not None
-        await self.process.stdin.send_all(data)
+        return self.process.stdin
 
     async def _end_by_itself(self) -> None:
-        assert self.process.stdin is not None
-        await self.process.stdin.aclose()
+        await self.stdin.aclose()
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, and see that it has ended well."""
         with trio.fail_after(LIMIT):
             code = await self.process.wait()
         assert code == 0, f"it ended with {code}: {self.output}"
@@ -132,14 +136,8 @@ class Program:
 @asynccontextmanager
 async def program(*argv: object, port: int = 0, **options: Any) -> AsyncIterator[Program]:
     """Run a program; one that is to listen on ``port``, once it accepts connections there."""
-    async with running(
-        *argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        **options,
-    ) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    async with running(*argv, start_new_session=True, **(pipes | options)) as process:
         assert process.stdout is not None
         output = Output()
         async with trio.open_nursery() as nursery:
@@ -147,7 +145,11 @@ async def program(*argv: object, port: int = 0, **options: Any) -> AsyncIterator
             if port:
                 with trio.fail_after(LIMIT):
                     await until_it_accepts(process, port, partial(str, output))
-            yield Program(process, output, port)
+            try:
+                yield Program(process, output, port)
+            except BaseException:
+                print(f"{argv[0]} said: {output}")  # which pytest shows if the test fails
+                raise
             nursery.cancel_scope.cancel()
 
 
@@ -159,22 +161,21 @@ async def proxy(
 
     What it is asked there, and answers, counts as its output. Killed, it takes its port with it.
     """
-    async with program(*argv, port=port) as client:
+    async with program(*argv) as client, trio.open_nursery() as nursery:
+        # Nobody looks first whether it listens: it would connect for that, too.
+        connect = partial(connect_to, client.process, port, partial(str, client.output))
         if terms.resumes:
-            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            async with await connect() as stream:
                 await stream.send_all(speech.question)
-                await _hear(stream, client.output, speech.word)
-        async with (
-            trio.open_nursery() as nursery,
-            await trio.open_tcp_stream("127.0.0.1", port) as stream,
-        ):
+                await _hear(stream, Output(), speech.word)
+        async with await connect() as stream:
             await stream.send_all(speech.question)
             if terms.ends_first:
                 await stream.send_eof()
             nursery.start_soon(_hear, stream, client.output)
             client.end = stream.aclose
             yield client
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def _hear(stream: trio.SocketStream, output: Output, word: bytes = b"") -> None:
@@ -296,6 +297,9 @@ class Client:
 
     run: Callable[[ClientTerms], AbstractAsyncContextManager[Program]]
     speech: Speech
+    waits_for_our_end: bool = False
+    """Whether it ends its side only after our close_notify."""
+
     words: Words = attrs.field(factory=dict)
     cannot: Reasons = attrs.field(factory=dict)
 

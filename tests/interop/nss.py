@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     load_pem_private_key,
-    pkcs12,
 )
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 from cryptography.x509 import load_pem_x509_certificate
 
+from tests.helpers import NAME
 from tests.programs import free_port
 
 from .harness import (
+    CLIENT,
     HTTP,
     LINES,
     OTHER_NAME,
     TLS12,
     TLS13,
+    Aspect,
     Client,
     ClientTerms,
     Files,
@@ -31,45 +38,43 @@ from .harness import (
     Stack,
     program,
     run,
-    version_of,
 )
 
 VERSION = {TLS12: "tls1.2:tls1.2", TLS13: "tls1.3:tls1.3"}
 
-PASSWORD = b"secret"
+PASSWORD = "secret"
 
 
-async def make_database(files: Files, *pems: Path) -> str:
-    """Make a database of certificates, trusting the authority; each has its file's name there."""
-    directory = files.directory / "nss"
-    directory.mkdir()
-    database = f"sql:{directory}"
+async def make_database(files: Files, pems: dict[str, Path]) -> str:
+    """Make a database that trusts the authority, and has keys and certificates by their names."""
+    database = f"sql:{tempfile.mkdtemp(dir=files.directory)}"
     await run("certutil", "-N", "-d", database, "--empty-password")
     await run("certutil", "-A", "-d", database, "-n", "ca", "-t", "CT,C,C", "-a", "-i", files.ca)
-    for pem in pems:
+    for name, pem in pems.items():
         path = pem.with_suffix(".p12")
-        data = pem.read_bytes()
-        path.write_bytes(
-            pkcs12.serialize_key_and_certificates(
-                pem.stem.encode(),
-                load_pem_private_key(data, None),  # type: ignore[arg-type]
-                load_pem_x509_certificate(data),
-                None,
-                BestAvailableEncryption(PASSWORD),
-            )
-        )
-        await run("pk12util", "-i", path, "-d", database, "-W", PASSWORD.decode())
+        path.write_bytes(as_pkcs12(name, pem.read_bytes()))
+        await run("pk12util", "-i", path, "-d", database, "-W", PASSWORD)
     return database
+
+
+def as_pkcs12(name: str, pem: bytes) -> bytes:
+    """What pk12util can import."""
+    key = load_pem_private_key(pem, None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    certificate = load_pem_x509_certificate(pem)
+    encryption = BestAvailableEncryption(PASSWORD.encode())
+    return serialize_key_and_certificates(name.encode(), key, certificate, None, encryption)
 
 
 @asynccontextmanager
 async def selfserv(terms: ServerTerms) -> AsyncIterator[Program]:
     files = terms.files
     port = free_port()
-    database = await make_database(files, files.server, files.other)
+    # It finds the certificate for a name by the name that this has in the database.
+    database = await make_database(files, {NAME: files.server, OTHER_NAME: files.other})
     argv: list[object] = [
         *("selfserv", "-d", database, "-p", port, "-V", VERSION[terms.version]),
-        *("-n", files.server.stem, "-a", OTHER_NAME, "-u", "-Q", "-v"),
+        *("-n", NAME, "-a", NAME, "-a", OTHER_NAME, "-u", "-Q", "-v"),
     ]
     if terms.asks_certificate:
         argv += ["-r", "-r"]
@@ -80,30 +85,51 @@ async def selfserv(terms: ServerTerms) -> AsyncIterator[Program]:
 @asynccontextmanager
 async def tstclnt(terms: ClientTerms) -> AsyncIterator[Program]:
     files = terms.files
-    database = await make_database(files, files.client)
+    # If it is asked for a certificate, and has any, it shows that.
+    certificates = {CLIENT: files.client} if terms.has_certificate else {}
+    database = await make_database(files, certificates)
     argv: list[object] = [
         *("tstclnt", "-d", database, "-h", "127.0.0.1", "-p", terms.port, "-a", terms.name),
         *("-V", VERSION[terms.version], "-u", "-v"),
     ]
     if terms.has_certificate:
-        argv += ["-n", files.client.stem]
+        argv += ["-n", CLIENT]
     if terms.resumes:
         argv += ["-L", 2]
-    async with program(*argv) as client:
-        await client.say(LINES.question)
+    question = files.directory / "question"
+    question.write_bytes(LINES.question)
+    async with program(*argv, "-A", question) as client:
+        client.end = client.ended
         yield client
+
+
+def version() -> str | None:
+    """What the library says; its programs don't."""
+    if shutil.which("tstclnt") is None:
+        return None
+    get_version = ctypes.CDLL("libnss3.so").NSS_GetVersion
+    get_version.restype = ctypes.c_char_p
+    said: bytes = get_version()
+    return said.decode()
 
 
 STACK = Stack(
     name="NSS",
     needs="NSS's selfserv, tstclnt, certutil or pk12util",
-    version=version_of("certutil", "-H", pattern=r"(c)"),
+    version=version,
     server=Server(
         run=selfserv,
         speech=attrs.evolve(HTTP, answer=b"HTTP/1.0 200 OK"),
+        refusals={TLS12: "bad_certificate", TLS13: "certificate_required"},
     ),
     client=Client(
         run=tstclnt,
         speech=LINES,
+        waits_for_our_end=True,
+        words={Aspect.RESUMED: b"1 stateless resumes"},
+        cannot={
+            Aspect.ALPN: "tstclnt offers no protocol",
+            Aspect.HALF_CLOSE: "tstclnt never ends first",
+        },
     ),
 )

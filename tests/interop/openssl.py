@@ -57,12 +57,12 @@ async def s_client(terms: ClientTerms) -> AsyncIterator[Program]:
     session = files.directory / "session.pem"
     if terms.resumes:
         async with program(*argv, "-sess_out", session) as client:
-            await client.say(LINES.question)
+            await client.stdin.send_all(LINES.question)
             await client.output.wait_for(LINES.word)
             await client.end()
         argv += ["-sess_in", session]
     async with program(*argv) as client:
-        await client.say(LINES.question)
+        await client.stdin.send_all(LINES.question)
         yield client
 
 

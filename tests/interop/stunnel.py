@@ -14,6 +14,7 @@ from tests.programs import NGINX_VERSIONS, free_port
 from .harness import (
     LINES,
     OTHER_NAME,
+    Aspect,
     Client,
     ClientTerms,
     Program,
@@ -115,9 +116,11 @@ STACK = Stack(
     server=Server(
         run=server,
         speech=LINES,
+        cannot={Aspect.ALPN: "it has no option for it"},
     ),
     client=Client(
         run=client,
         speech=LINES,
+        cannot={Aspect.ALPN: "it has no option for it"},
     ),
 )

@@ -36,11 +36,11 @@ from .harness import (
     OTHER_NAME,
     Aspect,
     Case,
+    Client,
     ClientTerms,
     Files,
     Program,
     Side,
-    Speech,
     is_cut,
 )
 from .stacks import with_each
@@ -63,7 +63,7 @@ class Connection:
 class OurServer:
     """Our server, and what it has seen."""
 
-    speech: Speech
+    client: Client
     is_silent: bool
     answers_at_the_end: bool
     port: int = 0
@@ -83,7 +83,7 @@ class OurServer:
         connection = Connection(stream.handshake)
         try:
             question = b""
-            while self.speech.end not in question:
+            while self.client.speech.end not in question:
                 part = await stream.receive_some()
                 if not part:
                     return  # it only wanted a session
@@ -93,11 +93,13 @@ class OurServer:
             async with self._more:
                 self._more.notify_all()
             if not self.is_silent and not self.answers_at_the_end:
-                await stream.send_all(self.speech.answer)
+                await stream.send_all(self.client.speech.answer)
+                if self.client.waits_for_our_end:
+                    await stream.send_eof()
             async for _ in stream:
                 pass
             if self.answers_at_the_end:
-                await stream.send_all(self.speech.answer)
+                await stream.send_all(self.client.speech.answer)
             await stream.aclose()
         except TLSError as exc:
             connection.error = exc
@@ -130,7 +132,7 @@ async def serving(
     is_silent: bool = False,
     answers_at_the_end: bool = False,
 ) -> AsyncIterator[OurServer]:
-    server = OurServer(case.client.speech, is_silent, answers_at_the_end)
+    server = OurServer(case.client, is_silent, answers_at_the_end)
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
             serve = partial(
@@ -164,6 +166,8 @@ async def asking(
         yield client
         await client.output.wait_for(case.client.speech.word)
         await client.end()
+        for connection in server.connections:
+            await connection.has_ended.wait()
         await client.output.wait_for(case.word)
 
 
@@ -237,9 +241,7 @@ async def test_truncation_and_clean_close(
     async with serving(case, context) as server:
         async with asking(case, files, server):
             pass
-        connection = await server.connection(0)
-        await connection.has_ended.wait()
-        assert connection.error is None
+        assert server.connections[0].error is None
     async with serving(case, context, is_silent=True) as server:
         terms = ClientTerms(version=case.version, files=files, port=server.port)
         async with case.client.run(terms) as client:

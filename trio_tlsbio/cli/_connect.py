@@ -23,6 +23,7 @@ from trio_tlsbio import (
     TruncationError,
     start_tls,
 )
+from trio_tlsbio._contexts import make_default_context
 from trio_tlsbio.testing import RecordedStream
 
 from ._converse import Conversation
@@ -203,7 +204,7 @@ def add_parser(commands: Commands) -> None:
 def _context_for(options: argparse.Namespace) -> ssl.SSLContext:
     """Make the context that the options ask for."""
     try:
-        context = ssl.create_default_context(cafile=options.cafile)
+        context = make_default_context(cafile=options.cafile)
     except OSError as exc:
         unusable("--cafile", options.cafile, "certificate", exc)
     if options.insecure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -286,7 +287,9 @@ def _key_of(der: bytes) -> KeyFacts | None:
     except ImportError:
         return None
     try:
-        key = x509.load_der_x509_certificate(der).public_key()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it will not accept any more one day
+            key = x509.load_der_x509_certificate(der).public_key()
     except Exception:  # it is stricter than OpenSSL, and has many errors
         return None
     match key:

@@ -332,7 +332,9 @@ class _Conversation:
             answer.close()
 
     async def _send(self, answer: Answer, *, close: bool, without_body: bool = False) -> None:
-        headers = [("Date", formatdate(usegmt=True)), *answer.headers]
+        # A file is what its name says: a text that looks like HTML is no page of this site.
+        as_told = ("X-Content-Type-Options", "nosniff")
+        headers = [("Date", formatdate(usegmt=True)), as_told, *answer.headers]
         if answer.status is not HTTPStatus.NOT_MODIFIED:
             headers.append(("Content-Length", str(answer.length)))
         if close:

@@ -88,6 +88,8 @@ def unusable(option: str, path: str, expected: str, exc: OSError) -> NoReturn:
         why = exc.strerror or str(exc)
     elif exc.reason == "KEY_VALUES_MISMATCH":
         why = "the private key belongs to another certificate"
+    elif exc.reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"}:
+        why = "a key, or the hash of a signature, is too weak for OpenSSL's security level"
     else:
         why = f"no {expected} in PEM form was found"
     usage_error(f"{option} {path}: {why}")

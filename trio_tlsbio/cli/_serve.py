@@ -8,8 +8,9 @@ import math
 import signal
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,6 +32,7 @@ from trio_tlsbio import (
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
+from trio_tlsbio._contexts import make_default_context
 
 from ._options import (
     Commands,
@@ -56,6 +58,13 @@ _Equip: TypeAlias = Callable[[ssl.SSLContext], object]
 # How long a client of the echo may say nothing, and how long it may take to read, in seconds.
 _IDLE_TIMEOUT = 300.0
 _SEND_TIMEOUT = 60.0
+
+# How long a throw-away certificate is valid, and how long it was already, for clocks that are slow.
+_CERTIFICATE_LASTS = timedelta(days=90)
+_SLOW_CLOCKS = timedelta(days=1)
+
+# How long the keys of session tickets are in use, in seconds: RFC 9325 section 3.4.
+_TICKET_KEYS_LAST = 24 * 60 * 60.0
 
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([_RELOAD] if _RELOAD is not None else [])]
@@ -259,7 +268,7 @@ def _load(options: argparse.Namespace, context: ssl.SSLContext) -> None:
 
 
 def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = make_default_context(ssl.Purpose.CLIENT_AUTH)
     equip(context)
     if options.client_ca is not None:
         try:
@@ -275,24 +284,35 @@ def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
     return context
 
 
+def _names(host: str) -> Sequence[str]:
+    return list(dict.fromkeys(["localhost", "127.0.0.1", "::1", host]))
+
+
 @contextmanager
-def _throw_away_certificate(host: str) -> Generator[tuple[_Equip, Path]]:
-    """Make a CA, and a certificate by it. Its own certificate is in a file for this long."""
+def _throw_away_certificates(host: str) -> Generator[tuple[_Equip, Path]]:
+    """Make a CA, which makes a certificate for each context. Its own is in a file for this long."""
     try:
         import trustme  # noqa: PLC0415  # an extra
     except ImportError as exc:
         _missing("trustme", "serving without --cert", exc)
     ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
-    names = dict.fromkeys(["localhost", "127.0.0.1", "::1", host])
-    try:
-        certificate = ca.issue_cert(*names, organization_name="trio-tlsbio serve")
-    except ValueError:
-        usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
-    _tell(("certificate", f"throw-away, for {', '.join(names)}"))
+
+    def equip(context: ssl.SSLContext) -> None:
+        now = datetime.now(UTC)
+        try:
+            ca.issue_cert(
+                *_names(host),
+                organization_name="trio-tlsbio serve",
+                not_before=now - _SLOW_CLOCKS,
+                not_after=now + _CERTIFICATE_LASTS,
+            ).configure_cert(context)
+        except ValueError:
+            usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
+
     with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
         path = Path(folder, "ca.pem")
         ca.cert_pem.write_to_path(path)
-        yield certificate.configure_cert, path
+        yield equip, path
 
 
 def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> None:
@@ -306,7 +326,11 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
         line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
     else:
         line = f"curl --cacert {ca_file}{client} https://{where}/"
-    _tell(("its issuer", f"{ca_file}"), ("try it with", line))
+    _tell(
+        ("certificate", f"throw-away, for {', '.join(_names(options.host))}"),
+        ("its issuer", f"{ca_file}"),
+        ("try it with", line),
+    )
 
 
 ################################################################
@@ -364,6 +388,12 @@ def _leave_it(_stream: TLSStream[trio.SocketStream], _exc: Exception) -> None:
     """Let the server go on: what has ended a connection, its monitor tells."""
 
 
+async def _renew_ticket_keys(context: ReloadingContext) -> None:
+    while True:
+        await trio.sleep(_TICKET_KEYS_LAST)
+        context.reload()  # a new context has new keys
+
+
 @attrs.frozen
 class _Server:
     """A server that signals control."""
@@ -382,6 +412,7 @@ class _Server:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals)
+                nursery.start_soon(_renew_ticket_keys, self._context)
                 with self._serving:
                     await serve_tls_listeners(
                         handler,
@@ -425,7 +456,7 @@ async def _serve(options: argparse.Namespace) -> Status:
         equip: _Equip = partial(_load, options)
         ca_file: Path | None = None
         if options.cert is None:
-            equip, ca_file = stack.enter_context(_throw_away_certificate(options.host))
+            equip, ca_file = stack.enter_context(_throw_away_certificates(options.host))
         files = (options.cert, options.key, options.client_ca)
         context = ReloadingContext(
             partial(_make_context, options, equip),

@@ -154,8 +154,8 @@ class Dialogue:
 
     _steps: _Steps
     _ask: _Ask = attrs.field(factory=_Ask, init=False)
-    _to_send: bytearray = attrs.field(factory=bytearray, init=False)
-    _buffer: bytearray = attrs.field(factory=bytearray, init=False)
+    _to_send: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+    _buffer: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _received: int = attrs.field(default=0, init=False)
     #: Whether TLS may begin.
     is_done: bool = attrs.field(default=False, init=False)

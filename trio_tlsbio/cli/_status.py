@@ -96,7 +96,7 @@ def hint_for(exc: BaseException) -> str | None:
     match exc:
         case CertificateError(verify_code=62 | 64):  # it is for another name, or address
             return "--servername NAME asks for another name, and checks that one"
-        case CertificateError(verify_code=18 | 19 | 20 | 21):  # its issuer is not trusted
+        case CertificateError(verify_code=2 | 18 | 19 | 20 | 21):  # its issuer is not trusted
             return "--cafile FILE trusts the issuers in FILE, --insecure checks nothing"
         case PeerAlertError(alert="certificate_required" | "handshake_failure"):
             return "--cert FILE and --key FILE present a client certificate"

@@ -1,0 +1,255 @@
+"""Targets of what reads bytes of a peer beside the core."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import h11
+
+from trio_tlsbio._records import HEADER_BYTES, RECORD_BYTES, Records
+from trio_tlsbio.cli._http import Part, Site
+from trio_tlsbio.cli._starttls import PORTS, Dialogue
+from trio_tlsbio.cli._status import Failure
+from trio_tlsbio.testing import Conversation, Direction, Passage, flights_of, records_of
+
+from ._input import Input, as_buffer
+from ._setup import CLIENTS, SERVERS, VERSIONS, Handshake
+
+__all__ = ["fuzz_files", "fuzz_recording", "fuzz_records", "fuzz_starttls"]
+
+################################################################
+# Records
+################################################################
+
+_MOST_BYTES = HEADER_BYTES + RECORD_BYTES + 2048
+
+
+def _record(source: Input) -> bytes:
+    """A record, of a right length or not, or no record at all."""
+    kind = source.byte()
+    if kind >= 240:
+        return source.block()
+    size = source.size() if kind < 120 else source.word()
+    header = bytes([20 + kind % 6, 3, kind % 5]) + size.to_bytes(2, "big")
+    return header + bytes(size if kind % 16 else size // 2)
+
+
+def fuzz_records(data: bytes) -> None:
+    """The queue gives out what was put in, cut between records."""
+    source = Input(data)
+    queue = Records()
+    model = b""  # what is in it
+    while source:
+        what = source.byte() % 8
+        if what < 3:
+            piece = _record(source)
+            queue.feed(as_buffer(piece, what + source.byte()))
+            model += piece
+        elif what < 6:
+            piece = bytes(queue.take(single=what == 5))
+            assert model.startswith(piece)
+            assert len(piece) <= RECORD_BYTES + _MOST_BYTES
+            _check_cut(model, piece, is_single=what == 5)
+            model = model[len(piece) :]
+        elif what == 6:
+            piece = _record(source)
+            queue.put_back(piece)
+            model = piece + model
+        else:
+            assert queue.take_all() == model
+            model = b""
+        assert queue.waiting == len(model)
+    assert queue.take_all() == model
+    assert not queue.waiting
+    assert not queue.take()
+
+
+def _check_cut(model: bytes, piece: bytes, *, is_single: bool) -> None:
+    """See that ``piece`` ends where a record ends, unless there is something that is none."""
+    at = 0
+    for number in range(len(model)):
+        header = model[at : at + HEADER_BYTES]
+        size = HEADER_BYTES + int.from_bytes(header[3:5], "big")
+        if len(header) < HEADER_BYTES:
+            break
+        if header[0] not in range(20, 25) or header[1] != 3 or size > _MOST_BYTES:
+            return  # OpenSSL is to see that it is none
+        if at + size > len(model):
+            break
+        assert not (is_single and number), "more than a single record"
+        at += size
+        if at >= len(piece):
+            break
+    assert len(piece) == at, "a record that is whole is not given out, or one that is not"
+
+
+################################################################
+# Recordings
+################################################################
+
+
+@cache
+def _flights() -> tuple[bytes, ...]:
+    """What real handshakes consist of."""
+    return tuple(
+        flight
+        for version in VERSIONS
+        for name in (CLIENTS[0], SERVERS[0])
+        for flight in Handshake.of(name, version).flights
+    )
+
+
+def fuzz_recording(data: bytes) -> None:
+    """Any bytes in both directions are told of as records, to the last byte that is whole."""
+    source = Input(data)
+    conversation = Conversation(1 << source.byte() % 24, start=0.0)
+    passages: list[Passage] = []
+    while source:
+        what = source.byte()
+        direction = Direction.SENT if what % 2 else Direction.RECEIVED
+        if what % 8 < 4:
+            piece = source.block()
+        elif what % 8 < 6:
+            piece = source.choice(_flights())[source.word() :][: source.word()]
+        else:
+            piece = source.choice(_flights())
+        passages.append(Passage(float(len(passages)), direction, piece))
+    records = records_of(passages)
+    for direction in Direction:
+        passed = sum(len(each.data) for each in passages if each.direction is direction)
+        told = sum(each.size for each in records if each.direction is direction)
+        assert passed - _MOST_BYTES <= told <= passed
+    for record in records:
+        assert record.content_type in _CONTENT_TYPES
+        assert not (record.messages and record.is_encrypted)
+        assert str(record).isprintable()
+    assert [each.time for each in records] == sorted(each.time for each in records)
+    flights = flights_of(records)
+    assert tuple(record for flight in flights for record in flight.records) == records
+    for before, after in itertools.pairwise(flights):
+        assert before.direction is not after.direction
+        assert before.duration >= 0
+    assert conversation.records == ()
+
+
+_CONTENT_TYPES = {
+    *("change_cipher_spec", "alert", "handshake", "application_data", "heartbeat"),
+    "unknown",
+}
+
+################################################################
+# STARTTLS
+################################################################
+
+_ANSWERS = (
+    *(b"220 hello\r\n", b"220-hello\r\n", b"250 STARTTLS\r\n", b"250-STARTTLS\r\n", b"250 x\r\n"),
+    *(b"* OK hello\r\n", b"* CAPABILITY IMAP4rev1 STARTTLS\r\n", b"a1 OK\r\n", b"a2 OK\r\n"),
+    *(b"* PREAUTH\r\n", b"+OK\r\n", b"STLS\r\n", b".\r\n", b"-ERR\r\n", b"S", b"N", b"\r\n"),
+)
+
+
+def fuzz_starttls(data: bytes) -> None:
+    """A dialogue ends, in TLS or in words, whatever the server says."""
+    source = Input(data)
+    protocol = source.choice(tuple(PORTS))
+    dialogue = Dialogue.of(protocol, "::1" if source.byte() % 2 else "127.0.0.1")
+    sent = dialogue.data_to_send()
+    fed = b""
+    try:
+        while source:
+            kind = source.byte()
+            if kind < 128:
+                piece = _ANSWERS[kind % len(_ANSWERS)]
+            elif kind < 250:
+                piece = source.block()
+            else:
+                piece = source.block() * (source.byte() + 1)
+            was_done = dialogue.is_done
+            dialogue.feed(as_buffer(piece, source.byte() % 2))  # type: ignore[arg-type]
+            fed += piece
+            assert piece, "an end was not told of"
+            answer = dialogue.data_to_send()
+            sent += answer
+            assert not (was_done and answer)
+            assert fed.endswith(dialogue.buffered)
+            assert dialogue.is_done or len(fed) <= 64 * 1024
+    except Failure as exc:
+        words = str(exc).strip()
+        assert words, "a failure without words"
+    assert len(sent) < 200
+    assert all(len(line) < 100 for line in sent.split(b"\r\n"))
+    if dialogue.is_done and protocol != "postgres":
+        assert b"STARTTLS" in sent or b"STLS" in sent
+
+
+################################################################
+# Files over HTTP
+################################################################
+
+_INSIDE = b"to be seen"
+_OUTSIDE = b"not to be seen"
+
+
+@cache
+def _site() -> tuple[Site, tempfile.TemporaryDirectory[str]]:
+    """Files to serve, beside some that must not be."""
+    folder = tempfile.TemporaryDirectory(prefix="trio-tlsbio-fuzz-")
+    root = Path(folder.name).resolve()
+    for path in ("site/a.txt", "site/folder/index.html", "site/plain/x y", "site-2/a.txt", "b"):
+        file = root / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(_INSIDE if path.startswith("site/") else _OUTSIDE)
+        os.utime(file, (10**9, 10**9))
+    (root / "site/out").symlink_to(root / "b")
+    (root / "site/up").symlink_to(root)
+    return Site(root / "site"), folder
+
+
+_TARGETS = (
+    *(b"/", b"/a.txt", b"/folder/", b"/folder", b"/plain/", b"/out", b"/up/b", b"/plain/x%20y"),
+    *(b"/../b", b"/%2e%2e/b", b"//", b"http://x/a.txt", b"/up/site-2/a.txt", b"/a.txt/", b"*"),
+)
+_HEADERS = (b"Range: bytes=", b"If-None-Match: ", b"If-Modified-Since: ", b"If-Range: ")
+
+
+def fuzz_files(data: bytes) -> None:
+    """Any request gets an answer, and no file from outside of the directory."""
+    source = Input(data)
+    method = source.choice((b"GET", b"GET", b"GET", b"HEAD", b"POST"))
+    target = source.choice(_TARGETS) if source.byte() % 2 else b"/"
+    head = method + b" " + target + source.block() + b" HTTP/1.1\r\nHost: x\r\n"
+    for _ in range(source.byte() % 4):
+        head += source.choice(_HEADERS) + source.block() + b"\r\n"
+    http = h11.Connection(h11.SERVER)
+    http.receive_data(head + b"\r\n")
+    try:
+        request = http.next_event()
+    except h11.RemoteProtocolError:
+        return
+    if not isinstance(request, h11.Request):
+        return
+    asked = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
+    site, _ = _site()
+    answer = site.answer(request.method.decode("ascii"), request.target.decode("ascii"), asked)
+    try:
+        assert answer.status in {200, 206, 301, 304, 400, 404, 405, 416}
+        if isinstance(answer.body, Part):
+            span = answer.body.span
+            assert answer.body.file.read() == _INSIDE, "it leads out"
+            assert 0 <= span.start <= span.stop <= len(_INSIDE)
+            assert answer.length == len(span)
+        else:
+            assert _OUTSIDE not in answer.body
+            assert b"site-2" not in answer.body or answer.status != 200
+        h11.Response(status_code=answer.status, headers=list(answer.headers))
+        for name, value in answer.headers:
+            assert (name + value).isprintable()
+            if name == "Location":
+                assert value.startswith("/")
+                assert not value.startswith("//")
+    finally:
+        answer.close()

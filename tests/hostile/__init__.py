@@ -1,0 +1,1 @@
+"""Peers that say whatever they like, before, in and after a handshake that is real."""

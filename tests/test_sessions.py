@@ -167,6 +167,24 @@ def test_tickets_are_collected_from_any_chunks(
     assert len(client.new_sessions()) == 2
 
 
+def test_tickets_are_collected_from_records_that_come_one_by_one(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    client = TLSConnection(client_context_for(ca), server_hostname=NAME, collect_sessions=True)
+    server = TLSConnection(server_context_for(server_cert), server_side=True)
+    for _ in range(3):
+        transfer(client, server)
+        server.do_handshake()
+        flight = server.data_to_send()
+        while flight:
+            size = 5 + int.from_bytes(flight[3:5], "big")
+            client.feed(flight[:size])
+            flight = flight[size:]
+            client.receive()
+    assert client.receive() is None
+    assert len(client.new_sessions()) == 2
+
+
 def test_a_connection_that_does_not_collect_has_none_to_take(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

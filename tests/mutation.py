@@ -1,8 +1,8 @@
 """The mutation check: small changes of the library, each of which a test should notice.
 
-``python tests/mutation.py _records _states`` judges the mutants of these modules with Cosmic Ray, in
-a copy of the tree, and prints those that no test noticed. What is tried, and with which tests, is
-in mutation.toml; see docs/mutation.rst. Run again with the same ``--work``, it goes on where it was.
+``python tests/mutation.py _records --work FOLDER`` judges the mutants of a module with Cosmic Ray,
+in a copy of the tree, and prints those that no test noticed. What is tried, and with which tests,
+is in mutation.toml; see docs/mutation.rst. Run again with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from cosmic_ray.operators.operator import Example, Operator
 from cosmic_ray.work_db import WorkDB
 from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 from parso.python.tree import Keyword
-from pytest import ExitCode
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +46,8 @@ _NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 
 # What a mutant may take at most, in bytes, lest one that never ends takes all.
 _MOST_MEMORY = 2 * 1024**3
+
+_PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 
 # How long any run of tests may take, in seconds.
 _LONGEST = 600
@@ -72,7 +73,7 @@ _IMPORTS = [
 ]
 
 
-class RemoveStatement(Operator):
+class RemoveStatement(Operator):  # type: ignore[misc]
     """Leaves out a call, a raise, a bare return, or an assignment to an attribute."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -110,7 +111,7 @@ def _is_removable(statement: Any) -> bool:
     return False
 
 
-class StopSuppressing(Operator):
+class StopSuppressing(Operator):  # type: ignore[misc]
     """Lets pass what ``suppress(...)`` would have kept."""
 
     def mutation_positions(self, node: Any) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -153,8 +154,9 @@ class Survey:
         self._seconds[item.nodeid] = time.process_time() - began
         return result
 
-    def pytest_sessionstart(self) -> None:
-        self._coverage.start()
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_load_initial_conftests(self) -> None:
+        self._coverage.start()  # before anything imports the module
 
     def pytest_sessionfinish(self) -> None:
         self._coverage.stop()
@@ -244,7 +246,10 @@ def tests_pass(files: Sequence[str], plugin: object, limit: float) -> bool:
         if time.monotonic() > began + _LONGEST:
             os.killpg(pid, signal.SIGKILL)
         time.sleep(0.02)
-    return os.waitstatus_to_exitcode(ended[1]) in {ExitCode.OK, ExitCode.NO_TESTS_COLLECTED}
+    return os.waitstatus_to_exitcode(ended[1]) in {
+        pytest.ExitCode.OK,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    }
 
 
 def _run_tests(files: Sequence[str], plugin: object, limit: float) -> NoReturn:

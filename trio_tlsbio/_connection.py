@@ -414,7 +414,7 @@ class TLSConnection:
                 raise ValueError("max_bytes must be >= 1")
         if self.wants_data:
             return None
-        # What is sent behind the handshake may fail already: data that came before that is returned.
+        # What follows the handshake may have failed already: data that came before are returned.
         if not self._shake_hands_to_the_end():
             return None
         if self._plaintext:

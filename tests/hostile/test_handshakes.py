@@ -38,7 +38,9 @@ Say: TypeAlias = Callable[[HostilePeer, Sequence[bytes]], bytes]
 
 CCS = record(CHANGE_CIPHER_SPEC, b"\x01")
 TOO_LARGE = Ends(
-    "the peer sent a handshake message that is longer than OpenSSL allows", "illegal_parameter"
+    "the peer sent a handshake message that is longer than OpenSSL allows"
+    " (100 KiB for its certificates)",
+    "illegal_parameter",
 )
 UNEXPECTED = Ends(NO_MESSAGE, "unexpected_message")
 MALFORMED = Ends("the peer sent a malformed handshake message", "illegal_parameter")

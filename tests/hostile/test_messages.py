@@ -36,7 +36,9 @@ from .records import (
 
 UNEXPECTED = Ends(NO_MESSAGE, "unexpected_message")
 TOO_LARGE = Ends(
-    "the peer sent a handshake message that is longer than OpenSSL allows", "illegal_parameter"
+    "the peer sent a handshake message that is longer than OpenSSL allows"
+    " (100 KiB for its certificates)",
+    "illegal_parameter",
 )
 REQUEST = handshake(CERTIFICATE_REQUEST, b"\0" + bytes.fromhex("0008 000d 0004 0002 0403"))
 

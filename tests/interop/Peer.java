@@ -65,14 +65,9 @@ public class Peer {
         char[] password = TERMS.get("password").toCharArray();
         KeyStore pairs = KeyStore.getInstance("PKCS12");
         pairs.load(null, null);
-        for (String key : List.of("certificate", "other_certificate")) {
-            if (!TERMS.getOrDefault(key, "").isEmpty()) {
-                KeyStore pair = KeyStore.getInstance(Path.of(TERMS.get(key)).toFile(), password);
-                String alias = pair.aliases().nextElement();
-                pairs.setKeyEntry(key, pair.getKey(alias, password), password, pair.getCertificateChain(alias));
-            }
+        if (!TERMS.get("certificate").isEmpty()) {
+            pairs = KeyStore.getInstance(Path.of(TERMS.get("certificate")).toFile(), password);
         }
-        // Chooses a server's certificate by the name that the client asks for.
         KeyManagerFactory keys = KeyManagerFactory.getInstance("NewSunX509");
         keys.init(pairs, password);
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import scripted
 from .formats import PASSWORD, pkcs12
-from .harness import Aspect, Stack, run, version_of
+from .harness import VERSIONS, Aspect, Stack, run, version_of
 
 _DIRECTORY = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
@@ -48,6 +48,16 @@ STACK = Stack(
     name="Java",
     needs="the JDK with java and javac",
     version=version_of("javac", "-version", pattern=r"javac (\S+)"),
-    server=scripted.server(_java, encode=_arguments, words=_SERVER_WORDS),
+    server=scripted.server(
+        _java,
+        encode=_arguments,
+        words=_SERVER_WORDS,
+        # RFC 8446 has an alert for this, certificate_required, but it is not used in Java 17.
+        refusals=dict.fromkeys(VERSIONS, "bad_certificate"),
+        # sun.security.ssl.X509KeyManagerImpl: what lacks it counts as unfit, whatever its name.
+        cannot={
+            Aspect.SNI: "chooses an EC certificate by name only if its key usage has keyAgreement"
+        },
+    ),
     client=scripted.client(_java, encode=_arguments, words=_CLIENT_WORDS),
 )

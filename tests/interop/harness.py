@@ -335,7 +335,7 @@ class Stack:
 
 
 def version_of(*argv: str, pattern: str) -> Callable[[], str | None]:
-    """How a program tells its version: the first group of ``pattern`` in what it prints."""
+    """How a program tells its version: the groups of ``pattern`` in what it prints."""
 
     def version() -> str | None:
         if shutil.which(argv[0]) is None:
@@ -345,7 +345,7 @@ def version_of(*argv: str, pattern: str) -> Callable[[], str | None]:
         ).stdout
         found = re.search(pattern, said)
         assert found is not None, said
-        return found[1]
+        return ", ".join(found.groups())
 
     return version
 

@@ -87,6 +87,27 @@ def test_what_is_no_record_is_not_waited_for(header: bytes) -> None:
     assert data + queue.take_all() == header + b"more"
 
 
+@pytest.mark.parametrize("content_type", range(20, 25))
+def test_what_may_be_a_record_is_waited_for(content_type: int) -> None:
+    longest = bytes([content_type, 3, 3, *(RECORD_BYTES + 2048).to_bytes(2, "big")])
+    queue = Records()
+    queue.feed(longest)
+    assert queue.take() == b""
+    assert queue.waiting == 5
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"\x13\x03\x03\x00\x09", b"\x19\x03\x03\x00\x09", b"\x17\x03\x03\x48\x01"],
+    ids=["type below", "type above", "one byte too long"],
+)
+def test_what_is_all_but_a_record_is_not_waited_for(header: bytes) -> None:
+    queue = Records()
+    queue.feed(record(3) + header)
+    assert queue.take() == record(3) + header
+    assert queue.waiting == 0
+
+
 def test_small_records_are_taken_together() -> None:
     queue = Records()
     queue.feed(record(100) * 1000)

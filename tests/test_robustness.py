@@ -383,7 +383,6 @@ async def test_what_can_not_be_sent_any_more_keeps_nobody_busy(
         await both_handshakes(client, server)
         await server.send_all(b"tickets first")
         await client.receive_some()
-        await client.send_eof()
         await ours.send_eof()
         server.connection.verify_client_post_handshake()
         await server.send_all(b"")

@@ -6,8 +6,10 @@ import copy
 import pickle
 import ssl
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 
@@ -390,6 +392,27 @@ def test_lifetimes_are_honoured(sessions: list[TLSSession]) -> None:
     assert len(cache) == 0
 
 
+@pytest.mark.parametrize(
+    ("timeout", "hint", "single_use", "lifetime"),
+    [
+        (7200, 600, True, 600),
+        (300, 600, True, 300),
+        (300, 600, False, 300),
+        (7200, 600, False, 600),
+        (7200, 0, True, 0),  # not to be kept
+        (7200, 0, False, 7200),  # nothing is said
+        (10**7, 0, False, 604_800),
+        (10**7, 10**7, True, 604_800),
+    ],
+)
+def test_a_lifetime_is_the_shortest_that_counts(
+    sessions: list[TLSSession], timeout: int, hint: int, single_use: bool, lifetime: float
+) -> None:
+    ssl_session: Any = SimpleNamespace(timeout=timeout, ticket_lifetime_hint=hint)
+    session = attrs.evolve(sessions[0], single_use=single_use, ssl_session=ssl_session)
+    assert session.lifetime == lifetime
+
+
 def test_the_oldest_tickets_of_a_server_go_first(sessions: list[TLSSession]) -> None:
     context = sessions[0].ssl_context
     cache = SessionCache(tickets_per_server=2)
@@ -414,6 +437,19 @@ def test_the_server_that_was_not_used_for_longest_loses_its_tickets(
     assert len(cache) == 4
     assert cache.take(context, NAME, 2, now=0) is None
     assert cache.take(context, NAME, 1, now=0) is sessions[0]
+
+
+def test_a_cache_for_one(sessions: list[TLSSession]) -> None:
+    cache = SessionCache(1, tickets_per_server=1)
+    for port, session in enumerate(sessions):
+        cache.put(session, port, now=0)
+        assert repr(cache) == "<SessionCache of 1 sessions for 1 servers>"
+    assert cache.take(sessions[0].ssl_context, NAME, 5, now=0) is sessions[5]
+
+
+def test_statistics_begin_with_nothing() -> None:
+    assert set(attrs.astuple(SessionCache().statistics())) == {0}
+    assert set(attrs.astuple(SessionCacheStatistics())) == {0}
 
 
 def test_forgetting(sessions: list[TLSSession]) -> None:

@@ -415,7 +415,7 @@ class TLSConnection:
         if self.wants_data:
             return None
         # What follows the handshake may have failed already: data that came before are returned.
-        if not self._shake_hands_to_the_end():
+        if self._receive_state is _HANDSHAKE and not self._shake_hands_to_the_end():
             return None
         if self._plaintext:
             data = bytes(self._plaintext[:max_bytes])

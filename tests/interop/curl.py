@@ -40,7 +40,7 @@ async def curl(terms: ClientTerms) -> AsyncIterator[Program]:
 STACK = Stack(
     name="curl",
     needs="the program curl",
-    version=version_of("curl", "--version", pattern=r"curl (\S+ .*?(?:OpenSSL|GnuTLS)\S+)"),
+    version=version_of("curl", "--version", pattern=r"curl (\S+) .*? ((?:OpenSSL|GnuTLS)/\S+)"),
     client=Client(
         run=curl,
         speech=HTTP,

@@ -26,7 +26,6 @@ import trio
 from tests.helpers import NAME
 from tests.peers import running
 from tests.programs import LIMIT, Output, connect_to, until_it_accepts
-from trio_tlsbio import TLSError, TruncationError
 
 TLS12 = ssl.TLSVersion.TLSv1_2
 TLS13 = ssl.TLSVersion.TLSv1_3
@@ -197,15 +196,31 @@ async def run(*argv: object, **options: Any) -> bytes:
     return result.stdout
 
 
-def is_cut(error: Exception | None) -> bool:
-    """Whether a connection has ended without a close_notify.
+def _unread(transport: trio.SocketStream) -> int:
+    """What the other end has not read yet of a connection here, in bytes: see proc(5)."""
+    ours, theirs = transport.socket.getsockname()[1], transport.socket.getpeername()[1]
+    unread = 0
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            _, *addresses, _, queues, _ = line.split(maxsplit=5)
+            sent, received = (int(queue, 16) for queue in queues.split(":"))
+            match [int(address.rpartition(":")[2], 16) for address in addresses]:
+                case [local, remote] if (local, remote) == (ours, theirs):
+                    unread += sent
+                case [local, remote] if (local, remote) == (theirs, ours):
+                    unread += received
+    return unread
 
-    The kernel of a program that was killed ends the connection with RST, not FIN, if there is data
-    that the program has not read yet, a session ticket perhaps. That is no end either.
+
+async def until_all_is_read(transport: trio.SocketStream) -> None:
+    """Wait until the program at the other end of a connection has read all that was sent to it.
+
+    If there is something left when it is killed, a session ticket perhaps, its kernel ends the
+    connection with RST, which everybody takes for an error. Otherwise it ends it with FIN, as for a
+    program that has closed it, and only TLS can tell the difference.
     """
-    return isinstance(error, TruncationError) or (
-        isinstance(error, TLSError) and error.error_type == "connection_reset"
-    )
+    while _unread(transport):  # noqa: ASYNC110  # the kernel tells nobody
+        await trio.sleep(0.01)
 
 
 ################################################################
@@ -320,7 +335,7 @@ class Stack:
 
 
 def version_of(*argv: str, pattern: str) -> Callable[[], str | None]:
-    """How a program tells its version: the first group of ``pattern`` in what it prints."""
+    """How a program tells its version: the groups of ``pattern`` in what it prints."""
 
     def version() -> str | None:
         if shutil.which(argv[0]) is None:
@@ -330,7 +345,7 @@ def version_of(*argv: str, pattern: str) -> Callable[[], str | None]:
         ).stdout
         found = re.search(pattern, said)
         assert found is not None, said
-        return found[1]
+        return ", ".join(found.groups())
 
     return version
 

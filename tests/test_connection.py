@@ -512,6 +512,16 @@ def test_the_first_error_is_remembered_on_both_sides(connected: Pair) -> None:
     server.feed(b"whatever")  # never raises for what the peer sent
 
 
+def test_what_is_wanted_is_told_until_it_is_aborted(connected: Pair) -> None:
+    client, _ = connected
+    assert client.receive() is None
+    assert client.wants_data
+    client.abort(TLSError("it took too long"))
+    for call in (client.receive, client.do_handshake, lambda: client.send(b"x")):
+        with pytest.raises(TLSError, match="it took too long"):
+            call()
+
+
 def test_what_came_before_an_error_right_behind_the_handshake_is_received(
     ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:

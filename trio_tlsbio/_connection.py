@@ -723,7 +723,7 @@ class TLSConnection:
             try:
                 left = left[self._ssl_object.write(left[:RECORD_BYTES]) :]
             except ssl.SSLWantReadError:  # the peer renegotiates
-                self.held.insert(0, bytes(left))
+                self.held.append(bytes(left))  # alone: what is held already is sent before
                 left = b""
             except Exception as exc:
                 self._fail(exc)

@@ -16,9 +16,18 @@ from trio_tlsbio._errors import printable
 from trio_tlsbio._info import presented_names
 from trio_tlsbio.cli import _facts
 
-from ._forge import HANDSHAKE, Keys13, expand_label, handshake_message, records_in
+from ._forge import (
+    CERTIFICATE,
+    CERTIFICATE_VERIFY,
+    FINISHED,
+    HANDSHAKE,
+    Keys13,
+    expand_label,
+    handshake,
+    records_in,
+)
 from ._input import Input, edited
-from ._setup import CLIENT, KEYS, Handshake, connection
+from ._setup import CIPHER13, CLIENT, KEYS, Handshake, connection
 from ._subject import Subject
 
 __all__ = ["fuzz_certificates"]
@@ -125,29 +134,29 @@ class _Flight:
     @classmethod
     @cache
     def of(cls, name: str) -> _Flight:
-        handshake = Handshake.of(name, "TLSv1.3")
-        keys = Keys13(handshake.handshake_secret())
-        server_hello, change_cipher_spec, first, *_ = records_in(handshake.flights[0])
-        (client_hello,) = records_in(handshake.answers[0])
+        shaken = Handshake.of(name, "TLSv1.3")
+        keys = Keys13(shaken.handshake_secret(), CIPHER13)
+        server_hello, change_cipher_spec, first, *_ = records_in(shaken.flights[0])
+        (client_hello,) = records_in(shaken.answers[0])
         return cls(
             hellos=client_hello[5:] + server_hello[5:],
             in_plaintext=server_hello + change_cipher_spec,
             extensions=keys.open(first)[1],
-            secret=handshake.handshake_secret(),
+            secret=shaken.handshake_secret(),
         )
 
     def with_certificates(self, chain: list[bytes]) -> bytes:
         entries = b"".join(len(each).to_bytes(3, "big") + each + b"\0\0" for each in chain)
         body = b"\0" + len(entries).to_bytes(3, "big") + entries
-        sent = self.extensions + handshake_message(11, body)
+        sent = self.extensions + handshake(CERTIFICATE, body)
         digest = hashlib.sha384(self.hellos + sent).digest()
         signature = _key()[0].sign(_CONTEXT + digest, ec.ECDSA(hashes.SHA256()))
         size = len(signature).to_bytes(2, "big")
-        sent += handshake_message(15, _ECDSA_SECP256R1_SHA256 + size + signature)
-        finished = expand_label(self.secret, b"finished", 48)
+        sent += handshake(CERTIFICATE_VERIFY, _ECDSA_SECP256R1_SHA256 + size + signature)
+        finished = expand_label(self.secret, b"finished", 48, hashes.SHA384())
         digest = hashlib.sha384(self.hellos + sent).digest()
-        sent += handshake_message(20, hmac.digest(finished, digest, "sha384"))
-        keys = Keys13(self.secret)
+        sent += handshake(FINISHED, hmac.digest(finished, digest, "sha384"))
+        keys = Keys13(self.secret, CIPHER13)
         pieces = (sent[start : start + 16384] for start in range(0, len(sent), 16384))
         return self.in_plaintext + b"".join(keys.seal(HANDSHAKE, piece) for piece in pieces)
 

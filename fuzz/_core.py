@@ -12,8 +12,11 @@ from ._forge import (
     APPLICATION_DATA,
     CHANGE_CIPHER_SPEC,
     HANDSHAKE,
+    HELLO_REQUEST,
+    KEY_UPDATE,
+    NEW_SESSION_TICKET,
     Keys,
-    handshake_message,
+    handshake,
     records_in,
 )
 from ._input import Input, edited
@@ -120,7 +123,7 @@ class _Forger:
     _renegotiates: bool = attrs.field(default=False, init=False)
 
     def put(self, content_type: int, data: bytes, padding: int = 0) -> None:
-        self.wire += self._send.seal(content_type, data, padding)
+        self.wire += self._send.seal(content_type, data, padding if self.is_tls13 else 0)
         if content_type == APPLICATION_DATA:
             self.plaintext += data
         elif content_type == ALERT and data[1:] == b"\0" and self.closed_at is None:
@@ -161,25 +164,25 @@ class _Forger:
         body = lifetime + add + bytes([len(nonce)]) + nonce
         body += len(ticket).to_bytes(2, "big") + ticket
         body += len(extensions).to_bytes(2, "big") + extensions
-        self.put(HANDSHAKE, handshake_message(4, body))
+        self.put(HANDSHAKE, handshake(NEW_SESSION_TICKET, body))
 
     def _put_key_update(self, request: int) -> None:
         """A KeyUpdate, RFC 8446 section 4.6.3; a HelloRequest in TLS 1.2."""
         if not self.is_tls13:
             self.is_honest = False
             self._renegotiates = True
-            self.put(HANDSHAKE, handshake_message(0, b""))
+            self.put(HANDSHAKE, handshake(HELLO_REQUEST, b""))
             return
         if request > 1 or self.closed_at is not None:
             self.is_honest = False
-        self.put(HANDSHAKE, handshake_message(24, bytes([request])))
+        self.put(HANDSHAKE, handshake(KEY_UPDATE, bytes([request])))
         self._send.update()
 
     def _break_rules(self, what: int, source: Input) -> None:
         if what == 7:
             self.put(source.byte() or HANDSHAKE, source.block(), source.byte())
         elif what == 8:
-            self.put(HANDSHAKE, handshake_message(source.byte(), source.block()))
+            self.put(HANDSHAKE, handshake(source.byte(), source.block()))
         elif what == 9:
             self.put(ALERT, source.take(2))
         elif what == 10:
@@ -207,7 +210,7 @@ class _Forger:
                 self._alert = b"" if content == b"\x01\x64" else content
             else:
                 assert content_type == HANDSHAKE
-                if self.is_tls13 and content[0] == 24:
+                if self.is_tls13 and content[0] == KEY_UPDATE:
                     self._receive.update()
 
     @property

@@ -16,7 +16,7 @@ import attrs
 
 from trio_tlsbio import TLSConnection, sni_context
 
-from ._forge import Keys, Keys12, Keys13
+from ._forge import Keys, Keys13, keys12
 from ._randomness import Randomness
 
 __all__ = ["CLIENT", "NAME", "SERVER", "VERSIONS", "Handshake", "connection", "contexts"]
@@ -29,13 +29,14 @@ CLIENT, SERVER = Randomness(b"client"), Randomness(b"server")
 
 _SECRET = re.compile(r"^(\w+) \w+ (\w+)$", re.MULTILINE)  # a line of a keylog file
 
-# The one suite of TLS 1.2 that _forge.py knows. Those of TLS 1.3 can't be chosen.
-_CIPHER = "ECDHE-ECDSA-AES128-GCM-SHA256"
+# _forge.py knows AES-GCM. The suites of TLS 1.3 can't be chosen; this is OpenSSL's first.
+_CIPHER12 = "ECDHE-ECDSA-AES128-GCM-SHA256"
+CIPHER13 = "TLS_AES_256_GCM_SHA384"
 
 
 def _client(version: str | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(KEYS / "authority.pem"))
-    context.set_ciphers(_CIPHER)
+    context.set_ciphers(_CIPHER12)
     if version is not None:
         context.minimum_version = context.maximum_version = VERSIONS[version]
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -61,7 +62,7 @@ def _server(version: str | None = None, *, tickets: int = 2) -> ssl.SSLContext:
     context = ssl.create_default_context(
         ssl.Purpose.CLIENT_AUTH, cafile=str(KEYS / "authority.pem")
     )
-    context.set_ciphers(_CIPHER)
+    context.set_ciphers(_CIPHER12)
     if version is not None:
         context.minimum_version = context.maximum_version = VERSIONS[version]
     context.load_cert_chain(KEYS / "server.pem")
@@ -152,12 +153,12 @@ class Handshake:
         client: Keys
         server: Keys
         if self.version == "TLSv1.3":
-            client = Keys13(self._secrets["CLIENT_TRAFFIC_SECRET_0"])
-            server = Keys13(self._secrets["SERVER_TRAFFIC_SECRET_0"])
+            client = Keys13(self._secrets["CLIENT_TRAFFIC_SECRET_0"], CIPHER13)
+            server = Keys13(self._secrets["SERVER_TRAFFIC_SECRET_0"], CIPHER13)
         else:
             ours, theirs = self.answers[0][11:43], self.flights[0][11:43]
             randoms = (theirs, ours) if self.is_server else (ours, theirs)
-            client, server = Keys12.both(self._secrets["CLIENT_RANDOM"], *randoms)
+            client, server = keys12(self._secrets["CLIENT_RANDOM"], *randoms, _CIPHER12)
         return (client, server) if self.is_server else (server, client)
 
     def done(self) -> tuple[TLSConnection, bytes]:

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import attrs
 import pytest
 
+from fuzz._forge import APPLICATION_DATA, record
 from tests.tables import Tables
 from trio_tlsbio import PeerAlertError, State, TLSError
 
 from .peer import SIDES, Arena, HostilePeer, Outcome, outcome_of
-from .records import APPLICATION_DATA, record
 
 Arenas: TypeAlias = Mapping[tuple[str, str], Arena]
 Say: TypeAlias = Callable[[HostilePeer], bytes]

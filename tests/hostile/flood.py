@@ -21,11 +21,7 @@ import attrs
 import trio
 import trustme
 
-from tests.helpers import NAME, tcp_pair
-from trio_tlsbio import TLSError, TLSStream, TruncationError
-
-from .peer import Arena, HostileEnd, HostilePeer
-from .records import (
+from fuzz._forge import (
     ALERT,
     APPLICATION_DATA,
     CERTIFICATE_REQUEST,
@@ -42,6 +38,10 @@ from .records import (
     record,
     with_extension,
 )
+from tests.helpers import NAME, tcp_pair
+from trio_tlsbio import TLSError, TLSStream, TruncationError
+
+from .peer import Arena, HostileEnd, HostilePeer
 
 KIB = 1024
 BOTH, TLS12, TLS13 = ("tls12", "tls13"), ("tls12",), ("tls13",)

@@ -10,11 +10,10 @@ import attrs
 import trio
 import trustme
 
+from fuzz._forge import ALERT, Keys, Keys13, keys12, take_records
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for
 from trio_tlsbio import TLSConnection, TLSError, TLSStream
 from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
-
-from .records import ALERT, Keys, Keys13, keys12, take_records
 
 SIDES = ("client", "server")
 

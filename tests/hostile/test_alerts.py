@@ -8,13 +8,13 @@ from typing import TypeAlias
 import attrs
 import pytest
 
+from fuzz._forge import ALERT, APPLICATION_DATA, FATAL, WARNING, record, take_records
 from tests.tables import Tables
 from trio_tlsbio import PeerAlertError, State, TLSConnection
 from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
 
 from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, both, sealed
 from .peer import Arena, HostilePeer, outcome_of
-from .records import ALERT, APPLICATION_DATA, FATAL, WARNING, record, take_records
 
 # Descriptions without a name, too: RFC 8446 section 6.2 makes them errors.
 NAMES = ALERT_NAMES | {1: "unknown", 99: "unknown", 255: "unknown"}

@@ -8,12 +8,7 @@ from typing import TypeAlias
 import attrs
 import pytest
 
-from tests.tables import Tables
-from trio_tlsbio import State, TLSConnection, TruncationError
-
-from .cases import DAMAGED, NO_MESSAGE, NO_PLACE, NO_RECORD, NO_TLS, TOO_LONG, Arenas, Ends, told
-from .peer import Arena, HostilePeer, outcome_of, shake_hands
-from .records import (
+from fuzz._forge import (
     ALERT,
     APPLICATION_DATA,
     CERTIFICATE,
@@ -32,6 +27,11 @@ from .records import (
     take_records,
     with_extension,
 )
+from tests.tables import Tables
+from trio_tlsbio import State, TLSConnection, TruncationError
+
+from .cases import DAMAGED, NO_MESSAGE, NO_PLACE, NO_RECORD, NO_TLS, TOO_LONG, Arenas, Ends, told
+from .peer import Arena, HostilePeer, outcome_of, shake_hands
 
 #: Says something instead of a peer's first flight, whose records are given.
 Say: TypeAlias = Callable[[HostilePeer, Sequence[bytes]], bytes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fuzz._forge import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, record
 from tests.tables import Tables
 
 from .cases import (
@@ -23,7 +24,6 @@ from .cases import (
     sealed,
 )
 from .peer import Arena, HostilePeer, outcome_of
-from .records import ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, record
 
 EMPTY = "the peer sent one empty record after the other"
 

@@ -7,13 +7,7 @@ import socket
 import pytest
 import trio
 
-from tests.helpers import both_handshakes, tcp_pair, wrap_pair
-from tests.tables import Tables
-from trio_tlsbio import TLSStream
-
-from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, Say, both, sealed
-from .peer import Arena, HostileEnd, HostilePeer, outcome_of
-from .records import (
+from fuzz._forge import (
     ALERT,
     APPLICATION_DATA,
     CERTIFICATE,
@@ -33,6 +27,12 @@ from .records import (
     handshake,
     take_records,
 )
+from tests.helpers import both_handshakes, tcp_pair, wrap_pair
+from tests.tables import Tables
+from trio_tlsbio import TLSStream
+
+from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, Say, both, sealed
+from .peer import Arena, HostileEnd, HostilePeer, outcome_of
 
 UNEXPECTED = Ends(NO_MESSAGE, "unexpected_message")
 TOO_LARGE = Ends(

@@ -11,12 +11,12 @@ import pytest
 import trustme
 from OpenSSL import SSL
 
+from fuzz._forge import ALERT, APPLICATION_DATA, CLIENT_HELLO, HANDSHAKE, HELLO_REQUEST, handshake
 from tests.helpers import NAME, client_context_for, server_context_for
 from trio_tlsbio import State, TLSConnection, TLSError, TruncationError
 
 from .cases import Arenas
 from .peer import SIDES, HostilePeer, outcome_of
-from .records import ALERT, APPLICATION_DATA, CLIENT_HELLO, HANDSHAKE, HELLO_REQUEST, handshake
 
 # SSL_OP_ALLOW_CLIENT_RENEGOTIATION, for which Python has no name: see SSL_CTX_set_options(3).
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8

@@ -14,6 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from fuzz._forge import ALERT, APPLICATION_DATA, FINISHED, HANDSHAKE, handshake, take_records
 from tests.helpers import tcp_pair
 from trio_tlsbio import (
     PeerAlertError,
@@ -26,7 +27,6 @@ from trio_tlsbio import (
 
 from .cases import DAMAGED, NO_MESSAGE, TOO_LONG, Arenas
 from .peer import Arena, HostileEnd, HostilePeer
-from .records import ALERT, APPLICATION_DATA, FINISHED, HANDSHAKE, handshake, take_records
 
 Stream: TypeAlias = TLSStream[trio.SocketStream]
 Say: TypeAlias = Callable[[HostilePeer], bytes]

@@ -476,18 +476,31 @@ def check_words(error: TLSError | None, verify_code: int) -> CertificateError:
     return error
 
 
+def serve(
+    dish: Dish,
+    root: Issued,
+    *,
+    by_client: bool,
+    version: ssl.TLSVersion,
+    flags: ssl.VerifyFlags,
+) -> Pair | None:
+    """Present a dish; None if all is said, as it is accepted or goes with another version."""
+    pair = Pair.of(present(dish, root), root, by_client=by_client, version=version, flags=flags)
+    if dish.is_strict if flags else dish.is_lax:
+        shake_hands(pair.client, pair.server)
+        return None
+    if dish.only not in {None, version}:
+        assert all(failures(pair.client, pair.server))
+        return None
+    return pair
+
+
 @pytest.mark.parametrize("dish", MENU, ids=lambda dish: dish.what)
 def test_the_client_refuses(
     dish: Dish, root: Issued, tls_version: ssl.TLSVersion, verify_flags: ssl.VerifyFlags
 ) -> None:
-    pair = Pair.of(
-        present(dish, root), root, by_client=False, version=tls_version, flags=verify_flags
-    )
-    if dish.is_strict if verify_flags else dish.is_lax:
-        shake_hands(pair.client, pair.server)
-        return
-    if dish.only not in {None, tls_version}:
-        assert all(failures(pair.client, pair.server))
+    pair = serve(dish, root, by_client=False, version=tls_version, flags=verify_flags)
+    if pair is None:
         return
     pair.client.send(MUCH)
     sent, _ = exchange(pair.client, pair.server)
@@ -507,14 +520,8 @@ def test_the_client_refuses(
 def test_the_server_refuses(
     dish: Dish, root: Issued, tls_version: ssl.TLSVersion, verify_flags: ssl.VerifyFlags
 ) -> None:
-    pair = Pair.of(
-        present(dish, root), root, by_client=True, version=tls_version, flags=verify_flags
-    )
-    if dish.is_strict if verify_flags else dish.is_lax:
-        shake_hands(pair.client, pair.server)
-        return
-    if dish.only not in {None, tls_version}:
-        assert all(failures(pair.client, pair.server))
+    pair = serve(dish, root, by_client=True, version=tls_version, flags=verify_flags)
+    if pair is None:
         return
     pair.server.send(MUCH)
     pair.client.send(b"before it hears of it")

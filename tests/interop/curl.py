@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from .harness import (
     ALPN_TAKEN,
@@ -22,8 +21,7 @@ from .harness import (
 VERSION = {TLS12: ("--tlsv1.2", "--tls-max", "1.2"), TLS13: ("--tlsv1.3",)}
 
 
-@asynccontextmanager
-async def curl(terms: ClientTerms) -> AsyncIterator[Program]:
+def curl(terms: ClientTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     argv: list[object] = [
         *("curl", "--disable", "--noproxy", "*", "--no-progress-meter", "--verbose", "--http2"),
@@ -33,8 +31,7 @@ async def curl(terms: ClientTerms) -> AsyncIterator[Program]:
     if terms.has_certificate:
         argv += ["--cert", files.client]
     url = f"https://{terms.name}:{terms.port}/hello"
-    async with program(*argv, url, *([url] if terms.resumes else [])) as client:
-        yield client
+    return program(*argv, url, *([url] if terms.resumes else []))
 
 
 STACK = Stack(

@@ -12,13 +12,16 @@ from cryptography.hazmat.primitives.serialization import pkcs12 as pkcs12_format
 PASSWORD = b"secret"
 
 
-def pkcs12(pem: Path) -> Path:
-    """The key and the certificate of a PEM file as PKCS #12, beside it, with PASSWORD."""
+def pkcs12(pem: Path, name: str | None = None) -> Path:
+    """The key and the certificate of a PEM file as PKCS #12, beside it, with PASSWORD.
+
+    Programs know them by ``name``, which is that of the file by default.
+    """
     data = pem.read_bytes()
     path = pem.with_suffix(".p12")
     path.write_bytes(
         pkcs12_format.serialize_key_and_certificates(
-            pem.stem.encode(),
+            (name or pem.stem).encode(),
             serialization.load_pem_private_key(data, None),  # type: ignore[arg-type]
             x509.load_pem_x509_certificate(data),
             None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
 
@@ -28,8 +28,7 @@ from .harness import (
 )
 
 
-@asynccontextmanager
-async def gnutls_serv(terms: ServerTerms) -> AsyncIterator[Program]:
+def gnutls_serv(terms: ServerTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     argv: list[object] = [
@@ -42,8 +41,7 @@ async def gnutls_serv(terms: ServerTerms) -> AsyncIterator[Program]:
         argv += ["--require-client-cert", "--verify-client-cert", "--x509cafile", files.ca]
     else:
         argv += ["--disable-client-cert"]
-    async with program(*argv, port=port) as server:
-        yield server
+    return program(*argv, port=port)
 
 
 @asynccontextmanager

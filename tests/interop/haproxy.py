@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 
@@ -57,14 +55,7 @@ sni str({name}) alpn {alpn} {versions} {certificate}
 """
 
 
-def write(directory: Path, config: str) -> Path:
-    path = directory / "haproxy.cfg"
-    path.write_text(DEFAULTS + config, encoding="utf-8")
-    return path
-
-
-@asynccontextmanager
-async def server(terms: ServerTerms) -> AsyncIterator[Program]:
+def server(terms: ServerTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     version = NGINX_VERSIONS[terms.version]
@@ -76,13 +67,11 @@ async def server(terms: ServerTerms) -> AsyncIterator[Program]:
         versions=f"ssl-min-ver {version} ssl-max-ver {version}",
         verify=f"verify required ca-file {files.ca}" if terms.asks_certificate else "",
     )
-    argv = ("haproxy", "-db", "-f", write(files.directory, config))
-    async with program(*argv, port=port) as running:
-        yield running
+    argv = ("haproxy", "-db", "-f", files.write("haproxy.cfg", DEFAULTS + config))
+    return program(*argv, port=port)
 
 
-@asynccontextmanager
-async def client(terms: ClientTerms) -> AsyncIterator[Program]:
+def client(terms: ClientTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     version = NGINX_VERSIONS[terms.version]
@@ -95,9 +84,8 @@ async def client(terms: ClientTerms) -> AsyncIterator[Program]:
         versions=f"ssl-min-ver {version} ssl-max-ver {version}",
         certificate=f"crt {files.client}" if terms.has_certificate else "",
     )
-    argv = ("haproxy", "-db", "-f", write(files.directory, config))
-    async with proxy(terms, port, LINES, *argv) as running:
-        yield running
+    argv = ("haproxy", "-db", "-f", files.write("haproxy.cfg", DEFAULTS + config))
+    return proxy(terms, port, LINES, *argv)
 
 
 STACK = Stack(

@@ -245,6 +245,12 @@ class Files:
         """A place for files of one test."""
         return self.ca.parent
 
+    def write(self, name: str, text: str) -> Path:
+        """Write one there, a configuration for example."""
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
 
 @attrs.frozen(kw_only=True)
 class ServerTerms:

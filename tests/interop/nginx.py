@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 
@@ -59,8 +58,7 @@ PROXY = """
 """
 
 
-@asynccontextmanager
-async def server(terms: ServerTerms) -> AsyncIterator[Program]:
+def server(terms: ServerTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     servers = [
@@ -75,12 +73,10 @@ async def server(terms: ServerTerms) -> AsyncIterator[Program]:
         for name, pem in ((NAME, files.server), (OTHER_NAME, files.other))
     ]
     argv = nginx_argv(files.directory, "".join(servers))
-    async with program(*argv, port=port) as running:
-        yield running
+    return program(*argv, port=port)
 
 
-@asynccontextmanager
-async def client(terms: ClientTerms) -> AsyncIterator[Program]:
+def client(terms: ClientTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     certificate = f"proxy_ssl_certificate {files.client}; proxy_ssl_certificate_key {files.client};"
@@ -93,8 +89,7 @@ async def client(terms: ClientTerms) -> AsyncIterator[Program]:
         certificate=certificate if terms.has_certificate else "",
     )
     argv = nginx_argv(files.directory, config)
-    async with proxy(terms, port, HTTP, *argv) as running:
-        yield running
+    return proxy(terms, port, HTTP, *argv)
 
 
 STACK = Stack(

@@ -10,17 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    load_pem_private_key,
-)
-from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
-from cryptography.x509 import load_pem_x509_certificate
 
 from tests.helpers import NAME
 from tests.programs import free_port
 
+from .formats import PASSWORD, pkcs12
 from .harness import (
     CLIENT,
     HTTP,
@@ -42,8 +36,6 @@ from .harness import (
 
 VERSION = {TLS12: "tls1.2:tls1.2", TLS13: "tls1.3:tls1.3"}
 
-PASSWORD = "secret"
-
 
 async def make_database(files: Files, pems: dict[str, Path]) -> str:
     """Make a database that trusts the authority, and has keys and certificates by their names."""
@@ -51,19 +43,9 @@ async def make_database(files: Files, pems: dict[str, Path]) -> str:
     await run("certutil", "-N", "-d", database, "--empty-password")
     await run("certutil", "-A", "-d", database, "-n", "ca", "-t", "CT,C,C", "-a", "-i", files.ca)
     for name, pem in pems.items():
-        path = pem.with_suffix(".p12")
-        path.write_bytes(as_pkcs12(name, pem.read_bytes()))
-        await run("pk12util", "-i", path, "-d", database, "-W", PASSWORD)
+        imported = pkcs12(pem, name)
+        await run("pk12util", "-i", imported, "-d", database, "-W", PASSWORD.decode())
     return database
-
-
-def as_pkcs12(name: str, pem: bytes) -> bytes:
-    """What pk12util can import."""
-    key = load_pem_private_key(pem, None)
-    assert isinstance(key, EllipticCurvePrivateKey)
-    certificate = load_pem_x509_certificate(pem)
-    encryption = BestAvailableEncryption(PASSWORD.encode())
-    return serialize_key_and_certificates(name.encode(), key, certificate, None, encryption)
 
 
 @asynccontextmanager

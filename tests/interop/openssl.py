@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
 
@@ -27,8 +27,7 @@ from .harness import (
 )
 
 
-@asynccontextmanager
-async def s_server(terms: ServerTerms) -> AsyncIterator[Program]:
+def s_server(terms: ServerTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     argv: list[object] = [
@@ -39,8 +38,7 @@ async def s_server(terms: ServerTerms) -> AsyncIterator[Program]:
     ]
     if terms.asks_certificate:
         argv += ["-Verify", 1, "-verify_return_error", "-CAfile", files.ca]
-    async with program(*argv, port=port) as server:
-        yield server
+    return program(*argv, port=port)
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ import functools
 import importlib.util
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import attrs
@@ -52,8 +52,7 @@ def _version_in(extension: str) -> Callable[[], str | None]:
     return version
 
 
-@asynccontextmanager
-async def granian(terms: ServerTerms) -> AsyncIterator[Program]:
+def granian(terms: ServerTerms) -> AbstractAsyncContextManager[Program]:
     port = free_port()
     argv: list[object] = [
         *(sys.executable, "-m", "granian", "--interface", "rsgi", "--port", port, "--http", "1"),
@@ -62,8 +61,7 @@ async def granian(terms: ServerTerms) -> AsyncIterator[Program]:
     ]
     if terms.asks_certificate:
         argv += ["--ssl-client-verify", "--ssl-ca", terms.files.ca]
-    async with program(*argv, "tests.interop.granian_app:app", port=port) as server:
-        yield server
+    return program(*argv, "tests.interop.granian_app:app", port=port)
 
 
 async def _pyreqwest() -> tuple[object, ...]:

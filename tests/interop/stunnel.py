@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -59,17 +58,13 @@ sni = {name}
 """
 
 
-def write(directory: Path, config: str) -> Path:
-    path = directory / "stunnel.conf"
-    path.write_text(GLOBAL + config, encoding="utf-8")
-    return path
-
-
 async def answer(stream: trio.SocketStream) -> None:
     """What stunnel's server passes on is answered here: a line in capitals."""
+    # It may be killed before it has taken the answer.
     async with stream:
-        async for data in stream:
-            await stream.send_all(data.upper())
+        with suppress(trio.BrokenResourceError):
+            async for data in stream:
+                await stream.send_all(data.upper())
 
 
 @asynccontextmanager
@@ -87,13 +82,14 @@ async def server(terms: ServerTerms) -> AsyncIterator[Program]:
             other_name=OTHER_NAME,
             verify=f"CAfile = {files.ca}\nverifyChain = yes" if terms.asks_certificate else "",
         )
-        async with program("stunnel4", write(files.directory, config), port=port) as running:
+        async with program(
+            "stunnel4", files.write("stunnel.conf", GLOBAL + config), port=port
+        ) as running:
             yield running
         nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def client(terms: ClientTerms) -> AsyncIterator[Program]:
+def client(terms: ClientTerms) -> AbstractAsyncContextManager[Program]:
     files = terms.files
     port = free_port()
     config = CLIENT.format(
@@ -104,9 +100,8 @@ async def client(terms: ClientTerms) -> AsyncIterator[Program]:
         name=terms.name,
         certificate=f"cert = {files.client}" if terms.has_certificate else "",
     )
-    argv = ("stunnel4", write(files.directory, config))
-    async with proxy(terms, port, LINES, *argv) as running:
-        yield running
+    argv = ("stunnel4", files.write("stunnel.conf", GLOBAL + config))
+    return proxy(terms, port, LINES, *argv)
 
 
 STACK = Stack(

@@ -547,23 +547,25 @@ class TLSConnection:
     def _shake_hands_to_the_end(self) -> bool:
         """Take all steps of the handshake that can be taken. False if more has to be fed."""
         while self._send_state is _HANDSHAKE:
-            if self.wants_data or not self._shake_hands():
+            if self.wants_data:
                 return False
+            self._shake_hands()
         return True
 
-    def _shake_hands(self) -> bool:
-        """Take one step of the handshake. False if more has to be fed before the next one."""
+    def _shake_hands(self) -> None:
+        """Take one step of the handshake; :attr:`wants_data` tells if the next one takes more."""
         if not self._incoming.pending:
             self._refill()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
         except ssl.SSLWantReadError:
-            if not self._refill():
-                if not self._eof_fed:
-                    self.wants_data = True
-                    return False
+            if self._refill():
+                pass  # the next step has something to read
+            elif self._eof_fed:
                 self._end_truncated("the peer closed the connection during the handshake")
+            else:
+                self.wants_data = True
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -584,7 +586,6 @@ class TLSConnection:
             self._encrypt_held()
         finally:
             self._collect()
-        return True
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -75,6 +77,17 @@ async def tcp_pair() -> AsyncIterator[tuple[trio.SocketStream, trio.SocketStream
     finally:
         await trio.aclose_forcefully(client)
         await trio.aclose_forcefully(server)
+
+
+def reset_when_closed(sock: socket.socket | trio.SocketStream) -> None:
+    """Let a socket end its connection with RST in place of FIN: see socket(7)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a socket so that it sends RST."""
+    reset_when_closed(stream)
+    stream.socket.close()
 
 
 def wrap_pair(

@@ -18,7 +18,7 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wa
 
 from trio_tlsbio import TLSError, TLSStream
 
-from .helpers import NAME, both_handshakes, tcp_pair, wrap_pair
+from .helpers import NAME, both_handshakes, reset, tcp_pair, wrap_pair
 from .peers import clog
 
 Pair: TypeAlias = tuple[TLSStream[Any], TLSStream[Any]]
@@ -539,3 +539,17 @@ async def test_https_compatible_says_nothing_and_loses_nothing(
 
             with trio.fail_after(20):
                 await together(write_and_close, read)
+
+
+async def test_a_peer_that_resets_while_it_is_waited_for_is_no_error(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        await client.send_all(b"all that there is")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.aclose)
+            assert await server.receive_some() == b"all that there is"
+            await wait_all_tasks_blocked()
+            reset(transports[1])

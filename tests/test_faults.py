@@ -6,9 +6,7 @@ beginning of it; nothing hangs, and what OpenSSL wrote to tell the peer about it
 
 from __future__ import annotations
 
-import socket
 import ssl
-import struct
 from typing import Any
 
 import attrs
@@ -31,6 +29,7 @@ from .helpers import (
     NAME,
     VERSIONS,
     client_context_for,
+    reset,
     server_context_for,
     tcp_pair,
     wrap_pair,
@@ -391,12 +390,6 @@ async def test_streams_with_a_fault(
 ################################################################
 # TCP connections that are reset
 ################################################################
-
-
-def reset(stream: trio.SocketStream) -> None:
-    """Close a socket so that it sends RST."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 async def relay(source: trio.SocketStream, sink: FaultyStream[trio.SocketStream]) -> None:

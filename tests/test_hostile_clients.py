@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -28,7 +26,13 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import NAME, VERSIONS, client_context_for, server_context_for
+from .helpers import (
+    NAME,
+    VERSIONS,
+    client_context_for,
+    reset_when_closed,
+    server_context_for,
+)
 
 HOST = "127.0.0.1"
 TIMEOUT = 600  # of a handshake, in the seconds of a clock that the test moves on
@@ -92,7 +96,7 @@ class Attackers:
     async def reset(self, number: int) -> None:
         tcp = await self._connect()
         await tcp.send_all(self.hello[: number % len(self.hello)])
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(tcp)
         await tcp.aclose()
 
     async def without_end(self, number: int) -> None:

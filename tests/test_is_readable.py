@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import struct
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from trio_tlsbio import TLSError, TLSStream, TruncationError
 from .helpers import (
     both_handshakes,
     client_context_for,
+    reset,
     server_context_for,
     tcp_pair,
     wrap_pair,
@@ -177,9 +176,7 @@ async def test_a_reset_is_no_end(
             *transports, client_context, server_context, https_compatible=True
         )
         await both_handshakes(client, server)
-        linger = struct.pack("ii", 1, 0)
-        transports[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transports[1].socket.close()
+        reset(transports[1])
         await trio.lowlevel.wait_readable(transports[0].socket)
         for _ in range(asked):
             assert client.is_readable()
@@ -248,3 +245,28 @@ async def test_receive_nowait(
         await client.aclose()
         with pytest.raises(trio.ClosedResourceError):
             client.receive_nowait()
+
+
+async def test_receive_nowait_tells_of_a_reset(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        reset(transports[1])
+        await until_readable(client)
+        for _ in range(2):
+            with pytest.raises(TLSError, match="the transport broke while receiving"):
+                client.receive_nowait()
+
+
+async def test_send_nowait_counts_what_it_commits(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        before = client.bytes_committed
+        assert client.send_nowait(b"hello") == 5
+        assert client.bytes_committed == before + 5
+        assert await server.receive_some() == b"hello"

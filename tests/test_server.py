@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +25,11 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import NAME, both_handshakes
+from .helpers import (
+    NAME,
+    both_handshakes,
+    reset_when_closed,
+)
 
 TCPListener: TypeAlias = TLSListener[trio.SocketStream]
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
@@ -423,10 +425,6 @@ async def test_error_of_the_handler_propagates(
 ################################################################
 # Bad clients: each costs its own connection
 ################################################################
-
-
-def reset_when_closed(stream: trio.SocketStream) -> None:
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @pytest.mark.parametrize(

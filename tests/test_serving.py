@@ -9,7 +9,6 @@ import os
 import resource
 import socket
 import ssl
-import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -45,7 +44,13 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import NAME, client_context_for, server_context_for, tcp_pair
+from .helpers import (
+    NAME,
+    client_context_for,
+    reset_when_closed,
+    server_context_for,
+    tcp_pair,
+)
 
 HOST = "127.0.0.1"
 
@@ -571,7 +576,7 @@ async def test_client_that_fails_twice_ends_alone(
     def while_the_server_works(*_: object) -> None:
         (bad,) = sockets
         bad.sendall(b"\x17\x03\x03\x00\x05hello" + b"garbage")
-        bad.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_when_closed(bad)
         bad.close()
 
     async with serving(echo, server_context, client_context) as server:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -15,7 +13,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fuzz._forge import ALERT, APPLICATION_DATA, FINISHED, HANDSHAKE, handshake, take_records
-from tests.helpers import tcp_pair
+from tests.helpers import (
+    reset,
+    tcp_pair,
+)
 from trio_tlsbio import (
     PeerAlertError,
     ServerMonitor,
@@ -152,12 +153,6 @@ async def test_a_client_tells_what_its_server_does(
 ################################################################
 # Ends
 ################################################################
-
-
-def reset(stream: trio.SocketStream) -> None:
-    """Close a socket so that it sends RST."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 async def test_an_end_that_is_followed_by_a_reset_is_an_end(arena: Arena) -> None:

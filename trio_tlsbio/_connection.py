@@ -221,7 +221,10 @@ class TLSConnection:
         self._asked_under = None
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
-        self._settings = None if server_side else VerificationSettings.of(self._native_context)
+        if session is not None:
+            self._settings = session._settings  # which the context has, or it would not fit
+        else:
+            self._settings = None if server_side else VerificationSettings.of(self._native_context)
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
         self._known_ids = set() if raw_session is None else {raw_session.id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ssl
 import ipaddress
 import ssl
 from collections.abc import Mapping
@@ -49,6 +50,11 @@ def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     return tuple(certificate for certificate in get_chain() or () if certificate is not None)
 
 
+def _in_der(certificate: Any) -> bytes:
+    data: bytes = certificate.public_bytes(_ssl.ENCODING_DER)
+    return data
+
+
 def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     """Return the names in the certificate that the peer presented, refused ones included.
 
@@ -70,13 +76,10 @@ def _decoded(ssl_object: ssl.SSLObject) -> Certificate | None:
 
 
 def _peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
-    chain = tuple(
-        ssl.PEM_cert_to_DER_cert(certificate.public_bytes())  # PEM is its default
-        for certificate in _raw_chain(ssl_object)
-    )
     leaf = ssl_object.getpeercert(binary_form=True)
     if leaf is None:
         return ()
+    chain = tuple(map(_in_der, _raw_chain(ssl_object)))
     # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
     return chain if leaf in chain else (leaf, *chain)
 
@@ -98,7 +101,7 @@ def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
     decoded: dict[bytes, Certificate] = {}
     for certificate in _raw_chain(ssl_object):
         with suppress(ValueError, ssl.SSLError):  # see _decoded()
-            decoded[ssl.PEM_cert_to_DER_cert(certificate.public_bytes())] = certificate.get_info()
+            decoded[_in_der(certificate)] = certificate.get_info()
     chain = _peer_chain(ssl_object)
     if chain and chain[0] not in decoded:
         decoded[chain[0]] = _decoded(ssl_object) or {}

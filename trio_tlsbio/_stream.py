@@ -215,19 +215,21 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
           HandshakeTimeoutError: if it was not done within ``handshake_timeout``.
         """
         self._check_open()
-        await trio.lowlevel.checkpoint()
-        await self._complete_handshake()
+        if not await self._complete_handshake():
+            await trio.lowlevel.checkpoint()
         self._check_open()
 
-    async def _complete_handshake(self) -> None:
+    async def _complete_handshake(self) -> bool:
+        """Complete the handshake, and return whether that took to wait, which is a checkpoint."""
         if self._is_established:
-            return
+            return False
+        has_waited = False
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
         with trio.CancelScope(deadline=self._handshake_deadline):
             try:
-                await self._shake_hands()
+                has_waited = await self._shake_hands()
             except TLSError as exc:
                 # If the transport broke, TLS could go on, only to fail in another way.
                 self._connection.abort(exc.again())
@@ -237,11 +239,14 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 HandshakeTimeoutError(f"no handshake within {self._handshake_timeout:g} seconds")
             )
             self._connection.check_send()
+        return has_waited
 
-    async def _shake_hands(self) -> None:
+    async def _shake_hands(self) -> bool:
+        has_waited = False
         while not self._is_established:
             if not await self._step(self._connection.do_handshake):
                 await self._exchange()
+                has_waited = True
                 continue
             if self.server_side and self._connection.ssl_object.version() == "TLSv1.3":
                 # What is left are session tickets. OpenSSL writes them now already, for a client
@@ -252,6 +257,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._is_established = True
         if self._on_session is not None:
             self._report_sessions()  # in TLS 1.2 the handshake brings one
+        return has_waited
 
     async def _exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""

@@ -5,7 +5,7 @@
 
 Each implementation has a server and a client, in a process each, over loopback. Both are held on
 one core, so that neither wake-ups between cores nor what shares a core with them is measured. All
-that are not at work wait for a pipe. The order is shuffled in each round.
+that are not at work wait for a pipe. Their turns are short where that can be, and shuffled.
 
 CPU time is that of the process around the workload, after a warm-up of the connection. Needs POSIX,
 and an idle machine.
@@ -73,7 +73,8 @@ class Run:
             measures[implementation.name] = measure
         for peer in self._peers.values():
             peer.wait_until_ready()
-        self._collect(workload.group, workload.name, measures, workload.most_rounds)
+        turns = min(self._rounds, workload.most_rounds) * workload.turns
+        self._collect(workload.group, workload.name, measures, turns)
 
     def _measure_fresh(self, implementation: type[Implementation], workload: Workload) -> Measured:
         core = self._core if workload.is_pinned else None
@@ -89,17 +90,17 @@ class Run:
                 measures = {
                     name: partial(remote.ask, "run", name, count, size) for name in _floor.names()
                 }
-                self._collect(FLOOR, f"{label} in memory, one way", measures)
+                self._collect(FLOOR, f"{label} in memory, one way", measures, self._rounds)
 
     def _collect(
         self,
         group: str,
         workload: str,
         measures: Mapping[str, Callable[[], Measured]],
-        most_rounds: int = sys.maxsize,
+        turns: int,
     ) -> None:
         values: dict[tuple[str, str], dict[str, list[float]]] = {}
-        for _ in progress(workload, min(self._rounds, most_rounds)):
+        for _ in progress(workload, turns):
             for name in self._random.sample(list(measures), len(measures)):
                 for key, value in measures[name]().items():
                     values.setdefault(key, {}).setdefault(name, []).append(value)
@@ -153,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(GROUPS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
-    parser.add_argument("--rounds", type=int, help="by default 7, or 2 if quick")
+    parser.add_argument("--rounds", type=int, help="by default 7, or 1 if quick")
     parser.add_argument("--tls12", action="store_true", help="TLS 1.2 where nothing is said")
     parser.add_argument("--no-pin", action="store_true", help="let processes run on any core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures")
@@ -163,7 +164,7 @@ def main() -> None:
     if unknown := set(options.names) - set(GROUPS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     options.names = options.names or GROUPS
-    options.rounds = options.rounds or (2 if options.quick else 7)
+    options.rounds = options.rounds or (1 if options.quick else 7)
     options.core = choose_core(pin=not options.no_pin)
     earlier = _figures.read(options.compare) if options.compare else []
     end_tidily()

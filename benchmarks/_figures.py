@@ -17,7 +17,7 @@ Panel = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of one side of an implementation, in each round. Less is better."""
+    """What was measured of one side of an implementation, in each turn. Less is better."""
 
     group: str
     workload: str
@@ -37,7 +37,7 @@ class Figure:
         return statistics.median(self.values)
 
     def ratios(self, other: Figure) -> list[float] | None:
-        """Divide by another one's, round by round, as both of a round met the same machine."""
+        """Divide by another one's, turn by turn, as both met the same machine."""
         if not all(other.values):
             return None
         return [mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)]
@@ -55,8 +55,15 @@ def _number(value: float) -> str:
     return f"{value:.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
+def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
+
+
 def _spread(values: Sequence[float], width: int = 8) -> str:
-    low, median, high = map(_number, (min(values), statistics.median(values), max(values)))
+    low, median, high = map(_number, _quartiles(values))
     return f"{median:>{width}}  ({low} to {high})"
 
 
@@ -69,13 +76,13 @@ def _ratio(figure: Figure, other: Figure | None) -> str:
 
 def print_tables(figures: Iterable[Figure]) -> None:
     """Print all figures, with what they are in relation to ours."""
-    print("\nMedian of the rounds (lowest to highest), and what it is in relation to")
-    print(f"{Ours.name}, likewise: x 1.80 costs 1.8 times as much. Less is better.")
+    print("\nMedian (from one quartile to the other), and what it is in relation to")
+    print(f"{Ours.name}, turn by turn: x 1.80 costs 1.8 times as much. Less is better.")
     for (_, workload, side, unit), by_name in _panels(figures).items():
         print(f"\n{workload}: {side}, {unit}")
         for name, figure in by_name.items():
             ratio = _ratio(figure, by_name.get(Ours.name))
-            print(f"  {name:24}{_spread(figure.values):32}{ratio}".rstrip())
+            print(f"  {name:26}{_spread(figure.values):32}{ratio}".rstrip())
 
 
 def write(path: Path, environment: dict[str, Any], figures: Sequence[Figure]) -> None:
@@ -100,7 +107,7 @@ def print_comparison(old: Iterable[Figure], new: Iterable[Figure]) -> None:
         for name in both:
             earlier, now = before[panel][name].median, by_name[name].median
             change = f"x {now / earlier:.2f}" if earlier else ""
-            print(f"  {name:24}{_number(earlier):>8}  {_number(now):>8}  {change}".rstrip())
+            print(f"  {name:26}{_number(earlier):>8}  {_number(now):>8}  {change}".rstrip())
 
 
 OURS_COLOUR, OTHER_COLOUR, INK, FAINT = "#0b7285", "#b8c2cc", "#343a40", "#868e96"
@@ -130,10 +137,10 @@ def plot(path: Path, figures: Iterable[Figure]) -> None:
 def _draw(ax: Any, panel: Panel, figures: list[Figure]) -> None:
     _, workload, side, unit = panel
     ours = next((figure for figure in figures if figure.implementation == Ours.name), None)
-    medians = [figure.median for figure in figures]
+    lows, medians, highs = zip(*(_quartiles(figure.values) for figure in figures), strict=True)
     errors = [
-        [figure.median - min(figure.values) for figure in figures],
-        [max(figure.values) - figure.median for figure in figures],
+        [median - low for low, median in zip(lows, medians, strict=True)],
+        [high - median for high, median in zip(highs, medians, strict=True)],
     ]
     ax.barh(
         range(len(figures)),
@@ -143,13 +150,13 @@ def _draw(ax: Any, panel: Panel, figures: list[Figure]) -> None:
         xerr=errors,
         error_kw={"ecolor": INK, "elinewidth": 0.8, "capsize": 1.5, "alpha": 0.7},
     )
-    end = max(*(max(figure.values) for figure in figures), 1e-9)
+    end = max(*highs, 1e-9)
     for index, figure in enumerate(figures):
         ratios = None if ours is None or figure is ours else figure.ratios(ours)
         label = _number(figure.median)
         label += f"   x {_number(statistics.median(ratios))}" if ratios else ""
         weight = "bold" if figure is ours else "normal"
-        ax.text(max(figure.values) + end * 0.02, index, label, va="center", size=7, weight=weight)
+        ax.text(highs[index] + end * 0.02, index, label, va="center", size=7, weight=weight)
     ax.set_yticks(range(len(figures)), [figure.implementation for figure in figures])
     ax.set_xlim(0, end * 1.3)
     ax.invert_yaxis()

@@ -189,11 +189,41 @@ class Ours(OnTrio):
     async def serve(
         cls, context: ssl.SSLContext, listener: socket.socket, handler: Handler
     ) -> None:
-        async def handle(stream: trio_tlsbio.TLSStream[Any]) -> None:
-            await handler(Channel(stream.receive_some, stream.send_all, stream.aclose, stream))
-
         listeners = [trio_tlsbio.TLSListener(cls.listen(listener), context)]
-        await trio_tlsbio.serve_tls_listeners(handle, listeners)
+        await trio_tlsbio.serve_tls_listeners(partial(cls.handle, handler=handler), listeners)
+
+    @classmethod
+    async def handle(cls, stream: trio_tlsbio.TLSStream[Any], handler: Handler) -> None:
+        """Serve one connection."""
+        await handler(Channel(stream.receive_some, stream.send_all, stream.aclose, stream))
+
+
+class _Buffering(OnTrio):
+    """Without the TCP_NOTSENT_LOWAT of a trio.SocketStream, as with all that don't use one: so the
+    system buffers megabytes of what is sent.
+    """
+
+    @classmethod
+    async def _start(cls, tcp: trio.SocketStream, *arguments: Any, **options: Any) -> Channel:
+        lift_send_limit(tcp)
+        return await super()._start(tcp, *arguments, **options)
+
+
+def lift_send_limit(tcp: trio.SocketStream) -> None:
+    """Set it to 0, which stands for the system's default: no limit."""
+    with suppress(AttributeError, OSError):  # not every system has it
+        tcp.setsockopt(socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, 0)
+
+
+class BufferingOurs(_Buffering, Ours):
+    """trio_tlsbio.TLSStream, likewise."""
+
+    name = "trio_tlsbio, buffering"
+
+    @classmethod
+    async def handle(cls, stream: trio_tlsbio.TLSStream[Any], handler: Handler) -> None:
+        lift_send_limit(stream.transport_stream)
+        await super().handle(stream, handler)
 
 
 class TrioSSL(OnTrio):
@@ -209,6 +239,12 @@ class TrioSSL(OnTrio):
         if session is not None:
             stream.session = session
         return stream
+
+
+class BufferingTrioSSL(_Buffering, TrioSSL):
+    """trio.SSLStream, likewise."""
+
+    name = "trio.SSLStream, buffering"
 
 
 class BareOnTrio(OnTrio):
@@ -371,3 +407,4 @@ ON_TRIO: tuple[type[Implementation], ...] = (Ours, TrioSSL, BareOnTrio, TrioPlai
 RESUMING: tuple[type[Implementation], ...] = (Ours, TrioSSL, BareOnTrio, Blocking)
 ASYNC: tuple[type[Implementation], ...] = (Ours, TrioSSL, AnyIO, AnyIOAsyncio, Asyncio, UVLoop)
 ALL: tuple[type[Implementation], ...] = (*ASYNC, Blocking, BareOnTrio, TrioPlain)
+BULK: tuple[type[Implementation], ...] = (*ALL, BufferingOurs, BufferingTrioSSL)

@@ -553,7 +553,7 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
             2000 // part,
             64,
             implementations=ON_TRIO,
-            turns=3,
+            turns=2,
         ),
         account(
             "a round trip of 64 B",

@@ -7,7 +7,7 @@ import operator
 import ssl
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
@@ -227,7 +227,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
-        with trio.CancelScope(deadline=self._handshake_deadline):
+        is_timed = self._handshake_deadline < math.inf  # else a scope would only take time
+        with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():
             try:
                 has_waited = await self._shake_hands()
             except TLSError as exc:

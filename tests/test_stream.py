@@ -31,6 +31,7 @@ from trio_tlsbio import (
     CertificateError,
     NeedHandshakeError,
     PeerAlertError,
+    TLSConnection,
     TLSError,
     TLSStream,
     TruncationError,
@@ -1022,6 +1023,21 @@ async def test_every_method_is_a_checkpoint(
         for step in (stream.do_handshake, stream.aclose, stream.aclose):
             with assert_checkpoints():
                 await step()
+
+
+async def test_handshake_that_waits_for_nothing_is_a_checkpoint(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    server = TLSConnection(server_context, server_side=True)
+    async with tcp_pair() as (transport, _):
+        client = TLSStream(transport, client_context, server_hostname=NAME)
+        while not client.connection.do_handshake():
+            server.feed(client.connection.data_to_send())
+            server.do_handshake()
+            client.connection.feed(server.data_to_send())
+        with assert_checkpoints():
+            await client.do_handshake()
+        assert client.handshake is not None
 
 
 async def test_failure_in_the_middle_of_a_send_breaks_sending(established: Pair) -> None:

@@ -41,6 +41,7 @@ from .helpers import (
     NAME,
     both_handshakes,
     client_context_for,
+    server_context_for,
     tcp_pair,
     wrap_pair,
 )
@@ -1038,6 +1039,23 @@ async def test_handshake_that_waits_for_nothing_is_a_checkpoint(
         with assert_checkpoints():
             await client.do_handshake()
         assert client.handshake is not None
+
+
+async def test_send_that_comes_upon_a_bad_record_tells_the_peer(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    # Only in TLS 1.2, where a send looks first whether the peer renegotiates.
+    version = ssl.TLSVersion.TLSv1_2
+    contexts = client_context_for(ca, version), server_context_for(server_cert, version)
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, *contexts)
+        await both_handshakes(client, server)
+        client.connection.feed(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(TLSError, match="arrived damaged"):
+            await client.send_all(b"x")
+        with pytest.raises(PeerAlertError) as raised:
+            await server.receive_some()
+        assert raised.value.alert == "bad_record_mac"
 
 
 async def test_failure_in_the_middle_of_a_send_breaks_sending(established: Pair) -> None:

@@ -111,7 +111,7 @@ class Conversation:
         for _ in range(4):
             self.victim.do_handshake()
             self.peer.do_handshake()
-            self._carry_all()
+            self.carry_all()
         assert self.victim.do_handshake()
 
     def hold(self, steps: int) -> None:
@@ -136,7 +136,7 @@ class Conversation:
         for _ in range(50):
             self.peer.send(0)
             self.peer.receive()
-            self._carry_all()
+            self.carry_all()
             self.victim.do_handshake()
             self.received += len(self.victim.receive() or b"")
 
@@ -150,14 +150,14 @@ class Conversation:
         if some:
             self.victim.feed(some)
 
-    def _carry_all(self) -> None:
+    def carry_all(self) -> None:
         self._carry(1_000_000_000)
 
 
-def converse(
-    ca: trustme.CA, cert: trustme.LeafCert, side: str, seed: int, *, reads_first: bool
+def meet(
+    ca: trustme.CA, cert: trustme.LeafCert, side: str, *, seed: int = 1, reads_first: bool = True
 ) -> Conversation:
-    """Hold a conversation with a victim of one side."""
+    """Begin a conversation with a victim of one side."""
     version = ssl.TLSVersion.TLSv1_2
     if side == "client":
         victim = TLSConnection(client_context_for(ca, version), server_hostname=NAME)
@@ -168,7 +168,6 @@ def converse(
     peer = Renegotiator.of(cert, server_side=side == "client", reads_first=reads_first)
     conversation = Conversation(peer, victim, random.Random(seed))
     conversation.shake_hands()
-    conversation.hold(300)
     return conversation
 
 
@@ -181,7 +180,8 @@ def test_renegotiation_beside_large_writes_of_both_sides(
     renegotiations = 0
     for seed in range(15):
         try:
-            conversation = converse(ca, server_cert, side, seed, reads_first=reads_first)
+            conversation = meet(ca, server_cert, side, seed=seed, reads_first=reads_first)
+            conversation.hold(300)
         except BaseException as exc:
             exc.add_note(f"seed {seed}")
             raise
@@ -200,11 +200,35 @@ def test_a_client_that_writes_before_it_reads_fails_by_the_rule_of_its_own_opens
     errors = []
     for seed in range(10):
         try:
-            converse(ca, server_cert, "server", seed, reads_first=False)
+            meet(ca, server_cert, "server", seed=seed, reads_first=False).hold(300)
         except SSL.Error as exc:
             errors.append(str(exc))
     assert len(errors) > 5
     assert all("unexpected record" in error for error in errors)
+
+
+@pytest.mark.parametrize("data", [b"", b"held"])
+def test_what_is_held_goes_out_when_receive_ends_it(
+    ca: trustme.CA, server_cert: trustme.LeafCert, data: bytes
+) -> None:
+    conversation = meet(ca, server_cert, "client")
+    peer, victim = conversation.peer, conversation.victim
+    peer.renegotiate()
+    peer.do_handshake()
+    conversation.carry_all()
+    victim.send(data)
+    victim.send_close_notify()
+    assert victim.held == ([data, None] if data else [None])
+    conversation.carry_all()
+    peer.receive()
+    conversation.carry_all()
+    assert victim.receive() is None
+    assert not victim.held
+    conversation.carry_all()
+    with pytest.raises(SSL.ZeroReturnError):  # their close_notify
+        peer.receive()
+    assert peer.received == len(data)
+    assert peer.renegotiations == 1
 
 
 ################################################################

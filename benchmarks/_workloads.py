@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Self
 
 import anyio.lowlevel
 import psutil
-from _peers import ALL, ASYNC, BULK, ON_TRIO, RESUMING, Blocking, Channel, Implementation
+from _peers import ALL, ASYNC, BULK, MANY, ON_TRIO, RESUMING, Blocking, Channel, Implementation
 from _processes import HOST, Remote, answer, make_context
 from _profile import Sampler
 
@@ -552,7 +552,7 @@ def workloads(*, quick: bool, connections: int) -> list[Workload]:
             [level for level in (1, 10, 100, 1000) if level <= many],
             2000 // part,
             64,
-            implementations=ON_TRIO,
+            implementations=MANY,
             turns=2,
         ),
         account(

@@ -25,11 +25,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .helpers import (
-    NAME,
-    both_handshakes,
-    reset_when_closed,
-)
+from .helpers import NAME, both_handshakes, reset_when_closed
 
 TCPListener: TypeAlias = TLSListener[trio.SocketStream]
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]

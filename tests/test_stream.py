@@ -1053,7 +1053,7 @@ async def test_send_that_comes_upon_a_bad_record_tells_the_peer(
         client.connection.feed(b"\x17\x03\x03\x00\x20" + bytes(32))
         with pytest.raises(TLSError, match="arrived damaged"):
             await client.send_all(b"x")
-        with pytest.raises(PeerAlertError) as raised:
+        with trio.fail_after(10), pytest.raises(PeerAlertError) as raised:
             await server.receive_some()
         assert raised.value.alert == "bad_record_mac"
 

@@ -13,10 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fuzz._forge import ALERT, APPLICATION_DATA, FINISHED, HANDSHAKE, handshake, take_records
-from tests.helpers import (
-    reset,
-    tcp_pair,
-)
+from tests.helpers import reset, tcp_pair
 from trio_tlsbio import (
     PeerAlertError,
     ServerMonitor,

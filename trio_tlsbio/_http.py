@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._client import resume_over
 from ._sessions import SessionCache
@@ -85,6 +86,7 @@ class HTTPStream:
         with self._bounded("Read", timeout):
             return bytes(await self._stream.receive_some(max_bytes))
 
+    @enable_ki_protection
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of it, after what a cancelled call has left."""
         self._unwritten += buffer

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._connection import Data
 from ._transport import ConflictDetector, beside
@@ -53,6 +54,7 @@ class PumpedStream(trio.abc.Stream):
         """How many bytes it has taken on itself to deliver."""
         return self._bytes_committed
 
+    @enable_ki_protection
     async def send_all(self, data: Data) -> None:
         """Put data into the buffer, and wait for room in it where that is needed.
 
@@ -68,12 +70,14 @@ class PumpedStream(trio.abc.Stream):
                     await self._wait_for_room()
                     start += self._take(view[start:])
 
+    @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
         """Put into the buffer what there is room for, and return how many bytes that was."""
         self._check()
         with memoryview(data) as whole, whole.cast("B") as view:
             return self._take(view)
 
+    @enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room in the buffer."""
         with self._send_conflict:
@@ -85,6 +89,7 @@ class PumpedStream(trio.abc.Stream):
         """Receive from the transport itself."""
         return await self.transport_stream.receive_some(max_bytes)
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Send what is in the buffer, and close the transport; cancelled, close it at once."""
         if self._is_closed:
@@ -126,6 +131,7 @@ class PumpedStream(trio.abc.Stream):
                 f"the transport broke while sending: {self._error or type(self._error).__name__}"
             ) from self._error
 
+    @enable_ki_protection
     async def _pump(self) -> None:
         try:
             while not self._is_closed:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._connection import check_arguments
 from ._contexts import ContextProvider
@@ -317,6 +318,7 @@ class _Server(Generic[T_Stream]):
         factory=trio.lowlevel.ParkingLot, init=False
     )
 
+    @enable_ki_protection
     async def accept_from(self, listener: TLSListener[T_Stream]) -> None:
         """Accept until the listener is closed."""
         async with listener:
@@ -359,6 +361,7 @@ class _Server(Generic[T_Stream]):
         while self._connections:
             await self._less_to_do.park()
 
+    @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream]) -> None:
         """See one connection through, from the handshake to the end."""
         peer = _peer_of(stream)
@@ -411,7 +414,7 @@ class _Server(Generic[T_Stream]):
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
         try:
-            await self._handler(stream)
+            await self._call_handler(stream)
             await stream.aclose()
         except Exception as exc:
             if is_failure_of(stream.is_source_of, exc):
@@ -421,6 +424,10 @@ class _Server(Generic[T_Stream]):
             self._on_error(stream, exc)
             return exc
         return None
+
+    @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
+    async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
+        await self._handler(stream)
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:

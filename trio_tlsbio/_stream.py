@@ -12,6 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import HandshakeTimeoutError, TLSError, TruncationError
@@ -51,7 +52,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     then goes out before anything else, with the next operation of either direction. This needs a
     transport that tells how much a cancelled send has sent: a :class:`trio.SocketStream`, or
     another :class:`TLSStream`, or any in an :func:`open_pump`. Over others, a send that is
-    cancelled while the transport works on it breaks sending, not receiving.
+    cancelled while the transport works on it breaks sending, not receiving. Ctrl-C does not strike
+    within a method: it waits until the main task waits, and is like a cancellation then.
 
     One task at a time may send, and one may receive; another one that tries gets a
     :exc:`trio.BusyResourceError`. Using the stream after :meth:`aclose` or :meth:`unwrap` is a
@@ -203,6 +205,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     # Handshake
     ################################################################
 
+    @enable_ki_protection
     async def do_handshake(self) -> None:
         """Complete the handshake, if it isn't done yet.
 
@@ -301,6 +304,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     # Receiving
     ################################################################
 
+    @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for data from the peer, and return it.
 
@@ -348,6 +352,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         finally:
             self._receive_conflict.is_busy = False
 
+    @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
         """Return what has arrived, at most ``max_bytes`` of it. Never waits.
 
@@ -381,6 +386,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             finally:
                 transport.flush_nowait()  # what the peer has asked for, or our alert
 
+    @enable_ki_protection
     def is_readable(self) -> bool:
         """Whether :meth:`receive_some` would return, or raise, without waiting.
 
@@ -434,6 +440,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     # Sending
     ################################################################
 
+    @enable_ki_protection
     async def send_all(self, data: Data) -> None:
         """Encrypt data and send it.
 
@@ -480,6 +487,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self._exchange()
         await self._flush()
 
+    @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
         """Encrypt data and send what can be sent at once. Never waits.
 
@@ -506,6 +514,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 self._transport.flush_nowait()
                 return view.nbytes
 
+    @enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
         with self._send_conflict:
@@ -513,6 +522,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._connection.check_send()
             await self._transport.wait_send_might_not_block()
 
+    @enable_ki_protection
     async def send_eof(self) -> None:
         """End our direction with a close_notify. Receiving goes on until the peer's own.
 
@@ -534,6 +544,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     # Ending
     ################################################################
 
+    @enable_ki_protection
     async def unwrap(self) -> tuple[T_Stream, bytes]:
         """End TLS in both directions, and give the transport back for what comes without it.
 
@@ -571,6 +582,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._is_closing = self._is_closed = True
             return transport_stream, connection.trailing_data
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """End the connection and close the transport, so that all that was sent arrives.
 
@@ -704,6 +716,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """See :meth:`ssl.SSLSocket.pending`. Needs no handshake."""
         return self._connection.ssl_object.pending()
 
+    @enable_ki_protection
     async def verify_client_post_handshake(self) -> None:
         """Ask the client for its certificate now, and wait for the answer. TLS 1.3 servers only.
 

@@ -20,6 +20,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import TLSError, TruncationError, caused_by
@@ -48,6 +49,9 @@ _MOST_PIECES = 64
 
 # How much that the peer has made us write may wait to be sent while receiving goes on, in bytes.
 _MOST_ANSWERED = 2 * SLICE_BYTES
+
+# What ends a wait from outside: a cancellation, or Ctrl-C in the program's main task.
+_INTERRUPTIONS = (trio.Cancelled, KeyboardInterrupt)
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
@@ -278,7 +282,7 @@ class Transport(ABC, Generic[StreamT]):
         self._may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
-        is_cancelled = False
+        is_interrupted = False
         try:
             while (
                 self._bytes_sent < target
@@ -289,12 +293,12 @@ class Transport(ABC, Generic[StreamT]):
                     await self._wait_for_sender()
                 else:
                     await self._send_alone()
-        except trio.Cancelled:
-            is_cancelled = True
+        except _INTERRUPTIONS:
+            is_interrupted = True
             raise
         finally:
             self._flushing -= 1
-            if is_cancelled:  # and somebody may have relied on it
+            if is_interrupted:  # and somebody may have relied on it
                 self._wake_receiver()
 
     async def _send_alone(self) -> None:
@@ -309,7 +313,7 @@ class Transport(ABC, Generic[StreamT]):
         except trio.BrokenResourceError as exc:
             self._send_error = self._error("sending", exc)
             raise self._send_error.again() from exc
-        except trio.Cancelled:
+        except _INTERRUPTIONS:
             if not self.counts:
                 self._send_error = self._connection.claim(
                     TLSError(
@@ -485,12 +489,13 @@ class Transport(ABC, Generic[StreamT]):
                 await self.flush()
             return 0
 
-        async def flush() -> None:
-            with suppress(trio.Cancelled, Exception):
-                await self.flush()
-
-        async with beside(flush):
+        async with beside(self._flush_quietly):
             return await self.receive(while_flushing=True)
+
+    @enable_ki_protection  # a new task does not get it from the one that starts it
+    async def _flush_quietly(self) -> None:
+        with suppress(trio.Cancelled, Exception):
+            await self.flush()
 
 
 @attrs.define(eq=False)

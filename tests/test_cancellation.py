@@ -21,6 +21,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from trio_tlsbio import TLSError, TLSStream, open_pump
+from trio_tlsbio._connection import Data
 
 from .helpers import both_handshakes, tcp_pair, wrap_pair
 
@@ -770,3 +771,52 @@ async def test_aclose_cancelled_sets_free_who_is_blocked(setup: Setup) -> None:
             reader.assert_start_of(LARGE[: ours.bytes_committed])
 
     await at_every_step(scenario)
+
+
+class SendsInANursery(trio.abc.Stream):
+    """A stream that counts, and whose exceptions come in groups."""
+
+    is_cancel_safe = True
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.bytes_committed = 0
+        self.is_blocked = False
+
+    def send_nowait(self, data: Data) -> int:
+        return 0
+
+    async def send_all(self, data: Data) -> None:
+        async with trio.open_nursery() as nursery:
+            if self.is_blocked:
+                nursery.start_soon(trio.sleep_forever)
+                await trio.sleep_forever()
+            await self.stream.send_all(data)
+            self.bytes_committed += len(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def test_a_cancellation_that_comes_in_a_group_breaks_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    with trio.fail_after(5):
+        async with tcp_pair() as (client_transport, server_transport):
+            transport = SendsInANursery(client_transport)
+            client, server = wrap_pair(transport, server_transport, client_context, server_context)
+            await both_handshakes(client, server)
+            transport.is_blocked = True
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send_all, b"cancelled")
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            transport.is_blocked = False
+            await client.send_all(b", and on its way")
+            assert await server.receive_some() == b"cancelled, and on its way"

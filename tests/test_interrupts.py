@@ -26,7 +26,7 @@ import trio
 import trio._ssl
 import trustme
 from trio.lowlevel import enable_ki_protection
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_tlsbio
 from trio_tlsbio import PumpedStream, TLSListener, TLSStream, open_pump, serve_tls_listeners
@@ -43,7 +43,7 @@ from .helpers import (
 
 SOURCES = str(Path(trio_tlsbio.__file__).parent)
 
-# Three slices. A socket's buffer does not take that much at once.
+# Three slices. A socket does not take that much at once.
 LARGE = random.Random(1).randbytes(600_000)
 
 # More than all buffers between two sockets take.
@@ -166,7 +166,7 @@ def at_every_line(scenario: Callable[[Place | None], Run]) -> Iterator[Run]:
     """Yield what came of a scenario, undisturbed first, and with Ctrl-C at each of its lines."""
     undisturbed = scenario(None)
     assert undisturbed.peer.error is None
-    assert len(undisturbed.interrupter.places) >= 20, "it takes more lines than that"
+    assert len(undisturbed.interrupter.places) >= 10, "it takes more lines than that"
     yield undisturbed
     for place in undisturbed.interrupter.places:
         run = scenario(place)
@@ -178,9 +178,23 @@ def at_every_line(scenario: Callable[[Place | None], Run]) -> Iterator[Run]:
 
 @contextmanager
 def caught(run: Run) -> Iterator[None]:
-    """Catch Ctrl-C, alone or in groups, and take note of it."""
+    """Catch Ctrl-C, and take note of it."""
     try:
         yield
+    except KeyboardInterrupt:
+        run.was_interrupted = True
+
+
+async def take_held_back(run: Run) -> None:
+    """Let Ctrl-C come that was pressed where it is held back."""
+    with caught(run):
+        await trio.lowlevel.checkpoint()
+
+
+def run_to_its_end(run: Run, main: Callable[[], Awaitable[None]]) -> None:
+    """Run a program, which may end by Ctrl-C: in groups, where it has nurseries of its own."""
+    try:
+        trio.run(main)
     except* KeyboardInterrupt:
         run.was_interrupted = True
 
@@ -206,6 +220,7 @@ def run_stream(
 ) -> Run:
     """Run a program with a stream over a socket, in the main task or in another one."""
     ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     run = Run(Peer(peer_context, says), Interrupter(sources, place))
 
     async def with_stream() -> None:
@@ -213,6 +228,7 @@ def run_stream(
         async with open_pump(sock) if pump else nullcontext(sock) as transport:
             run.stream = stream_class(transport, server_context, server_side=True)
             await program(run)
+            await take_held_back(run)
             await run.stream.aclose()
 
     async def main() -> None:
@@ -222,8 +238,8 @@ def run_stream(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(with_stream)
 
-    with run.peer.beside(theirs), ours, caught(run):
-        trio.run(main)
+    with run.peer.beside(theirs), ours:
+        run_to_its_end(run, main)
     return run
 
 
@@ -340,6 +356,17 @@ def test_what_is_left_is_sent_once_while_receiving(run_here: Callable[..., Run])
         assert run.peer.received == LEFT, run.interrupter.place
 
 
+def test_the_end_is_sent_once(run_here: Callable[..., Run]) -> None:
+    async def send_eof(run: Run) -> None:
+        assert await run.stream.receive_some() == b"go"
+        await again(run, run.stream.send_eof)
+        assert await run.stream.receive_some() == b""
+
+    for run in at_every_line(partial(run_here, send_eof, is_main=True)):
+        assert run.peer.error is None, run.interrupter.place
+        assert run.peer.received == b""
+
+
 async def wait_and_send(pumped: PumpedStream, data: bytes) -> None:
     await pumped.wait_send_all_might_not_block()
     pumped.send_nowait(data)
@@ -368,6 +395,26 @@ def test_a_pump_sends_everything_once(
         assert run.peer.received == LARGE, run.interrupter.place
 
 
+def test_a_pump_that_is_closed_has_closed_its_transport(run_here: Callable[..., Run]) -> None:
+    async def close(run: Run) -> None:
+        await run.stream.send_all(b"one")
+        with caught(run), run.interrupter.watching():
+            await run.stream.aclose()
+        assert run.stream.transport_stream.socket.fileno() == -1, run.interrupter.place
+
+    for _ in at_every_line(
+        partial(
+            run_here,
+            close,
+            peer_context=None,
+            is_main=True,
+            pump=True,
+            stream_class=lambda pumped, *_, **__: pumped,
+        )
+    ):
+        pass
+
+
 def test_httpcore_writes_everything_once(run_here: Callable[..., Run]) -> None:
     async def write(run: Run) -> None:
         assert await run.stream.receive_some() == b"go"
@@ -376,8 +423,7 @@ def test_httpcore_writes_everything_once(run_here: Callable[..., Run]) -> None:
         for start in range(0, len(LARGE), 200_000):
             with caught(run), run.interrupter.watching():
                 await stream.write(LARGE[start : start + 200_000])
-        with caught(run):
-            await trio.lowlevel.checkpoint()
+        await take_held_back(run)
         await stream.write(b"")  # what is left
 
     for run in at_every_line(partial(run_here, write, is_main=True)):
@@ -385,14 +431,15 @@ def test_httpcore_writes_everything_once(run_here: Callable[..., Run]) -> None:
         assert run.peer.received == LARGE, run.interrupter.place
 
 
+@enable_ki_protection  # else it would be raised here
+async def press_ctrl_c() -> None:
+    await wait_all_tasks_blocked()
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_a_receiver_sends_what_an_interrupted_sender_has_left(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    @enable_ki_protection  # else it would be raised here
-    async def press_ctrl_c() -> None:
-        await wait_all_tasks_blocked()
-        signal.raise_signal(signal.SIGINT)
-
     async def main() -> None:
         with trio.fail_after(10):
             async with tcp_pair() as transports, trio.open_nursery() as nursery:
@@ -413,6 +460,25 @@ def test_a_receiver_sends_what_an_interrupted_sender_has_left(
                 await theirs.send_all(b"it has come")
 
     trio.run(main)
+
+
+def test_a_close_waits_for_nothing_more(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async def main() -> None:
+        async with tcp_pair() as transports, trio.open_nursery() as nursery:
+            inner = wrap_pair(*transports, client_context, server_context)
+            await both_handshakes(*inner)
+            ours, theirs = wrap_pair(*inner, client_context, server_context)
+            await both_handshakes(ours, theirs)
+            ours.connection.send(MUCH)  # which nobody reads
+            nursery.start_soon(press_ctrl_c)
+            begin = trio.current_time()
+            with pytest.raises(KeyboardInterrupt):
+                await ours.aclose()
+            assert trio.current_time() == begin
+
+    trio.run(main, clock=MockClock(autojump_threshold=0.01))
 
 
 def test_a_stream_of_trio_sends_damaged_records(run_here: Callable[..., Run]) -> None:
@@ -468,8 +534,8 @@ def run_server(
             await serve_tls_listeners(handler, [listener])
 
     client = socket.socket(socket.AF_UNIX)
-    with run.peer.beside(client, str(path)), listening, caught(run):
-        trio.run(main)
+    with run.peer.beside(client, str(path)), listening:
+        run_to_its_end(run, main)
     return run
 
 

@@ -108,10 +108,12 @@ class HTTPStream:
             await self._stream.send_all(self._unwritten)
             self._is_cut, self._unwritten = False, b""
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """Close the connection, without waiting for the peer."""
         await self._stream.aclose()
 
+    @enable_ki_protection
     async def start_tls(
         self,
         ssl_context: ssl.SSLContext,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._records import HEADER_BYTES, Data, Records
 from ._transport import (
@@ -252,6 +253,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         self._bytes_committed += memoryview(data).nbytes
         self.conversation.add(Direction.SENT, data)
 
+    @enable_ki_protection
     async def send_all(self, data: Data) -> None:
         """Send all of it.
 
@@ -286,6 +288,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
             self._sent(view[start : start + count])
             start += count
 
+    @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
         """Send as much as is possible without waiting, and return how many bytes that was. Over a
         stream that can't, none.
@@ -306,12 +309,14 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         with self._send_conflict:
             await self.transport_stream.wait_send_all_might_not_block()
 
+    @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive from the stream beneath."""
         data = await self.transport_stream.receive_some(max_bytes)
         self.conversation.add(Direction.RECEIVED, data)
         return data
 
+    @enable_ki_protection
     def receive_nowait(self) -> bytes | None:
         """Return what has arrived already, ``b""`` at the end. None if nothing has, or if the
         stream beneath can't tell.

@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
+from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 import attrs
@@ -608,6 +609,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         try:
             with trio.CancelScope(deadline=deadline):
                 await self._end()
+        except KeyboardInterrupt:
+            deadline = -math.inf  # it comes only once, and what lies beneath has to close at once
+            raise
         finally:
             try:
                 self._end_nowait()
@@ -616,6 +620,15 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         failed = self._connection.send_state is State.FAILED
         if failed and not failed_before and self._connection.handshake is None:
             self._connection.check_send()
+
+    @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     async def _close_transport(self, deadline: float) -> None:
         if not self._is_closed:  # another task may have been faster

@@ -50,9 +50,6 @@ _MOST_PIECES = 64
 # How much that the peer has made us write may wait to be sent while receiving goes on, in bytes.
 _MOST_ANSWERED = 2 * SLICE_BYTES
 
-# What ends a wait from outside: a cancellation, or Ctrl-C in the program's main task.
-_INTERRUPTIONS = (trio.Cancelled, KeyboardInterrupt)
-
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 
@@ -91,13 +88,16 @@ async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, 
     What the block raises comes out as it is, not in a group as from a nursery.
     """
     error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(task)
-        try:
-            yield
-        except BaseException as exc:
-            error = exc
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(task)
+            try:
+                yield
+            except BaseException as exc:
+                error = exc
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # Ctrl-C while the task was ending
+        error = group.exceptions[0]
     if error is not None:
         try:
             raise error
@@ -293,8 +293,8 @@ class Transport(ABC, Generic[StreamT]):
                     await self._wait_for_sender()
                 else:
                     await self._send_alone()
-        except _INTERRUPTIONS:
-            is_interrupted = True
+        except BaseException as exc:
+            is_interrupted = not isinstance(exc, Exception)
             raise
         finally:
             self._flushing -= 1
@@ -313,7 +313,10 @@ class Transport(ABC, Generic[StreamT]):
         except trio.BrokenResourceError as exc:
             self._send_error = self._error("sending", exc)
             raise self._send_error.again() from exc
-        except _INTERRUPTIONS:
+        except Exception as exc:
+            self._send_error = self._error("sending", exc)
+            raise
+        except BaseException:  # cancelled, or Ctrl-C; in a group where the stream has a nursery
             if not self.counts:
                 self._send_error = self._connection.claim(
                     TLSError(
@@ -321,9 +324,6 @@ class Transport(ABC, Generic[StreamT]):
                         "how much of it went out: nothing more can be sent, only received"
                     )
                 )
-            raise
-        except BaseException as exc:
-            self._send_error = self._error("sending", exc)
             raise
         finally:
             self._stop_sending()

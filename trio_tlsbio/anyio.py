@@ -18,6 +18,7 @@ import anyio.abc
 import attrs
 import trio
 from anyio.streams.tls import TLSAttribute
+from trio.lowlevel import enable_ki_protection
 
 import trio_tlsbio
 
@@ -304,6 +305,7 @@ class TLSStream(anyio.abc.ByteStream):
             _, trailing_data = await self.trio_stream.unwrap()
         return self.transport_stream, trailing_data
 
+    @enable_ki_protection
     async def aclose(self) -> None:
         """End the connection, and close the stream beneath: see
         :meth:`trio_tlsbio.TLSStream.aclose`.

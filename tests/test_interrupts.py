@@ -453,6 +453,29 @@ def test_a_receiver_sends_what_an_interrupted_sender_has_left(
     trio.run(main)
 
 
+def test_it_comes_bare_from_a_receiver_with_a_sender_beside(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    contexts = client_context_for(ca), server_context_for(server_cert)
+
+    def scenario(place: Place | None) -> Run:
+        run = Run(Peer(None, b""), Interrupter(SOURCES, place))
+
+        async def main() -> None:
+            async with tcp_pair() as transports:
+                ours, theirs = wrap_pair(*transports, *contexts)
+                await both_handshakes(ours, theirs)
+                ours.connection.send(MUCH)  # which nobody reads
+                await theirs.send_all(b"one")
+                assert await again(run, ours.receive_some) == b"one"
+                await take_held_back(run)
+
+        trio.run(main)  # so a group would come out
+        return run
+
+    assert len(list(at_every_line(scenario))) > 10
+
+
 def test_a_close_waits_for_nothing_more(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

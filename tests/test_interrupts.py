@@ -262,10 +262,7 @@ def run_here(ca: trustme.CA, server_cert: trustme.LeafCert) -> Callable[..., Run
     )
 
 
-TASKS = pytest.mark.parametrize("is_main", [True, False], ids=["main task", "another task"])
-
-
-@TASKS
+@pytest.mark.parametrize("is_main", [True, False], ids=["main task", "another task"])
 @pytest.mark.parametrize("pump", [False, True], ids=["socket", "pump"])
 def test_the_peer_sees_a_clean_end(run_here: Callable[..., Run], is_main: bool, pump: bool) -> None:
     for run in at_every_line(partial(run_here, answer, is_main=is_main, pump=pump)):

@@ -45,8 +45,6 @@ def check_timeouts(handshake_timeout: float, close_timeout: float) -> None:
 
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
 # note of it, for example. So the methods are protected, and it comes where the main task waits.
-
-
 @attrs.define(eq=False, init=False, repr=False)
 class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.

@@ -282,7 +282,6 @@ class Transport(ABC, Generic[StreamT]):
         self._may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
-        is_interrupted = False
         try:
             while (
                 self._bytes_sent < target
@@ -294,12 +293,11 @@ class Transport(ABC, Generic[StreamT]):
                 else:
                     await self._send_alone()
         except BaseException as exc:
-            is_interrupted = not isinstance(exc, Exception)
+            if not isinstance(exc, Exception):  # interrupted, and somebody may have relied on it
+                self._wake_receiver()
             raise
         finally:
             self._flushing -= 1
-            if is_interrupted:  # and somebody may have relied on it
-                self._wake_receiver()
 
     async def _send_alone(self) -> None:
         self.check_send()

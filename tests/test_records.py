@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_tlsbio._records import RECORD_BYTES, Records
+from trio_tlsbio._records import RECORD_BYTES, Records, is_acceptable
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
 MOST_BYTES = 5 + RECORD_BYTES + 2048
@@ -104,8 +104,65 @@ def test_what_may_be_a_record_is_waited_for(content_type: int) -> None:
 def test_what_is_all_but_a_record_is_not_waited_for(header: bytes) -> None:
     queue = Records()
     queue.feed(record(3) + header)
-    assert queue.take() == record(3) + header
+    assert queue.take() == record(3)
+    assert queue.take() == header
     assert queue.waiting == 0
+    queue.feed(b"\0" * 3)
+    assert queue.take() == b"\0" * 3
+
+
+@pytest.mark.parametrize("size", [1, 3, 41, 42])
+def test_a_hello_in_the_format_of_sslv2_is_cut_where_it_ends(size: int) -> None:
+    hello = b"\x80\x28\x01\x03\x03" + bytes(37)
+    queue, taken = Records(), b""
+    for start in range(0, len(hello), size):
+        queue.feed(hello[start : start + size])
+        while part := queue.take(waits_for=lambda record: False):
+            taken += bytes(part)
+    assert taken == hello
+    queue.feed(record(3) + record(4))
+    assert queue.take(single=True) == record(3)
+
+
+def test_a_record_that_was_taken_in_part_is_given_out_as_it_arrives() -> None:
+    queue, taken = Records(), b""
+    for byte in record(20) + record(0):
+        queue.feed(bytes([byte]))
+        taken += bytes(queue.take(waits_for=lambda record: False))
+    assert taken == record(20) + record(0)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (b"\x17\x03\x03\x40\x18", True),
+        (b"\x17\x03\x03\x40\x19", False),
+        (b"\x17\x03\x01\x00\x20", False),
+        (b"\x16\x03\x03\x00\x20", False),
+    ],
+    ids=["data", "too long", "version", "handshake"],
+)
+def test_only_data_that_openssl_accepts_is_held_back(header: bytes, expected: bool) -> None:
+    assert is_acceptable(header) is expected
+
+
+def test_no_more_records_are_taken_than_are_allowed() -> None:
+    queue = Records()
+    queue.feed(record(1) * 100)
+    queue.allowance, queue.cost = 14, 2
+    assert queue.take() == record(1) * 7
+    assert queue.take() == b""
+    queue.allowance = 7
+    assert queue.take() == record(1) * 3
+
+
+def test_records_from_the_first_handshake_message_on_are_split_off() -> None:
+    message = b"\x16" + record(4)[1:]
+    queue = Records()
+    queue.feed(record(2) + record(0))
+    queue.feed(message + record(3) + message[:7])
+    assert queue.take_from_handshake() == message + record(3) + message[:7]
+    assert queue.take_all() == record(2) + record(0)
 
 
 def test_small_records_are_taken_together() -> None:

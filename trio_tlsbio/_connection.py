@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import operator
+import re
 import ssl
 import sys
 from contextlib import suppress
@@ -23,7 +25,8 @@ from ._errors import (
     truncated,
 )
 from ._info import HandshakeInfo, presented_names
-from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records
+from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
+from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records, is_acceptable, record_bounds
 from ._sessions import TLSSession, VerificationSettings, refuse_copy
 from ._states import Event, Side, State, advance
 
@@ -32,13 +35,25 @@ __all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
 # To look up an enum's member takes as long as three calls do, so it is done once.
 _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
 
-# How often to look for a new session. Each time takes a while, and a server could send tickets
-# without end.
-_MOST_LOOKS = 16
+# Upper bound on session lookups of a connection: a server can send tickets forever. One yields the
+# ticket that the next connection needs.
+_MOST_LOOKS = 16 if LOOKS_ARE_CHEAP else 1
 
-# How much may arrive while the peer renegotiates and somebody waits to send, or while a client's
+# How many records one call decrypts at most: those of a flood are tiny, thousands fit into what is
+# read at once, and each takes some three microseconds. In TLS 1.3 one without data may be a
+# KeyUpdate, which takes as long as 16 others. Which it is shows once it is decrypted.
+_MOST_RECORDS = 1536
+_KEY_UPDATE_COST = 16
+
+# How much may arrive while the peer renegotiates and data is held for that, or while a client's
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
+
+# An encrypted KeyUpdate (RFC 8446 sections 4.6.3 and 5.2): message, content type, tag.
+_KEY_UPDATE_BYTES = HEADER_BYTES + 5 + 1 + 16
+
+# What no host name has, but URLs, addresses with a port and slips of the keyboard do.
+_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f/:@%?#\[\]\\]")
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""
@@ -57,6 +72,8 @@ def _ascii_name(server_hostname: str | bytes) -> str:
         raise TypeError(
             f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
         )
+    if address := _ip_address(name):
+        return address
     if not name.isascii():
         # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
         # in which some names mean another host. The idna package comes with Trio.
@@ -69,9 +86,25 @@ def _ascii_name(server_hostname: str | bytes) -> str:
     # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
     # of SNI, and certificates don't have it.
     name = name.removesuffix(".")
-    if not name or name.startswith(".") or "\0" in name:
+    # RFC 1035 section 2.3.4: the ssl module would raise a bare UnicodeError, after connecting.
+    labels_fit = all(0 < len(label) <= 63 for label in name.split("."))
+    if not labels_fit or len(name) > 253 or _NOT_IN_NAMES.search(name):
         raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
     return name
+
+
+def _ip_address(name: str) -> str | None:
+    """Return an IP address without its zone, which certificates don't have; None for others.
+
+    The zone of an IPv6 address means an interface of this machine: RFC 4007 section 11.2 keeps it
+    off the wire.
+    """
+    address, _, zone = name.partition("%")
+    try:
+        is_v6 = ipaddress.ip_address(address).version == 6
+    except ValueError:
+        return None
+    return address if is_v6 or not zone else None
 
 
 def check_arguments(
@@ -80,7 +113,7 @@ def check_arguments(
     server_side: bool,
     server_hostname: str | bytes | None,
     session: TLSSession | None,
-) -> tuple[str | None, ssl.SSLSession | None]:
+) -> tuple[str | None, AnySession | None]:
     """Check what a connection is to be made of, and return the ASCII name and the raw session.
 
     Raises:
@@ -149,7 +182,7 @@ class TLSConnection:
     unsent: list[bytes | memoryview]
     #: Plaintext, and None for a close_notify, that waits for a handshake to be done.
     held: list[bytes | None]
-    #: Whether :meth:`receive` is sure to return None until more is fed.
+    #: True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to get on.
     wants_data: bool
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
@@ -162,12 +195,14 @@ class TLSConnection:
     _trailing: bytearray
     _send_state: State
     _receive_state: State
-    _source: object  # of its errors
+    _sources: frozenset[object]  # of its errors: see claim()
     _send_error: TLSError | None
     _receive_error: TLSError | None
     _handshake: HandshakeInfo | None
-    # While a client's certificate is awaited: the session's id when it was asked.
-    _asked_under: bytes | None
+    _awaits_certificate: bool  # of a client that was asked for it
+    # Whether OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2 one
+    # may follow the Finished in the same record.
+    _may_hold_message: bool
     # What sessions of this connection are bound to, as it was when the connection was made.
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
@@ -176,6 +211,7 @@ class TLSConnection:
     # one. OpenSSL only tells of the latest, so after the handshake it gets single records.
     _collects: bool
     _new_sessions: list[TLSSession]
+    _offered_id: bytes | None  # of the session to resume
     _known_ids: set[bytes]
     _knows_no_other: bool  # than the one that was offered
     _looks_left: int
@@ -201,8 +237,10 @@ class TLSConnection:
             self._outgoing,
             server_side=server_side,
             server_hostname=name,
-            session=raw_session,
+            session=raw_session if isinstance(raw_session, ssl.SSLSession) else None,
         )
+        if raw_session is not None and not isinstance(raw_session, ssl.SSLSession):
+            resume(self._ssl_object, raw_session)
         self.unsent = []
         self._answered = 0
         self.held = []
@@ -214,11 +252,12 @@ class TLSConnection:
         self._trailing = bytearray()
         self._send_state = _HANDSHAKE
         self._receive_state = _HANDSHAKE
-        self._source = object()
+        self._sources = frozenset({object()})
         self._send_error = None
         self._receive_error = None
         self._handshake = None
-        self._asked_under = None
+        self._awaits_certificate = False
+        self._may_hold_message = False
         self._ssl_context = ssl_context
         self._native_context = self._ssl_object.context
         if session is not None:
@@ -227,6 +266,7 @@ class TLSConnection:
             self._settings = None if server_side else VerificationSettings.of(self._native_context)
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
+        self._offered_id = None if raw_session is None else raw_session.id
         self._known_ids = set() if raw_session is None else {raw_session.id}
         self._knows_no_other = True
         self._looks_left = _MOST_LOOKS
@@ -284,23 +324,28 @@ class TLSConnection:
         ``sslobject_class`` has a ``do_handshake`` of its own, as truststore's does: it may verify
         the peer there, and a resumed handshake has no certificates to verify.
         """
-        if self._settings is None or self._handshake is None:
+        if (
+            self._settings is None
+            or self._handshake is None
+            or type(self._ssl_object).do_handshake is not ssl.SSLObject.do_handshake
+            or _FAILED in (self._send_state, self._receive_state)
+            # Another context was set: what was verified is not known any more.
+            or self._ssl_object.context is not self._native_context
+        ):
             return None
-        if type(self._ssl_object).do_handshake is not ssl.SSLObject.do_handshake:
-            return None
-        if _FAILED in (self._send_state, self._receive_state):
-            return None
-        if self._ssl_object.context is not self._native_context:
-            return None  # somebody swapped the context: what was verified can't be told any more
-        session = self._ssl_object.session
+        session = current_session(self._ssl_object)
         # TLS 1.3 has a session object from the start, but it is of use only with a ticket; in
         # TLS 1.2 the server may remember it by its id instead.
         if session is None or not (session.has_ticket or session.id):
             return None
+        # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
+        # it has offered stays in place until the server gives another one.
+        single_use = self._handshake.version == "TLSv1.3"
+        if single_use and session.id == self._offered_id:
+            return None
         return TLSSession(
             self._ssl_object.server_hostname,
-            # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice.
-            self._handshake.version == "TLSv1.3",
+            single_use,
             self._ssl_context,
             self._native_context,
             self._settings,
@@ -367,7 +412,7 @@ class TLSConnection:
                 isinstance(data, bytes)
                 and size > HEADER_BYTES
                 and size == HEADER_BYTES + (data[3] << 8 | data[4])
-                and not (fed.waiting or self._by_record or self._incoming.pending)
+                and not (fed.waiting or fed.missing or self._by_record or self._incoming.pending)
             ):
                 # A single record, with nothing before it that waits or has not been read: the usual
                 # case, in which a queue would only take time.
@@ -385,12 +430,14 @@ class TLSConnection:
 
     def _refill(self) -> bool:
         """Give OpenSSL, which has used up all it had, what it can decrypt of what was fed; False if
-        that is nothing. So the BIO never holds more than a few records.
+        that is nothing, or if the call has decrypted enough. So the BIO never holds more than a few
+        records.
         """
         if self._may_be_ticket:
             self._may_be_ticket = False
             self._collect_session()
-        data = self._fed.take(single=self._by_record)
+        waits_for = is_acceptable if self._receive_state is _OPEN else _wait_for_no_rest
+        data = self._fed.take(single=self._by_record, waits_for=waits_for)
         if not data:
             return False
         self._incoming.write(data)
@@ -400,11 +447,15 @@ class TLSConnection:
         return True
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
-        """Return plaintext that the peer sent: all there is, or up to ``max_bytes``.
+        """Return plaintext that the peer sent: what there is, or up to ``max_bytes``.
+
+        One call decrypts a bounded number of records, so that no peer can hold up the caller with
+        thousands of tiny ones.
 
         Returns:
-          None if more ciphertext has to be fed first, and ``b""``, each time, once the peer has
-          ended its direction with a close_notify.
+          None if there is none: more ciphertext has to be fed first if :attr:`wants_data`, else
+          the call has done its share, and the next one goes on. ``b""``, each time, once the peer
+          has ended its direction with a close_notify.
 
         Raises:
           TLSError: if the handshake or a record failed, after what came before it was returned.
@@ -437,33 +488,51 @@ class TLSConnection:
         raise self._receive_error.again()
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the last call has left ciphertext that was fed to the next one: it had done its
+        share.
+        """
+        return self._fed.is_spent and self._unread
+
+    @property
     def bytes_to_receive(self) -> int:
         """How many bytes of plaintext :meth:`look_ahead` has put aside for :meth:`receive`."""
         return len(self._plaintext)
 
-    def look_ahead(self) -> None:
-        """Decrypt what was fed already, for :meth:`receive` to return later.
+    def look_ahead(self) -> bool:
+        """Decrypt what was fed already, for :meth:`receive` to return later, and return whether
+        that was all of it: like :meth:`receive` this does a bounded share.
 
         Never raises. An alert in it is known from now on, and every call that can't succeed any
         more raises it.
         """
         self._plaintext += self._decrypt(None)
+        is_all = self.wants_data or self._receive_state is not _OPEN
         self.wants_data = self.wants_data and not self._plaintext
+        return is_all
 
     def _decrypt(self, max_bytes: int | None) -> bytes:
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = sys.maxsize if max_bytes is None else max_bytes
         incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
+        suspect: TLSError | None = None
+        fed.allowance = _MOST_RECORDS
         if self._receive_state is _OPEN and not incoming.pending and not self._refill():
             # Only the rest of a record that was read in part can be there.
-            self.wants_data = not (self._eof_fed or self._ssl_object.pending())
+            self.wants_data = not (
+                self._eof_fed or self._may_hold_message or self._ssl_object.pending()
+            )
         while self._receive_state is _OPEN and not self.wants_data:
             try:
                 # One call returns one record at most.
                 chunk = read(min(left, RECORD_BYTES))
             except Exception as exc:
-                if self._goes_on_after(exc):
+                if suspect is None and _may_be_foreign(exc):
+                    suspect = self._explained(exc)
+                    continue
+                if self._goes_on_after(exc, suspect):
+                    suspect = None
                     continue
                 break
             if not chunk:  # their close_notify; had we sent ours, it would have been an exception
@@ -471,24 +540,31 @@ class TLSConnection:
                 break
             self._by_record = self._may_be_ticket = False  # the first tickets come before data
             chunks.append(chunk)
+            fed.allowance += fed.cost - 1  # it was no KeyUpdate
             left -= len(chunk)
             if not left:
                 break
             if not incoming.pending and not (fed.waiting and self._refill()):
-                self.wants_data = not self._eof_fed  # without the exception that would say so
+                # Without the exception that would say so, unless more is there for the next call.
+                self.wants_data = not (fed.is_spent or self._eof_fed)
                 break
         if self._outgoing.pending:
             self._collect_answers()
-        if self._asked_under is not None:
-            self._look_for_answer()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _goes_on_after(self, exc: Exception) -> bool:
-        """Whether to read again. What ends the direction is left in its state."""
+    def _goes_on_after(self, exc: Exception, suspect: TLSError | None) -> bool:
+        """Whether to read again. What ends the direction is left in its state.
+
+        ``suspect`` is the error that OpenSSL had before, if it was asked again: see
+        :func:`_may_be_foreign`.
+        """
         if isinstance(exc, ssl.SSLWantReadError):
+            self._may_hold_message = False
             self._collect_answers()  # or the BIO would grow with all of them, and stay so
             if self._refill():
                 return True
+            if self._fed.is_spent:
+                return False  # the next call goes on
             if self._eof_fed:
                 self._end_truncated(
                     "the connection ended without a close_notify: what was received may not be all"
@@ -500,7 +576,7 @@ class TLSConnection:
         elif isinstance(exc, ssl.SSLZeroReturnError):
             self._end_cleanly()
         else:
-            self._fail(exc)
+            self._fail(exc, suspect)
         return False
 
     def _end_cleanly(self) -> None:
@@ -514,7 +590,8 @@ class TLSConnection:
     def do_handshake(self) -> bool:
         """Move the handshake on, and return whether it is done.
 
-        Until it is, send what :meth:`data_to_send` returns, feed what comes back, call again.
+        Until it is, send what :meth:`data_to_send` returns, feed what comes back (not needed
+        unless :attr:`wants_data`), call again.
         While the peer renegotiates (TLS 1.2), it is not done for as long as something that was
         given to :meth:`send` is held: see :attr:`held`.
 
@@ -528,10 +605,10 @@ class TLSConnection:
         if self.held:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
             # messages when it reads, but fails for good on it when it writes.
-            self.look_ahead()
-            self._encrypt_held()
-            if self.held:
-                self._check_renegotiation()
+            if self.look_ahead():
+                self._encrypt_held()
+                if self.held:
+                    self._check_renegotiation()
             self.check_send()
         return not self.held
 
@@ -548,22 +625,26 @@ class TLSConnection:
         self._happened(Event.FAILURE, error)
 
     def _shake_hands_to_the_end(self) -> bool:
-        """Take all steps of the handshake that can be taken. False if more has to be fed."""
+        """Take the steps of the handshake that can be taken now. False if it is not done then."""
+        self._fed.allowance = _MOST_RECORDS
         while self._send_state is _HANDSHAKE:
-            if self.wants_data:
+            if self.wants_data or self._fed.is_spent:
                 return False
             self._shake_hands()
         return True
 
-    def _shake_hands(self) -> None:
-        """Take one step of the handshake; :attr:`wants_data` tells if the next one takes more."""
+    def _shake_hands(self, suspect: TLSError | None = None) -> None:
+        """Take one step of the handshake; :attr:`wants_data` is set if the next one needs more.
+
+        See :meth:`_goes_on_after` for ``suspect``.
+        """
         if not self._incoming.pending:
             self._refill()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
         except ssl.SSLWantReadError:
-            if self._refill():
+            if self._refill() or self._fed.is_spent:
                 pass  # the next step has something to read
             elif self._eof_fed:
                 self._end_truncated("the peer closed the connection during the handshake")
@@ -575,20 +656,28 @@ class TLSConnection:
             self._happened(Event.FAILURE, PeerAlertError(message, alert="close_notify"))
         except Exception as exc:
             self._drop_finished(exc)
-            self._fail(exc)
+            if suspect is None and _may_be_foreign(exc):
+                self._shake_hands(self._explained(exc))
+            else:
+                self._fail(exc, suspect)
         except BaseException as exc:
             self._drop_finished(exc)
             raise
         else:
-            self._handshake = HandshakeInfo.of(self._ssl_object)
-            self._may_renegotiate = self._handshake.version != "TLSv1.3"
-            self._happened(Event.HANDSHAKE_DONE)
-            self.wants_data = not (self._unread or self._eof_fed)
-            if self._collects:
-                self._begin_collecting()
-            self._encrypt_held()
+            self._complete_handshake()
         finally:
             self._collect()
+
+    def _complete_handshake(self) -> None:
+        self._handshake = HandshakeInfo.of(self._ssl_object)
+        self._may_renegotiate = self._handshake.version != "TLSv1.3"
+        self._fed.cost = 1 if self._may_renegotiate else _KEY_UPDATE_COST
+        self._happened(Event.HANDSHAKE_DONE)
+        self._may_hold_message = self._may_renegotiate
+        self.wants_data = not (self._unread or self._eof_fed or self._may_hold_message)
+        if self._collects:
+            self._begin_collecting()
+        self._encrypt_held()
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
@@ -604,9 +693,9 @@ class TLSConnection:
             if self._incoming.pending:
                 self._fed.put_back(self._incoming.read())
         else:
-            # In TLS 1.2 the ticket is a part of the handshake, and there is none after it.
-            if not self._ssl_object.session_reused:
-                self._collect_session()
+            # In TLS 1.2 the ticket is a part of the handshake, and there is none after it. One
+            # that was resumed may be renewed.
+            self._collect_session()
             self._looks_left = 0
 
     ################################################################
@@ -629,7 +718,7 @@ class TLSConnection:
           trio.NeedHandshakeError: before the handshake is done.
         """
         self.check_send()
-        if self._asked_under is not None:
+        if self._awaits_certificate:
             return
         if not self._ssl_object.server_side:
             raise ValueError("verify_client_post_handshake() is for servers")
@@ -646,7 +735,7 @@ class TLSConnection:
                 "post_handshake_auth set, and verify_mode CERT_OPTIONAL or CERT_REQUIRED"
             )
         if not context.num_tickets:
-            # What tells of an answer is the session's new id, and that comes with the tickets.
+            # An answer is recognised by the tickets that follow it.
             raise ValueError(
                 "asking for a certificate after the handshake needs an SSLContext with num_tickets "
                 "above 0"
@@ -660,7 +749,7 @@ class TLSConnection:
                 reason=exc.reason,
             )
             raise self.claim(error) from exc
-        self._asked_under = self._session_id()
+        self._awaits_certificate = True
         try:
             self._ssl_object.do_handshake()  # writes the request
         except Exception as exc:
@@ -681,7 +770,7 @@ class TLSConnection:
           TruncationError: if the transport ended first.
         """
         self.look_ahead()
-        if self._asked_under is None:
+        if not self._awaits_certificate:
             return True
         if self._receive_error is not None:
             raise self._receive_error.again()
@@ -693,15 +782,14 @@ class TLSConnection:
             raise self.claim(PostHandshakeAuthError(message))
         return False
 
-    def _session_id(self) -> bytes:
-        session = self._ssl_object.session
-        return b"" if session is None else session.id
+    def _look_for_certificate(self, answers: bytes) -> None:
+        """Look whether what OpenSSL wrote while it decrypted shows that a certificate has come.
 
-    def _look_for_answer(self) -> None:
-        # A server makes a new session after each answer, an empty one too, and sends its tickets
-        # (see the state machine in OpenSSL's statem_srvr.c). Nothing else tells of an empty one.
-        if self._receive_state is not _FAILED and self._session_id() != self._asked_under:
-            self._asked_under = None
+        A server sends new tickets after each answer, an empty one too (see the state machine in
+        OpenSSL's statem_srvr.c), and nothing else that is longer than a KeyUpdate.
+        """
+        if any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)):
+            self._awaits_certificate = False
             self._handshake = HandshakeInfo.of(self._ssl_object)
 
     ################################################################
@@ -715,14 +803,18 @@ class TLSConnection:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
           TLSError: if the connection failed.
         """
-        if self._may_renegotiate and (self._unread or self._ssl_object.pending()):
-            self.look_ahead()  # see do_handshake(): the peer may have begun a renegotiation
-        if self._send_state is not _OPEN or self.held:
+        is_known = True  # whether the peer renegotiates: see do_handshake()
+        if self._may_renegotiate and (
+            self._unread or self._may_hold_message or self._ssl_object.pending()
+        ):
+            is_known = self.look_ahead()
+        if self._send_state is not _OPEN or self.held or not is_known:
             self._hold(data)
             return
         is_short = isinstance(data, bytes) and len(data) <= RECORD_BYTES
         # A slice of a view is no copy.
         left = data if is_short else memoryview(data).cast("B")
+        suspect: TLSError | None = None
         while left:  # an empty write would mean the end to OpenSSL
             try:
                 left = left[self._ssl_object.write(left[:RECORD_BYTES]) :]
@@ -730,7 +822,10 @@ class TLSConnection:
                 self.held.append(bytes(left))  # alone: what is held already is sent before
                 left = b""
             except Exception as exc:
-                self._fail(exc)
+                if suspect is None and _may_be_foreign(exc):
+                    suspect = self._explained(exc)
+                    continue
+                self._fail(exc, suspect)
                 left = b""
             if self._outgoing.pending:  # as _collect() does, without a call for each record
                 self.unsent.append(self._outgoing.read())
@@ -788,21 +883,37 @@ class TLSConnection:
         self.held += held
 
     def _close(self) -> None:
-        # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
-        # the second looks for the peer's, and with data of the peer before it would fail for
-        # good. So what has arrived is decrypted first.
+        """Write our close_notify, unless what was fed already shows a failure: then the peer gets
+        the alert.
+        """
+        fed = self._fed
+        fed.put_back(self._incoming.read())
+        # A HelloRequest must not start a handshake now: it is looked at afterwards, when OpenSSL
+        # ignores it.
+        later = fed.take_from_handshake() if self._may_renegotiate else b""
         self.look_ahead()
-        if self._send_state is not _OPEN:
-            return
+        if self._send_state is _OPEN:
+            # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our
+            # close_notify; the second looks for the peer's, and would fail for good with data of
+            # the peer before it. So the BIO is empty meanwhile.
+            fed.put_back(self._incoming.read())
+            self._shut_down()
+        if later:
+            fed.feed(later)
+            self.wants_data = False
+
+    def _shut_down(self, suspect: TLSError | None = None) -> None:
         try:
             self._ssl_object.unwrap()
         except ssl.SSLWantReadError:
             pass  # ours is written, and theirs has not come
         except Exception as exc:
-            if getattr(exc, "reason", None) != "SHUTDOWN_WHILE_IN_INIT":
-                self._fail(exc)
-            else:
+            if getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT":
                 self.held.append(None)  # the peer renegotiates
+            elif suspect is None and _may_be_foreign(exc):
+                self._shut_down(self._explained(exc))
+            else:
+                self._fail(exc, suspect)
             return
         finally:
             self._collect()
@@ -812,19 +923,22 @@ class TLSConnection:
     # Ciphertext to send
     ################################################################
 
-    def _collect(self) -> None:
-        if self._outgoing.pending:
-            data = self._outgoing.read()
-            # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
-            # KeyUpdate, or a request for a certificate.
-            if self._send_state is not _CLOSED:
-                self.unsent.append(data)
+    def _collect(self) -> bytes:
+        """Queue what OpenSSL wrote to be sent, and return it."""
+        data = self._outgoing.read()
+        # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
+        # KeyUpdate, or a request for a certificate.
+        if data and self._send_state is not _CLOSED:
+            self.unsent.append(data)
+        return data
 
     def _collect_answers(self) -> None:
-        """Collect what OpenSSL wrote while it decrypted."""
-        if count := self._outgoing.pending:
-            self._answered += count
-            self._collect()
+        """Queue what OpenSSL wrote while it decrypted."""
+        answers = self._collect()
+        if self._awaits_certificate:
+            self._look_for_certificate(answers)
+        if self._send_state is not _CLOSED:
+            self._answered += len(answers)
 
     @property
     def bytes_to_send(self) -> int:
@@ -874,14 +988,32 @@ class TLSConnection:
     # States and errors
     ################################################################
 
+    @property
+    def error(self) -> TLSError | None:
+        """What ended a direction other than a close_notify: a failure, or a truncation."""
+        return self._receive_error or self._send_error
+
     def claim(self, error: TLSError) -> TLSError:
-        """Mark an error as one that tells of this connection, and return it."""
-        error._source = self._source
+        """Mark an error as one of this connection, and return it."""
+        error._sources = self._sources
         return error
 
+    def run_inside(self, outer: TLSConnection) -> None:
+        """Count errors of this connection as errors of ``outer`` too, whose peer causes them."""
+        self._sources |= outer._sources
+
+    def adopt(self, error: TLSError) -> None:
+        """Count errors of this connection as errors of those that ``error`` is of, too: they carry
+        this one.
+        """
+        self._sources |= error._sources
+
     def is_source_of(self, exc: BaseException) -> bool:
-        """Whether an exception tells of this connection, and not of some other one."""
-        return isinstance(exc, TLSError) and exc._source is self._source
+        """Whether an exception is an error of this connection, and not of another one.
+
+        An error of a connection that runs inside this one, TLS in TLS, counts too.
+        """
+        return isinstance(exc, TLSError) and not self._sources.isdisjoint(exc._sources)
 
     def _happened(self, event: Event, error: TLSError | None = None) -> None:
         """Move both directions on, and keep the error for those that it ends."""
@@ -898,21 +1030,23 @@ class TLSConnection:
     def _end_truncated(self, message: str) -> None:
         self._happened(Event.TRANSPORT_ENDED, truncated(message))
 
-    def _fail(self, exc: Exception) -> None:
-        """Remember the first error: OpenSSL reports only consequences of it from then on, and
-        after a fatal alert even what looks like a clean end.
-        """
+    def _explained(self, exc: Exception) -> TLSError:
+        """Return what an exception of OpenSSL, or of Python code above it, means."""
         if isinstance(exc, ssl.SSLError):
-            error = explain(
+            return explain(
                 exc,
                 names=partial(presented_names, self._ssl_object),
                 server_hostname=self._ssl_object.server_hostname,
                 refused_hostname=refused_hostname(self._ssl_object),
             )
-        else:
-            error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
-            caused_by(error, exc)
-        self._happened(Event.FAILURE, error)
+        error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
+        return caused_by(error, exc)
+
+    def _fail(self, exc: Exception, suspect: TLSError | None = None) -> None:
+        """Remember the first error: OpenSSL reports only consequences of it from then on, and
+        after a fatal alert even what looks like a clean end.
+        """
+        self._happened(Event.FAILURE, suspect or self._explained(exc))
 
     def abort(self, error: TLSError) -> None:
         """End both directions for a reason that lies outside of TLS, a timeout for example.
@@ -931,3 +1065,24 @@ def _is_openssl_error(exc: BaseException) -> bool:
     # CPython gives every SSLError that it makes from OpenSSL's error queue a library attribute;
     # one that was raised by Python code has none.
     return isinstance(exc, ssl.SSLError) and hasattr(exc, "library")
+
+
+def _may_be_foreign(exc: BaseException) -> bool:
+    """Whether an error may be one that other code has left in OpenSSL's error queue.
+
+    The queue is the thread's, and SSL_get_error(3) takes what is in it for the verdict on the call
+    before: decoding an odd certificate, anywhere in the thread, would break this connection. Then
+    OpenSSL is asked again, with the queue empty, as CPython leaves it. An error that really comes
+    from another part of OpenSSL while TLS is at work (a certificate that can't be parsed) is not
+    lost: asked again, OpenSSL only knows that the connection has failed.
+    """
+    return (
+        isinstance(exc, ssl.SSLError)
+        and exc.errno == ssl.SSL_ERROR_SSL
+        and getattr(exc, "library", "SSL") != "SSL"
+    )
+
+
+def _wait_for_no_rest(_: bytes) -> bool:
+    """Give OpenSSL the beginning of any record: in the handshake it knows what it refuses."""
+    return False

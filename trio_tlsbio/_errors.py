@@ -32,7 +32,7 @@ class TLSError(trio.BrokenResourceError):
     """OpenSSL's own name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
 
     _error_type: ClassVar[str | None] = None  # of a kind that has one name
-    _source: object = None  # what stands for the connection that it tells of
+    _sources: frozenset[object] = frozenset()  # the connections that it is an error of
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
         super().__init__(message)

@@ -5,15 +5,21 @@ from __future__ import annotations
 import _ssl
 import ipaddress
 import ssl
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 
 from ._contexts import requested_hostname
 
-__all__ = ["HandshakeInfo", "certificate_names", "decoded_chain", "presented_names"]
+__all__ = [
+    "HandshakeInfo",
+    "certificate_names",
+    "clean_error_queue",
+    "decoded_chain",
+    "presented_names",
+]
 
 # A certificate as SSLObject.getpeercert() decodes it.
 Certificate = Mapping[str, Any]
@@ -50,6 +56,26 @@ def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     return tuple(certificate for certificate in get_chain() or () if certificate is not None)
 
 
+# Never used for a connection.
+_scratch_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@contextmanager
+def clean_error_queue() -> Iterator[None]:
+    """Empty OpenSSL's error queue after decoding a certificate.
+
+    CPython leaves there what it could not decode, such as a malformed authorityInfoAccess. The
+    queue belongs to the thread, and OpenSSL takes an entry for an error of whatever connection is
+    used next.
+    """
+    try:
+        yield
+    finally:
+        # An error that CPython reports empties the queue, and this takes two microseconds.
+        with suppress(ssl.SSLError):
+            _scratch_context.load_verify_locations(cadata=b"\0")
+
+
 def _in_der(certificate: Any) -> bytes:
     data: bytes = certificate.public_bytes(_ssl.ENCODING_DER)
     return data
@@ -61,14 +87,15 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     getpeercert() tells nothing of a handshake that failed, when one wants to know most.
     """
     chain = _raw_chain(ssl_object)
-    with suppress(ValueError, ssl.SSLError):  # see _decoded()
+    with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded()
         return certificate_names(chain[0].get_info()) if chain else ()
     return ()
 
 
 def _decoded(ssl_object: ssl.SSLObject) -> Certificate | None:
     try:
-        return ssl_object.getpeercert()
+        with clean_error_queue():
+            return ssl_object.getpeercert()
     except (ValueError, ssl.SSLError):
         # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
         # not.
@@ -100,7 +127,7 @@ def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
     """
     decoded: dict[bytes, Certificate] = {}
     for certificate in _raw_chain(ssl_object):
-        with suppress(ValueError, ssl.SSLError):  # see _decoded()
+        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded()
             decoded[_in_der(certificate)] = certificate.get_info()
     chain = _peer_chain(ssl_object)
     if chain and chain[0] not in decoded:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import attrs
 
-__all__ = ["HEADER_BYTES", "RECORD_BYTES", "Data", "Records"]
+__all__ = [
+    "HEADER_BYTES",
+    "RECORD_BYTES",
+    "Data",
+    "Records",
+    "is_acceptable",
+    "is_possible",
+    "record_bounds",
+]
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -17,27 +27,79 @@ RECORD_BYTES = 16 * 1024
 HEADER_BYTES = 5
 """Type, version and length, which begin a record (RFC 8446 section 5.1)."""
 
+# From change_cipher_spec to heartbeat: the registry "TLS ContentType" of IANA.
+_TYPES = range(20, 25)
+_HANDSHAKE, _APPLICATION_DATA = 22, 23
+
 # What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
 
-# From change_cipher_spec to heartbeat: the registry "TLS ContentType" of IANA.
-_TYPES = range(20, 25)
+# Decrypting a longest record takes as long as five of a byte.
+_LONG_SHIFT = 12
+
+# What an AEAD adds to a record at most: the explicit nonce of TLS 1.2 and the tag.
+_AEAD_BYTES = 24
+
+
+def is_possible(record: bytes) -> bool:
+    """Whether a record with this header may exist in any phase."""
+    return record[0] in _TYPES and record[1] == 3 and _length(record, 0) <= _MOST_BYTES
+
+
+def is_acceptable(record: bytes) -> bool:
+    """Whether OpenSSL is sure to wait for the rest of this record of an open connection.
+
+    What this leaves out (alerts, padding up to the limit) may be acceptable too: then OpenSSL waits
+    by itself.
+    """
+    return (
+        record[0] == _APPLICATION_DATA
+        and record[1:3] == b"\x03\x03"
+        and _length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
+    )
+
+
+def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield where each whole record in ``data`` begins and ends, from ``start`` on."""
+    while start + HEADER_BYTES <= len(data):
+        end = start + HEADER_BYTES + _length(data, start)
+        if end > len(data):
+            return
+        yield start, end
+        start = end
+
+
+def _length(data: Data, start: int) -> int:
+    return data[start + 3] << 8 | data[start + 4]
 
 
 @attrs.define(eq=False)
 class Records:
-    """A queue of ciphertext, taken out in whole records.
+    """A queue of ciphertext, taken out in whole records where that is safe.
 
-    So OpenSSL need not be asked for more than it has, which costs an exception. A MemoryBIO never
-    shrinks, so not much more than a record is taken out at a time.
+    So OpenSSL need not be asked for more than it has, which costs an exception. It answers some
+    records by their header alone, a length over the limit for example: those are handed over as
+    they arrive, or the peer would wait for an answer forever. A MemoryBIO never shrinks, so not
+    much more than a record is taken out at a time.
     """
 
     #: How many bytes are in it.
     waiting: int = 0
+    #: How many bytes are missing of a record whose beginning was taken out already.
+    missing: int = 0
+    #: How much may still be taken out, and what each record takes of that. Long ones take more.
+    allowance: int = sys.maxsize
+    cost: int = 1
+    _is_first: bool = True  # whether no record was taken out yet
     # What is taken out of, from _start on, and what was fed meanwhile.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
     _later: deque[bytes | memoryview] = attrs.field(factory=deque, repr=False)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the allowance is."""
+        return self.allowance < self.cost
 
     def feed(self, data: Data) -> None:
         """Put data at the end."""
@@ -51,7 +113,9 @@ class Records:
 
     def put_back(self, data: bytes) -> None:
         """Put data, which begins with a record, before all other."""
-        self.feed(data + self.take_all())
+        if data:
+            self.missing = 0
+            self.feed(data + self.take_all())
 
     def take_all(self) -> bytes:
         """Take out everything as it is."""
@@ -60,22 +124,45 @@ class Records:
         self._later.clear()
         return data
 
-    def take(self, *, single: bool = False) -> Data:
-        """Take out some records, or a ``single`` one; ``b""`` if none is whole yet.
-
-        What can't be a record is not waited for: OpenSSL refuses it by its header.
+    def take_from_handshake(self) -> bytes:
+        """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
+        after the handshake.
         """
-        data, start, size = self._data, self._start, len(self._data)
-        end, limit = start, start + RECORD_BYTES
-        while end + HEADER_BYTES <= size:
-            following = end + _record_bytes(data, end)
-            if following > size or (following > limit and end > start):
+        data = self.take_all()
+        end = self.missing
+        for start, following in record_bounds(data, self.missing):
+            if data[start] == _HANDSHAKE:
                 break
             end = following
-            if single or end >= limit:
+        self.feed(data[:end])
+        return data[end:]
+
+    def take(
+        self, *, single: bool = False, waits_for: Callable[[bytes], bool] = is_possible
+    ) -> Data:
+        """Take out some records, or a ``single`` one; ``b""`` if there is none, or no allowance.
+
+        The beginning of a record, with its header, is taken out too unless ``waits_for`` says of it
+        that the rest is to be waited for.
+        """
+        if self.is_spent or not self.waiting:
+            return b""
+        if self.missing:
+            return self._take_rest()
+        data, start, size = self._data, self._start, len(self._data)
+        end, limit, left, cost = start, start + RECORD_BYTES, self.allowance, self.cost
+        while end + HEADER_BYTES <= size:
+            following = end + self._record_bytes(data, end)
+            if following > size or (following > limit and end > start):
+                break
+            left -= cost + ((following - end) >> _LONG_SHIFT)
+            end = following
+            if single or left < cost or end >= limit:
                 break
         if end == start:
-            return self._take_split()
+            return self._take_split(waits_for)
+        self._is_first = False
+        self.allowance = left
         self.waiting -= end - start
         if end < size:
             self._start = end
@@ -83,24 +170,53 @@ class Records:
             self._begin_next()
         return data[start:end]
 
-    def _take_split(self) -> bytes:
-        """Take out the first record, which goes on in what was fed later."""
-        if not self._later:
-            if self._start:  # what was taken out is not to be kept with the rest
-                self._begin(bytes(self._data[self._start :]))
-            return b""
+    def _take_rest(self) -> Data:
+        """Take out what has arrived of the record whose beginning was taken out."""
+        end = min(self._start + self.missing, len(self._data))
+        rest = self._data[self._start : end]
+        self.allowance -= self.cost
+        self.missing -= len(rest)
+        self.waiting -= len(rest)
+        if end < len(self._data):
+            self._start = end
+        else:
+            self._begin_next()
+        return rest
+
+    def _take_split(self, waits_for: Callable[[bytes], bool]) -> bytes:
+        """Take out the first record, which goes on in what was fed later, or the part of it that is
+        there.
+        """
         record = bytes(self._data[self._start :])
-        while missing := _missing(record):
+        while missing := self._missing(record):
             if not self._later:
-                self._data, self._start = record, 0
-                return b""
+                break
             chunk = self._later.popleft()
             record += chunk[:missing]
             if missing < len(chunk):
                 self._later.appendleft(memoryview(chunk)[missing:])
+        # OpenSSL answers nothing that is shorter than a header.
+        if missing and (len(record) < HEADER_BYTES or waits_for(record)):
+            self._data, self._start = record, 0
+            return b""
+        self._is_first = False
+        self.allowance -= self.cost
+        self.missing = missing
         self.waiting -= len(record)
         self._begin_next()
         return record
+
+    def _missing(self, record: bytes) -> int:
+        """Return how many bytes it takes to make it whole, or to learn how long it is."""
+        if len(record) < HEADER_BYTES:
+            return HEADER_BYTES - len(record)
+        return self._record_bytes(record, 0) - len(record)
+
+    def _record_bytes(self, data: bytes | memoryview, start: int) -> int:
+        if self._is_first and data[start] & 0x80 and data[start + 2] == 1:
+            # A ClientHello in the format of SSLv2, which some OpenSSLs accept: RFC 5246, E.2.
+            return 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
+        return HEADER_BYTES + _length(data, start)
 
     def _begin_next(self) -> None:
         self._begin(self._later.popleft() if self._later else b"")
@@ -109,18 +225,3 @@ class Records:
         # A slice of a view is no copy.
         self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
         self._start = 0
-
-
-def _record_bytes(data: bytes | memoryview, start: int) -> int:
-    """Return how long the record is whose header is there, and what is no record as if it were."""
-    length = data[start + 3] << 8 | data[start + 4]
-    if data[start] in _TYPES and data[start + 1] == 3 and length <= _MOST_BYTES:
-        return HEADER_BYTES + length
-    return min(len(data) - start, RECORD_BYTES)
-
-
-def _missing(record: bytes) -> int:
-    """Return how many bytes it takes to make it whole, or to tell how long it is."""
-    if len(record) < HEADER_BYTES:
-        return HEADER_BYTES - len(record)
-    return _record_bytes(record, 0) - len(record)

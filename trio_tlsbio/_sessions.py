@@ -8,6 +8,8 @@ from typing import NoReturn, TypeAlias
 
 import attrs
 
+from ._native_session import AnySession
+
 __all__ = [
     "SessionCache",
     "SessionCacheStatistics",
@@ -79,7 +81,7 @@ class TLSSession:
     # not hand on all that can be read from that.
     _native_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)
-    _ssl_session: ssl.SSLSession = attrs.field(repr=False)
+    _ssl_session: AnySession = attrs.field(repr=False)
 
     @property
     def id(self) -> bytes:
@@ -112,9 +114,7 @@ class TLSSession:
             return False
         return True
 
-    def resumed_by(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None
-    ) -> ssl.SSLSession:
+    def resumed_by(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> AnySession:
         """Return what OpenSSL resumes with; :exc:`ValueError` if this use would not be safe."""
         if self._ssl_context is not ssl_context:
             raise ValueError(

@@ -260,8 +260,8 @@ def outcome_of(victim: TLSConnection) -> Outcome:
     """Receive until nothing more comes."""
     data = b""
     try:
-        while part := victim.receive():
-            data += part
+        while (part := victim.receive()) or victim.is_behind:
+            data += part or b""
     except TLSError as exc:
         return Outcome(data, False, exc)
     return Outcome(data, part == b"", None)

@@ -16,6 +16,7 @@ from ._transport import (
     ImmediateStream,
     LingeringStream,
     SocketCalls,
+    WatchedStream,
 )
 
 __all__ = [
@@ -341,6 +342,15 @@ class RecordedStream(trio.abc.HalfCloseableStream):
             return self._socket.end_direction()
         stream = self.transport_stream
         return isinstance(stream, LingeringStream) and stream.end_direction()
+
+    def peer_has_gone(self) -> bool:
+        """Whether the peer has ended the transport: see
+        :meth:`trio_tlsbio.TLSStream.peer_has_gone`.
+        """
+        if self._socket is not None:
+            return self._socket.peer_has_gone()
+        stream = self.transport_stream
+        return isinstance(stream, WatchedStream) and stream.peer_has_gone()
 
     async def send_eof(self) -> None:
         """End our direction of the stream beneath.

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
+import os
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -16,11 +20,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import HandshakeTimeoutError, TLSError, TruncationError
+from ._errors import HandshakeTimeoutError, PeerAlertError, TLSError, TruncationError
 from ._info import HandshakeInfo
+from ._records import RECORD_BYTES
 from ._sessions import TLSSession, refuse_copy
 from ._states import State
-from ._transport import ConflictDetector, Transport, transport_for
+from ._transport import ConflictDetector, Transport, beside, close_nowait, transport_for
 
 __all__ = ["CLOSE_TIMEOUT", "TLSStream", "check_timeouts", "start_tls"]
 
@@ -30,6 +35,9 @@ R = TypeVar("R")
 # How long an alert may take to get onto the wire before its error is raised, in seconds. It is
 # a few bytes long: only a peer that has stopped reading makes it wait at all.
 _ALERT_TIMEOUT = 1.0
+
+# How often a program that only sends looks whether the peer has gone, at most, in seconds.
+_LOOK_INTERVAL = 0.00025
 
 CLOSE_TIMEOUT = 5.0
 """How long :meth:`TLSStream.aclose` waits for the peer if nothing else is said, in seconds."""
@@ -98,9 +106,17 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     _close_timeout: float
     _close_max_bytes: int
     _bytes_committed: int
+    # Whether a send ended before all of its data was encrypted: then a close_notify would vouch for
+    # half a message.
+    _is_cut: bool
+    # Whether nothing was received since something was sent, when to look in spite of that whether
+    # the peer has gone, and whether its end was received.
+    _only_sends: bool
+    _next_look: float
+    _has_received_end: bool
     _is_established: bool  # the handshake is done, and our last flight of it is sent
     _is_closing: bool
-    _is_closed: bool
+    _closed: trio.Event  # the transport is
     _send_conflict: ConflictDetector
     _receive_conflict: ConflictDetector
 
@@ -130,6 +146,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             collect_sessions=on_session is not None,
         )
         self._on_session = on_session
+        if (outer := _tls_stream_under(transport_stream)) is not None:
+            self._connection.run_inside(outer._connection)
+            outer._next_look = math.inf  # this one looks, and knows whether all is received
         self._transport = transport_for(transport_stream, self._connection)
         self._https_compatible = https_compatible
         self._handshake_timeout = handshake_timeout
@@ -137,9 +156,13 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._close_timeout = close_timeout
         self._close_max_bytes = close_max_bytes
         self._bytes_committed = 0
+        self._is_cut = False
+        self._only_sends = False
+        self._next_look = 0.0
+        self._has_received_end = False
         self._is_established = False
         self._is_closing = False
-        self._is_closed = False
+        self._closed = trio.Event()
         self._send_conflict = ConflictDetector(
             "another task is currently sending data on this TLSStream"
         )
@@ -223,6 +246,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._check_open()
         if not await self._complete_handshake():
             await trio.lowlevel.checkpoint()
+            await self._flush_leftover()
         self._check_open()
 
     async def _complete_handshake(self) -> bool:
@@ -282,14 +306,37 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise
 
     async def _flush(self) -> None:
-        """Flush; if the transport breaks, say rather why the peer has closed it, if it told us."""
+        """Flush; if that fails, the alert that the peer has sent before is what is raised."""
         try:
             await self._transport.flush()
         except TLSError:
-            self._transport.receive_nowait()
-            self._connection.look_ahead()
-            self._connection.check_send()
+            self._raise_alert()
             raise
+
+    def _raise_alert(self) -> None:
+        """Raise the reason for which the peer has closed the connection, if it sent an alert."""
+        self._transport.receive_nowait()
+        self._connection.look_ahead()
+        if isinstance(self._connection.error, PeerAlertError):
+            raise self._connection.error.again()
+
+    def _check_send(self) -> None:
+        """Raise what keeps the transport from sending, or the peer's reason for it."""
+        try:
+            self._transport.check_send()
+        except TLSError:
+            self._raise_alert()
+            raise
+
+    @property
+    def _is_pending(self) -> bool:
+        """Whether an earlier operation has left something to send."""
+        return bool(self._connection.unsent or self._connection.held)
+
+    async def _flush_leftover(self) -> None:
+        """Send what an earlier operation has left, unless that may wait (session tickets)."""
+        if self._is_pending and self._is_established and not self._transport.may_wait:
+            await self._flush_held()
 
     async def _flush_alert(self) -> None:
         """Send the alert that OpenSSL has written, if TLS has failed here. Bounded in time."""
@@ -330,6 +377,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True
+        self._only_sends = False
         connection = self._connection
         try:
             if self._is_closing or not self._is_established:
@@ -341,19 +389,28 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 if self._is_closing:
                     self._check_open()
                 data = self._receive(max_bytes)
+            self._has_received_end = not data
             if connection.unsent:
                 # What receiving made us write (a certificate that the peer asked for, say) need
                 # not wait for the next send.
                 self._transport.flush_nowait()
             return data
         except TLSError as exc:
-            if self._https_compatible and isinstance(exc, TruncationError):
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            if await self._is_end(exc):
                 return b""
-            await self._flush_alert()
             raise
         finally:
             self._receive_conflict.is_busy = False
+
+    async def _is_end(self, exc: TLSError) -> bool:
+        """Whether an error stands for the end of the data. Else the peer is sent the alert."""
+        if not isinstance(exc, TruncationError):
+            await self._flush_alert()
+            return False
+        self._has_received_end = True
+        if self._https_compatible:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._https_compatible
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
@@ -372,17 +429,22 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_open()
             if not self._is_established:
                 return None
-            transport = self._transport
-            # A sender may wait for the peer too, in a renegotiation: what it waits for is its own.
-            is_busy = transport.is_receiving or transport.is_clogged
-            if self._connection.wants_data and not is_busy:
-                transport.receive_nowait()
+            connection, transport = self._connection, self._transport
+            self._only_sends = False
             try:
                 data = self._receive(max_bytes)
+                # A sender may wait for the peer too, in a renegotiation: then it does the reading.
+                is_busy = transport.is_receiving or transport.is_clogged or connection.is_behind
+                if data is None and not is_busy:
+                    transport.receive_nowait()
+                    data = self._receive(max_bytes)
                 if data is None:
                     transport.check_receive()
+                if data == b"":
+                    self._has_received_end = True
                 return data
             except TruncationError:
+                self._has_received_end = True
                 if not self._https_compatible:
                     raise
                 return b""
@@ -397,17 +459,20 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         don't make the stream readable as they make its socket: a pool of connections can tell by
         this whether an idle one may be used again. Not every transport can say what has arrived:
         over others than sockets, and streams of this class, this may be False while something waits
-        there. It is False before the handshake is done, and while a task is receiving.
+        there. It is False before the handshake is done, and while a task is receiving. It is True
+        while more has arrived than one call looks at: then the peer is not idle.
 
         Raises:
           trio.ClosedResourceError: after :meth:`aclose` or :meth:`unwrap`.
         """
         self._check_open()
         connection, transport = self._connection, self._transport
+        transport.flush_nowait()
         if self._receive_conflict.is_busy or transport.is_receiving or not self._is_established:
             return False
+        self._only_sends = False
         if not connection.bytes_to_receive and connection.receive_state is State.OPEN:
-            if not transport.is_clogged:
+            if not (transport.is_clogged or connection.is_behind):
                 transport.receive_nowait()
             connection.look_ahead()
             transport.flush_nowait()  # what the peer has asked for: see receive_some()
@@ -415,6 +480,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 self._report_sessions()
         return (
             connection.bytes_to_receive > 0
+            or connection.is_behind
             or connection.receive_state is not State.OPEN
             or transport.has_ended
         )
@@ -458,14 +524,19 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise self._send_conflict.error()
         self._send_conflict.is_busy = True
         connection, transport = self._connection, self._transport
+        part: bytes | memoryview
         try:
+            parts = _slices(data)
             if self._is_closing or not self._is_established:
                 self._check_send_open()
                 await self._complete_handshake()
-            for part in _slices(data):
+            if self._only_sends and 0 < len(data) <= RECORD_BYTES:
+                self._notice_the_end()
+            self._is_cut = self._only_sends = True
+            for number, part in enumerate(parts, 1):
                 await trio.lowlevel.checkpoint_if_cancelled()
-                if connection.unsent:
-                    await self._flush()  # what a cancelled send has left
+                if connection.unsent or connection.held:
+                    await self._flush_held()  # what a cancelled send has left
                 if self._is_closing:
                     self._check_open()
                 try:
@@ -474,6 +545,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     await self._flush_alert()
                     raise
                 self._bytes_committed += len(part)
+                self._is_cut = number < len(parts)
                 if transport.flush_nowait() and not connection.held:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 else:
@@ -481,7 +553,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     self._check_open()
         finally:
             self._send_conflict.is_busy = False
-            part = b""  # a traceback would keep the caller's buffer locked
+            parts, part = (), b""  # a traceback would keep the caller's buffer locked
 
     async def _flush_held(self) -> None:
         """Flush what was given to the connection, also if it holds that for a renegotiation."""
@@ -489,6 +561,40 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         while self._connection.held and not await self._step(self._connection.do_handshake):
             await self._exchange()
         await self._flush()
+
+    def peer_has_gone(self) -> bool:
+        """Whether the peer has ended the transport, so that what is sent from now on may be lost.
+
+        This shows without receiving what came before. It is False where the transport can't show
+        it: over others than sockets, and streams of this class. A program that only sends need not
+        ask: :meth:`send_all` and :meth:`send_nowait` do so now and then, and raise.
+        """
+        return self._transport.peer_has_gone()
+
+    def _notice_the_end(self) -> None:
+        """Look whether the peer has gone, for a program that only sends: it would never hear of
+        that, and what it sends afterwards is lost.
+
+        A program that sends in bulk hears of it by the reset that its data causes.
+        """
+        now = time.monotonic()  # a look takes a system call, so many sends share one
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_INTERVAL
+        connection, transport = self._connection, self._transport
+        if transport.is_receiving or not transport.peer_has_gone():
+            return
+        transport.receive_nowait()
+        connection.look_ahead()
+        if isinstance(connection.error, PeerAlertError):
+            raise connection.error.again()
+        # After a close_notify alone the peer may still read. A program that has received the end,
+        # or has something left to receive, does not only send, and may know what it does.
+        is_heard = self._has_received_end or connection.bytes_to_receive
+        if transport.eof_received and not is_heard:
+            error = TLSError("the peer has closed the connection, and reads nothing any more")
+            error.__cause__ = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            transport.give_up_sending(error)
 
     @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
@@ -505,15 +611,19 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """
         with self._send_conflict:
             self._check_send_open()
-            self._transport.check_send()
+            if self._only_sends and 0 < len(data) <= RECORD_BYTES:
+                self._notice_the_end()
+            self._only_sends = True
             self._transport.flush_nowait()
-            if self._connection.handshake is None or self._connection.unsent:
+            self._check_send()
+            if self._connection.handshake is None or self._is_pending:
                 return 0
             if not self._transport.counts:
                 return 0
             with memoryview(data) as view:
                 self._connection.send(view)
                 self._bytes_committed += view.nbytes
+                self._is_cut = self._is_cut and not view.nbytes
                 self._transport.flush_nowait()
                 return view.nbytes
 
@@ -523,7 +633,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with self._send_conflict:
             self._check_send_open()
             self._connection.check_send()
-            await self._transport.wait_send_might_not_block()
+            await self._flush_leftover()
+            try:
+                await self._transport.wait_send_might_not_block()
+            except TLSError:
+                self._raise_alert()
+                raise
 
     @enable_ki_protection
     async def send_eof(self) -> None:
@@ -567,23 +682,42 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self._complete_handshake()
             connection = self._connection
             await self._step(connection.send_close_notify)
-            await self._flush_held()
-            connection.look_ahead()
+            await self._flush_and_receive(connection.look_ahead)
             while connection.receive_state is State.OPEN and not connection.bytes_to_receive:
-                await self._transport.receive()
+                await self._exchange()
                 connection.look_ahead()
             self._check_open()
             if connection.bytes_to_receive:
-                error = TLSError(
+                message = (
                     f"the peer sent {connection.bytes_to_receive} bytes of data where unwrap() "
                     "expected its close_notify: receive until b'' first"
                 )
-                raise connection.claim(error)
+                raise connection.claim(TLSError(message))
             await self._step(self._receive)
             transport_stream = self.transport_stream
             self._transport_stream = None
-            self._is_closing = self._is_closed = True
+            self._is_closing = True
+            self._closed.set()
             return transport_stream, connection.trailing_data
+
+    async def _flush_and_receive(self, take: Callable[[], object]) -> None:
+        """Flush what is pending, and receive meanwhile: the peer may have something to send too,
+        and not read before that is gone.
+
+        ``take`` is called for what was received.
+        """
+        if self._transport.flush_nowait() and not self._is_pending:
+            return
+        async with beside(partial(self._receive_meanwhile, take)):
+            await self._flush_held()
+
+    @enable_ki_protection  # a new task does not get it from the one that starts it
+    async def _receive_meanwhile(self, take: Callable[[], object]) -> None:
+        left = self._close_max_bytes
+        with suppress(trio.Cancelled, Exception):  # who waits for the end hears of it
+            while left > 0 and not self._transport.has_ended:
+                left -= await self._transport.receive(while_flushing=True)
+                take()
 
     @enable_ki_protection
     async def aclose(self) -> None:
@@ -594,34 +728,48 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         peer has closed too, since a socket that is closed while the peer still sends may destroy
         what the peer has not read yet. All of this takes ``close_timeout`` seconds at most.
 
-        Cancelled, it closes the transport at once, after putting on the wire what waits to be
-        sent, and the close_notify, as far as that works without waiting. Tasks that are blocked
-        on the stream get a :exc:`trio.ClosedResourceError`.
+        A close_notify vouches that the peer has got everything. So there is none if a
+        :meth:`send_all` ended before all of its data was encrypted, and nothing was sent after it.
+
+        Cancelled, it closes the transport at once, after putting on the wire what is pending, and
+        the close_notify, as far as that works without waiting. Tasks that are blocked on the stream
+        get a :exc:`trio.ClosedResourceError`. While another task closes the stream, this waits
+        until that is done.
 
         Raises:
           TLSError: if it had to complete the handshake, and the handshake failed. The transport
             is closed all the same.
+          PeerAlertError: if it has found a fatal alert of the peer that no other call has raised:
+            for a client that only sends, the only way to learn that it was refused.
         """
-        if self._is_closed:
+        is_first, self._is_closing = not self._is_closing, True
+        if self._closed.is_set():
             await trio.lowlevel.checkpoint()
             return
-        self._is_closing = True
-        failed_before = self._connection.send_state is State.FAILED
+        error_before = self._connection.error
         deadline = trio.current_time() + self._close_timeout
         try:
             with trio.CancelScope(deadline=deadline):
-                await self._end()
+                await (self._end() if is_first else self._closed.wait())
         except KeyboardInterrupt:
-            deadline = -math.inf  # it comes only once, and what lies beneath has to close at once
+            deadline = -math.inf  # it comes only once, and the transport has to close at once
             raise
         finally:
-            try:
-                self._end_nowait()
-            finally:
-                await self._close_transport(deadline)
-        failed = self._connection.send_state is State.FAILED
-        if failed and not failed_before and self._connection.handshake is None:
-            self._connection.check_send()
+            if not self._closed.is_set():
+                try:
+                    self._end_nowait()
+                finally:
+                    await self._close_transport(deadline)
+        if error_before is None:
+            self._check_close()
+
+    def _check_close(self) -> None:
+        """Raise what a close has found, if no other call can have raised it."""
+        connection = self._connection
+        failed_in_handshake = connection.handshake is None and connection.send_state is State.FAILED
+        if isinstance(connection.error, PeerAlertError) or failed_in_handshake:
+            assert connection.error is not None
+            raise connection.error.again()
 
     @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
     async def __aexit__(
@@ -630,56 +778,95 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        try:
+            await self.aclose()
+        except TLSError:
+            if exc_type is None:
+                raise  # else what has ended the block matters more
 
     async def _close_transport(self, deadline: float) -> None:
-        if not self._is_closed:  # another task may have been faster
-            self._is_closed = True
+        # Not only the first task that comes here: one that is cancelled makes the transport, if
+        # another task waits for it, close at once.
+        try:
             with trio.CancelScope(deadline=deadline):  # cancelled, it closes at once
                 await self.transport_stream.aclose()
+        finally:
+            self._closed.set()
+
+    def abort(self) -> None:
+        """Close at once, without a close_notify: the peer sees that what it got is not all.
+
+        Tasks that are blocked on the stream get a :exc:`trio.ClosedResourceError`. Never raises,
+        and does nothing on a stream that is closed. A transport that can't be closed without
+        waiting (sockets, Trio's memory streams and other streams of this class can be) is left to
+        :meth:`aclose`, which closes it at once then.
+        """
+        if self._closed.is_set():
+            return
+        self._is_closing = self._is_cut = True
+        self._transport.flush_nowait()
+        if close_nowait(self.transport_stream):
+            self._closed.set()
+
+    @property
+    def _vouches(self) -> bool:
+        """Whether a close may say that the peer has got everything."""
+        return not (self._https_compatible or self._is_cut)
 
     async def _end(self) -> None:
-        is_unused = self._connection.send_state is State.HANDSHAKE
-        if self._https_compatible and is_unused:
+        connection, transport = self._connection, self._transport
+        if self._https_compatible and connection.send_state is State.HANDSHAKE:
             return  # there is nothing that could be lost
         # A peer that has gone already is no error here, nor a stream that broke before.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if not self._https_compatible:
+            if self._vouches:
                 await self._complete_handshake()
-                self._connection.send_close_notify()
-            await self._flush_held()
+                transport.receive_nowait(1)  # a record that fails is answered by an alert
+                connection.send_close_notify()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            # Whatever was raised: the alert, or what was committed before.
+            await self._flush_and_receive(self._discard)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._wait_for_the_peer()
 
     async def _wait_for_the_peer(self) -> None:
         """Wait until the peer sends no more, if closing the transport now could do harm."""
-        if not self._transport.end_direction() or not self._transport.has_sent:
+        connection, transport = self._connection, self._transport
+        if isinstance(connection.error, HandshakeTimeoutError):
+            return  # it was waited for long enough
+        if not transport.end_direction() or not transport.has_sent:
             return
         left = self._close_max_bytes
         self._discard()
-        while left > 0 and not (
-            self._transport.eof_received or self._connection.receive_state is State.CLOSED
-        ):
-            left -= await self._transport.receive()
+        while left > 0 and not (transport.eof_received or connection.receive_state is State.CLOSED):
+            left -= await transport.receive()
             self._discard()
 
     def _discard(self) -> None:
+        """Look at what has arrived, for the end or an alert, and throw it away. What one call does
+        not get to is thrown away unread.
+        """
         with suppress(TLSError):
-            while self._receive():
-                pass
+            self._receive()
+        if self._connection.is_behind:
+            self._transport.discards = True
 
     def _end_nowait(self) -> None:
-        self._transport.receive_nowait()  # what is left unread would make closing a reset
-        self._discard()
-        if self._on_session is not None:
-            self._connection.look_for_session()
-            self._report_sessions()
-        if self._connection.handshake is not None and not self._https_compatible:
+        connection, transport = self._connection, self._transport
+        if not connection.is_behind:
+            transport.receive_nowait(1)
+        if connection.handshake is not None and self._vouches:
             with suppress(TLSError):
-                self._connection.send_close_notify()
-        if self._connection.send_state is not State.HANDSHAKE:  # half of one is of no use
-            self._transport.flush_nowait()
-        self._transport.end_direction()
+                connection.send_close_notify()
+        self._discard()
+        transport.discards = True
+        transport.receive_nowait()  # what is left unread would make closing a reset
+        if self._on_session is not None:
+            connection.look_for_session()
+            self._report_sessions()
+        if connection.send_state is not State.HANDSHAKE:  # half of one is of no use
+            transport.flush_nowait()
+        transport.end_direction()
 
     def _check_open(self) -> None:
         if self._is_closing:
@@ -813,12 +1000,20 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         return self._connection.ssl_object
 
 
-def _slices(data: Data) -> Iterable[bytes | memoryview]:
+def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | None:
+    """Return the TLS stream that a transport is, or that carries it; None if there is none."""
+    stream: object = transport_stream
+    while stream is not None and not isinstance(stream, TLSStream):
+        stream = getattr(stream, "transport_stream", None)
+    return stream
+
+
+def _slices(data: Data) -> Sequence[bytes | memoryview]:
     """Cut data where other tasks get their turn. There is always a first slice, if an empty one."""
     if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
         return (data,)
     view = memoryview(data).cast("B")
-    return (view[start : start + SLICE_BYTES] for start in range(0, len(view) or 1, SLICE_BYTES))
+    return [view[start : start + SLICE_BYTES] for start in range(0, len(view) or 1, SLICE_BYTES)]
 
 
 async def start_tls(

@@ -8,8 +8,11 @@ leaves nothing behind but ciphertext that waits its turn.
 
 from __future__ import annotations
 
+import copy
 import errno
+import inspect
 import os
+import select
 import socket as stdlib_socket
 import sys
 from abc import ABC, abstractmethod
@@ -32,7 +35,9 @@ __all__ = [
     "LingeringStream",
     "SocketCalls",
     "Transport",
+    "WatchedStream",
     "beside",
+    "close_nowait",
     "transport_for",
 ]
 
@@ -146,6 +151,15 @@ class LingeringStream(Protocol):
         ...
 
 
+@runtime_checkable
+class WatchedStream(Protocol):
+    """A stream that shows whether the peer has gone, as a :class:`TLSStream` over a socket does."""
+
+    def peer_has_gone(self) -> bool:
+        """See :meth:`Transport.peer_has_gone`."""
+        ...
+
+
 @attrs.define(eq=False)
 class Transport(ABC, Generic[StreamT]):
     """Moves the ciphertext of one connection over one stream."""
@@ -164,10 +178,14 @@ class Transport(ABC, Generic[StreamT]):
     _receiver_left: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
     _send_error: TLSError | None = attrs.field(default=None, init=False)
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
+    # What broke the transport, whichever direction met it.
+    _broken: TLSError | None = attrs.field(default=None, init=False)
     #: Whether the transport ended.
     eof_received: bool = attrs.field(default=False, init=False)
-    # Whether what waits to be sent may go on waiting for something else to be sent.
-    _may_wait: bool = attrs.field(default=False, init=False)
+    #: Whether what is received from now on is thrown away.
+    discards: bool = attrs.field(default=False, init=False)
+    #: Whether what is unsent may wait until something else is sent.
+    may_wait: bool = attrs.field(default=False, init=False)
     # Whether the stream beneath may have left some of what it took on itself unsent.
     _is_unfinished: bool = attrs.field(default=False, init=False)
 
@@ -183,9 +201,7 @@ class Transport(ABC, Generic[StreamT]):
 
     @abstractmethod
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
-        """Send what the transport takes at once, and return how many bytes that was. Never raises:
-        the next one who has to send will hear of it.
-        """
+        """Send what the transport takes at once, and return how many bytes that was."""
 
     @abstractmethod
     def _receive_some(self) -> Awaitable[Data | None]:
@@ -203,9 +219,15 @@ class Transport(ABC, Generic[StreamT]):
         """Whether a ClosedResourceError in :meth:`_receive_some` is due to that."""
         return False
 
+    def peer_has_gone(self) -> bool:
+        """Whether the peer has ended its direction, or all of the transport, as far as that can be
+        seen without receiving what came before.
+        """
+        return False
+
     def receive_nowait(self, most_reads: int = 16) -> int:
-        """Feed the connection what has arrived already, as far as that can be had, and return how
-        many bytes that was. Never raises: the next one who has to receive will hear of it.
+        """Feed the connection what has arrived already, as far as the transport can tell, and
+        return how many bytes that was. Never raises: the next call that has to receive does.
         """
         fed = 0
         if self.has_ended:
@@ -221,10 +243,10 @@ class Transport(ABC, Generic[StreamT]):
                 fed += len(data)
         except (trio.ClosedResourceError, trio.BusyResourceError):
             pass
-        except TruncationError:
-            self._feed(b"")  # see _received_instead()
-        except trio.BrokenResourceError as exc:
-            self._receive_error = self._error("receiving", exc)
+        except TruncationError as exc:
+            self._feed(self._truncated(exc))
+        except Exception as exc:
+            self._break("receiving", exc)
         return fed
 
     def check_receive(self) -> None:
@@ -279,7 +301,7 @@ class Transport(ABC, Generic[StreamT]):
           TLSError: if the transport can't send any more.
         """
         self.check_send()
-        self._may_wait = False
+        self.may_wait = False
         target = self._bytes_sent + self._connection.bytes_to_send
         self._flushing += 1
         try:
@@ -309,10 +331,9 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise  # nothing was sent
         except trio.BrokenResourceError as exc:
-            self._send_error = self._error("sending", exc)
-            raise self._send_error.again() from exc
+            raise self._break("sending", exc) from exc
         except Exception as exc:
-            self._send_error = self._error("sending", exc)
+            self._break("sending", exc)
             raise
         except BaseException:  # cancelled, or Ctrl-C; in a group where the stream has a nursery
             if not self.counts:
@@ -337,16 +358,23 @@ class Transport(ABC, Generic[StreamT]):
             self._sender_left.unpark_all()
 
     def flush_nowait(self) -> bool:
-        """Send what can be sent at once, unless another task is sending. Never raises.
+        """Send what can be sent at once, unless another task is sending. Never raises: the next
+        call that has to send does.
 
         Returns:
-          Whether nothing is left that waits to be sent.
+          Whether everything is sent.
         """
         if self._sending or self._send_error is not None:
             return False
         connection = self._connection
         if connection.unsent:
-            sent = self._send_some_nowait(connection.unsent)
+            try:
+                sent = self._send_some_nowait(connection.unsent)
+            except (trio.BusyResourceError, trio.ClosedResourceError):
+                return False
+            except Exception as exc:
+                self._break("sending", exc)
+                return False
             self._bytes_sent += sent
             connection.mark_sent(sent)
             if connection.unsent:
@@ -361,7 +389,7 @@ class Transport(ABC, Generic[StreamT]):
             not self._sending
             and self._send_error is None
             and bool(self._connection.unsent)
-            and (self.counts or not self._may_wait)
+            and (self.counts or not self.may_wait)
         )
 
     def flush_later(self) -> None:
@@ -370,7 +398,7 @@ class Transport(ABC, Generic[StreamT]):
         Meant for what the peer can do without, and may not be ready to read.
         """
         self.flush_nowait()
-        self._may_wait = bool(self._connection.unsent)
+        self.may_wait = bool(self._connection.unsent)
 
     def _mark_sent(self, count: int) -> None:
         self._connection.mark_sent(count)
@@ -384,17 +412,33 @@ class Transport(ABC, Generic[StreamT]):
         self._sending = True
         try:
             await self._stream.wait_send_all_might_not_block()
+        except (trio.BusyResourceError, trio.ClosedResourceError):
+            raise
         except trio.BrokenResourceError as exc:
-            self._send_error = self._error("sending", exc)
-            raise self._send_error.again() from exc
+            raise self._break("sending", exc) from exc
         finally:
             self._stop_sending()
             self._wake_receiver()  # who could not send meanwhile
 
-    def _error(self, doing: str, exc: BaseException) -> TLSError:
+    def _break(self, doing: str, exc: Exception) -> TLSError:
+        """Note that the transport broke: both directions hear of it, this one first. Return what
+        to raise for that.
+        """
+        if isinstance(exc, TLSError):
+            self._connection.adopt(exc)
+        if not isinstance(exc, trio.BrokenResourceError):
+            exc = _without_traceback(exc)  # the original is raised, and would hold this in a cycle
         words = str(exc) or type(exc).__name__
         error = TLSError(f"the transport broke while {doing}: {words}")
-        return self._connection.claim(caused_by(error, exc))
+        self._broken = self._connection.claim(caused_by(error, exc))
+        self._send_error = self._send_error or self._broken
+        if doing == "receiving":
+            self._receive_error = self._broken
+        return self._broken.again()
+
+    def give_up_sending(self, error: TLSError) -> None:
+        """Have every call that would send raise ``error`` from now on."""
+        self._send_error = self._send_error or self._connection.claim(error)
 
     def check_send(self) -> None:
         """Raise :exc:`TLSError` if the transport can't send any more."""
@@ -417,56 +461,72 @@ class Transport(ABC, Generic[StreamT]):
         Raises:
           TLSError: if the transport can't receive any more.
         """
+        if self._connection.is_behind and not self.is_clogged:
+            # There is more to decrypt before anything else. Other tasks have their turn.
+            self.flush_nowait()
+            await trio.lowlevel.checkpoint()
+            return 0
         if self._connection.unsent and not while_flushing:
             return await self._flush_and_receive()
         if self._receiving:
             await self._wait_for_receiver()
             return 0
-        if self._receive_error is not None:
-            raise self._receive_error.again()
+        self.check_receive()
         self._receiving = True
         try:
-            data = await self._receive_some()
-            if data is None and self._receive_error is None:
-                data = self._read_nowait()
-        except Exception as exc:
-            data = self._received_instead(exc)
+            data = await self._receive_once()
         finally:
             self._receiving = False
             if self._receiver_left is not None:
                 self._receiver_left.unpark_all()
         if data is None:
-            self.check_receive()  # somebody may have found out meanwhile
+            self.check_receive()  # another task may have met an error meanwhile
             return 0
         self._feed(data)
         more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
         return len(data) + more
 
+    async def _receive_once(self) -> Data | None:
+        """Receive from the stream, and report its errors in our words."""
+        try:
+            data = await self._receive_some()
+            return self._read_nowait() if data is None and self._receive_error is None else data
+        except TruncationError as exc:
+            return self._truncated(exc)
+        except trio.ClosedResourceError:
+            if self._is_interrupted():
+                return None
+            raise
+        except trio.BusyResourceError:
+            raise
+        except trio.BrokenResourceError as exc:
+            raise self._break("receiving", exc) from exc
+        except Exception as exc:
+            self._break("receiving", exc)
+            raise
+
     def _feed(self, data: Data) -> None:
         if data:
-            self._connection.feed(data)
+            if not self.discards:
+                self._connection.feed(data)
+        elif self._broken is not None:
+            # A write has met the reset already, and after that a socket looks as if it had ended.
+            self._receive_error = self._broken
         else:
             self.eof_received = True
             self._connection.feed_eof()
+
+    def _truncated(self, exc: TruncationError) -> bytes:
+        """Return what the truncation of an outer TLS stream means here: an end, to which the inner
+        close_notify may be missing.
+        """
+        self._connection.adopt(exc)
+        return b""
 
     async def _wait_for_receiver(self) -> None:
         if self._receiver_left is None:
             self._receiver_left = trio.lowlevel.ParkingLot()
         await self._receiver_left.park()
-
-    def _received_instead(self, exc: Exception) -> Data | None:
-        """Return what an exception of the stream stands for, or raise it in our words."""
-        if isinstance(exc, TruncationError):
-            # TLS in TLS: an end that is truncated below is one here, without close_notify.
-            return b""
-        if isinstance(exc, trio.ClosedResourceError) and self._is_interrupted():
-            return None
-        if isinstance(exc, trio.ClosedResourceError | trio.BusyResourceError):
-            raise exc
-        self._receive_error = self._error("receiving", exc)
-        if isinstance(exc, trio.BrokenResourceError):
-            raise self._receive_error.again() from exc
-        raise exc
 
     def _wake_receiver(self) -> None:
         """Make a receiver that waits look again: there is something left to send."""
@@ -540,15 +600,17 @@ class _NestedTransport(_StreamTransport):
             self._mark_sent(self._counting.bytes_committed - before)
 
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
-            sent = self._counting.send_nowait(b"".join(pieces))
-            self._is_unfinished = self._is_unfinished or sent > 0  # what it took may wait there
-            return sent
-        return 0
+        sent = self._counting.send_nowait(b"".join(pieces))
+        self._is_unfinished = self._is_unfinished or sent > 0  # what it took may wait there
+        return sent
 
     def _read_nowait(self) -> bytes | None:
         stream = self._stream
         return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
+
+    def peer_has_gone(self) -> bool:
+        stream = self._stream
+        return isinstance(stream, WatchedStream) and stream.peer_has_gone()
 
     def end_direction(self) -> bool:
         stream = self._stream
@@ -589,8 +651,10 @@ class _SocketTransport(Transport[trio.SocketStream]):
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         try:
             return _write(self._fileno(), pieces[:_MOST_PIECES])
-        except OSError:
+        except (BlockingIOError, InterruptedError):
             return 0
+        except OSError as exc:
+            raise _stream_error(exc) from exc
 
     def _receive_some(self) -> Awaitable[None]:
         # Waiting first: mostly nothing has come yet, and finding that out is not free.
@@ -616,6 +680,9 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def _is_interrupted(self) -> bool:
         return self._was_woken and self._fileno() >= 0
+
+    def peer_has_gone(self) -> bool:
+        return _peer_has_gone(self._fileno())
 
     def end_direction(self) -> bool:
         return SocketCalls(self._stream).end_direction()
@@ -658,6 +725,10 @@ class SocketCalls:
         except OSError as exc:
             raise _stream_error(exc) from exc
 
+    def peer_has_gone(self) -> bool:
+        """See :meth:`Transport.peer_has_gone`."""
+        return _peer_has_gone(self._stream.socket.fileno())
+
     def end_direction(self) -> bool:
         """See :meth:`Transport.end_direction`."""
         # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
@@ -672,22 +743,29 @@ class SocketCalls:
 
 # Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
 
+
+@contextmanager
+def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
+    # With family and type given, making it costs no system call.
+    borrowed = stdlib_socket.socket(
+        stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
+    )
+    if stdlib_socket.getdefaulttimeout() is not None:
+        borrowed.settimeout(0)  # or it would wait that long
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()  # the descriptor stays the stream's
+
+
+def _peek(descriptor: int) -> bytes:
+    with _borrowed(descriptor) as socket:
+        return socket.recv(1, stdlib_socket.MSG_PEEK)
+
+
 if sys.platform != "win32":
     _read, _write = os.read, os.writev
 else:
-
-    @contextmanager
-    def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
-        # With family and type given, making it costs no system call.
-        borrowed = stdlib_socket.socket(
-            stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
-        )
-        if stdlib_socket.getdefaulttimeout() is not None:
-            borrowed.settimeout(0)  # or it would wait that long
-        try:
-            yield borrowed
-        finally:
-            borrowed.detach()  # the descriptor stays the stream's
 
     def _read(descriptor: int, max_bytes: int) -> bytes:
         with _borrowed(descriptor) as socket:
@@ -698,6 +776,21 @@ else:
             return socket.send(b"".join(pieces))
 
 
+def _peer_has_gone(descriptor: int) -> bool:
+    if descriptor < 0:
+        return False
+    if not hasattr(select, "POLLRDHUP"):  # the end shows once all before it was received
+        try:
+            return _peek(descriptor) == b""
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:
     """Return the best way to move a connection's ciphertext over ``stream``."""
     if isinstance(stream, trio.SocketStream):
@@ -705,6 +798,30 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
     if isinstance(stream, CountingStream) and stream.is_cancel_safe:
         return _NestedTransport(stream, connection, stream)
     return _StreamTransport(stream, connection)
+
+
+def close_nowait(stream: trio.abc.AsyncResource) -> bool:
+    """Close a stream without waiting, and return whether it can be closed so."""
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    elif isinstance(stream, trio.StapledStream):
+        halves = stream.send_stream, stream.receive_stream
+        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
+    elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
+        if inspect.iscoroutinefunction(close):
+            return False
+        close()
+    else:
+        return False
+    return True
+
+
+def _without_traceback(exc: Exception) -> Exception:
+    """Return a copy of an exception of other code, which is going to be raised itself."""
+    try:
+        return copy.copy(exc)
+    except Exception:
+        return RuntimeError(f"{type(exc).__name__}: {exc}")
 
 
 def _stream_error(exc: OSError) -> Exception:

@@ -251,6 +251,34 @@ def test_a_bug_that_is_no_exception_of_files_is_not_hidden_from_who_asks(
     assert isinstance(reloads[0], TypeError)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT),
+        (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER),
+    ],
+    ids=["server", "client"],
+)
+def test_a_reload_does_not_change_the_side(
+    first: ssl._SSLMethod, second: ssl._SSLMethod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next connection could not be made by it, which would end a server."""
+    reloads: list[Exception | None] = []
+    protocols = iter([first, second, first])
+    current = ReloadingContext(lambda: ssl.SSLContext(next(protocols)), on_reload=reloads.append)
+    before = current()
+    assert not current.reload()
+    assert current() is before
+    (record,) = caplog.records
+    assert f"must stay with {first.name}" in record.getMessage()
+    assert current.reload(), "it goes by the first one, not by the last"
+    assert current().protocol is first
+    refused, fine = reloads
+    assert isinstance(refused, ValueError)
+    assert second.name in str(refused)
+    assert fine is None
+
+
 ################################################################
 # Several names
 ################################################################

@@ -124,12 +124,13 @@ class ReloadingContext:
 
     Args:
       make_context: Makes the context. It is called at once, and for each reload; it may read files,
-        which blocks.
+        which blocks. A reload whose context is for the other side than the first one fails.
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
       on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
         for the same reason. It must not raise.
 
     Raises:
+      TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
       Exception: whatever the first call of ``make_context`` raises.
     """
 
@@ -138,6 +139,7 @@ class ReloadingContext:
     _on_reload: Callable[[Exception | None], object] | None
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
+    _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
     _error: Exception | None  # of the last try
     # How many connections have come since, and come before the next try.
     _skipped: int
@@ -151,10 +153,12 @@ class ReloadingContext:
         on_reload: Callable[[Exception | None], object] | None = None,
     ) -> None:
         self._make_context = make_context
+        self._protocol = None
         self._files = tuple(files)
         self._on_reload = on_reload
         self._stamps = self._look()
         self._current = self._make()
+        self._protocol = self._current.protocol
         self._error = None
         self._skipped, self._to_skip = 0, 1
 
@@ -216,6 +220,11 @@ class ReloadingContext:
         if not isinstance(context, ssl.SSLContext):
             raise TypeError(
                 f"make_context must return an ssl.SSLContext, not {type(context).__name__}"
+            )
+        if self._protocol is not None and context.protocol is not self._protocol:
+            raise ValueError(
+                f"make_context must stay with {self._protocol.name}, by which it made the first "
+                f"context: {context.protocol.name} may be for the other side"
             )
         return context
 

@@ -164,6 +164,8 @@ class Transport(ABC, Generic[StreamT]):
     _receiver_left: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
     _send_error: TLSError | None = attrs.field(default=None, init=False)
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
+    #: Whether a byte has come.
+    has_received: bool = attrs.field(default=False, init=False)
     #: Whether the transport ended.
     eof_received: bool = attrs.field(default=False, init=False)
     # Whether what waits to be sent may go on waiting for something else to be sent.
@@ -444,6 +446,7 @@ class Transport(ABC, Generic[StreamT]):
 
     def _feed(self, data: Data) -> None:
         if data:
+            self.has_received = True
             self._connection.feed(data)
         else:
             self.eof_received = True

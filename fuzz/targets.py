@@ -67,10 +67,7 @@ def _lost_exceptions() -> Iterator[list[BaseException]]:
     lost: list[BaseException] = []
 
     def collect(unraisable: Any) -> None:
-        # CPython decodes the name that a client asks for before it calls the sni_callback, and
-        # refuses the client where that fails.
-        if not isinstance(unraisable.exc_value, UnicodeDecodeError):
-            lost.append(unraisable.exc_value)
+        lost.append(unraisable.exc_value)
 
     before, sys.unraisablehook = sys.unraisablehook, collect
     try:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import attrs
 import pytest
 import trustme
 
-from trio_tlsbio import PeerAlertError, ReloadingContext, TLSConnection, TLSError, sni_context
+from trio_tlsbio import (
+    CertificateError,
+    HandshakeInfo,
+    PeerAlertError,
+    ReloadingContext,
+    TLSConnection,
+    TLSError,
+    sni_context,
+)
 
-from .certificates import Issued, load_revocation_list
+from .certificates import CLIENT, Certificate, Issued, load_revocation_list
 from .helpers import client_context_for, failures, server_context_for, shake_hands
 
 LOGGER = "trio_tlsbio.server"
@@ -240,6 +251,34 @@ def test_a_bug_that_is_no_exception_of_files_is_not_hidden_from_who_asks(
     assert isinstance(reloads[0], TypeError)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT),
+        (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER),
+    ],
+    ids=["server", "client"],
+)
+def test_a_reload_does_not_change_the_side(
+    first: ssl._SSLMethod, second: ssl._SSLMethod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next connection could not be made by it, which would end a server."""
+    reloads: list[Exception | None] = []
+    protocols = iter([first, second, first])
+    current = ReloadingContext(lambda: ssl.SSLContext(next(protocols)), on_reload=reloads.append)
+    before = current()
+    assert not current.reload()
+    assert current() is before
+    (record,) = caplog.records
+    assert f"must stay with {first.name}" in record.getMessage()
+    assert current.reload(), "it goes by the first one, not by the last"
+    assert current().protocol is first
+    refused, fine = reloads
+    assert isinstance(refused, ValueError)
+    assert second.name in str(refused)
+    assert fine is None
+
+
 ################################################################
 # Several names
 ################################################################
@@ -402,6 +441,236 @@ def test_names_that_let_in_others_clients_are_refused(
     for context in contexts.values():
         context.verify_mode = ssl.CERT_NONE
     sni_context(contexts)
+
+
+@pytest.mark.parametrize("mode", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+@pytest.mark.parametrize("trust", ["pinned", "pinned besides", "the same pin", "nothing", "level"])
+def test_names_whose_trust_can_not_be_compared_are_refused(
+    trust: str, mode: ssl.VerifyMode, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    """get_ca_certs() leaves out certificates that are no CA, and what is in a capath."""
+    same_pin = pin()
+    for name, context in contexts.items():
+        context.verify_mode = mode
+        if trust in ("pinned besides", "level"):
+            ca.configure_trust(context)
+        if trust == "the same pin":
+            same_pin.trusted_by(context)
+        elif trust == "pinned" or (trust == "pinned besides" and name == "b.example"):
+            pin().trusted_by(context)
+        elif trust == "level" and name == "b.example":
+            context.set_ciphers("DEFAULT:@SECLEVEL=1")
+    with pytest.raises(ValueError, match=r"b\.example .* can't be compared"):
+        sni_context(contexts)
+    sni_context(dict.fromkeys(NAMES, contexts["a.example"]))  # one context is like itself
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "a..b", ".a.example", "a.example..", "*."),
+        *("*", "*.*.example", "a.*.example", "a*.example", "*a.example", "a.example.*"),
+        *("192.0.2.1", "*.0.2.1", "1.2.3", "80", "::1", "[::1]", "2001:db8::1", "fe80::1%eth0"),
+        *("https://a.example", "a.example/", "a.example:443", "[::1]:443", "user@a.example"),
+        *("a example", " a.example", "a.example\n", "a.example\0", "a\t.example"),
+        *("a" * 64 + ".example", "a." * 126 + "ab"),
+    ],
+)
+def test_names_that_no_client_can_ask_for_are_refused(
+    name: str, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    with pytest.raises(ValueError, match=r"host name|wildcard|IP address") as caught:
+        sni_context({"good.example": contexts["a.example"], name: contexts["b.example"]})
+    assert repr(name) in str(caught.value)
+    assert contexts["a.example"].sni_callback is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.example", "A.example"),
+        ("a.example", "a.example."),
+        ("A.Example.", "a.eXample"),
+        ("*.a.example", "*.A.example."),
+    ],
+)
+def test_a_name_that_is_given_twice_is_refused(
+    names: tuple[str, str], contexts: dict[str, ssl.SSLContext]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(names[1])) + ".* already"):
+        sni_context(dict(zip(names, contexts.values(), strict=False)))
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "A.example.", "xn--bcher-kva.example", "_x.a_b.example", "1.2.3.x"]
+)
+def test_names_that_clients_can_ask_for_are_served(
+    name: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    context = sni_context({name: contexts["a.example"]})
+    assert asked(RawClient.of(ca, tls_version, None), context, name, None).server_hostname == name
+
+
+def test_what_is_no_servers_context_is_refused(contexts: dict[str, ssl.SSLContext]) -> None:
+    for other in (None, ssl.SSLContext, lambda: contexts["a.example"]):
+        with pytest.raises(TypeError, match=r"for b\.example must be an ssl\.SSLContext"):
+            sni_context({**contexts, "b.example": other})  # type: ignore[dict-item]
+    for name in (b"b.example", None):
+        with pytest.raises(TypeError, match="must be a str"):
+            sni_context({name: contexts["b.example"]})  # type: ignore[dict-item]
+    client_context = ssl.create_default_context()
+    with pytest.raises(ValueError, match=r"for b\.example was made for clients"):
+        sni_context({**contexts, "b.example": client_context})
+    with pytest.raises(ValueError, match="for other names was made for clients"):
+        sni_context(contexts, default=client_context)
+
+
+################################################################
+# Sessions of several names
+################################################################
+
+
+def pin() -> Issued:
+    """A client's certificate that is trusted as it is, and is no CA."""
+    return Certificate(names=["client.example"], purposes=[CLIENT]).signed_by(None)
+
+
+@attrs.frozen(eq=False)
+class RawClient:
+    """A client that resumes any session under any name, as a hostile one does."""
+
+    context: ssl.SSLContext
+
+    @classmethod
+    def of(cls, ca: trustme.CA, version: ssl.TLSVersion, certificate: Issued | None) -> RawClient:
+        context = client_context_for(ca, version)
+        context.check_hostname = False
+        if certificate is not None:
+            certificate.load_into(context)
+        return cls(context)
+
+    def ask(
+        self, server: TLSConnection, name: str | None, session: ssl.SSLSession | None = None
+    ) -> ssl.SSLSession | None:
+        """Shake hands and receive, so that the tickets arrive, and return the session."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = self.context.wrap_bio(incoming, outgoing, server_hostname=name, session=session)
+        is_greeted = False
+        for _ in range(5):
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                client.read(100)
+            server.feed(outgoing.read())
+            if server.do_handshake() and not is_greeted:
+                is_greeted = True
+                server.send(b"welcome")
+            incoming.write(server.data_to_send())
+        server.send_close_notify()  # or OpenSSL would forget the session
+        return client.session
+
+
+def asked(
+    client: RawClient, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None
+) -> HandshakeInfo:
+    """Connect to a server, and return what it knows of the handshake."""
+    server = TLSConnection(context, server_side=True)
+    client.ask(server, name, session)
+    assert server.handshake is not None
+    return server.handshake
+
+
+@pytest.fixture(params=["tickets", "session ids"])
+def resumable(
+    request: pytest.FixtureRequest, contexts: dict[str, ssl.SSLContext]
+) -> dict[str, ssl.SSLContext]:
+    """Contexts that resume sessions in either way. (In TLS 1.3 both are called tickets.)"""
+    if request.param == "session ids":
+        for context in contexts.values():
+            context.options |= ssl.OP_NO_TICKET
+    return contexts
+
+
+ASKED = ("a.example", "b.example", "x.c.example")
+
+
+@pytest.mark.parametrize("first", ASKED)
+@pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+def test_a_session_is_resumed_under_no_other_name(
+    mode: ssl.VerifyMode,
+    first: str,
+    ca: trustme.CA,
+    resumable: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
+) -> None:
+    for context in resumable.values():
+        ca.configure_trust(context)
+        context.verify_mode = mode
+    context = sni_context(resumable)
+    certificate = Certificate(purposes=[CLIENT]).signed_by(Issued.of(ca)) if mode else None
+    client = RawClient.of(ca, tls_version, certificate)
+    for name in ASKED:
+        server = TLSConnection(context, server_side=True)
+        session = client.ask(server, first)
+        handshake = asked(client, context, name, session)
+        assert handshake.session_reused == (name == first)
+        assert handshake.server_hostname == name
+        assert bool(handshake.peer_certificate) == bool(mode)
+
+
+@pytest.mark.parametrize("names", [("a.example", "b.example"), ("b.example", "a.example")])
+def test_a_certificate_of_one_name_gets_nobody_in_at_another(
+    names: tuple[str, str],
+    ca: trustme.CA,
+    resumable: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
+) -> None:
+    """Whatever the contexts come to trust: a session goes with the context that has verified it."""
+    here, elsewhere = names
+    for context in resumable.values():
+        ca.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    context = sni_context(resumable)
+    certificate = pin()
+    certificate.trusted_by(resumable[here])  # too late to be compared
+    client = RawClient.of(ca, tls_version, certificate)
+    session = client.ask(TLSConnection(context, server_side=True), here)
+    assert session is not None
+    assert asked(client, context, here, session).session_reused
+    for offered in (None, session):
+        with pytest.raises(CertificateError):
+            client.ask(TLSConnection(context, server_side=True), elsewhere, offered)
+
+
+def test_a_wildcards_sessions_are_resumed_under_the_name_that_is_asked_for(
+    ca: trustme.CA, resumable: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    """One context has verified the client for all these names. OpenSSL tells the session's name."""
+    context = sni_context({"*.c.example": resumable["*.c.example"], **resumable})
+    client = RawClient.of(ca, tls_version, None)
+    session = client.ask(TLSConnection(context, server_side=True), "x.c.example")
+    handshake = asked(client, context, "y.c.example", session)
+    assert handshake.session_reused
+    assert handshake.server_hostname == "y.c.example"
+
+
+def test_a_context_of_several_names_is_chosen_by_other_stacks_too(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    """They know the sni_callback alone."""
+    context = sni_context(contexts)
+    client_context = client_context_for(ca, tls_version)
+    for name in ASKED:
+        client = TLSConnection(client_context, server_hostname=name)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = context.wrap_bio(incoming, outgoing, server_side=True)
+        for _ in range(3):
+            incoming.write(client.data_to_send())
+            with suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+            client.feed(outgoing.read())
+            client.do_handshake()
+        assert client.handshake is not None
+        assert client.handshake.matched_name is not None
 
 
 def test_names_are_reloaded_together(

@@ -165,7 +165,7 @@ async def test_not_one_good_request_fails(
     # 10,000 connections with TLS 1.3; what differs in 1.2 are certificates.
     share = 1 if name == "tls13" else 10
     mock_clock.rate = 1
-    caplog.set_level(logging.WARNING, "trio_tlsbio.server")
+    caplog.set_level(logging.DEBUG, "trio_tlsbio.server")
     server_context = server_context_for(server_cert, version)
     ca.configure_trust(server_context)
     server_context.verify_mode = ssl.CERT_REQUIRED

@@ -473,6 +473,22 @@ async def test_drain_of_an_echo(pem: Path, client_context: ssl.SSLContext) -> No
         assert (await server.end(None)).status == 0
 
 
+@posix
+async def test_drain_does_not_wait_for_clients_that_keep_silent(
+    pem: Path, client_context: ssl.SSLContext
+) -> None:
+    async with serve("--cert", pem, "--drain-timeout", "3600") as server:
+        silent = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with await connect(server, client_context) as stream:
+            assert await exchange(stream, b"hello") == b"hello"
+        result = await server.end()
+        assert await silent.receive_some() == b""
+        await silent.aclose()
+    assert result.status == 0
+    assert result.fact("failed") == "1 (truncated 1)"
+    assert "connection from" not in result.stderr
+
+
 async def _stuck(server: Server, context: ssl.SSLContext) -> Client:
     """Ask for more than what fits between here and there, and read no more than its begin."""
     stream = await slow_reader(server, context)

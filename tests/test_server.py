@@ -16,6 +16,7 @@ from trio.testing import MockClock, open_stream_to_socket_listener, wait_all_tas
 
 from trio_tlsbio import (
     CertificateError,
+    ReloadingContext,
     TLSError,
     TLSListener,
     TLSStream,
@@ -172,6 +173,9 @@ async def test_context_is_checked_before_listening(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(trio, "open_tcp_listeners", open_tcp_listeners)
     with pytest.raises(TypeError, match="SSLContext"):
         await open_tls_over_tcp_listeners(0, None)  # type: ignore[arg-type]
+    for context in ssl.create_default_context(), ReloadingContext(ssl.create_default_context):
+        with pytest.raises(ValueError, match="made for the other side, by PROTOCOL_TLS_CLIENT"):
+            await open_tls_over_tcp_listeners(0, context)
 
 
 async def test_options_for_listening_reach_trio(
@@ -442,6 +446,7 @@ async def test_naive_handler_survives_what_is_not_tls(
     server_context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG, "trio_tlsbio.server")
     async with serving(echo, server_context) as listener:
         bad = await tcp_to(listener)
         _, port = bad.socket.getsockname()
@@ -459,6 +464,7 @@ async def test_naive_handler_survives_a_reset_in_the_handshake(
     server_context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG, "trio_tlsbio.server")
     async with serving(echo, server_context) as listener:
         bad = await tcp_to(listener)
         reset_when_closed(bad)

@@ -53,6 +53,7 @@ from .helpers import (
 )
 
 HOST = "127.0.0.1"
+LOGGER = "trio_tlsbio.server"
 
 Stream: TypeAlias = TLSStream[trio.SocketStream]
 
@@ -541,6 +542,76 @@ async def test_what_a_provider_raises_propagates_and_leaks_nothing(
     assert raised.group_contains((StopIteration, RuntimeError))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "from the function") for number in (errno.EMFILE, errno.ENOMEM)),
+        *(OSError(number, "from the function") for number in (errno.ENFILE, errno.ENOBUFS)),
+        trio.ClosedResourceError("from the function"),
+        trio.BrokenResourceError("from the function"),
+    ],
+    ids=repr,
+)
+async def test_error_of_a_provider_is_no_failure_of_accepting(
+    error: Exception,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither are clients lost one after the other, nor does the server end in silence."""
+    calls = 0
+
+    def provider() -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise error
+        return server_context
+
+    async def run() -> None:
+        async with serving(echo, provider, client_context) as server:
+            async with await server.tcp() as tcp:
+                with trio.fail_after(10):
+                    assert await tcp.receive_some() == b""
+            with trio.fail_after(10):
+                await server.ended.wait()
+            raise AssertionError("the server did not say why it ended")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(type(error), match="from the function")
+    assert calls == 3
+    assert not caplog.records
+
+
+async def test_client_context_of_a_provider_ends_the_server_with_words(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, server_context, client_context])
+
+    async def run() -> None:
+        async with (
+            serving(echo, lambda: next(contexts), client_context) as server,
+            await server.tcp(),
+        ):
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(ValueError, match="made for the other side")
+
+
+async def test_client_context_of_a_reload_leaves_the_server_as_it_was(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, client_context])
+    current = ReloadingContext(lambda: next(contexts))
+    async with serving(echo, current, client_context) as server:
+        assert not current.reload()
+        async with await server.connect() as stream:
+            await server.ask(stream)
+
+
 async def test_what_strangers_send_writes_no_lines_of_its_own(
     ca: trustme.CA,
     server_context: ssl.SSLContext,
@@ -620,6 +691,93 @@ async def test_hook_that_raises_leaves_nothing_behind(
     (monitor,) = monitors
     statistics = monitor.statistics()
     assert (statistics.accepted, statistics.active, statistics.handshaking) == (1, 0, 0)
+
+
+################################################################
+# The log
+################################################################
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_health_check_is_logged_for_debugging_alone(
+    how: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A load balancer connects every few seconds, and sends nothing."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    async with serving(echo, server_context, client_context) as server:
+        check = await server.tcp()
+        await server.until(lambda statistics: statistics.accepted == 1)
+        if how == "reset":
+            reset_when_closed(check)
+        await check.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        error_type = "truncated" if how == "end" else "connection_reset"
+        assert server.statistics.failed == {error_type: 1}, "it is counted all the same"
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert record.getMessage().startswith("connection from 127.0.0.1:")
+    assert vars(record)["error_type"] == error_type
+
+
+@pytest.mark.parametrize(
+    ("data", "error_type"),
+    [
+        (b"\x16", "truncated"),
+        (b"\x16\x03\x01\x02", "truncated"),
+        (b"GET / HTTP/1.1\r\n\r\n", "http_request"),
+    ],
+)
+async def test_a_client_that_sends_anything_is_logged_as_a_warning(
+    data: bytes,
+    error_type: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        bad = await server.tcp()
+        await bad.send_all(data)
+        await bad.send_eof()
+        await server.until(lambda statistics: statistics.failed == {error_type: 1})
+        await bad.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == error_type
+
+
+async def test_a_connection_that_breaks_later_is_logged_as_a_warning(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        stream = await server.connect()
+        await server.ask(stream)
+        await stream.transport_stream.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == "truncated"
+
+
+async def test_a_client_that_keeps_silent_is_logged_as_a_warning(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    mock_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock_clock.rate = 1
+    async with serving(echo, server_context, client_context, handshake_timeout=1000) as server:
+        silent = await server.tcp()
+        await server.until(lambda statistics: statistics.handshaking == 1)
+        mock_clock.jump(1000)
+        await server.until(lambda statistics: statistics.active == 0)
+        await silent.aclose()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == "handshake_timeout"
 
 
 ################################################################
@@ -800,6 +958,7 @@ async def test_failed_connections_leave_no_cycles(
 async def test_ipv6_peers_are_named_in_brackets(
     server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
     try:
         listeners = await open_tls_over_tcp_listeners(0, server_context, host="::1")
     except OSError:
@@ -845,21 +1004,183 @@ async def test_closing_the_listeners_drains(
 ) -> None:
     async with serving(echo, server_context, client_context) as server:
         stream = await server.connect()
-        shaking = await server.tcp()
+        late = LateClient(client_context, await server.tcp())
+        await late.begin()
         await server.until(lambda statistics: statistics.accepted == 2)
+        await wait_all_tasks_blocked(0.01)
         port = server.port
         await server.listener.aclose()
         with pytest.raises(OSError, match="connect"):
             await trio.open_tcp_stream(HOST, port)
         await server.ask(stream)
-        # What was accepted gets its handshake, and its answers.
-        late = TLSStream(shaking, client_context, server_hostname=HOST)
-        await server.ask(late)
-        await late.aclose()
+        # A handshake that has begun is completed, and gets its answers.
+        await late.ask()
         assert not server.ended.is_set()
         await stream.aclose()
         with trio.fail_after(10):
             await server.ended.wait()
+
+
+@attrs.define(eq=False)
+class LateClient:
+    """A client that takes its time in the middle of its first message."""
+
+    _context: ssl.SSLContext
+    tcp: trio.SocketStream
+    _rest: bytes = b""
+    _connection: TLSConnection = attrs.field(init=False)
+
+    @_connection.default
+    def _default_connection(self) -> TLSConnection:
+        return TLSConnection(self._context, server_hostname=HOST)
+
+    async def begin(self) -> None:
+        hello = self._connection.data_to_send()
+        await self.tcp.send_all(hello[:1])
+        self._rest = hello[1:]
+
+    async def ask(self) -> None:
+        """Go on, get an answer, and end."""
+        connection = self._connection
+        await self.tcp.send_all(self._rest)
+        connection.send(b"anybody home?")
+        with trio.fail_after(10):
+            while (answer := connection.receive()) is None:
+                await self.tcp.send_all(connection.data_to_send())
+                connection.feed(await self.tcp.receive_some())
+        assert answer == b"anybody home?"
+        connection.send_close_notify()
+        await self.tcp.send_all(connection.data_to_send())
+        await self.tcp.aclose()
+
+
+@pytest.mark.parametrize("where", ["its own nursery", "another nursery"])
+async def test_silent_clients_do_not_hold_up_a_drain(
+    where: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    async with (
+        trio.open_nursery() as handlers,
+        serving(
+            echo,
+            server_context,
+            client_context,
+            handler_nursery=handlers if where == "another nursery" else None,
+            handshake_timeout=1000,
+        ) as server,
+    ):
+        silent = [await server.tcp() for _ in range(3)]
+        await server.until(lambda statistics: statistics.accepted == 3)
+        await server.listener.aclose()
+        with trio.fail_after(10):
+            await server.ended.wait()
+            for tcp in silent:
+                assert await tcp.receive_some() == b""
+                await tcp.aclose()
+        statistics = server.statistics
+        assert statistics.failed == {"truncated": 3}
+        assert (statistics.active, statistics.handshaking, statistics.cancelled) == (0, 0, 0)
+    assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+    assert len(caplog.records) == 3
+    for record in caplog.records:
+        assert "the server drains" in record.getMessage()
+        assert vars(record)["error_type"] == "truncated"
+
+
+async def test_connections_that_wait_for_a_place_do_not_hold_up_a_drain(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with serving(
+        echo, server_context, client_context, max_connections=1, handshake_timeout=1000
+    ) as server:
+        stream = await server.connect()
+        silent = await server.tcp()  # it is accepted, and waits for a place
+        await wait_all_tasks_blocked(0.01)
+        await server.listener.aclose()
+        await server.ask(stream)
+        assert server.statistics.accepted == 1
+        await stream.aclose()
+        with trio.fail_after(10):
+            await server.ended.wait()
+        assert server.statistics.failed == {"truncated": 1}
+        await silent.aclose()
+
+
+@pytest.mark.parametrize("what", ["all", "a byte"])
+async def test_what_was_sent_while_waiting_for_a_place_is_answered(
+    what: str, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """The place is that of a silent client, which the drain ends though nothing is accepted."""
+    async with serving(
+        echo, server_context, client_context, max_connections=1, handshake_timeout=1000
+    ) as server:
+        silent = await server.tcp()
+        await server.until(lambda statistics: statistics.handshaking == 1)
+        late = LateClient(client_context, await server.tcp())
+        await wait_all_tasks_blocked(0.01)
+        if what == "a byte":
+            await late.begin()
+        async with trio.open_nursery() as nursery:
+            if what == "all":
+                nursery.start_soon(late.ask)
+            await wait_all_tasks_blocked(0.01)
+            assert server.statistics.accepted == 1
+            await server.listener.aclose()
+            await server.until(lambda statistics: statistics.accepted == 2)
+            if what == "a byte":
+                await wait_all_tasks_blocked(0.01)
+                await late.ask()
+        with trio.fail_after(10):
+            await server.ended.wait()
+        assert server.statistics.failed == {"truncated": 1}
+        assert server.statistics.established == 1
+        await silent.aclose()
+
+
+async def test_a_server_drains_once_its_last_listener_is_closed(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    open_listener = partial(
+        open_tls_over_tcp_listeners, 0, server_context, host=HOST, handshake_timeout=1000
+    )
+    listeners = [*await open_listener(), *await open_listener()]
+    monitor = ServerMonitor()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_tls_listeners, echo, listeners, monitor=monitor))
+        server = Server(client_context, monitor, listeners[0], nursery.cancel_scope, trio.Event())
+        silent = await server.tcp()
+        await server.until(lambda statistics: statistics.handshaking == 1)
+        await listeners[0].aclose()
+        await wait_all_tasks_blocked(0.01)
+        assert server.statistics.handshaking == 1
+        await listeners[1].transport_listener.aclose()  # beneath, which is as good
+        await server.until(lambda statistics: statistics.active == 0)
+        await silent.aclose()
+
+
+async def test_silent_clients_do_not_outlive_a_server_that_is_cancelled(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """Its connections, in another nursery, would hold that up."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as handlers:
+            async with serving(
+                echo,
+                server_context,
+                client_context,
+                handler_nursery=handlers,
+                handshake_timeout=1000,
+            ) as server:
+                silent, late = await server.tcp(), LateClient(client_context, await server.tcp())
+                await late.begin()
+                await server.until(lambda statistics: statistics.accepted == 2)
+                await wait_all_tasks_blocked(0.01)
+            assert await silent.receive_some() == b""
+            await late.ask()
+    await silent.aclose()
 
 
 async def test_drain_is_bounded_by_a_scope_and_ends_with_close_notify(
@@ -938,9 +1259,13 @@ async def test_every_request_that_was_accepted_is_answered(
                 await server.listener.aclose()
             await server.ended.wait()
         statistics = server.statistics
-        assert answered == statistics.established == statistics.accepted > 200
+        assert answered == statistics.established > 200
         assert refused == 50
-        assert statistics.failed == statistics.broken == {}
+        assert statistics.broken == {}
+        # Some may not have said a word yet.
+        failed = dict(statistics.failed)
+        assert statistics.accepted == answered + failed.pop("truncated", 0)
+        assert failed == {}
 
 
 ################################################################

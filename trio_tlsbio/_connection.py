@@ -15,7 +15,7 @@ import attrs
 import idna
 import trio
 
-from ._contexts import refused_hostname
+from ._contexts import context_for_name, note_requested_hostname, refused_hostname
 from ._errors import (
     PeerAlertError,
     PostHandshakeAuthError,
@@ -24,9 +24,18 @@ from ._errors import (
     explain,
     truncated,
 )
+from ._hello import HelloWatch
 from ._info import HandshakeInfo, presented_names
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
-from ._records import HEADER_BYTES, RECORD_BYTES, Data, Records, is_acceptable, record_bounds
+from ._records import (
+    HEADER_BYTES,
+    RECORD_BYTES,
+    Data,
+    Records,
+    is_acceptable,
+    is_possible_in_plaintext,
+    record_bounds,
+)
 from ._sessions import TLSSession, VerificationSettings, refuse_copy
 from ._states import Event, Side, State, advance
 
@@ -189,6 +198,7 @@ class TLSConnection:
     _outgoing: ssl.MemoryBIO  # empty between two calls
     _answered: int  # see bytes_answered
     _fed: Records  # what has not gone into the incoming BIO yet
+    _hello_watch: HelloWatch | None  # on servers whose context looks at names, until that is done
     _eof_fed: bool
     _may_renegotiate: bool
     _plaintext: bytearray  # what came out of OpenSSL before it was asked for
@@ -246,6 +256,8 @@ class TLSConnection:
         self.held = []
         self.wants_data = False
         self._fed = Records()
+        watches_hello = server_side and ssl_context.sni_callback is not None
+        self._hello_watch = HelloWatch() if watches_hello else None
         self._eof_fed = False
         self._may_renegotiate = False
         self._plaintext = bytearray()
@@ -270,7 +282,7 @@ class TLSConnection:
         self._known_ids = set() if raw_session is None else {raw_session.id}
         self._knows_no_other = True
         self._looks_left = _MOST_LOOKS
-        self._by_record = False
+        self._by_record = watches_hello  # so that each record passes through _refill()
         self._may_be_ticket = False
         if not server_side:
             try:
@@ -433,6 +445,8 @@ class TLSConnection:
         that is nothing, or if the call has decrypted enough. So the BIO never holds more than a few
         records.
         """
+        if self._hello_watch is not None:
+            return self._refill_watched(self._hello_watch)
         if self._may_be_ticket:
             self._may_be_ticket = False
             self._collect_session()
@@ -445,6 +459,42 @@ class TLSConnection:
             self._may_be_ticket = True  # unless it turns out to hold data
             self._by_record = self._looks_left > 0
         return True
+
+    def _refill_watched(self, watch: HelloWatch) -> bool:
+        """Refill while a ClientHello may come: OpenSSL gets it whole, by the context for its name.
+
+        If that were left to the sni_callback, OpenSSL would look for a session to resume before it
+        has the context; and CPython prints a traceback for a name that is not ASCII.
+        """
+        if self._outgoing.pending:
+            self._collect()
+            watch.answered(self.unsent[-1])
+        is_first, may_go_on = not watch.has_hello, False
+        while not (watch.is_over or may_go_on) and (
+            record := self._fed.take(single=True, waits_for=is_possible_in_plaintext)
+        ):
+            may_go_on = watch.add(record)
+        if watch.refusal is not None:
+            self._hello_watch = None
+            self._fed.take_all()
+            self.unsent.append(watch.refusal.alert)
+            self._happened(Event.FAILURE, watch.refusal.error)
+            return False
+        if is_first and watch.has_hello:
+            self._use_context_for(watch.server_name)
+        if watch.is_over:
+            self._hello_watch, self._by_record = None, False
+        if not (watch.is_over or may_go_on):
+            return False
+        self._incoming.write(watch.take())
+        return self._incoming.pending > 0 or self._refill()
+
+    def _use_context_for(self, name: str | None) -> None:
+        """Begin with the context that a :func:`sni_context` has for a name."""
+        context = context_for_name(self._ssl_context, name)
+        if context is not self._ssl_context:
+            self._ssl_object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        note_requested_hostname(self._ssl_object, name)
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
         """Return plaintext that the peer sent: what there is, or up to ``max_bytes``.
@@ -644,8 +694,8 @@ class TLSConnection:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
         except ssl.SSLWantReadError:
-            if self._refill() or self._fed.is_spent:
-                pass  # the next step has something to read
+            if self._refill() or self._fed.is_spent or self._send_state is _FAILED:
+                pass  # the next step has something to read, or a ClientHello was refused
             elif self._eof_fed:
                 self._end_truncated("the peer closed the connection during the handshake")
             else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import attrs
@@ -121,12 +124,13 @@ class ReloadingContext:
 
     Args:
       make_context: Makes the context. It is called at once, and for each reload; it may read files,
-        which blocks.
+        which blocks. A reload whose context is for the other side than the first one fails.
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
       on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
         for the same reason. It must not raise.
 
     Raises:
+      TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
       Exception: whatever the first call of ``make_context`` raises.
     """
 
@@ -135,6 +139,7 @@ class ReloadingContext:
     _on_reload: Callable[[Exception | None], object] | None
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
+    _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
     _error: Exception | None  # of the last try
     # How many connections have come since, and come before the next try.
     _skipped: int
@@ -148,10 +153,12 @@ class ReloadingContext:
         on_reload: Callable[[Exception | None], object] | None = None,
     ) -> None:
         self._make_context = make_context
+        self._protocol = None
         self._files = tuple(files)
         self._on_reload = on_reload
         self._stamps = self._look()
         self._current = self._make()
+        self._protocol = self._current.protocol
         self._error = None
         self._skipped, self._to_skip = 0, 1
 
@@ -214,6 +221,11 @@ class ReloadingContext:
             raise TypeError(
                 f"make_context must return an ssl.SSLContext, not {type(context).__name__}"
             )
+        if self._protocol is not None and context.protocol is not self._protocol:
+            raise ValueError(
+                f"make_context must stay with {self._protocol.name}, by which it made the first "
+                f"context: {context.protocol.name} may be for the other side"
+            )
         return context
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:
@@ -256,38 +268,70 @@ def sni_context(
         refused with the alert ``unrecognized_name``.
 
     Raises:
-      ValueError: if there is no context, or one has an ``sni_callback`` already, or if they differ
-        in a setting that OpenSSL can't change once it knows the name, ``verify_mode`` for one. Also
-        if they ask for client certificates and trust different authorities, or have revocation
-        lists: a session of one name could be resumed under another. (Authorities in a ``capath``
-        can't be compared.)
+      ValueError: for a name that no client can ask for, such as an IP address, or that is given
+        twice; if there is no context, one was made for clients, or has an ``sni_callback``
+        already; or if they differ in a setting that OpenSSL can't change once it knows the name,
+        ``verify_mode`` for one. Also if they ask for client certificates and it is not certain
+        that they let in the same clients: where their authorities differ, or can't be compared,
+        as is the case for revocation lists, for trusted certificates that are no CA, and where
+        no authority was loaded (those in a ``capath`` are loaded later, and not found here).
+      TypeError: for a name that is no :class:`str`, or something that is no
+        :class:`ssl.SSLContext`.
     """
-    for name in contexts:
-        if not name.isascii():
-            raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
-    by_name = {_lookup_form(name): context for name, context in contexts.items()}
+    by_name: dict[str, ssl.SSLContext] = {}
+    for name, context in contexts.items():
+        key = _lookup_form(name)
+        if key in by_name:
+            raise ValueError(f"{name!r}: there is a context for this name already")
+        by_name[key] = context
     checked = by_name if default is None else {"other names": default, **by_name}
     if not checked:
         raise ValueError("sni_context() needs a context for at least one name, or a default")
+    for name, context in checked.items():
+        _check_kind(name, context)
     base = next(iter(checked.values()))
     for name, context in checked.items():
         _check_agreement(name, context, base)
+    base.sni_callback = _ByName(by_name, default)
+    return base
 
-    def choose(ssl_object: Any, name: str | None, _: ssl.SSLContext) -> int | None:
-        # OpenSSL tells the name here and nowhere else, so it is left on the object.
-        context = default
-        if name is not None:
-            ssl_object.requested_hostname = name
-            name = _lookup_form(name)
-            context = by_name.get(name) or by_name.get("*." + name.partition(".")[2]) or default
+
+@attrs.frozen(eq=False, repr=False)
+class _ByName:
+    """The ``sni_callback`` of a :func:`sni_context`."""
+
+    _by_name: Mapping[str, ssl.SSLContext]
+    _default: ssl.SSLContext | None
+
+    def context_for(self, name: str | None) -> ssl.SSLContext | None:
+        """Return the context for what a client asks for; None if that is not served."""
+        name = (name or "").lower().removesuffix(".")
+        label, _, parent = name.partition(".")
+        if not label or "*" in name:
+            return self._default
+        return self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
+
+    def __call__(self, ssl_object: Any, name: str | None, _: ssl.SSLContext) -> int | None:
+        # OpenSSL tells the name here and nowhere else, so it is left on the object. A name that is
+        # there already counts: in TLS 1.2 OpenSSL tells that of the session which is resumed, and
+        # nothing keeps a client from asking for another one in a second ClientHello.
+        name = getattr(ssl_object, "requested_hostname", name)
+        note_requested_hostname(ssl_object, name)
+        context = self.context_for(name)
         if context is None:
             ssl_object.refused_hostname = name or "no name"
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         ssl_object.context = context
         return None
 
-    base.sni_callback = choose
-    return base
+
+def _check_kind(name: str, context: ssl.SSLContext) -> None:
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            f"the context for {name} must be an ssl.SSLContext, not {type(context).__name__}"
+        )
+    if context.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(f"the SSLContext for {name} was made for clients")
 
 
 def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -> None:
@@ -299,32 +343,88 @@ def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -
                 f"the SSLContext for {name} has another {setting} than the first one, and "
                 "OpenSSL would not apply it: serve that name on a port of its own"
             )
-    # OpenSSL verifies no certificate when it resumes, and all names share the keys for tickets.
+    # OpenSSL verifies no certificate when it resumes. A TLSConnection keeps the sessions of the
+    # contexts apart, but others that use the returned one have all names share its ticket keys.
     if context.verify_mode is not ssl.CERT_NONE and not _trust_the_same(context, base):
         raise ValueError(
             f"the SSLContext for {name} trusts other authorities than the first one, or has "
-            "revocation lists, and a client could resume a session of one name under another: "
-            "serve that name on a port of its own"
+            "revocation lists or other trust that can't be compared, and a client could resume a "
+            "session of one name under another: serve that name on a port of its own"
         )
 
 
 def _trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
-    if one is other:
-        return True
-    # Revocation lists can't be read out of a context, only counted.
-    if one.cert_store_stats()["crl"] or other.cert_store_stats()["crl"]:
-        return False
-    return sorted(one.get_ca_certs(binary_form=True)) == sorted(
-        other.get_ca_certs(binary_form=True)
+    """Whether it is certain that two contexts let in the same clients."""
+    return one is other or (
+        _is_trust_known(one)
+        and _is_trust_known(other)
+        and one.security_level == other.security_level
+        and sorted(one.get_ca_certs(binary_form=True))
+        == sorted(other.get_ca_certs(binary_form=True))
     )
 
 
+def _is_trust_known(context: ssl.SSLContext) -> bool:
+    """Whether get_ca_certs() returns all that a context trusts."""
+    # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
+    # read out of a context, only counted. Where there is nothing, it may be in a capath, which
+    # OpenSSL looks into when it needs to.
+    stats = context.cert_store_stats()
+    return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]
+
+
+# The underscore is not for hosts, but browsers and others ask for such names all the same.
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+
+
 def _lookup_form(name: str) -> str:
-    return name.lower().removesuffix(".")
+    """Return a name as it is looked up.
+
+    Raises:
+      ValueError: if no client can ask for it.
+      TypeError: if it is no str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a context must be a str, not {type(name).__name__}")
+    if not name.isascii():
+        raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
+    form = name.lower().removesuffix(".")
+    host = form.removeprefix("*.")
+    is_address = False
+    if "*" in host:
+        raise ValueError(
+            f"{name!r}: a wildcard stands for the whole first label, as in '*.example.org'"
+        )
+    with suppress(ValueError):
+        ipaddress.ip_address(host.strip("[]"))
+        is_address = True
+    if is_address:
+        raise ValueError(
+            f"{name!r}: clients don't ask for an IP address (RFC 6066 section 3): use default"
+        )
+    labels = host.split(".")
+    # No top-level domain is a number: what ends in one is meant for an address.
+    if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(form) > 253:
+        raise ValueError(f"{name!r} is not a host name that a client can ask for")
+    return form
+
+
+def context_for_name(ssl_context: ssl.SSLContext, name: str | None) -> ssl.SSLContext:
+    """Return the context that a :func:`sni_context` has for a name; any other context itself, and
+    one that refuses the name.
+    """
+    callback = ssl_context.sni_callback
+    context = callback.context_for(name) if isinstance(callback, _ByName) else None
+    return context or ssl_context
+
+
+def note_requested_hostname(ssl_object: ssl.SSLObject, name: str | None) -> None:
+    """Leave the name that a client asks for on its object, for :func:`requested_hostname`."""
+    ssl_object.requested_hostname = name  # type: ignore[attr-defined]
 
 
 def requested_hostname(ssl_object: ssl.SSLObject) -> str | None:
-    """Return the name that the client of a :func:`sni_context` has asked for."""
+    """Return the name that a client has asked for, where the context has an ``sni_callback``."""
     return getattr(ssl_object, "requested_hostname", None)
 
 

@@ -166,7 +166,7 @@ class HandshakeInfo:
 
     server_hostname: str | None
     """The name that the client asked for and checked, in its ASCII form. On a server, the name that
-    the client asked for, if that was told by a :func:`sni_context`."""
+    the client asked for, if the context has an ``sni_callback``, as a :func:`sni_context` has."""
 
     session_reused: bool
     """Whether the handshake resumed an earlier session (RFC 8446 section 2.2)."""

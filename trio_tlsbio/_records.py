@@ -16,6 +16,7 @@ __all__ = [
     "Records",
     "is_acceptable",
     "is_possible",
+    "is_possible_in_plaintext",
     "record_bounds",
 ]
 
@@ -44,6 +45,11 @@ _AEAD_BYTES = 24
 def is_possible(record: bytes) -> bool:
     """Whether a record with this header may exist in any phase."""
     return record[0] in _TYPES and record[1] == 3 and _length(record, 0) <= _MOST_BYTES
+
+
+def is_possible_in_plaintext(record: bytes) -> bool:
+    """Whether a record with this header may exist before anything is encrypted."""
+    return record[0] in _TYPES and record[1] == 3 and _length(record, 0) <= RECORD_BYTES
 
 
 def is_acceptable(record: bytes) -> bool:

@@ -16,7 +16,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._connection import check_arguments
 from ._contexts import ContextProvider
-from ._errors import HandshakeTimeoutError, TLSError, printable
+from ._errors import HandshakeTimeoutError, TLSError, TruncationError, printable
 from ._monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -81,7 +81,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     Args:
       transport_listener: The listener whose connections are wrapped.
       ssl_context: The settings, with the server's certificate; or a function that returns them,
-        which is called for each connection: a :class:`ReloadingContext`, for example. What it
+        which is called for each connection: a :class:`ReloadingContext`, for example. Whatever it
         raises, :meth:`accept` raises, and that ends the server.
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
@@ -99,6 +99,9 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     _https_compatible: bool
     _handshake_timeout: float
     _close_timeout: float
+    # What the function that gives the context has raised, which is no failure of accepting.
+    _context_error: BaseException | None = attrs.field(repr=False)
+    _closed: trio.Event = attrs.field(repr=False)
 
     def __init__(
         self,
@@ -115,6 +118,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         self._https_compatible = https_compatible
         self._handshake_timeout = handshake_timeout
         self._close_timeout = close_timeout
+        self._context_error = None
+        self._closed = trio.Event()
 
     async def accept(self) -> TLSStream[T_Stream]:
         """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
@@ -130,12 +135,14 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
                 handshake_timeout=self._handshake_timeout,
                 close_timeout=self._close_timeout,
             )
-        except BaseException:  # what the function that gives the context raises
+        except BaseException as exc:  # of the function that gives the context
+            self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
 
     async def aclose(self) -> None:
         """Close the transport listener."""
+        self._closed.set()
         await self.transport_listener.aclose()
 
 
@@ -252,15 +259,16 @@ async def serve_tls_listeners(
 
     The handler gets a stream whose handshake is done. What goes wrong with one connection ends that
     one alone, with a line in the log ``trio_tlsbio.server``: a handshake that fails or takes too
-    long, and a :exc:`TLSError` of the stream that the handler lets through. What else the handler
-    raises, :exc:`trio.TooSlowError` too, goes to ``on_error``, or propagates and ends the server,
-    as with :func:`trio.serve_listeners`. Where the system is out of descriptors or memory,
-    accepting waits until it has some again.
+    long, and a :exc:`TLSError` of the stream that the handler lets through. A client that ends
+    before it has sent a byte is logged at level ``DEBUG``. What else the handler raises,
+    :exc:`trio.TooSlowError` too, goes to ``on_error``, or propagates and ends the server, as with
+    :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
+    until it has some again.
 
-    Closing the listeners drains the server: nothing more is accepted, and this returns when the
-    last handler has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope
-    around it says how long that may take. Handlers that are cut off by it still end with a
-    close_notify, where the socket has room for one.
+    Closing the listeners drains the server: nothing more is accepted, connections on which no byte
+    has arrived end, and this returns when the last handler has; see :class:`Drain` for handlers
+    that wait for idle clients. A cancel scope around it says how long that may take. Handlers that
+    are cut off by it still end with a close_notify, where the socket has room for one.
 
     Args:
       handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
@@ -290,6 +298,7 @@ async def serve_tls_listeners(
             on_error=on_error,
             monitor=ServerMonitor() if monitor is None else monitor,
         )
+        nursery.start_soon(server.drain_after, listeners)
         for listener in listeners:
             nursery.start_soon(server.accept_from, listener)
         task_status.started(listeners)
@@ -312,11 +321,27 @@ class _Server(Generic[T_Stream]):
     _max_handshakes: float
     _on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
     _monitor: ServerMonitor
+    #: Set once all listeners are closed.
+    draining: trio.Event = attrs.field(factory=trio.Event, init=False)
     _connections: int = attrs.field(default=0, init=False)
     _handshakes: int = attrs.field(default=0, init=False)
     _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
         factory=trio.lowlevel.ParkingLot, init=False
     )
+    # The handshakes that are going on, and what ends each if it has not begun when draining does.
+    _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    @enable_ki_protection
+    async def drain_after(self, listeners: list[TLSListener[T_Stream]]) -> None:
+        """Wait until all listeners are closed, and end the handshakes that have not begun."""
+        try:
+            for listener in listeners:
+                await listener._closed.wait()
+        finally:  # cancelled too: what runs in another nursery goes on
+            self.draining.set()
+            for stream, scope in self._shaking.items():
+                if not stream._has_received:
+                    scope.deadline = trio.current_time()
 
     @enable_ki_protection
     async def accept_from(self, listener: TLSListener[T_Stream]) -> None:
@@ -326,9 +351,11 @@ class _Server(Generic[T_Stream]):
             while True:
                 try:
                     stream = await listener.accept()
-                except trio.ClosedResourceError:
-                    return
-                except OSError as exc:
+                except (trio.ClosedResourceError, OSError) as exc:
+                    if exc is listener._context_error:
+                        raise
+                    if isinstance(exc, trio.ClosedResourceError):
+                        return
                     if exc.errno not in _EXHAUSTED:
                         raise
                     if not is_exhausted:
@@ -385,8 +412,7 @@ class _Server(Generic[T_Stream]):
             self._connections -= 1
             self._less_to_do.unpark_all()
             if isinstance(error, TLSError):
-                # What it says may come from the peer.
-                _logger.warning("connection from %s: %s", peer, printable(str(error)))
+                _log_failure(error, stream, peer)
             handshake = stream.handshake if is_established else None
             duration = trio.current_time() - begin
             self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
@@ -397,7 +423,7 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         try:
             self._monitor.happened(ConnectionAccepted(peer))
-            await stream.do_handshake()
+            await self._do_handshake(stream)
         except Exception as exc:
             self._monitor.happened(HandshakeFailed(peer, exc, trio.current_time() - begin))
             if not isinstance(exc, TLSError):
@@ -410,6 +436,23 @@ class _Server(Generic[T_Stream]):
         duration = trio.current_time() - begin
         self._monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
         return None
+
+    async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
+        """Complete the handshake, unless the server drains before the client has sent anything."""
+        with trio.CancelScope() as scope:
+            if self.draining.is_set():
+                # Not before it is entered: Trio looks first for what has arrived. See Drain.
+                scope.deadline = trio.current_time()
+            self._shaking[stream] = scope
+            try:
+                await stream.do_handshake()
+            finally:
+                del self._shaking[stream]
+        if scope.cancelled_caught:
+            if not stream._has_received:
+                error = TruncationError("the server drains, and the client has not sent anything")
+                stream.connection.abort(error)
+            await stream.do_handshake()  # it goes on where it was
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
@@ -428,6 +471,18 @@ class _Server(Generic[T_Stream]):
     @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
         await self._handler(stream)
+
+
+def _log_failure(error: TLSError, stream: TLSStream[Any], peer: str) -> None:
+    """Log what has ended a connection."""
+    extra = {"error_type": error.error_type}
+    words = printable(str(error))  # which may come from the peer
+    # Load balancers connect and go, to see whether the server is there. A client that keeps silent
+    # for as long as a handshake may take is another matter.
+    if stream._has_received or isinstance(error, HandshakeTimeoutError):
+        _logger.warning("connection from %s: %s", peer, words, extra=extra)
+    else:
+        _logger.debug("connection from %s: %s", peer, words, extra=extra)
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:

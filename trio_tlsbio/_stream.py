@@ -227,6 +227,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """
         return self._connection.is_source_of(exc)
 
+    @property
+    def _has_received(self) -> bool:
+        """Whether the peer has sent anything at all."""
+        return self._transport.has_received
+
     ################################################################
     # Handshake
     ################################################################

@@ -180,6 +180,8 @@ class Transport(ABC, Generic[StreamT]):
     _receive_error: TLSError | None = attrs.field(default=None, init=False)
     # What broke the transport, whichever direction met it.
     _broken: TLSError | None = attrs.field(default=None, init=False)
+    #: Whether a byte was received.
+    has_received: bool = attrs.field(default=False, init=False)
     #: Whether the transport ended.
     eof_received: bool = attrs.field(default=False, init=False)
     #: Whether what is received from now on is thrown away.
@@ -507,6 +509,7 @@ class Transport(ABC, Generic[StreamT]):
 
     def _feed(self, data: Data) -> None:
         if data:
+            self.has_received = True
             if not self.discards:
                 self._connection.feed(data)
         elif self._broken is not None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from ._connection import check_arguments
 from ._contexts import make_default_context
-from ._errors import CertificateError, PeerAlertError, TLSError
+from ._errors import TLSError
+from ._reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._sessions import SessionCache, TLSSession
 from ._stream import TLSStream
 
@@ -168,85 +168,6 @@ async def resume_over(
 def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
     # Not Trio's clock, which begins anew in each trio.run(): a cache may live longer.
     session_cache.put(session, port, now=time.monotonic())
-
-
-Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
-
-
-@attrs.frozen
-class Retry:
-    """What :func:`reconnect` tells before it waits."""
-
-    attempt: int
-    """How many attempts in a row have failed: 0 if the last connection was made, and has ended."""
-
-    delay: float
-    """How long it is going to wait, in seconds."""
-
-    error: Exception | None
-    """Why the last attempt failed."""
-
-
-def is_worth_retrying(error: Exception) -> bool:
-    """Return whether trying again may help: what :func:`reconnect` does by default.
-
-    So it may if the network failed, the transport broke or it took too long. A certificate that
-    was refused, by either side, or a peer that doesn't speak TLS, will be the same next time.
-    """
-    if isinstance(error, CertificateError):
-        return False
-    if isinstance(error, PeerAlertError):
-        return error.alert == "internal_error"
-    if isinstance(error, TLSError):
-        return error.reason is None
-    return isinstance(error, OSError | trio.TooSlowError | trio.BrokenResourceError)
-
-
-@attrs.define(eq=False, kw_only=True)
-class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
-    """The endless supply of connections that :func:`reconnect` returns."""
-
-    _connect: Connect = attrs.field(repr=False)
-    _attempt_timeout: float
-    _initial_delay: float
-    _max_delay: float
-    _should_retry: Callable[[Exception], bool]
-    _on_retry: Callable[[Retry], object] | None
-    _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
-    _connected_at: float = attrs.field(default=float("-inf"), init=False)
-
-    async def __anext__(self) -> TLSStream[trio.SocketStream]:
-        """Return the next stream, after closing the last one if that was left open."""
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await trio.aclose_forcefully(stream)
-        # A server that ends each connection at once is not to be pestered either.
-        await self._wait(0, self._connected_at + self._delay(0) - trio.current_time(), None)
-        attempt = 0
-        while True:
-            try:
-                with trio.fail_after(self._attempt_timeout):
-                    self._stream = await self._connect()
-            except Exception as exc:
-                if not self._should_retry(exc):
-                    raise
-                await self._wait(attempt + 1, self._delay(attempt), exc)
-                attempt += 1
-            else:
-                self._connected_at = trio.current_time()
-                return self._stream
-
-    def _delay(self, attempt: int) -> float:
-        # Between half of it and all: many clients that lost a server at once must not return at
-        # once. (The exponent is bounded, for a program that runs for years.)
-        longest = min(self._max_delay, self._initial_delay * 2.0 ** min(attempt, 60))
-        return longest * random.uniform(0.5, 1)  # noqa: S311  # it protects nothing
-
-    async def _wait(self, attempt: int, delay: float, error: Exception | None) -> None:
-        if delay > 0:
-            if self._on_retry is not None:
-                self._on_retry(Retry(attempt, delay, error))
-            await trio.sleep(delay)
 
 
 @attrs.define(eq=False, init=False)
@@ -403,9 +324,14 @@ def reconnect(
                 with suppress(trio.BrokenResourceError):
                     await talk(stream)
 
-    The handshake of each is done. A failed attempt is repeated after a delay that doubles each
-    time, with jitter; a connection that was made resets it. Leaving the loop leaves the last
-    stream as it is. Cancellation ends it at once, wherever it is.
+    The handshake of each is done. If attempts fail in a row, each is followed by a delay that
+    doubles up to ``max_delay``, at random between half of it and all from the second one on. A
+    connection that the server refuses after the handshake, as TLS 1.3 does with a client
+    certificate, or that ends at once without any data from the server, is a failed attempt too. Any
+    other resets the delay. Attempts are never closer than ``initial_delay``.
+
+    Leaving the loop leaves the last stream as it is. Cancellation ends it at once, wherever it is;
+    what is left of a delay then is waited for by the next attempt.
 
     Args:
       host: The host to connect to.
@@ -416,9 +342,11 @@ def reconnect(
       session_cache: Where sessions are kept.
       alpn_protocols: The application protocols to offer.
       attempt_timeout: How long one attempt, with its handshake, may take, in seconds.
-      initial_delay: The longest delay after a first failure, in seconds.
+      initial_delay: The delay after a first failure, and the shortest of all, in seconds. Also the
+        least time from a connection to the next attempt.
       max_delay: The longest delay of all, in seconds.
-      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised.
+      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised, by
+        the loop.
       on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
 
     Raises:

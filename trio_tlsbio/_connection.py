@@ -151,6 +151,8 @@ class TLSConnection:
     held: list[bytes | None]
     #: Whether :meth:`receive` is sure to return None until more is fed.
     wants_data: bool
+    #: Whether any plaintext of the peer has arrived.
+    data_received: bool
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO  # empty between two calls
@@ -207,6 +209,7 @@ class TLSConnection:
         self._answered = 0
         self.held = []
         self.wants_data = False
+        self.data_received = False
         self._fed = Records()
         self._eof_fed = False
         self._may_renegotiate = False
@@ -269,6 +272,11 @@ class TLSConnection:
     def receive_state(self) -> State:
         """What the peer's direction can do, once the plaintext that is ready was received."""
         return self._receive_state
+
+    @property
+    def error(self) -> TLSError | None:
+        """The failure that ended either direction; None if there is none, or the end is clean."""
+        return self._receive_error or self._send_error
 
     @property
     def handshake(self) -> HandshakeInfo | None:
@@ -470,6 +478,7 @@ class TLSConnection:
                 self._end_cleanly()
                 break
             self._by_record = self._may_be_ticket = False  # the first tickets come before data
+            self.data_received = True
             chunks.append(chunk)
             left -= len(chunk)
             if not left:

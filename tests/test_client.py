@@ -109,17 +109,6 @@ async def test_wrap_resumes_over_any_transport(
                 assert stream.session_reused is is_resumed
 
 
-async def test_a_name_that_is_no_protocol(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
-    async with serving(server_context) as port:
-        for name in ("", "x" * 256):
-            with pytest.raises(ValueError, match="1 to 255 bytes"):
-                await open_tls_over_tcp_stream(
-                    HOST, port, ssl_context=client_context, alpn_protocols=[name]
-                )
-
-
 async def test_a_failed_handshake_forgets_the_sessions(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
@@ -147,6 +136,7 @@ async def test_wrap_closes_the_transport_if_it_fails(
             ("another.example", {}, CertificateError),
             ("", {}, ValueError),
             (HOST, {"alpn_protocols": ["h2"]}, ValueError),
+            (HOST, {"alpn_protocols": "h2"}, TypeError),
         ):
             tcp_stream = await trio.open_tcp_stream(HOST, port)
             with pytest.raises(error):
@@ -164,10 +154,11 @@ async def test_the_systems_certificates_are_the_default(
         await stream.aclose()
 
 
-async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLContext) -> None:
-    def no_network(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("it has connected")
+def no_network(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("it has connected")
 
+
+async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLContext) -> None:
     bad_context: Any = "context"
     bad_session: Any = object()
     with pytest.MonkeyPatch.context() as patch:
@@ -259,6 +250,50 @@ async def test_a_server_that_never_sends_gives_its_tickets(
             await got.wait()
             nursery.cancel_scope.cancel()
         await trio.aclose_forcefully(stream)
+
+
+async def test_as_many_connections_at_once_as_before_are_all_resumed(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    """Each of those before has brought a single ticket, and the cache is the default one."""
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 1
+    connector = TLSConnector(ssl_context=client_context_for(ca))
+    streams: list[Stream] = []
+
+    async def connect(port: int) -> None:
+        stream = await connector.connect(HOST, port)
+        await ping(stream)
+        streams.append(stream)
+
+    async with serving(server_context) as port:
+        for is_resumed in (False, True):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(connect, port)
+            assert [stream.session_reused for stream in streams] == 20 * [is_resumed]
+            while streams:
+                await streams.pop().aclose()
+
+
+async def test_a_ticket_that_was_used_without_the_cache_is_not_given_out_by_it(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 1
+    context = client_context_for(ca)
+    cache = SessionCache()
+    connect = partial(open_tls_over_tcp_stream, HOST, ssl_context=context, session_cache=cache)
+    async with serving(server_context) as port:
+        async with await connect(port) as stream:
+            await ping(stream)
+            session = stream.session
+        assert session is not None
+        server_context.num_tickets = 0
+        for resumed in (session, None):
+            async with await connect(port, session=resumed) as stream:
+                await ping(stream)
+                assert stream.session_reused is (resumed is not None)
 
 
 async def test_connections_at_once_share_the_tickets(
@@ -361,6 +396,93 @@ async def test_alpn_for_a_connector_and_for_a_call(
         assert await chosen() == "http/1.1"
     with pytest.raises(ValueError, match="alpn_protocols"):
         await TLSConnector(ssl_context=client_context).connect(HOST, 1, alpn_protocols=["h2"])
+
+
+# What is wrong, and what is said about it.
+WRONG_PROTOCOLS: dict[str, tuple[Any, type[Exception], str]] = {
+    "empty": (["h2", ""], ValueError, "1 to 255 bytes .* unlike ''"),
+    "long": (["x" * 256], ValueError, "1 to 255 bytes"),
+    "not ASCII": (["h2", "é"], ValueError, "of ASCII, unlike '.xe9'"),
+    "surrogate": (["\ud800"], ValueError, "of ASCII"),
+    "too many": (258 * ["x" * 254], ValueError, "65535 bytes"),
+    "str": ("h2", TypeError, "a list of str, not str"),
+    "bytes": (b"h2", TypeError, "a list of str, not bytes"),
+    "list of bytes": ([b"h2"], TypeError, "a list of str, not of bytes"),
+    "list of lists": ([["h2"]], TypeError, "a list of str, not of list"),
+    "number": (2, TypeError, "a list of str, not int"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PROTOCOLS.values(), ids=WRONG_PROTOCOLS)
+async def test_wrong_protocols_are_refused_at_every_door_before_connecting(
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    wrong: tuple[Any, type[Exception], str],
+) -> None:
+    names, error, match = wrong
+    context = client_context_for(ca, tls_version)
+    connector = TLSConnector(ssl_context=context, alpn_protocols=["echo"])
+    async with serving(server_context) as port:
+        async with await connector.connect(HOST, port) as stream:
+            await ping(stream)
+        sessions = len(connector.session_cache)
+        assert sessions > 0
+        transport, peer = trio.testing.memory_stream_pair()
+        functions: list[Callable[..., object]] = [
+            partial(TLSConnector, ssl_context=context),
+            partial(reconnect, HOST, port, ssl_context=context),
+        ]
+        coroutine_functions: list[Callable[..., Awaitable[object]]] = [
+            partial(open_tls_over_tcp_stream, HOST, port, ssl_context=context),
+            partial(connector.connect, HOST, port),
+            partial(connector.wrap, transport, HOST, port),
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trio, "open_tcp_stream", no_network)
+            for function in functions:
+                with pytest.raises(error, match=match):
+                    function(alpn_protocols=names)
+            with pytest.raises(error, match=match):
+                connector.alpn_protocols = names
+            for coroutine_function in coroutine_functions:
+                with pytest.raises(error, match=match):
+                    await coroutine_function(alpn_protocols=names)
+        assert await peer.receive_some() == b""  # wrap() closes the transport
+        assert len(connector.session_cache) == sessions
+
+
+async def test_protocols_stay_as_they_were_checked(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    names = ["http/1.1"]
+    iterator: Any = iter(names[:])
+    connectors = [
+        TLSConnector(ssl_context=client_context, alpn_protocols=alpn_protocols)
+        for alpn_protocols in (names, iterator)
+    ]
+    names[:] = ["", "h2"]
+    async with serving(server_context) as port:
+        for connector in 2 * connectors:
+            async with await connector.connect(HOST, port) as stream:
+                await ping(stream)
+                assert stream.selected_alpn_protocol() == "http/1.1"
+
+
+async def test_the_longest_protocols(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    longest = [chr(ord("!") + number) * 255 for number in range(90)]
+    server_context.set_alpn_protocols(longest[-1:])
+    async with (
+        serving(server_context) as port,
+        await open_tls_over_tcp_stream(
+            HOST, port, ssl_context=client_context, alpn_protocols=longest
+        ) as stream,
+    ):
+        await ping(stream)
+        assert stream.selected_alpn_protocol() == longest[-1]
 
 
 async def test_a_failed_handshake_leaves_nothing_behind(server_context: ssl.SSLContext) -> None:

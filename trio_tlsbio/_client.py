@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,6 +29,41 @@ __all__ = [
 ]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+
+# RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
+_MOST_NAME_BYTES = 255
+_MOST_NAMES_BYTES = 65535
+
+
+def _checked_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the names of protocols to offer, in a form that stays as it was checked.
+
+    An empty list is not an error: as for :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
+    offer nothing, and is not sent.
+
+    Raises:
+      TypeError: for anything but a list of ``str``, a ``str`` by itself included.
+      ValueError: for what ALPN has no form for.
+    """
+    if alpn_protocols is None:
+        return None
+    if isinstance(alpn_protocols, str | bytes | bytearray) or not isinstance(
+        alpn_protocols, Iterable
+    ):
+        raise TypeError(
+            f"alpn_protocols must be a list of str, not {type(alpn_protocols).__name__}"
+        )
+    names = tuple(alpn_protocols)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"alpn_protocols must be a list of str, not of {type(name).__name__}")
+        if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
+            raise ValueError(
+                f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"
+            )
+    if sum(len(name) + 1 for name in names) > _MOST_NAMES_BYTES:
+        raise ValueError("alpn_protocols: all names together are longer than 65535 bytes")
+    return names
 
 
 async def open_tls_over_tcp_stream(
@@ -61,8 +96,9 @@ async def open_tls_over_tcp_stream(
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
       session_cache: Where to take a session from, without ``session``, and to put those that the
         server gives.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first. Python has no
-        other way than to set them on ``ssl_context``, where they stay for its next connections.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
+        1 to 255 ASCII characters. An empty list offers none. Python has no other way than to set
+        them on ``ssl_context``, where they stay for its next connections.
 
     Raises:
       OSError: if no connection can be made.
@@ -76,6 +112,7 @@ async def open_tls_over_tcp_stream(
             )
         ssl_context = make_default_context()
     check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    names = _checked_names(alpn_protocols)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
         return _resuming_stream(
@@ -85,7 +122,7 @@ async def open_tls_over_tcp_stream(
             port=port,
             session=session,
             session_cache=session_cache,
-            alpn_protocols=alpn_protocols,
+            alpn_protocols=names,
             https_compatible=https_compatible,
         )
     except BaseException:
@@ -101,7 +138,7 @@ def _resuming_stream(
     port: int,
     session: TLSSession | None = None,
     session_cache: SessionCache | None,
-    alpn_protocols: Sequence[str] | None = None,
+    alpn_protocols: tuple[str, ...] | None = None,
     **options: Any,
 ) -> TLSStream[T_Stream]:
     """Make a stream that takes its session from a cache, and puts those that it gets there. The
@@ -109,8 +146,10 @@ def _resuming_stream(
     """
     on_session: Callable[[TLSSession], object] | None = None
     if session_cache is not None:
-        # Not before connecting: that may take long, or fail, and a ticket is good for once.
-        if session is None:
+        if session is not None:
+            session_cache.mark_used(session)
+        else:
+            # Not before connecting: that may take long, or fail, and a ticket is good for once.
             name, _ = check_arguments(
                 ssl_context, server_side=False, server_hostname=server_hostname, session=None
             )
@@ -119,10 +158,7 @@ def _resuming_stream(
     if alpn_protocols is not None:
         # OpenSSL copies them for each connection when that is made, which is now: another
         # task can't come between.
-        try:
-            ssl_context.set_alpn_protocols(alpn_protocols)
-        except ssl.SSLError as exc:
-            raise ValueError("alpn_protocols: each name has to be 1 to 255 bytes long") from exc
+        ssl_context.set_alpn_protocols(alpn_protocols)
     return TLSStream(
         transport_stream,
         ssl_context,
@@ -143,7 +179,8 @@ async def resume_over(
     **options: Any,
 ) -> TLSStream[T_Stream]:
     """Do the handshake over a transport, with a session from a cache. The transport is closed if
-    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``.
+    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``, a tuple of
+    names that were checked.
     """
     stream: trio.abc.Stream = transport_stream
     try:
@@ -182,15 +219,20 @@ class TLSConnector:
         cipher suites that RFC 9325 recommends.
       session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
         cache may serve several connectors: sessions of different contexts never mix.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first. By default the
-        context's own. Python sets them on a context only, so that one is changed.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
+        1 to 255 ASCII characters. An empty list offers none. By default the context's own. Python
+        sets them on a context only, so that one is changed.
       https_compatible: See :class:`TLSStream`.
       happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
+
+    Raises:
+      ValueError: for protocols that ALPN has no form for.
+      TypeError: for protocols of a wrong type.
     """
 
     ssl_context: ssl.SSLContext
     session_cache: SessionCache
-    alpn_protocols: Sequence[str] | None
+    alpn_protocols: tuple[str, ...] | None = attrs.field(converter=_checked_names)
     https_compatible: bool
     happy_eyeballs_delay: float | None
 
@@ -205,7 +247,7 @@ class TLSConnector:
     ) -> None:
         self.ssl_context = make_default_context() if ssl_context is None else ssl_context
         self.session_cache = SessionCache() if session_cache is None else session_cache
-        self.alpn_protocols = alpn_protocols
+        self.alpn_protocols = alpn_protocols  # type: ignore[assignment]  # its converter checks it
         self.https_compatible = https_compatible
         self.happy_eyeballs_delay = happy_eyeballs_delay
 
@@ -226,12 +268,12 @@ class TLSConnector:
           ValueError: for arguments that don't go together, before connecting.
           TypeError: for arguments of a wrong type.
         """
-        alpn_protocols = self._alpn_protocols(alpn_protocols)
+        names = self._names(alpn_protocols)
         check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
         tcp_stream = await trio.open_tcp_stream(
             host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
         )
-        return await self.wrap(tcp_stream, host, port, alpn_protocols=alpn_protocols)
+        return await self._wrap(tcp_stream, host, port, names)
 
     async def wrap(
         self,
@@ -256,26 +298,37 @@ class TLSConnector:
           TypeError: for arguments of a wrong type.
         """
         try:
-            alpn_protocols = self._alpn_protocols(alpn_protocols)
-        except ValueError:
+            names = self._names(alpn_protocols)
+        except (TypeError, ValueError):
             await trio.aclose_forcefully(transport_stream)
             raise
+        return await self._wrap(transport_stream, server_hostname, port, names)
+
+    async def _wrap(
+        self,
+        transport_stream: T_Stream,
+        server_hostname: str | bytes | None,
+        port: int,
+        names: tuple[str, ...] | None,
+    ) -> TLSStream[T_Stream]:
         return await resume_over(
             transport_stream,
             self.ssl_context,
             server_hostname=server_hostname,
             port=port,
             session_cache=self.session_cache,
-            alpn_protocols=alpn_protocols,
+            alpn_protocols=names,
             https_compatible=self.https_compatible,
         )
 
-    def _alpn_protocols(self, alpn_protocols: Sequence[str] | None) -> Sequence[str] | None:
+    def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:
+        """Return what to offer in one call."""
         if alpn_protocols is None:
             return self.alpn_protocols
+        names = _checked_names(alpn_protocols)
         if self.alpn_protocols is None:
             raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
-        return alpn_protocols
+        return names
 
     def reconnect(
         self,

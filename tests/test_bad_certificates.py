@@ -24,7 +24,7 @@ from trio_tlsbio import (
     TLSError,
     TLSStream,
 )
-from trio_tlsbio._errors import _VERIFY_CODES
+from trio_tlsbio._words import VERIFY_CODES
 from trio_tlsbio.testing import exchange
 
 from .certificates import (
@@ -469,7 +469,7 @@ def check_words(error: TLSError | None, verify_code: int) -> CertificateError:
     assert error.verify_code == verify_code
     assert error.reason == "CERTIFICATE_VERIFY_FAILED"
     assert error.error_type == "certificate_verify_failed"
-    assert str(error) == f"the peer's certificate was refused: {_VERIFY_CODES[verify_code]}"
+    assert str(error) == f"the peer's certificate was refused: {VERIFY_CODES[verify_code]}"
     cause = error.__cause__
     assert isinstance(cause, ssl.SSLCertVerificationError)
     assert cause.verify_code == verify_code
@@ -557,7 +557,7 @@ def tell(tables: Tables, what: str, refusal: TLSError | None, heard: TLSError | 
 def test_each_kind_of_refusal_is_on_the_menu() -> None:
     told = {dish.verify_code for dish in MENU}
     # Those that OpenSSL has from before, and what it does not get to: it refuses them earlier.
-    assert _VERIFY_CODES.keys() - told == {21, 24, 41, 80, 81, 84, 87, 90, 91, 93}
+    assert VERIFY_CODES.keys() - told == {21, 24, 41, 80, 81, 84, 87, 90, 91, 93}
 
 
 ################################################################

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -24,13 +25,15 @@ from trio_tlsbio import (
     TLSError,
     TLSStream,
     TruncationError,
+    _words,
     is_worth_retrying,
     open_tls_over_tcp_stream,
     reconnect,
     serve_tls_over_tcp,
 )
+from trio_tlsbio.testing import do_handshakes
 
-from .helpers import client_context_for, server_context_for
+from .helpers import client_context_for, server_context_for, wrap_pair
 
 Stream: TypeAlias = TLSStream[trio.SocketStream]
 
@@ -106,17 +109,6 @@ async def test_wrap_resumes_over_any_transport(
                 assert stream.session_reused is is_resumed
 
 
-async def test_a_name_that_is_no_protocol(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
-    async with serving(server_context) as port:
-        for name in ("", "x" * 256):
-            with pytest.raises(ValueError, match="1 to 255 bytes"):
-                await open_tls_over_tcp_stream(
-                    HOST, port, ssl_context=client_context, alpn_protocols=[name]
-                )
-
-
 async def test_a_failed_handshake_forgets_the_sessions(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
@@ -144,6 +136,7 @@ async def test_wrap_closes_the_transport_if_it_fails(
             ("another.example", {}, CertificateError),
             ("", {}, ValueError),
             (HOST, {"alpn_protocols": ["h2"]}, ValueError),
+            (HOST, {"alpn_protocols": "h2"}, TypeError),
         ):
             tcp_stream = await trio.open_tcp_stream(HOST, port)
             with pytest.raises(error):
@@ -161,10 +154,11 @@ async def test_the_systems_certificates_are_the_default(
         await stream.aclose()
 
 
-async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLContext) -> None:
-    def no_network(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("it has connected")
+def no_network(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("it has connected")
 
+
+async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLContext) -> None:
     bad_context: Any = "context"
     bad_session: Any = object()
     with pytest.MonkeyPatch.context() as patch:
@@ -256,6 +250,50 @@ async def test_a_server_that_never_sends_gives_its_tickets(
             await got.wait()
             nursery.cancel_scope.cancel()
         await trio.aclose_forcefully(stream)
+
+
+async def test_as_many_connections_at_once_as_before_are_all_resumed(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    """Each of those before has brought a single ticket, and the cache is the default one."""
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 1
+    connector = TLSConnector(ssl_context=client_context_for(ca))
+    streams: list[Stream] = []
+
+    async def connect(port: int) -> None:
+        stream = await connector.connect(HOST, port)
+        await ping(stream)
+        streams.append(stream)
+
+    async with serving(server_context) as port:
+        for is_resumed in (False, True):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(connect, port)
+            assert [stream.session_reused for stream in streams] == 20 * [is_resumed]
+            while streams:
+                await streams.pop().aclose()
+
+
+async def test_a_ticket_that_was_used_without_the_cache_is_not_given_out_by_it(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.num_tickets = 1
+    context = client_context_for(ca)
+    cache = SessionCache()
+    connect = partial(open_tls_over_tcp_stream, HOST, ssl_context=context, session_cache=cache)
+    async with serving(server_context) as port:
+        async with await connect(port) as stream:
+            await ping(stream)
+            session = stream.session
+        assert session is not None
+        server_context.num_tickets = 0
+        for resumed in (session, None):
+            async with await connect(port, session=resumed) as stream:
+                await ping(stream)
+                assert stream.session_reused is (resumed is not None)
 
 
 async def test_connections_at_once_share_the_tickets(
@@ -360,6 +398,93 @@ async def test_alpn_for_a_connector_and_for_a_call(
         await TLSConnector(ssl_context=client_context).connect(HOST, 1, alpn_protocols=["h2"])
 
 
+# What is wrong, and what is said about it.
+WRONG_PROTOCOLS: dict[str, tuple[Any, type[Exception], str]] = {
+    "empty": (["h2", ""], ValueError, "1 to 255 bytes .* unlike ''"),
+    "long": (["x" * 256], ValueError, "1 to 255 bytes"),
+    "not ASCII": (["h2", "é"], ValueError, "of ASCII, unlike '.xe9'"),
+    "surrogate": (["\ud800"], ValueError, "of ASCII"),
+    "too many": (258 * ["x" * 254], ValueError, "65535 bytes"),
+    "str": ("h2", TypeError, "a list of str, not str"),
+    "bytes": (b"h2", TypeError, "a list of str, not bytes"),
+    "list of bytes": ([b"h2"], TypeError, "a list of str, not of bytes"),
+    "list of lists": ([["h2"]], TypeError, "a list of str, not of list"),
+    "number": (2, TypeError, "a list of str, not int"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PROTOCOLS.values(), ids=WRONG_PROTOCOLS)
+async def test_wrong_protocols_are_refused_at_every_door_before_connecting(
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    wrong: tuple[Any, type[Exception], str],
+) -> None:
+    names, error, match = wrong
+    context = client_context_for(ca, tls_version)
+    connector = TLSConnector(ssl_context=context, alpn_protocols=["echo"])
+    async with serving(server_context) as port:
+        async with await connector.connect(HOST, port) as stream:
+            await ping(stream)
+        sessions = len(connector.session_cache)
+        assert sessions > 0
+        transport, peer = trio.testing.memory_stream_pair()
+        functions: list[Callable[..., object]] = [
+            partial(TLSConnector, ssl_context=context),
+            partial(reconnect, HOST, port, ssl_context=context),
+        ]
+        coroutine_functions: list[Callable[..., Awaitable[object]]] = [
+            partial(open_tls_over_tcp_stream, HOST, port, ssl_context=context),
+            partial(connector.connect, HOST, port),
+            partial(connector.wrap, transport, HOST, port),
+        ]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trio, "open_tcp_stream", no_network)
+            for function in functions:
+                with pytest.raises(error, match=match):
+                    function(alpn_protocols=names)
+            with pytest.raises(error, match=match):
+                connector.alpn_protocols = names
+            for coroutine_function in coroutine_functions:
+                with pytest.raises(error, match=match):
+                    await coroutine_function(alpn_protocols=names)
+        assert await peer.receive_some() == b""  # wrap() closes the transport
+        assert len(connector.session_cache) == sessions
+
+
+async def test_protocols_stay_as_they_were_checked(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    names = ["http/1.1"]
+    iterator: Any = iter(names[:])
+    connectors = [
+        TLSConnector(ssl_context=client_context, alpn_protocols=alpn_protocols)
+        for alpn_protocols in (names, iterator)
+    ]
+    names[:] = ["", "h2"]
+    async with serving(server_context) as port:
+        for connector in 2 * connectors:
+            async with await connector.connect(HOST, port) as stream:
+                await ping(stream)
+                assert stream.selected_alpn_protocol() == "http/1.1"
+
+
+async def test_the_longest_protocols(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    longest = [chr(ord("!") + number) * 255 for number in range(90)]
+    server_context.set_alpn_protocols(longest[-1:])
+    async with (
+        serving(server_context) as port,
+        await open_tls_over_tcp_stream(
+            HOST, port, ssl_context=client_context, alpn_protocols=longest
+        ) as stream,
+    ):
+        await ping(stream)
+        assert stream.selected_alpn_protocol() == longest[-1]
+
+
 async def test_a_failed_handshake_leaves_nothing_behind(server_context: ssl.SSLContext) -> None:
     async with serving(server_context) as port:
         connector = TLSConnector(ssl_context=client_context_for(trustme.CA()))
@@ -440,29 +565,310 @@ async def test_delays_double_with_jitter_up_to_a_limit(
     await next_of(connector, attempts, initial_delay=1, max_delay=20, on_retry=retries.append)
     assert [retry.attempt for retry in retries] == [1, 2, 3, 4, 5, 6, 7, 8]
     for retry, longest in zip(retries, [1, 2, 4, 8, 16, 20, 20, 20], strict=True):
-        assert longest / 2 <= retry.delay <= longest
+        assert max(1, longest / 2) <= retry.delay <= longest
         assert str(retry.error) == "nobody there"
     waited = [after - before for before, after in pairwise(attempts.times)]
     assert waited == pytest.approx([retry.delay for retry in retries])
 
 
-async def test_success_resets_the_delay_and_a_server_that_hangs_up_is_not_pestered(
-    connector: TLSConnector, autojump_clock: trio.testing.MockClock
-) -> None:
-    attempts = Attempts(*[OSError("nobody there")] * 5)
-    retries: list[Retry] = []
+# What a client and its server do once they are connected.
+Script: TypeAlias = Callable[[TLSStream[Any], TLSStream[Any]], Awaitable[object]]
+
+
+@attrs.define
+class Peers:
+    """A connector's connect() to servers in memory, with which it does what it is told to."""
+
+    client_context: ssl.SSLContext
+    server_context: ssl.SSLContext
+    scripts: list[Script]
+    times: list[float] = attrs.field(factory=list, init=False)
+
+    async def __call__(self, host: Any, port: int) -> Any:
+        self.times.append(trio.current_time())
+        client, server = wrap_pair(
+            *trio.testing.memory_stream_pair(), self.client_context, self.server_context
+        )
+        await do_handshakes(client, server)
+        await self.scripts.pop(0)(client, server)
+        return client
+
+
+@attrs.define
+class Supply:
+    """A reconnect() to :class:`Peers`, and what it has reported."""
+
+    peers: Peers
+    supply: Any = attrs.field(init=False)
+    retries: list[Retry] = attrs.field(factory=list, init=False)
+
+    async def next(self, *scripts: Script) -> Stream:
+        """Let the next connections do something, and return the stream of the last one of them."""
+        del self.retries[:]
+        self.peers.scripts += scripts
+        stream: Stream = await anext(self.supply)
+        assert not self.peers.scripts
+        return stream
+
+    @property
+    def attempts(self) -> list[int]:
+        return [retry.attempt for retry in self.retries]
+
+
+@pytest.fixture
+def supply(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> Iterator[Supply]:
+    """A reconnect() whose initial delay is a second, and whose longest is 20."""
+    supply = Supply(Peers(client_context, server_context, []))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TLSConnector, "connect", attempts)
-        supply = connector.reconnect(HOST, 1, initial_delay=1, on_retry=retries.append)
-        await anext(supply)
-        del retries[:]
-        await anext(supply)  # the last one ended at once
-        assert [retry.attempt for retry in retries] == [0]
-        assert retries[0].error is None
-        assert 0.5 <= retries[0].delay <= 1
-        await trio.sleep(10)
-        await anext(supply)  # the last one has lived for a while
-        assert len(retries) == 1
+        patch.setattr(TLSConnector, "connect", supply.peers)
+        supply.supply = reconnect(
+            HOST,
+            1,
+            ssl_context=client_context,
+            initial_delay=1,
+            max_delay=20,
+            on_retry=supply.retries.append,
+        )
+        yield supply
+
+
+async def hang_up(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    await server.aclose()
+    assert await client.receive_some() == b""
+
+
+async def vanish(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    await server.transport_stream.aclose()
+    with pytest.raises(TruncationError):
+        await client.receive_some()
+
+
+async def greet(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    await server.send_all(b"hello")
+    assert await client.receive_some() == b"hello"
+
+
+async def greet_and_hang_up(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    await greet(client, server)
+    await hang_up(client, server)
+
+
+async def refuse_connection(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    raise ConnectionRefusedError("nobody there")
+
+
+async def stay(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("end", "error"), [(hang_up, None), (vanish, TruncationError)])
+async def test_a_connection_that_ends_at_once_without_data_is_a_failed_attempt(
+    supply: Supply, autojump_clock: trio.testing.MockClock, end: Any, error: type[Exception] | None
+) -> None:
+    await supply.next(end)
+    for attempt in range(1, 8):
+        await supply.next(end)
+        (retry,) = supply.retries
+        assert retry.attempt == attempt
+        longest = min(20, 2 ** (attempt - 1))
+        assert max(1, longest / 2) <= retry.delay <= longest
+        assert (None if retry.error is None else type(retry.error)) is error
+    await supply.next(refuse_connection, refuse_connection, end)
+    assert supply.attempts == [8, 9, 10]
+    # The last one has brought data, which resets it.
+    await supply.next(greet_and_hang_up)
+    await supply.next(refuse_connection, end)
+    assert supply.attempts == [0, 1]
+
+
+async def test_a_connection_with_data_was_made_however_short(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    await supply.next(*3 * [refuse_connection], greet_and_hang_up)
+    for _ in range(5):
+        await supply.next(greet_and_hang_up)
+        assert supply.retries == [Retry(attempt=0, delay=1, error=None)]
+
+
+async def test_data_that_nobody_has_received_counts_too(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async def greet(stream: Stream) -> None:
+        await stream.send_all(b"hello")
+        await stream.aclose()
+
+    retries: list[Retry] = []
+    async with serving(server_context, greet) as port:
+        supply = reconnect(
+            HOST, port, ssl_context=client_context, initial_delay=0.01, on_retry=retries.append
+        )
+        for _ in range(3):
+            stream = await anext(supply)
+            while not stream.connection.data_received:
+                await trio.lowlevel.wait_readable(stream.transport_stream.socket)
+                stream.is_readable()
+        await stream.aclose()
+    assert {retry.attempt for retry in retries} <= {0}
+
+
+async def test_a_connection_that_lasted_was_made(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    await supply.next(*3 * [refuse_connection], stay)
+    await trio.sleep(8)  # the longest delay that a fourth failure would cost
+    await supply.next(stay)
+    assert supply.attempts == []
+    await supply.next(refuse_connection, refuse_connection, stay)
+    assert supply.attempts == [1, 2, 3]
+    await trio.sleep(3.9)  # this time a failure costs 4 s at least
+    await supply.next(stay)
+    assert supply.attempts == [4]
+
+
+async def test_attempts_are_never_closer_than_the_initial_delay(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    ends = [hang_up, vanish, greet_and_hang_up, refuse_connection, stay]
+    for number in range(100):
+        end = ends[number % 5]
+        await supply.next(*([end, stay] if end is refuse_connection else [end]))
+        if number % 3 == 0:
+            await trio.sleep(number / 20)
+    waited = [after - before for before, after in pairwise(supply.peers.times)]
+    assert len(waited) > 100
+    assert min(waited) >= 1 - 1e-9
+
+
+async def test_a_cancelled_wait_is_not_skipped(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    await supply.next(hang_up)
+    while True:
+        with trio.move_on_after(0.3):
+            await supply.next(stay)
+            break
+        del supply.peers.scripts[:]
+    first, second = supply.peers.times
+    assert second - first == 1
+
+
+REFUSAL = PeerAlertError("it wants a client certificate", alert="certificate_required")
+PASSING = PeerAlertError("it has an internal error", alert="internal_error")
+
+
+@pytest.mark.parametrize("seconds", [0, 1000])
+async def test_a_refusal_before_any_data_is_a_failed_attempt(
+    supply: Supply, autojump_clock: trio.testing.MockClock, seconds: float
+) -> None:
+    for attempt in range(1, 4):
+        stream = await supply.next(stay)
+        assert supply.attempts == ([] if attempt == 1 else [attempt - 1])
+        stream.connection.abort(PASSING.again())
+        await trio.sleep(seconds)
+    stream = await supply.next(stay)
+    assert str(supply.retries[0].error) == str(PASSING)
+    stream.connection.abort(REFUSAL.again())
+    await trio.sleep(seconds)
+    with pytest.raises(PeerAlertError, match="certificate") as excinfo:
+        await supply.next()
+    assert excinfo.value is not stream.connection.error
+    with pytest.raises(trio.ClosedResourceError):
+        await stream.receive_some()
+
+
+async def test_a_refusal_after_data_is_no_failed_attempt(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = await supply.next(greet)
+    stream.connection.abort(REFUSAL.again())
+    await supply.next(stay)
+    assert supply.attempts == [0]
+
+
+@pytest.mark.parametrize("ends_by", ["reading", "closing", "closing at once", "leaving it open"])
+async def test_a_client_certificate_that_is_refused_ends_it(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion, ends_by: str
+) -> None:
+    """In TLS 1.3 the client's handshake is done by then."""
+    server_context = server_context_for(server_cert, tls_version)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ca.configure_trust(server_context)
+    context = client_context_for(ca, tls_version)
+    async with serving(server_context) as port:
+        supply = reconnect(HOST, port, ssl_context=context, initial_delay=0)
+        if tls_version is ssl.TLSVersion.TLSv1_3:
+            stream = await anext(supply)
+            await trio.lowlevel.wait_readable(stream.transport_stream.socket)
+            if ends_by == "reading":
+                with pytest.raises(PeerAlertError):
+                    await stream.receive_some()
+            if ends_by == "closing":
+                await stream.aclose()
+            if ends_by == "closing at once":
+                await trio.aclose_forcefully(stream)
+        with pytest.raises(PeerAlertError) as excinfo:
+            await anext(supply)
+    assert excinfo.value.alert in {"certificate_required", "handshake_failure"}
+
+
+# In plaintext, as a server sends them that has not answered the ClientHello yet.
+ALERTS = {
+    "close_notify": b"\x15\x03\x03\x00\x02\x01\x00",
+    "user_canceled": b"\x15\x03\x03\x00\x02\x02\x5a",
+    "user_canceled as RFC 8446 has it": b"\x15\x03\x03\x00\x02\x01\x5a\x15\x03\x03\x00\x02\x01\x00",
+    "internal_error": b"\x15\x03\x03\x00\x02\x02\x50",
+    "none": b"",
+}
+
+
+@pytest.mark.parametrize("alert", ALERTS.values(), ids=ALERTS)
+async def test_a_server_that_is_shutting_down_is_tried_again(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, alert: bytes
+) -> None:
+    connections = 0
+
+    async def serve(tcp_stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await tcp_stream.receive_some()
+            if alert:
+                await tcp_stream.send_all(alert)
+            await tcp_stream.aclose()
+        else:
+            async with TLSStream(tcp_stream, server_context, server_side=True) as stream:
+                await stream.send_all(b"welcome")
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host=HOST))
+            port = listener.socket.getsockname()[1]
+            async for stream in reconnect(HOST, port, ssl_context=client_context, initial_delay=0):
+                async with stream:
+                    assert await stream.receive_some() == b"welcome"
+                break
+            nursery.cancel_scope.cancel()
+    assert connections == 2
+
+
+def test_which_alerts_are_worth_another_attempt() -> None:
+    alerts = {"close_notify", "user_canceled", *_words.ALERTS} - {"user_cancelled"}
+    worth = {a for a in alerts if is_worth_retrying(PeerAlertError("no", alert=a))}
+    assert worth == {
+        "close_notify",
+        "user_canceled",
+        "internal_error",
+        "bad_record_mac",
+        "decryption_failed",
+    }
+
+
+def because(error: TLSError, cause: Exception) -> TLSError:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -470,7 +876,12 @@ async def test_success_resets_the_delay_and_a_server_that_hangs_up_is_not_pester
     [
         CertificateError("not trusted"),
         PeerAlertError("unknown", alert="unknown_ca"),
+        PeerAlertError("no name", alert="unknown"),
         TLSError("not TLS", reason="WRONG_VERSION_NUMBER"),
+        because(TLSError("refused"), ValueError("by code that verifies")),
+        because(TLSError("refused"), ssl.SSLError("by code that verifies")),
+        because(TLSError("the proxy's TLS broke"), CertificateError("not trusted")),
+        ssl.SSLError("of Python code"),
         RuntimeError("a bug"),
     ],
 )
@@ -490,7 +901,12 @@ async def test_what_will_be_the_same_next_time_is_raised(
         TruncationError("cut"),
         HandshakeTimeoutError("slow"),
         TLSError("the transport broke"),
+        because(TLSError("the transport broke"), ConnectionResetError("reset")),
+        because(TLSError("the transport broke"), trio.BrokenResourceError("reset")),
+        because(TLSError("the proxy's TLS broke"), TruncationError("cut")),
+        TLSError("damaged", reason="DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
         PeerAlertError("trouble", alert="internal_error"),
+        trio.TooSlowError(),
         trio.BrokenResourceError("gone"),
     ],
 )

@@ -13,7 +13,13 @@ import attrs
 import pytest
 import trustme
 
-from trio_tlsbio import SessionCache, SessionCacheStatistics, TLSConnection, TLSSession
+from trio_tlsbio import (
+    SessionCache,
+    SessionCacheStatistics,
+    TLSConnection,
+    TLSSession,
+    _sessions,
+)
 from trio_tlsbio.testing import transfer
 
 from .helpers import NAME, client_context_for, server_context_for, shake_hands
@@ -385,6 +391,78 @@ def test_a_session_of_tls12_is_given_out_again_and_replaced(
     assert cache.take(context, NAME, 443, now=0) is None
     assert len(cache) == 0
     assert cache.statistics().unusable == 1
+
+
+def test_a_used_ticket_is_not_given_out_again(sessions: list[TLSSession]) -> None:
+    context = sessions[0].ssl_context
+    cache = SessionCache(1)
+    cache.put(sessions[0], 443, now=0)
+    assert cache.take(context, NAME, 443, now=0) is sessions[0]
+    cache.put(sessions[0], 443, now=0)
+    cache.put(sessions[0], 444, now=0)
+    cache.put(attrs.evolve(sessions[0]), 443, now=0)  # another object, the same ticket
+    assert len(cache) == 0
+    assert cache.take(context, NAME, 443, now=0) is None
+    assert cache.take(context, NAME, 444, now=0) is None
+    assert cache.statistics().stored == 1
+    cache.clear()
+    cache.put(sessions[0], 443, now=0)
+    assert cache.take(context, NAME, 443, now=0) is None
+    # Those of others are still given out, also when there was no room for them before.
+    for session in sessions[1:]:
+        cache.put(session, 443, now=0)
+        assert cache.take(context, NAME, 443, now=0) is session
+
+
+def test_a_ticket_that_was_put_twice_is_given_out_once(sessions: list[TLSSession]) -> None:
+    context = sessions[0].ssl_context
+    cache = SessionCache()
+    for port in (443, 443, 444):
+        cache.put(sessions[0], port, now=0)
+    cache.put(sessions[1], 443, now=0)
+    taken = [cache.take(context, NAME, port, now=0) for port in (443, 443, 443, 444)]
+    assert taken == [sessions[1], sessions[0], None, None]
+    assert len(cache) == 0
+
+
+def test_a_ticket_that_is_used_elsewhere_is_not_given_out(sessions: list[TLSSession]) -> None:
+    context = sessions[0].ssl_context
+    cache = SessionCache()
+    for session in sessions[:2]:
+        cache.put(session, 443, now=0)
+    cache.mark_used(sessions[1])
+    assert cache.take(context, NAME, 443, now=0) is sessions[0]
+    assert cache.take(context, NAME, 443, now=0) is None
+
+
+def test_used_tickets_take_a_bounded_room(sessions: list[TLSSession]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sessions, "_MOST_USED", 2)
+        context = sessions[0].ssl_context
+        cache = SessionCache()
+        for session in sessions[:3]:
+            cache.put(session, 443, now=0)
+            assert cache.take(context, NAME, 443, now=0) is session
+            cache.mark_used(session)
+        for session in sessions[:3]:
+            cache.put(session, 443, now=0)
+    # The first one was forgotten.
+    assert cache.take(context, NAME, 443, now=0) is sessions[0]
+    assert cache.take(context, NAME, 443, now=0) is None
+
+
+def test_a_session_of_tls12_may_be_put_and_taken_again(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    version = ssl.TLSVersion.TLSv1_2
+    context = client_context_for(ca, version)
+    (session,) = resume(context, server_context_for(server_cert, version))[1]
+    cache = SessionCache()
+    for _ in range(3):
+        cache.mark_used(session)
+        cache.put(session, 443, now=0)
+        assert cache.take(context, NAME, 443, now=0) is session
+        assert len(cache) == 1
 
 
 def test_servers_and_contexts_are_kept_apart(ca: trustme.CA, sessions: list[TLSSession]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
 from ._connection import check_arguments
 from ._contexts import make_default_context
-from ._errors import CertificateError, PeerAlertError, TLSError
+from ._errors import TLSError
+from ._reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._sessions import SessionCache, TLSSession
 from ._stream import TLSStream
 
@@ -29,6 +29,41 @@ __all__ = [
 ]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+
+# RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
+_MOST_NAME_BYTES = 255
+_MOST_NAMES_BYTES = 65535
+
+
+def _checked_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the names of protocols to offer, in a form that stays as it was checked.
+
+    An empty list is not an error: as for :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
+    offer nothing, and is not sent.
+
+    Raises:
+      TypeError: for anything but a list of ``str``, a ``str`` by itself included.
+      ValueError: for what ALPN has no form for.
+    """
+    if alpn_protocols is None:
+        return None
+    if isinstance(alpn_protocols, str | bytes | bytearray) or not isinstance(
+        alpn_protocols, Iterable
+    ):
+        raise TypeError(
+            f"alpn_protocols must be a list of str, not {type(alpn_protocols).__name__}"
+        )
+    names = tuple(alpn_protocols)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"alpn_protocols must be a list of str, not of {type(name).__name__}")
+        if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
+            raise ValueError(
+                f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"
+            )
+    if sum(len(name) + 1 for name in names) > _MOST_NAMES_BYTES:
+        raise ValueError("alpn_protocols: all names together are longer than 65535 bytes")
+    return names
 
 
 async def open_tls_over_tcp_stream(
@@ -61,8 +96,9 @@ async def open_tls_over_tcp_stream(
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
       session_cache: Where to take a session from, without ``session``, and to put those that the
         server gives.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first. Python has no
-        other way than to set them on ``ssl_context``, where they stay for its next connections.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
+        1 to 255 ASCII characters. An empty list offers none. Python has no other way than to set
+        them on ``ssl_context``, where they stay for its next connections.
 
     Raises:
       OSError: if no connection can be made.
@@ -76,6 +112,7 @@ async def open_tls_over_tcp_stream(
             )
         ssl_context = make_default_context()
     check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    names = _checked_names(alpn_protocols)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
         return _resuming_stream(
@@ -85,7 +122,7 @@ async def open_tls_over_tcp_stream(
             port=port,
             session=session,
             session_cache=session_cache,
-            alpn_protocols=alpn_protocols,
+            alpn_protocols=names,
             https_compatible=https_compatible,
         )
     except BaseException:
@@ -101,7 +138,7 @@ def _resuming_stream(
     port: int,
     session: TLSSession | None = None,
     session_cache: SessionCache | None,
-    alpn_protocols: Sequence[str] | None = None,
+    alpn_protocols: tuple[str, ...] | None = None,
     **options: Any,
 ) -> TLSStream[T_Stream]:
     """Make a stream that takes its session from a cache, and puts those that it gets there. The
@@ -109,8 +146,10 @@ def _resuming_stream(
     """
     on_session: Callable[[TLSSession], object] | None = None
     if session_cache is not None:
-        # Not before connecting: that may take long, or fail, and a ticket is good for once.
-        if session is None:
+        if session is not None:
+            session_cache.mark_used(session)
+        else:
+            # Not before connecting: that may take long, or fail, and a ticket is good for once.
             name, _ = check_arguments(
                 ssl_context, server_side=False, server_hostname=server_hostname, session=None
             )
@@ -119,10 +158,7 @@ def _resuming_stream(
     if alpn_protocols is not None:
         # OpenSSL copies them for each connection when that is made, which is now: another
         # task can't come between.
-        try:
-            ssl_context.set_alpn_protocols(alpn_protocols)
-        except ssl.SSLError as exc:
-            raise ValueError("alpn_protocols: each name has to be 1 to 255 bytes long") from exc
+        ssl_context.set_alpn_protocols(alpn_protocols)
     return TLSStream(
         transport_stream,
         ssl_context,
@@ -143,7 +179,8 @@ async def resume_over(
     **options: Any,
 ) -> TLSStream[T_Stream]:
     """Do the handshake over a transport, with a session from a cache. The transport is closed if
-    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``.
+    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``, a tuple of
+    names that were checked.
     """
     stream: trio.abc.Stream = transport_stream
     try:
@@ -170,85 +207,6 @@ def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
     session_cache.put(session, port, now=time.monotonic())
 
 
-Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
-
-
-@attrs.frozen
-class Retry:
-    """What :func:`reconnect` tells before it waits."""
-
-    attempt: int
-    """How many attempts in a row have failed: 0 if the last connection was made, and has ended."""
-
-    delay: float
-    """How long it is going to wait, in seconds."""
-
-    error: Exception | None
-    """Why the last attempt failed."""
-
-
-def is_worth_retrying(error: Exception) -> bool:
-    """Return whether trying again may help: what :func:`reconnect` does by default.
-
-    So it may if the network failed, the transport broke or it took too long. A certificate that
-    was refused, by either side, or a peer that doesn't speak TLS, will be the same next time.
-    """
-    if isinstance(error, CertificateError):
-        return False
-    if isinstance(error, PeerAlertError):
-        return error.alert == "internal_error"
-    if isinstance(error, TLSError):
-        return error.reason is None
-    return isinstance(error, OSError | trio.TooSlowError | trio.BrokenResourceError)
-
-
-@attrs.define(eq=False, kw_only=True)
-class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
-    """The endless supply of connections that :func:`reconnect` returns."""
-
-    _connect: Connect = attrs.field(repr=False)
-    _attempt_timeout: float
-    _initial_delay: float
-    _max_delay: float
-    _should_retry: Callable[[Exception], bool]
-    _on_retry: Callable[[Retry], object] | None
-    _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
-    _connected_at: float = attrs.field(default=float("-inf"), init=False)
-
-    async def __anext__(self) -> TLSStream[trio.SocketStream]:
-        """Return the next stream, after closing the last one if that was left open."""
-        if self._stream is not None:
-            stream, self._stream = self._stream, None
-            await trio.aclose_forcefully(stream)
-        # A server that ends each connection at once is not to be pestered either.
-        await self._wait(0, self._connected_at + self._delay(0) - trio.current_time(), None)
-        attempt = 0
-        while True:
-            try:
-                with trio.fail_after(self._attempt_timeout):
-                    self._stream = await self._connect()
-            except Exception as exc:
-                if not self._should_retry(exc):
-                    raise
-                await self._wait(attempt + 1, self._delay(attempt), exc)
-                attempt += 1
-            else:
-                self._connected_at = trio.current_time()
-                return self._stream
-
-    def _delay(self, attempt: int) -> float:
-        # Between half of it and all: many clients that lost a server at once must not return at
-        # once. (The exponent is bounded, for a program that runs for years.)
-        longest = min(self._max_delay, self._initial_delay * 2.0 ** min(attempt, 60))
-        return longest * random.uniform(0.5, 1)  # noqa: S311  # it protects nothing
-
-    async def _wait(self, attempt: int, delay: float, error: Exception | None) -> None:
-        if delay > 0:
-            if self._on_retry is not None:
-                self._on_retry(Retry(attempt, delay, error))
-            await trio.sleep(delay)
-
-
 @attrs.define(eq=False, init=False)
 class TLSConnector:
     """Connects to any number of servers, and resumes their sessions.
@@ -261,15 +219,20 @@ class TLSConnector:
         cipher suites that RFC 9325 recommends.
       session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
         cache may serve several connectors: sessions of different contexts never mix.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first. By default the
-        context's own. Python sets them on a context only, so that one is changed.
+      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
+        1 to 255 ASCII characters. An empty list offers none. By default the context's own. Python
+        sets them on a context only, so that one is changed.
       https_compatible: See :class:`TLSStream`.
       happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
+
+    Raises:
+      ValueError: for protocols that ALPN has no form for.
+      TypeError: for protocols of a wrong type.
     """
 
     ssl_context: ssl.SSLContext
     session_cache: SessionCache
-    alpn_protocols: Sequence[str] | None
+    alpn_protocols: tuple[str, ...] | None = attrs.field(converter=_checked_names)
     https_compatible: bool
     happy_eyeballs_delay: float | None
 
@@ -284,7 +247,7 @@ class TLSConnector:
     ) -> None:
         self.ssl_context = make_default_context() if ssl_context is None else ssl_context
         self.session_cache = SessionCache() if session_cache is None else session_cache
-        self.alpn_protocols = alpn_protocols
+        self.alpn_protocols = alpn_protocols  # type: ignore[assignment]  # its converter checks it
         self.https_compatible = https_compatible
         self.happy_eyeballs_delay = happy_eyeballs_delay
 
@@ -305,12 +268,12 @@ class TLSConnector:
           ValueError: for arguments that don't go together, before connecting.
           TypeError: for arguments of a wrong type.
         """
-        alpn_protocols = self._alpn_protocols(alpn_protocols)
+        names = self._names(alpn_protocols)
         check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
         tcp_stream = await trio.open_tcp_stream(
             host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
         )
-        return await self.wrap(tcp_stream, host, port, alpn_protocols=alpn_protocols)
+        return await self._wrap(tcp_stream, host, port, names)
 
     async def wrap(
         self,
@@ -335,26 +298,37 @@ class TLSConnector:
           TypeError: for arguments of a wrong type.
         """
         try:
-            alpn_protocols = self._alpn_protocols(alpn_protocols)
-        except ValueError:
+            names = self._names(alpn_protocols)
+        except (TypeError, ValueError):
             await trio.aclose_forcefully(transport_stream)
             raise
+        return await self._wrap(transport_stream, server_hostname, port, names)
+
+    async def _wrap(
+        self,
+        transport_stream: T_Stream,
+        server_hostname: str | bytes | None,
+        port: int,
+        names: tuple[str, ...] | None,
+    ) -> TLSStream[T_Stream]:
         return await resume_over(
             transport_stream,
             self.ssl_context,
             server_hostname=server_hostname,
             port=port,
             session_cache=self.session_cache,
-            alpn_protocols=alpn_protocols,
+            alpn_protocols=names,
             https_compatible=self.https_compatible,
         )
 
-    def _alpn_protocols(self, alpn_protocols: Sequence[str] | None) -> Sequence[str] | None:
+    def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:
+        """Return what to offer in one call."""
         if alpn_protocols is None:
             return self.alpn_protocols
+        names = _checked_names(alpn_protocols)
         if self.alpn_protocols is None:
             raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
-        return alpn_protocols
+        return names
 
     def reconnect(
         self,
@@ -403,9 +377,14 @@ def reconnect(
                 with suppress(trio.BrokenResourceError):
                     await talk(stream)
 
-    The handshake of each is done. A failed attempt is repeated after a delay that doubles each
-    time, with jitter; a connection that was made resets it. Leaving the loop leaves the last
-    stream as it is. Cancellation ends it at once, wherever it is.
+    The handshake of each is done. If attempts fail in a row, each is followed by a delay that
+    doubles up to ``max_delay``, at random between half of it and all from the second one on. A
+    connection that the server refuses after the handshake, as TLS 1.3 does with a client
+    certificate, or that ends at once without any data from the server, is a failed attempt too. Any
+    other resets the delay. Attempts are never closer than ``initial_delay``.
+
+    Leaving the loop leaves the last stream as it is. Cancellation ends it at once, wherever it is;
+    what is left of a delay then is waited for by the next attempt.
 
     Args:
       host: The host to connect to.
@@ -416,9 +395,11 @@ def reconnect(
       session_cache: Where sessions are kept.
       alpn_protocols: The application protocols to offer.
       attempt_timeout: How long one attempt, with its handshake, may take, in seconds.
-      initial_delay: The longest delay after a first failure, in seconds.
+      initial_delay: The delay after a first failure, and the shortest of all, in seconds. Also the
+        least time from a connection to the next attempt.
       max_delay: The longest delay of all, in seconds.
-      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised.
+      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised, by
+        the loop.
       on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
 
     Raises:

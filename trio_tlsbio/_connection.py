@@ -193,6 +193,8 @@ class TLSConnection:
     held: list[bytes | None]
     #: True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to get on.
     wants_data: bool
+    #: Whether any plaintext of the peer has arrived.
+    data_received: bool
     _ssl_object: ssl.SSLObject
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO  # empty between two calls
@@ -255,6 +257,7 @@ class TLSConnection:
         self._answered = 0
         self.held = []
         self.wants_data = False
+        self.data_received = False
         self._fed = Records()
         watches_hello = server_side and ssl_context.sni_callback is not None
         self._hello_watch = HelloWatch() if watches_hello else None
@@ -321,6 +324,11 @@ class TLSConnection:
     def receive_state(self) -> State:
         """What the peer's direction can do, once the plaintext that is ready was received."""
         return self._receive_state
+
+    @property
+    def error(self) -> TLSError | None:
+        """The failure that ended either direction; None if there is none, or the end is clean."""
+        return self._receive_error or self._send_error
 
     @property
     def handshake(self) -> HandshakeInfo | None:
@@ -589,6 +597,7 @@ class TLSConnection:
                 self._end_cleanly()
                 break
             self._by_record = self._may_be_ticket = False  # the first tickets come before data
+            self.data_received = True
             chunks.append(chunk)
             fed.allowance += fed.cost - 1  # it was no KeyUpdate
             left -= len(chunk)
@@ -1037,11 +1046,6 @@ class TLSConnection:
     ################################################################
     # States and errors
     ################################################################
-
-    @property
-    def error(self) -> TLSError | None:
-        """What ended a direction other than a close_notify: a failure, or a truncation."""
-        return self._receive_error or self._send_error
 
     def claim(self, error: TLSError) -> TLSError:
         """Mark an error as one of this connection, and return it."""

@@ -159,6 +159,10 @@ class SessionCacheStatistics:
     """Sessions that were dropped because the context's verification settings had changed."""
 
 
+# How many used tickets a cache remembers. One has to be known for as long as a connection that was
+# made with it may be put a session of: there are hardly more of these at once.
+_MOST_USED = 4096
+
 # A server by the context to speak to it with, its name in ASCII form, and its port. Sessions of
 # two contexts must never mix: one may have verified less.
 _Server: TypeAlias = tuple[ssl.SSLContext, str | None, int]
@@ -174,9 +178,10 @@ class _Entry:
 class SessionCache:
     """A bounded store of sessions, for all the connections of a program to share.
 
-    It keeps a few tickets for each server in TLS 1.3, each of which is given out once, and one
-    session in TLS 1.2, which may be used again and again. It does no I/O and reads no clock: the
-    time is passed in, in seconds of any clock that only goes forward.
+    It keeps some tickets for each server in TLS 1.3, each of which is given out once, and one
+    session in TLS 1.2, which may be used again and again. A ticket that was given out is not taken
+    back. It does no I/O and reads no clock: the time is passed in, in seconds of any clock that
+    only goes forward.
 
     :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use one by
     themselves. It belongs to one thread, as all of Trio's objects do.
@@ -185,15 +190,19 @@ class SessionCache:
       max_sessions: How many sessions to keep in all. Beyond it the server that was not used for
         the longest time loses its own.
       tickets_per_server: How many tickets of TLS 1.3 to keep for one server; the oldest go first.
+        So many connections that are opened at once can all resume. The default is more than the
+        idle connections that HTTP clients keep for all servers together, often 20, of which each
+        may have brought a single ticket.
     """
 
     _max_sessions: int
     _tickets_per_server: int
     _servers: OrderedDict[_Server, deque[_Entry]]
+    _used: OrderedDict[bytes, None]  # ids of tickets, the latest last
     _count: int
     _counts: Counter[str]  # by the names in SessionCacheStatistics
 
-    def __init__(self, max_sessions: int = 1000, *, tickets_per_server: int = 8) -> None:
+    def __init__(self, max_sessions: int = 1000, *, tickets_per_server: int = 32) -> None:
         if max_sessions < 1:
             raise ValueError("max_sessions must be positive")
         if tickets_per_server < 1:
@@ -201,6 +210,7 @@ class SessionCache:
         self._max_sessions = max_sessions
         self._tickets_per_server = tickets_per_server
         self._servers = OrderedDict()
+        self._used = OrderedDict()
         self._count = 0
         self._counts = Counter()
 
@@ -215,7 +225,12 @@ class SessionCache:
         return self._count
 
     def put(self, session: TLSSession, port: int, *, now: float) -> None:
-        """Keep a session that the server at ``port`` of its name has given."""
+        """Keep a session that the server at ``port`` of its name has given.
+
+        A ticket of TLS 1.3 that was used already is not kept.
+        """
+        if self._is_used(session):
+            return
         server = (session.ssl_context, session.server_hostname, port)
         entries = self._servers.setdefault(server, deque())
         self._servers.move_to_end(server)
@@ -252,22 +267,39 @@ class SessionCache:
                 self._counts["expired"] += 1
             elif not entry.session.fits(ssl_context, server_hostname):
                 self._counts["unusable"] += 1
-            else:
+            elif not self._is_used(entry.session):
                 found = entry
-        if found is not None and not found.session.single_use:
-            entries.append(found)
-            self._count += 1
+        if found is not None:
+            if found.session.single_use:
+                self.mark_used(found.session)
+            else:
+                entries.append(found)
+                self._count += 1
         if entries:
             self._servers[server] = entries  # at the end: it was used last
         self._counts["misses" if found is None else "hits"] += 1
         return None if found is None else found.session
+
+    def mark_used(self, session: TLSSession) -> None:
+        """Take note that a session is used that did not come from :meth:`take`.
+
+        A ticket of TLS 1.3 is not given out any more from now on.
+        """
+        if session.single_use:
+            self._used[session.id] = None
+            self._used.move_to_end(session.id)
+            if len(self._used) > _MOST_USED:
+                self._used.popitem(last=False)
+
+    def _is_used(self, session: TLSSession) -> bool:
+        return session.single_use and session.id in self._used
 
     def discard(self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int) -> None:
         """Forget all sessions of one server."""
         self._count -= len(self._servers.pop((ssl_context, server_hostname, port), ()))
 
     def clear(self) -> None:
-        """Forget all sessions. The statistics stay."""
+        """Forget all sessions. The statistics stay, and so does which tickets were used."""
         self._servers.clear()
         self._count = 0
 

@@ -1,4 +1,4 @@
-"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: the messages of _errors.py.
+"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: the messages of _words.py.
 
 The messages come from the tables in the code; what to do about each is told here. A message
 without a cure ends the build, so that none is forgotten.
@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio import _errors
+from trio_tlsbio import _words
 
 _DAMAGED = (
     "Rare over TCP. Look for two tasks or programs that write to one socket, and for devices on "
@@ -33,6 +33,12 @@ _PROTOCOL = (
     "stream there."
 )
 _OLD_PEER = "The peer should be updated; lowering what the context demands gives up security."
+_VERSIONS = (
+    "Set ``minimum_version`` and ``maximum_version`` so that both sides have a version in common."
+)
+_CALLBACK = (
+    "Look at what the callback raised or returned: ``sni_callback``, the pre-shared key callbacks."
+)
 _COMMON_PARAMETERS = (
     "Compare versions, ciphers, groups and kinds of certificate of both sides. A "
     "``set_ciphers()`` or a raised security level is often the reason."
@@ -139,8 +145,243 @@ _REASON_CURES = {
     "INAPPROPRIATE_FALLBACK": "The client should not try older versions after a failure.",
     "BAD_SIGNATURE": "Look whether the peer's certificate and key belong together.",
     "DIGEST_CHECK_FAILED": _DAMAGED,
-    "CALLBACK_FAILED": "Look at what the callback raised or returned: ``sni_callback``, the "
-    "pre-shared key callbacks.",
+    "CALLBACK_FAILED": _CALLBACK,
+    "VERSION_TOO_LOW": _OLD_PEER,
+    "VERSION_TOO_HIGH": _VERSIONS,
+    "UNSUPPORTED_SSL_VERSION": _VERSIONS,
+    "AT_LEAST_TLS_1_2_NEEDED_IN_SUITEB_MODE": _VERSIONS,
+    "NO_SHARED_SIGNATURE_ALGORITHMS": _COMMON_PARAMETERS,
+    "NO_SHARED_GROUPS": _COMMON_PARAMETERS,
+    "UNSUPPORTED_ELLIPTIC_CURVE": _COMMON_PARAMETERS,
+    "NO_SUITABLE_GROUPS": "Allow a group that goes with the versions: ``set_ecdh_curve()``, and "
+    "the system's OpenSSL configuration.",
+    **dict.fromkeys(
+        ("WRONG_SIGNATURE_TYPE", "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED", "UNKNOWN_DIGEST"),
+        "The signer should be updated, or use a certificate with another kind of key. Allowing "
+        "SHA-1 by a lower security level gives up security.",
+    ),
+    "WRONG_CURVE": _COMMON_PARAMETERS,
+    "ILLEGAL_POINT_COMPRESSION": "The peer's certificate has to be issued anew, with the key in "
+    "its uncompressed form.",
+    "CERTIFICATE_VERIFY_FAILED": "See the table of certificates.",
+    "NO_CERTIFICATES_RETURNED": "Give the client a certificate, or set ``verify_mode`` "
+    "to ``CERT_OPTIONAL`` if it may come without.",
+    **dict.fromkeys(
+        (
+            "BAD_CERTIFICATE",
+            "X509_LIB",
+            "CERT_LENGTH_MISMATCH",
+            "CA_DN_LENGTH_MISMATCH",
+        ),
+        "The peer's certificate is damaged, and has to be issued anew.",
+    ),
+    **dict.fromkeys(
+        (
+            "BAD_ECC_CERT",
+            "ECC_CERT_NOT_FOR_SIGNING",
+            "MISSING_RSA_ENCRYPTING_CERT",
+            "MISSING_RSA_SIGNING_CERT",
+            "MISSING_DSA_SIGNING_CERT",
+            "MISSING_ECDSA_SIGNING_CERT",
+            "MISSING_SIGNING_CERT",
+            "NO_GOST_CERTIFICATE_SENT_BY_PEER",
+            "WRONG_CERTIFICATE_TYPE",
+            "SIGNATURE_FOR_NON_SIGNING_CERTIFICATE",
+            "BAD_DATA",
+        ),
+        "The peer needs a certificate with another kind of key, or with another key usage.",
+    ),
+    **dict.fromkeys(
+        (
+            "UNKNOWN_CERTIFICATE_TYPE",
+            "UNKNOWN_PKEY_TYPE",
+            "UNABLE_TO_FIND_PUBLIC_KEY_PARAMETERS",
+            "INVALID_RAW_PUBLIC_KEY",
+            "EMPTY_RAW_PUBLIC_KEY",
+            "WRONG_RPK_TYPE",
+            "BAD_RSA_ENCRYPT",
+        ),
+        "The peer needs a certificate with another kind of key, such as ECDSA P-256 or RSA.",
+    ),
+    **dict.fromkeys(
+        ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"),
+        "Get a certificate with a longer key, and from an authority with a longer key and a newer "
+        "hash.",
+    ),
+    "MISSING_RSA_CERTIFICATE": _TWO_IMPLEMENTATIONS,
+    "INVALID_CONTEXT": _TWO_IMPLEMENTATIONS,
+    **dict.fromkeys(
+        ("INVALID_STATUS_RESPONSE", "OCSP_CALLBACK_FAILURE"),
+        "Look at the OCSP response that the peer sends.",
+    ),
+    "MISSING_TMP_DH_KEY": "Call ``load_dh_params()`` on the context, or better, allow ciphers with "
+    "ECDHE.",
+    **dict.fromkeys(
+        ("PSK_IDENTITY_NOT_FOUND", "PSK_NO_CLIENT_CB", "PSK_NO_SERVER_CB", "BAD_PSK"),
+        "Compare the identities and keys of both sides, and look at the context's pre-shared key "
+        "callbacks.",
+    ),
+    "BINDER_DOES_NOT_VERIFY": "Compare the pre-shared keys of both sides. With a session, look "
+    "whether servers share their ticket keys by mistake.",
+    "SESSION_ID_CONTEXT_UNINITIALIZED": "Python sets one on every context: look at what made or "
+    "changed this one.",
+    **dict.fromkeys(
+        ("NO_COOKIE_CALLBACK_SET", "COOKIE_GEN_CALLBACK_FAILURE"),
+        "Take the option off the context.",
+    ),
+    "TOO_MANY_KEY_UPDATES": _HOSTILE,
+    **dict.fromkeys(
+        ("SEQUENCE_CTR_WRAPPED", "MAXIMUM_ENCRYPTED_PKTS_REACHED"),
+        "Connect anew before so much was sent, or use TLS 1.3, which changes its keys.",
+    ),
+    "UNEXPECTED_EOF_WHILE_READING": "Look into the peer's log.",
+    "BLOCK_CIPHER_PAD_IS_WRONG": _DAMAGED,
+    "INVALID_RECORD": _PROTOCOL,
+    "COMPRESSED_LENGTH_TOO_LONG": _TWO_IMPLEMENTATIONS,
+    "CERT_CB_ERROR": _CALLBACK,
+    "BAD_DATA_RETURNED_BY_CALLBACK": _CALLBACK,
+    **dict.fromkeys(
+        (
+            "CONNECTION_TYPE_NOT_SET",
+            "BAD_WRITE_RETRY",
+            "PROTOCOL_IS_SHUTDOWN",
+            "SHUTDOWN_WHILE_IN_INIT",
+            "STILL_IN_INIT",
+            "UNINITIALIZED",
+        ),
+        "Look at who uses ``ssl_object``: it is the connection's alone.",
+    ),
+    **dict.fromkeys(
+        (
+            "BAD_HANDSHAKE_LENGTH",
+            "BAD_HANDSHAKE_STATE",
+            "BUF_LIB",
+            "CALLED_A_FUNCTION_YOU_SHOULD_NOT_CALL",
+            "CANNOT_CHANGE_CIPHER",
+            "CRYPTO_LIB",
+            "LIBRARY_BUG",
+            "MALLOC_FAILURE",
+            "MISSING_FATAL",
+            "OVERFLOW_ERROR",
+            "PASSED_A_NULL_PARAMETER",
+            "PASSED_INVALID_ARGUMENT",
+            "PIPELINE_FAILURE",
+            "RECORDS_NOT_RELEASED",
+            "SSL_HANDSHAKE_FAILURE",
+            "SSL_LIB",
+            "SSL_NEGATIVE_LENGTH",
+            "SSL_SESSION_ID_CALLBACK_FAILED",
+            "SSL_SESSION_ID_CONFLICT",
+            "SSL_SESSION_ID_HAS_BAD_LENGTH",
+            "SYSTEM_LIB",
+            "UNKNOWN_STATE",
+        ),
+        "Look at the memory that the process may use, and try another version of OpenSSL.",
+    ),
+    **dict.fromkeys(
+        (
+            "BN_LIB",
+            "CANNOT_GET_GROUP_NAME",
+            "DH_LIB",
+            "EC_LIB",
+            "EVP_LIB",
+            "FAILED_TO_GET_PARAMETER",
+            "FETCH_FAILED",
+            "NO_REQUIRED_DIGEST",
+            "NO_SUITABLE_DIGEST_ALGORITHM",
+            "NO_SUITABLE_RECORD_LAYER",
+            "RSA_LIB",
+            "UNKNOWN_MANDATORY_PARAMETER",
+            "UNSUPPORTED",
+        ),
+        "Look whether the system's OpenSSL configuration, or FIPS mode, disables an algorithm. The "
+        "peer's key may also be damaged.",
+    ),
+    # All others are what no correct peer does.
+    **dict.fromkeys(
+        (
+            "APPLICATION_DATA_AFTER_CLOSE_NOTIFY",
+            "APP_DATA_IN_HANDSHAKE",
+            "ATTEMPT_TO_REUSE_SESSION_IN_DIFFERENT_CONTEXT",
+            "BAD_CIPHER",
+            "BAD_COMPRESSION_ALGORITHM",
+            "BAD_DECOMPRESSION",
+            "BAD_DH_VALUE",
+            "BAD_DIGEST_LENGTH",
+            "BAD_EARLY_DATA",
+            "BAD_ECPOINT",
+            "BAD_HELLO_REQUEST",
+            "BAD_HRR_VERSION",
+            "BAD_LEGACY_VERSION",
+            "BAD_PACKET_LENGTH",
+            "BAD_PROTOCOL_VERSION_NUMBER",
+            "BAD_PSK_IDENTITY",
+            "BAD_SRP_A_LENGTH",
+            "BAD_SRP_PARAMETERS",
+            "CIPHERSUITE_DIGEST_HAS_CHANGED",
+            "CLIENTHELLO_TLSEXT",
+            "COMPRESSION_DISABLED",
+            "COMPRESSION_FAILURE",
+            "COMPRESSION_LIBRARY_ERROR",
+            "COOKIE_MISMATCH",
+            "COPY_PARAMETERS_FAILED",
+            "DATA_BETWEEN_CCS_AND_FINISHED",
+            "DECRYPTION_FAILED",
+            "DH_PUBLIC_VALUE_LENGTH_IS_WRONG",
+            "ERROR_IN_RECEIVED_CIPHER_LIST",
+            "EXTRA_DATA_IN_MESSAGE",
+            "EXT_LENGTH_MISMATCH",
+            "GOT_A_FIN_BEFORE_A_CCS",
+            "INCONSISTENT_COMPRESSION",
+            "INCONSISTENT_EARLY_DATA_ALPN",
+            "INCONSISTENT_EARLY_DATA_SNI",
+            "INCONSISTENT_EXTMS",
+            "INSUFFICIENT_SECURITY",
+            "INVALID_COMPRESSION_ALGORITHM",
+            "INVALID_MAX_EARLY_DATA",
+            "INVALID_SESSION_ID",
+            "LENGTH_TOO_LONG",
+            "MISSING_PSK_KEX_MODES_EXTENSION",
+            "MISSING_SIGALGS_EXTENSION",
+            "MISSING_SUPPORTED_GROUPS_EXTENSION",
+            "MISSING_TMP_ECDH_KEY",
+            "NO_CHANGE_FOLLOWING_HRR",
+            "NO_CIPHERS_SPECIFIED",
+            "NO_COMPRESSION_SPECIFIED",
+            "OLD_SESSION_CIPHER_NOT_RETURNED",
+            "OLD_SESSION_COMPRESSION_ALGORITHM_NOT_RETURNED",
+            "PARSE_TLSEXT",
+            "POST_HANDSHAKE_AUTH_ENCODING_ERR",
+            "RECORD_LENGTH_MISMATCH",
+            "RENEGOTIATE_EXT_TOO_LONG",
+            "RENEGOTIATION_ENCODING_ERR",
+            "RENEGOTIATION_MISMATCH",
+            "REQUIRED_CIPHER_MISSING",
+            "REQUIRED_COMPRESSION_ALGORITHM_MISSING",
+            "SCSV_RECEIVED_WHEN_RENEGOTIATING",
+            "SERVERHELLO_TLSEXT",
+            "SIGNATURE_ALGORITHMS_ERROR",
+            "SRP_A_CALC",
+            "SSL3_EXT_INVALID_MAX_FRAGMENT_LENGTH",
+            "SSL3_SESSION_ID_TOO_LONG",
+            "SSL_SESSION_ID_TOO_LONG",
+            "SSL_SESSION_VERSION_MISMATCH",
+            "TLS_INVALID_ECPOINTFORMAT_LIST",
+            "TOO_MUCH_EARLY_DATA",
+            "UNABLE_TO_FIND_ECDH_PARAMETERS",
+            "UNEXPECTED_END_OF_EARLY_DATA",
+            "UNKNOWN_CIPHER_RETURNED",
+            "UNKNOWN_CIPHER_TYPE",
+            "UNKNOWN_KEY_EXCHANGE_TYPE",
+            "UNSOLICITED_EXTENSION",
+            "UNSUPPORTED_COMPRESSION_ALGORITHM",
+            "UNSUPPORTED_STATUS_TYPE",
+            "WRONG_CIPHER_RETURNED",
+            "WRONG_SIGNATURE_LENGTH",
+            "WRONG_SIGNATURE_SIZE",
+        ),
+        _TWO_IMPLEMENTATIONS,
+    ),
 }
 
 _CRL_CURE = (
@@ -198,12 +439,12 @@ _CERTIFICATE_CURES = {
 def tables() -> dict[str, tuple[str, str, dict[Any, str], dict[Any, str]]]:
     """Return each table's heading for its keys, beginning of its messages, messages and cures."""
     return {
-        "alerts": ("Alert", "the peer ended the connection: ", _errors._ALERTS, _ALERT_CURES),
-        "reasons": ("``reason``", "", _errors._REASONS, _REASON_CURES),
+        "alerts": ("Alert", "the peer ended the connection: ", _words.ALERTS, _ALERT_CURES),
+        "reasons": ("``reason``", "", _words.REASONS, _REASON_CURES),
         "certificates": (
             "``verify_code``",
             "the peer's certificate was refused: ",
-            _errors._VERIFY_CODES,
+            _words.VERIFY_CODES,
             _CERTIFICATE_CURES,
         ),
     }
@@ -215,14 +456,14 @@ class ErrorTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(_errors.__file__)
+        self.env.note_dependency(_words.__file__)
         self.env.note_dependency(__file__)
         name = self.arguments[0]
         heading, _, messages, cures = tables()[name]
         if messages.keys() != cures.keys():
             different = sorted(map(str, messages.keys() ^ cures.keys()))
             raise ExtensionError(
-                f"docs/_ext/errors.py and _errors.py differ in {name}: {', '.join(different)}"
+                f"docs/_ext/errors.py and _words.py differ in {name}: {', '.join(different)}"
             )
         groups: dict[tuple[str, str], list[str]] = {}
         for key, message in messages.items():

@@ -1,0 +1,173 @@
+"""When to connect again, and how soon: the policy of :func:`reconnect`."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ._errors import (
+    CertificateError,
+    HandshakeTimeoutError,
+    PeerAlertError,
+    TLSError,
+    TruncationError,
+)
+from ._stream import TLSStream
+
+__all__ = ["Connect", "Reconnecting", "Retry", "is_worth_retrying"]
+
+Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
+
+# The alerts that are about this moment. All others are about what we are or offer: certificates,
+# versions, ciphers, protocols, names. They would be the same next time.
+_PASSING_ALERTS = frozenset(
+    {
+        # A server that shuts down or is overloaded ends a handshake with one of these.
+        "close_notify",
+        "user_canceled",
+        "internal_error",
+        # A record was damaged on its way. The next connection's records are others.
+        "bad_record_mac",
+        "decryption_failed",
+    }
+)
+
+# The reason for which this side refuses a record that was damaged on its way.
+_PASSING_REASONS = frozenset({"DECRYPTION_FAILED_OR_BAD_RECORD_MAC"})
+
+
+@attrs.frozen
+class Retry:
+    """What :func:`reconnect` reports before it waits."""
+
+    attempt: int
+    """How many attempts in a row have failed: 0 if the last connection was made, and has ended."""
+
+    delay: float
+    """How long it is going to wait, in seconds."""
+
+    error: Exception | None
+    """Why the last attempt failed; None if the last connection ended without an error."""
+
+
+def is_worth_retrying(error: Exception) -> bool:
+    """Return whether trying again may help: what :func:`reconnect` does by default.
+
+    It may help if the network failed, the transport broke, a record was damaged or it took too
+    long. So it may if the server ended the handshake without saying what is wrong with it: a server
+    that is shutting down or overloaded sends close_notify, user_canceled or internal_error.
+
+    It doesn't help if either side refused the other one's certificate or what it offers, if the
+    peer doesn't speak TLS, or if code that verifies the peer raised an exception.
+    """
+    match error:
+        case CertificateError():
+            return False
+        case PeerAlertError():
+            return error.alert in _PASSING_ALERTS
+        case TruncationError() | HandshakeTimeoutError():
+            return True
+        case TLSError(reason=None):
+            return error.__cause__ is None or _is_transports(error.__cause__)
+        case TLSError():
+            return error.reason in _PASSING_REASONS
+    return isinstance(error, trio.TooSlowError) or _is_transports(error)
+
+
+def _is_transports(error: BaseException) -> bool:
+    """Whether an exception came from the transport, and may not come again."""
+    if isinstance(error, TLSError):  # TLS in TLS
+        return is_worth_retrying(error)
+    if isinstance(error, ssl.SSLError):  # although it is an OSError
+        return False
+    return isinstance(error, OSError | trio.BrokenResourceError)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
+    """The endless supply of connections that :func:`reconnect` returns."""
+
+    _connect: Connect = attrs.field(repr=False)
+    _attempt_timeout: float
+    _initial_delay: float
+    _max_delay: float
+    _should_retry: Callable[[Exception], bool]
+    _on_retry: Callable[[Retry], object] | None
+    _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
+    _connected_at: float = attrs.field(default=float("-inf"), init=False)
+    # How many attempts in a row have failed, and when the next one may be made.
+    _failures: int = attrs.field(default=0, init=False)
+    _not_before: float = attrs.field(default=float("-inf"), init=False)
+
+    async def __anext__(self) -> TLSStream[trio.SocketStream]:
+        """Return the next stream, after closing the last one if that was left open."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            try:
+                self._judge(stream)
+            finally:
+                await trio.aclose_forcefully(stream)
+        while True:
+            # A call that was cancelled here leaves the rest of the delay to the next one.
+            if self._not_before > trio.current_time():
+                await trio.sleep_until(self._not_before)
+            try:
+                with trio.fail_after(self._attempt_timeout):
+                    self._stream = await self._connect()
+            except Exception as exc:
+                if not self._should_retry(exc):
+                    raise
+                self._back_off(self._delay(), exc)
+            else:
+                self._connected_at = trio.current_time()
+                return self._stream
+
+    def _judge(self, stream: TLSStream[trio.SocketStream]) -> None:
+        """Decide whether the last connection was made or failed, by how it has ended.
+
+        In TLS 1.3 the client's handshake is done before the server has looked at the client's
+        certificate, and a server that refuses it says so in place of its first data.
+        """
+        with suppress(trio.ClosedResourceError):
+            stream.is_readable()  # takes in what has arrived, which may be an alert
+        connection = stream.connection
+        error = connection.error
+        lasted, delay = trio.current_time() - self._connected_at, self._delay()
+        if connection.data_received:
+            has_failed = False
+        elif error is None or isinstance(error, TruncationError):
+            has_failed = lasted < delay
+        elif self._should_retry(error):
+            has_failed = True
+        else:
+            raise error.again()
+        if has_failed:
+            self._back_off(delay, error)
+        else:
+            self._failures = 0
+            self._put_off(self._delay() - lasted, None)
+
+    def _delay(self) -> float:
+        """Return how long to wait if one more attempt has failed."""
+        # Many clients that lost a server at once must not return at once each time, so it is a
+        # random one between half of the longest and all, but never below the initial delay. (The
+        # exponent is bounded, for a program that runs for years.)
+        longest = min(self._max_delay, self._initial_delay * 2.0 ** min(self._failures, 60))
+        shortest = max(longest / 2, min(self._max_delay, self._initial_delay))
+        return random.uniform(shortest, longest)  # noqa: S311  # it protects nothing
+
+    def _back_off(self, delay: float, error: Exception | None) -> None:
+        self._failures += 1
+        self._put_off(delay, error)
+
+    def _put_off(self, delay: float, error: Exception | None) -> None:
+        if delay > 0:
+            self._not_before = trio.current_time() + delay
+            if self._on_retry is not None:
+                self._on_retry(Retry(self._failures, delay, error))

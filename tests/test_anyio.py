@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
+import inspect
 import pickle
 import ssl
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import anyio.abc
 import anyio.lowlevel
 import anyio.streams.tls
+import attrs
 import pytest
 import trio
 import trustme
@@ -31,6 +35,8 @@ from trio_tlsbio.anyio import (
     TLSError,
     TLSListener,
     TLSStream,
+    _trio_stream_for,
+    as_connectable,
     connect_tcp,
 )
 
@@ -198,6 +204,167 @@ async def test_unwrap(client_context: ssl.SSLContext, server_context: ssl.SSLCon
 
 
 ################################################################
+# The functions that connect
+################################################################
+
+
+@pytest.mark.parametrize(
+    ("options", "is_tls"),
+    [
+        ({}, False),
+        ({"tls": False}, False),
+        ({"tls": False, "tls_hostname": ""}, False),
+        ({"tls_standard_compatible": False}, False),
+        ({"local_host": HOST, "happy_eyeballs_delay": 1.0}, False),
+        ({"tls": True}, True),
+        ({"tls_hostname": NAME}, True),
+        ({"ssl_context": None, "tls_hostname": NAME, "tls": False}, True),
+        ({"ssl_context": ...}, True),
+        ({"ssl_context": ..., "tls": False, "local_host": HOST}, True),
+    ],
+)
+async def test_tls_is_spoken_where_anyio_would_speak_it(
+    options: dict[str, Any],
+    is_tls: bool,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if options.get("ssl_context") is ...:
+        options = {**options, "ssl_context": client_context}
+    wrapped: list[type] = []
+
+    async def wrap(stream: anyio.abc.SocketStream, **_: Any) -> anyio.abc.SocketStream:
+        wrapped.append(type(stream))
+        return stream
+
+    connect: Any
+    with trio.fail_after(LIMIT):
+        async with await anyio.create_tcp_listener(local_host=HOST) as listener:
+            port = listener.extra(SocketAttribute.local_port)
+            for kind, connect in (
+                (anyio.streams.tls.TLSStream, anyio.connect_tcp),
+                (TLSStream, connect_tcp),
+            ):
+                monkeypatch.setattr(kind, "wrap", wrap)
+                async with await connect(HOST, port, **options) as stream:
+                    assert isinstance(stream, anyio.abc.SocketStream)
+    assert wrapped == ([type(stream)] * 2 if is_tls else [])
+
+
+async def test_plain_tcp_goes_through() -> None:
+    async def greet(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.send(b"hello")
+
+    with trio.fail_after(LIMIT):
+        async with (
+            await anyio.create_tcp_listener(local_host=HOST) as listener,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listener.serve, greet)
+            port = listener.extra(SocketAttribute.local_port)
+            async with await connect_tcp(HOST, port) as stream:
+                assert await stream.receive() == b"hello"
+            tasks.cancel_scope.cancel()
+
+
+def test_the_parameters_are_those_of_anyio() -> None:
+    theirs: Any
+    for theirs, ours in ((anyio.connect_tcp, connect_tcp), (anyio.as_connectable, as_connectable)):
+        of_theirs, of_ours = (dict(inspect.signature(f).parameters) for f in (theirs, ours))
+        if "local_port" not in of_theirs:  # in older versions of anyio
+            of_ours.pop("local_port", None)
+        del of_ours["session_cache"]
+        assert list(of_ours) == list(of_theirs)
+        for name, parameter in of_theirs.items():
+            assert of_ours[name].kind is parameter.kind
+            assert of_ours[name].default == parameter.default
+
+
+async def test_wrong_arguments_make_no_connection(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(*_: Any, **__: Any) -> None:
+        raise AssertionError("it has connected")
+
+    monkeypatch.setattr(anyio, "connect_tcp", connect)
+    monkeypatch.setattr(anyio.TCPConnectable, "connect", connect)
+    ssl_context: Any
+    for ssl_context, words in (
+        (server_context, "made for the other side|check_hostname"),
+        (client_context, "check_hostname"),
+    ):
+        connectable = TLSConnectable(anyio.TCPConnectable(HOST, 1), ssl_context=ssl_context)
+        if ssl_context is client_context:
+            with pytest.raises(ValueError, match=words):
+                await connectable.connect()
+    for ssl_context in ("no context", 1):
+        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not"):
+            await connect_tcp(HOST, 1, ssl_context=ssl_context)
+        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not"):
+            TLSConnectable(anyio.TCPConnectable(HOST, 1), ssl_context=ssl_context)
+    cache: Any = SessionCache()
+    with pytest.raises(ValueError, match="the ssl_context they were made with"):
+        await connect_tcp(HOST, 1, tls=True, session_cache=cache)
+    with pytest.raises(ValueError, match="the ssl_context they were made with"):
+        await connect_tcp(HOST, 1, session_cache=cache)
+
+
+async def test_wrong_arguments_of_servers(server_context: ssl.SSLContext) -> None:
+    ours, theirs = memory_pair()
+    async with ours:
+        with (
+            trio.fail_after(LIMIT),
+            pytest.raises(ValueError, match="session_cache is for clients"),
+        ):
+            await TLSStream.wrap(
+                theirs, server_side=True, ssl_context=server_context, session_cache=SessionCache()
+            )
+    listener: Any = None
+    with pytest.raises(ValueError, match="handshake_timeout must be positive"):
+        TLSListener(listener, server_context, handshake_timeout=0)
+    with pytest.raises(TypeError, match="ssl_context must be"):
+        TLSListener(listener, "no context")  # type: ignore[arg-type]
+
+
+async def test_as_connectable(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """Where anyio gives its own TLSConnectable, this gives ours."""
+    path = tmp_path / "socket"
+    for remote in (("localhost", 443), str(path), bytes(path), path, anyio.UNIXConnectable(path)):
+        assert as_connectable(remote) == anyio.as_connectable(remote)
+        assert as_connectable(remote, ssl_context=client_context) == anyio.as_connectable(remote)
+        for name in (None, NAME):
+            options: Any = {"tls": True, "ssl_context": client_context, "tls_hostname": name}
+            options["tls_standard_compatible"] = name is None
+            ours: Any = as_connectable(remote, **options)
+            theirs: Any = anyio.as_connectable(remote, **options)
+            if theirs is remote:
+                assert ours is remote
+                continue
+            assert type(ours) is TLSConnectable
+            for attribute in ("connectable", "hostname", "ssl_context", "standard_compatible"):
+                assert getattr(ours, attribute) == getattr(theirs, attribute)
+    with pytest.raises(TypeError, match="to a connectable"):
+        as_connectable(1, tls=True)  # type: ignore[arg-type]
+    cache = SessionCache()
+    async with serving(echo, server_context) as port:
+        connectable = as_connectable(
+            (HOST, port), tls=True, ssl_context=client_context, session_cache=cache
+        )
+        for number in range(2):
+            stream: Any = await connectable.connect()
+            async with stream:
+                await stream.send(b"hello")
+                assert await stream.receive() == b"hello"
+                assert stream.trio_stream.session_reused is (number > 0)
+    assert cache.statistics().hits == 1
+
+
+################################################################
 # Other transports, attributes, errors
 ################################################################
 
@@ -227,6 +394,101 @@ async def test_any_stream_of_anyio(
                 await stream.send_eof()
                 assert b"".join([part async for part in stream]) == b"hello"
             assert not stream.trio_stream.is_cancel_safe
+
+
+@attrs.define(eq=False)
+class Mutters(anyio.abc.ObjectStream[bytes]):
+    """A stream of objects that puts empty ones around each that it receives."""
+
+    stream: StapledObjectStream[bytes]
+    sent: list[bytes] = attrs.Factory(list)
+    arrived: list[bytes] = attrs.Factory(list)
+
+    async def send(self, item: bytes) -> None:
+        self.sent.append(item)
+        await self.stream.send(item)
+
+    async def receive(self) -> bytes:
+        if not self.arrived:
+            self.arrived += [b"", await self.stream.receive(), b"", b""]
+        return self.arrived.pop(0)
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.mark.parametrize("standard_compatible", [True, False])
+async def test_an_empty_item_is_no_end(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, standard_compatible: bool
+) -> None:
+    ours, theirs = (Mutters(stream) for stream in memory_pair())
+    with trio.fail_after(LIMIT):
+        async with anyio.create_task_group() as tasks:
+
+            @tasks.start_soon
+            async def serve() -> None:
+                stream = await TLSStream.wrap(theirs, server_side=True, ssl_context=server_context)
+                await echo_until_eof(stream)
+
+            stream = await TLSStream.wrap(
+                ours,
+                hostname=NAME,
+                ssl_context=client_context,
+                standard_compatible=standard_compatible,
+            )
+            async with stream:
+                await stream.send(b"")
+                await stream.send(b"hello")
+                await stream.send(b"")
+                await stream.send_eof()
+                assert b"".join([part async for part in stream]) == b"hello"
+                await stream.trio_stream.transport_stream.send_all(b"")
+    for end in (ours, theirs):
+        assert end.sent
+        assert b"" not in end.sent
+
+
+async def test_a_flood_of_empty_items_can_be_cancelled(client_context: ssl.SSLContext) -> None:
+    class Flood(Mutters):
+        async def receive(self) -> bytes:
+            return b""
+
+    ours, theirs = memory_pair()
+    async with theirs:
+        with trio.move_on_after(0.01) as scope:
+            await TLSStream.wrap(Flood(ours), hostname=NAME, ssl_context=client_context)
+    assert scope.cancelled_caught
+
+
+async def test_an_item_may_be_longer_than_what_was_asked_for() -> None:
+    ours, theirs = memory_pair()
+    stream = _trio_stream_for(ours)
+    await theirs.send(b"hello")
+    await theirs.send(b"")
+    await theirs.send_eof()
+    assert await stream.receive_some(4) == b"hell"
+    assert await stream.receive_some(4) == b"o"
+    assert await stream.receive_some(4) == b""
+    with pytest.raises(ValueError, match="max_bytes"):
+        await stream.receive_some(0)
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def test_an_oserror_of_the_transport_is_an_error_of_tls(
+    client_context: ssl.SSLContext,
+) -> None:
+    class Fails(Mutters):
+        async def receive(self) -> bytes:
+            raise ConnectionResetError(104, "reset")
+
+    ours, theirs = memory_pair()
+    with pytest.raises(TLSError, match="reset"):
+        await TLSStream.wrap(Fails(ours), hostname=NAME, ssl_context=client_context)
+    await theirs.aclose()
 
 
 async def test_a_buffer_over_a_socket_is_not_gone_around(
@@ -280,7 +542,7 @@ async def test_a_refused_certificate(
             TLSError,
         ):
             with pytest.raises(error) as caught:
-                await connect_tcp(HOST, port)
+                await connect_tcp(HOST, port, tls=True)
             assert isinstance(caught.value, CertificateError)
             assert isinstance(caught.value.__cause__, trio_tlsbio.CertificateError)
             assert isinstance(caught.value.__cause__.__cause__, ssl.SSLCertVerificationError)
@@ -387,10 +649,75 @@ async def test_a_handler_of_handshake_errors_can_ask_who_it_was(
     assert told_address == address
 
 
+async def test_a_handler_of_handshake_errors_may_close_the_stream(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """As anyio's own does."""
+
+    class Listener(TLSListener):
+        handle_handshake_error = staticmethod(anyio.streams.tls.TLSListener.handle_handshake_error)
+
+    async with serving(echo, server_context, Listener) as port:
+        async with await anyio.connect_tcp(HOST, port) as tcp:
+            with suppress(anyio.BrokenResourceError):
+                await tcp.send(b"GET / HTTP/1.1\r\n\r\n")
+                assert [part async for part in tcp] == []
+        async with await connect_tcp(HOST, port, ssl_context=client_context) as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+
+
+async def test_what_is_no_exception_is_raised_again_and_then_freed() -> None:
+    class Leave(BaseException):
+        pass
+
+    references: list[weakref.ref[Leave]] = []
+
+    async def handle(stream: Any) -> None:
+        exc = Leave()
+        references.append(weakref.ref(exc))
+        try:
+            await TLSListener.handle_handshake_error(exc, stream)
+        finally:
+            del exc
+
+    ours, theirs = memory_pair()
+    gc.disable()
+    try:
+        async with ours, theirs:
+            with suppress(Leave):
+                await handle(ours)
+        assert references[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("peer_leaves", [True, False])
+async def test_closing_neither_waits_for_the_peer_nor_fails_by_it(
+    peer_leaves: bool,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As the documentation says, unlike anyio's own."""
+    ours, theirs = memory_pair()
+    async with theirs:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                partial(TLSStream.wrap, theirs, server_side=True, ssl_context=server_context)
+            )
+            stream = await TLSStream.wrap(ours, hostname=NAME, ssl_context=client_context)
+        if peer_leaves:
+            await theirs.aclose()
+        start = trio.current_time()
+        await stream.aclose()
+        assert trio.current_time() - start <= 5
+
+
 async def test_errors_are_what_programs_expect(server_context: ssl.SSLContext) -> None:
     async with serving(echo, server_context) as port:
         with pytest.raises(ssl.SSLCertVerificationError) as caught:
-            await connect_tcp(HOST, port)
+            await connect_tcp(HOST, port, tls=True)
     error = caught.value
     original: Any = error.__cause__.__cause__ if error.__cause__ else None
     for name in ("errno", "library", "reason", "verify_code", "verify_message"):
@@ -465,8 +792,12 @@ async def test_misuse(client_context: ssl.SSLContext, server_context: ssl.SSLCon
             with pytest.raises(anyio.BusyResourceError):
                 await stream.receive()
             tasks.cancel_scope.cancel()
-        with pytest.raises(ValueError, match="max_bytes"):
-            await stream.receive(0)
+        for wrong in (0, -1):
+            with pytest.raises(ValueError, match=r"^max_bytes must be a positive integer$"):
+                await stream.receive(wrong)
+        for type_error in (None, 1.5):
+            with pytest.raises(TypeError):
+                await stream.receive(type_error)  # type: ignore[arg-type]
         await stream.aclose()
         await stream.aclose()
         with pytest.raises(anyio.ClosedResourceError):

@@ -31,6 +31,8 @@ from .helpers import client_context_for, server_context_for
 from .programs import LIMIT, free_port, https_proxy, listening, needs, nginx
 from .test_docs import example, port_of
 
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
 HOST = "127.0.0.1"  # a name in the server's certificate
 REQUESTS = 100
 
@@ -58,6 +60,12 @@ class Generation:
 @pytest.fixture(params=[("httpx", "httpcore"), ("httpx2", "httpcore2")], ids=lambda pair: pair[0])
 def http(request: pytest.FixtureRequest) -> Generation:
     return Generation.of(*request.param)
+
+
+@pytest.fixture
+def contexts(ca: trustme.CA, server_cert: trustme.LeafCert) -> Contexts:
+    version = ssl.TLSVersion.TLSv1_3
+    return client_context_for(ca, version), server_context_for(server_cert, version)
 
 
 @pytest.fixture
@@ -210,6 +218,140 @@ async def test_hypercorn_over_our_listener(
     assert server_context.session_stats()["hits"] == REQUESTS - 1
 
 
+@attrs.define(eq=False)
+class Hypercorn:
+    """The recipe with an app of its own, whose timeouts are too long for a test to wait for."""
+
+    app: Any
+    context: ssl.SSLContext
+    graceful_timeout: float = 3600.0
+    drained: trio.Event = attrs.Factory(trio.Event)
+    listeners: list[Any] = attrs.field(init=False)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        from hypercorn.config import Config
+
+        config = Config()
+        config.keep_alive_timeout = 3600
+        config.graceful_timeout = self.graceful_timeout
+        self.listeners = await open_tls_over_tcp_listeners(
+            0, self.context, host=HOST, https_compatible=True, close_timeout=3600
+        )
+
+        async def serve(task_status: trio.TaskStatus[Any]) -> None:
+            await example("hypercorn_server").serve(
+                self.app, config, self.listeners, task_status=task_status
+            )
+            self.drained.set()
+
+        with trio.fail_after(LIMIT):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve)
+                yield port_of(self.listeners)
+                nursery.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        for listener in self.listeners:
+            await listener.aclose()
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_hypercorn_drains_although_a_client_stays_in_a_pool(
+    http2: bool, http: Generation, contexts: Contexts
+) -> None:
+    client_context, server_context = contexts
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    server = Hypercorn(app, server_context)
+    transport = http.transport(verify=client_context, http2=http2)
+    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
+        await client.get(f"https://{HOST}:{port}/one")
+        await server.drain()
+        await server.drained.wait()
+
+
+async def test_hypercorn_drains_although_a_client_waits(contexts: Contexts) -> None:
+    client_context, server_context = contexts
+    server = Hypercorn(app, server_context)
+    async with server.running() as port:
+        stream = TLSStream(
+            await trio.open_tcp_stream(HOST, port),
+            client_context,
+            server_hostname=HOST,
+            https_compatible=True,
+        )
+        async with stream:
+            await stream.send_all(b"GET /one HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while not received.endswith(b"\r\n0\r\n\r\n"):
+                received += await stream.receive_some()
+            await server.drain()
+            assert await stream.receive_some() == b""
+        await server.drained.wait()
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_hypercorn_completes_requests_while_it_drains(
+    http2: bool, http: Generation, contexts: Contexts
+) -> None:
+    client_context, server_context = contexts
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asked.set()
+            await go_on.wait()
+        await app(scope, receive, send)
+
+    server = Hypercorn(slow, server_context)
+    answers: list[str] = []
+    transport = http.transport(verify=client_context, http2=http2)
+    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
+
+        async def ask() -> None:
+            answers.append((await client.get(f"https://{HOST}:{port}/one")).text)
+            await client.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await asked.wait()
+            await trio.testing.wait_all_tasks_blocked()  # hypercorn knows that it is not idle
+            await server.drain()
+            await trio.testing.wait_all_tasks_blocked()
+            assert not server.drained.is_set()
+            go_on.set()
+        assert answers == ["you asked for /one"]
+        await server.drained.wait()
+
+
+async def test_hypercorn_drains_within_its_graceful_timeout(
+    http: Generation, contexts: Contexts
+) -> None:
+    client_context, server_context = contexts
+    asked = trio.Event()
+
+    async def stuck(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            asked.set()
+            await trio.sleep_forever()
+        await app(scope, receive, send)
+
+    server = Hypercorn(stuck, server_context, graceful_timeout=0.05)
+    transport = http.transport(verify=client_context)
+    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
+
+        async def ask() -> None:
+            with pytest.raises(http.client.TransportError):
+                await client.get(f"https://{HOST}:{port}/one", timeout=None)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await asked.wait()
+            await server.drain()
+            await server.drained.wait()
+
+
 @asynccontextmanager
 async def hypercorn(pem: Path, worker: str) -> AsyncIterator[int]:
     """Run the program hypercorn, with a worker of its own, and give the port."""
@@ -259,17 +401,6 @@ async def head_of(stream: TLSStream[Any]) -> bytes:
             break
         head += data
     return head
-
-
-@pytest.fixture
-def contexts(
-    ca: trustme.CA, server_cert: trustme.LeafCert
-) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    version = ssl.TLSVersion.TLSv1_3
-    return client_context_for(ca, version), server_context_for(server_cert, version)
-
-
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
 async def test_tickets_do_not_end_an_idle_connection(http: Generation, contexts: Contexts) -> None:

@@ -87,6 +87,38 @@ def test_dialogue(protocol: str, step: int) -> None:
     assert dialogue.buffered == b""
 
 
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("change", [bytes.lower, bytes.upper, bytes.swapcase])
+@pytest.mark.parametrize("protocol", ["smtp", "imap", "pop3"])
+def test_answers_in_upper_or_lower_case(
+    protocol: str, change: Callable[[bytes], bytes], end: bytes, step: int
+) -> None:
+    steps = [
+        data if index % 2 else change(data).replace(b"\r\n", end)
+        for index, data in enumerate(TALKS[protocol])
+    ]
+    dialogue = talk(protocol, steps, step)
+    assert dialogue.is_done
+    assert dialogue.buffered == b""
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize(
+    ("protocol", "steps"),
+    [
+        ("smtp", {0: b"220-one\r\n220-\r\n220\r\n", 4: b"220-go\r\n220 ahead\r\n"}),
+        ("smtp", {2: b"250-mail\r\n250-STARTTLS with words\r\n250 SIZE\r\n"}),
+        ("imap", {4: b"* OK a moment\r\n* 3 EXISTS\r\n*\r\na2 OK begin\r\n"}),
+        ("imap", {2: b"* CAPABILITY A\r\n* ok\r\n* CAPABILITY STARTTLS\r\na1 OK\r\n"}),
+        ("pop3", {2: b"+OK list\r\nSTLS\r\n\r\nEXPIRE 60\r\n.\r\n"}),
+    ],
+)
+def test_answers_of_several_lines(protocol: str, steps: dict[int, bytes], step: int) -> None:
+    answers = [steps.get(index, data) for index, data in enumerate(TALKS[protocol])]
+    assert talk(protocol, answers, step).is_done
+
+
 @pytest.mark.parametrize("protocol", PORTS)
 def test_what_comes_too_early_is_told(protocol: str) -> None:
     *before, last = TALKS[protocol]
@@ -96,7 +128,8 @@ def test_what_comes_too_early_is_told(protocol: str) -> None:
 
 
 def test_address_literal_of_ipv6() -> None:
-    talk("smtp", [b"220 ready\r\n", b"EHLO [IPv6:::1]\r\n"], address="::1")
+    for address in ("::1", "::1%eth0"):
+        talk("smtp", [b"220 ready\r\n", b"EHLO [IPv6:::1]\r\n"], address=address)
 
 
 def test_pop3_without_capabilities() -> None:
@@ -117,7 +150,12 @@ def test_pop3_without_capabilities() -> None:
         ("smtp", [*TALKS["smtp"][:2], b"250 STARTTLS\r\n"], "does not offer STARTTLS"),
         ("smtp", [*TALKS["smtp"][:4], b"454 no\r\n"], "the server refused STARTTLS: 454 no"),
         ("imap", [b"* BYE too busy\r\n"], "refused the connection: * BYE too busy"),
+        ("imap", [b"* bye too busy\r\n"], "refused the connection: * bye too busy"),
+        ("imap", [b"* OKAY\r\n"], "refused the connection: * OKAY"),
         ("imap", [b"* PREAUTH hello\r\n"], "logged us in already"),
+        ("imap", [b"* preauth hello\r\n"], "logged us in already"),
+        ("imap", [*TALKS["imap"][:4], b"* BYE too busy\r\n"], "refused STARTTLS: * BYE too busy"),
+        ("imap", [*TALKS["imap"][:4], b"a1 OK\r\n"], "refused STARTTLS: a1 OK"),
         (
             "imap",
             [*TALKS["imap"][:2], b"* CAPABILITY IMAP4rev2\r\na1 OK\r\n"],
@@ -128,6 +166,8 @@ def test_pop3_without_capabilities() -> None:
         ("pop3", [b"-ERR locked\r\n"], "refused the connection: -ERR locked"),
         ("pop3", [*TALKS["pop3"][:2], b"+OK\r\nTOP\r\n.\r\n"], "does not offer STLS"),
         ("pop3", [*TALKS["pop3"][:4], b"-ERR\r\n"], "refused STLS: -ERR"),
+        ("pop3", [*TALKS["pop3"][:4], b"-err\r\n"], "refused STLS: -err"),
+        ("pop3", [*TALKS["pop3"][:4], b"\r\n"], "refused STLS: (nothing)"),
         ("postgres", [b"", SSL_REQUEST, b"N"], "does not offer TLS"),
         ("postgres", [b"", SSL_REQUEST, b"E"], "is it PostgreSQL?"),
         ("smtp", [b"x" * 8193], "a line of more than 8192 bytes"),

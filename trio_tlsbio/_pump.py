@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._connection import Data
-from ._transport import ConflictDetector, beside
+from ._transport import ConflictDetector, ImmediateStream, SocketCalls, beside
 
 __all__ = ["PumpedStream", "open_pump"]
+
+# How many turns of the scheduler the pump gets for what is unsent where nothing may wait any more.
+# Whether a send would wait can't be asked; one that doesn't is through after a few turns.
+_LAST_TURNS = 16
 
 
 @attrs.define(eq=False)
 class PumpedStream(trio.abc.Stream):
     """A stream whose sends may be cancelled, over one whose sends may not. See :func:`open_pump`.
 
-    What :meth:`send_all` was given goes into a buffer, from which a task of its own sends. So a
+    The data given to :meth:`send_all` goes into a buffer, from which a task of its own sends. So a
     cancelled :meth:`send_all` gives up nothing but waiting for room in the buffer, and
     :attr:`bytes_committed` says how much went in.
+
+    What is committed goes out whole and in order. Where it can't, the transport is closed, so that
+    the peer can see that it did not get everything.
     """
 
     transport_stream: trio.abc.Stream
-    """The stream beneath: it is the pump's to send on, and to close."""
+    """The underlying stream: the pump sends on it, and closes it."""
 
     _max_buffer: int
     _buffer: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
     _buffered: int = attrs.field(default=0, init=False)  # with what is being sent just now
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
+    _is_error_known: bool = attrs.field(default=False, init=False)  # to a task that sends
     _is_closed: bool = attrs.field(default=False, init=False)
+    _is_left: bool = attrs.field(default=False, init=False)  # the block of open_pump()
     _has_ended: bool = attrs.field(default=False, init=False)  # the pump
+    # The pump is not cancelled with the code around it, which decides when the pump ends.
+    _pump_scope: trio.CancelScope = attrs.field(
+        factory=lambda: trio.CancelScope(shield=True), init=False, repr=False
+    )
     _changed: trio.lowlevel.ParkingLot = attrs.field(
         factory=trio.lowlevel.ParkingLot, init=False, repr=False
     )
@@ -51,7 +67,7 @@ class PumpedStream(trio.abc.Stream):
 
     @property
     def bytes_committed(self) -> int:
-        """How many bytes it has taken on itself to deliver."""
+        """How many bytes went into the buffer so far."""
         return self._bytes_committed
 
     @enable_ki_protection
@@ -72,10 +88,11 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
-        """Put into the buffer what there is room for, and return how many bytes that was."""
-        self._check()
-        with memoryview(data) as whole, whole.cast("B") as view:
-            return self._take(view)
+        """Put as much into the buffer as there is room for, and return how many bytes that was."""
+        with self._send_conflict:
+            self._check()
+            with memoryview(data) as whole, whole.cast("B") as view:
+                return self._take(view)
 
     @enable_ki_protection
     async def wait_send_all_might_not_block(self) -> None:
@@ -85,22 +102,49 @@ class PumpedStream(trio.abc.Stream):
             self._check()
             await self._wait_for_room()
 
+    @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive from the transport itself."""
         return await self.transport_stream.receive_some(max_bytes)
 
     @enable_ki_protection
+    def receive_nowait(self) -> bytes | None:
+        """Return what has arrived already, ``b""`` at the end. None if nothing has, or if the
+        transport can't receive without waiting.
+        """
+        stream = self.transport_stream
+        if isinstance(stream, trio.SocketStream):
+            return SocketCalls(stream).receive_nowait()
+        return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
+
+    @enable_ki_protection
     async def aclose(self) -> None:
-        """Send what is in the buffer, and close the transport; cancelled, close it at once."""
-        if self._is_closed:
-            await trio.lowlevel.checkpoint()
-            return
+        """Send what is in the buffer, and close the transport.
+
+        Cancelled, it closes the transport at once, after a last try to send without waiting. Tasks
+        that are blocked in a send get a :exc:`trio.ClosedResourceError`.
+        """
+        self._is_closed = True
+        self._changed.unpark_all()  # tasks that wait for room
         try:
             await self._wait_until_sent()
-        finally:
-            self._is_closed = True
-            self._changed.unpark_all()
+        except BaseException:
+            await self._close_at_once()
+            raise
+        if self._buffered:
+            await self._close_at_once()
+        else:
+            self._pump_scope.cancel()
             await self.transport_stream.aclose()
+
+    @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     def _take(self, data: memoryview) -> int:
         count = min(len(data), self._max_buffer - self._buffered)
@@ -116,68 +160,129 @@ class PumpedStream(trio.abc.Stream):
             await self._changed.park()
             self._check()
 
-    async def _wait_until_sent(self) -> None:
-        await trio.lowlevel.checkpoint()
-        while self._buffered and not (self._has_ended or self._is_closed):
-            await self._changed.park()
-
     def _check(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("this stream was closed")
-        if self._error is None and self._has_ended:
+        if self._is_left:
             raise trio.ClosedResourceError("the block of open_pump() was left")
+        self._check_error()
+
+    def _check_error(self) -> None:
         if self._error is not None:
+            self._is_error_known = True
             raise trio.BrokenResourceError(
                 f"the transport broke while sending: {self._error or type(self._error).__name__}"
             ) from self._error
 
+    ################################################################
+    # The pump and its end
+    ################################################################
+
     @enable_ki_protection
     async def _pump(self) -> None:
         try:
-            while not self._is_closed:
-                if not self._buffer:
-                    await self._changed.park()
-                    continue
-                data = b"".join(self._buffer)
-                self._buffer.clear()
-                await self.transport_stream.send_all(data)
-                self._buffered -= len(data)
-                self._changed.unpark_all()
+            with self._pump_scope:
+                while True:
+                    if not self._buffer:
+                        await self._changed.park()
+                        continue
+                    data = b"".join(self._buffer)
+                    self._buffer.clear()
+                    await self.transport_stream.send_all(data)
+                    self._buffered -= len(data)
+                    self._changed.unpark_all()
         except Exception as exc:
-            self._error = exc  # for those who send: the pump has nobody to tell
+            # It is kept for the tasks that send, without this frame, which refers to its keeper:
+            # that would be a cycle.
+            self._error = exc.with_traceback(getattr(exc.__traceback__, "tb_next", None))
         finally:
             self._has_ended = True
             self._changed.unpark_all()
 
+    @property
+    def _is_sending(self) -> bool:
+        return self._buffered > 0 and not self._has_ended
+
+    async def _wait_until_sent(self) -> None:
+        try:
+            await trio.lowlevel.checkpoint()
+            while self._is_sending:
+                await self._changed.park()
+        except BaseException:  # cancelled, or Ctrl-C
+            for _ in range(_LAST_TURNS):
+                if not self._is_sending:
+                    break
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            raise
+
+    async def _close_at_once(self) -> None:
+        self._pump_scope.cancel()
+        with suppress(trio.BrokenResourceError):  # it may be the reason
+            await trio.aclose_forcefully(self.transport_stream)
+
+    async def _finish(self, timeout: float) -> None:
+        """Send what is in the buffer, and end the pump. If that fails or takes longer, in seconds,
+        close the transport.
+        """
+        self._is_left = True
+        self._changed.unpark_all()  # tasks that wait for room
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + timeout):
+                await self._wait_until_sent()
+        finally:
+            self._pump_scope.cancel()
+            if self._buffered:
+                await self._close_at_once()
+
 
 @asynccontextmanager
+@enable_ki_protection  # the block itself isn't
 async def open_pump(
-    transport_stream: trio.abc.Stream, *, max_buffer: int = 64 * 1024
+    transport_stream: trio.abc.Stream,
+    *,
+    max_buffer: int = 64 * 1024,
+    close_timeout: float = 5.0,
 ) -> AsyncGenerator[PumpedStream, None]:
     """Give a stream over ``transport_stream`` on which a cancelled send breaks nothing.
 
-    A :class:`trio.SocketStream` tells how much of a cancelled send it took, and a
-    :class:`TLSStream` does. Over any other stream (pipes, a WebSocket, a tunnel of one's own) a
-    :class:`TLSStream` can't know, so a send that is cancelled in the midst breaks it, unless a
-    task that is not cancelled along does the sending. This runs that task::
+    A :class:`trio.SocketStream` knows how much of a cancelled send it took, and a
+    :class:`TLSStream` does. Over any other stream (pipes, a WebSocket, a tunnel of your own) a
+    :class:`TLSStream` can't know, so a send that is cancelled half-way breaks it, unless a task
+    that is not cancelled along does the sending. This runs that task::
 
         async with open_pump(transport_stream) as pumped:
             stream = TLSStream(pumped, ssl_context, server_hostname="example.org")
             ...
 
-    Leaving the block sends what is still in the buffer, and ends the task. The transport stays
-    open, unless the stream was closed. Cancelled, it ends at once.
+    Leaving the block sends what is still in the buffer, and ends the task. If the block raises an
+    exception, that takes ``close_timeout`` at most; if the block is cancelled, or interrupted by
+    Ctrl-C, nothing is waited for. When everything was sent, the transport stays open, unless the
+    stream was closed. Otherwise it is closed: it would be of no use in the middle of a record, and
+    the peer has to see that it did not get everything.
 
     Args:
-      transport_stream: The stream to send on. Nobody else may send on it meanwhile.
+      transport_stream: The stream to send on. Nothing else may send on it meanwhile.
       max_buffer: How many bytes may wait to be sent before :meth:`PumpedStream.send_all` blocks.
+      close_timeout: How long a block that raises an exception waits for the buffer to be sent, in
+        seconds.
 
     Raises:
-      ValueError: if ``max_buffer`` is not positive.
+      ValueError: if ``max_buffer`` is not positive, or ``close_timeout`` is negative.
+      trio.BrokenResourceError: when the block is left, if the transport broke before it had sent
+        everything, and no call on the stream has reported that yet.
     """
-    if max_buffer < 1:
+    if operator.index(max_buffer) < 1:
         raise ValueError("max_buffer must be positive")
+    if not close_timeout >= 0:
+        raise ValueError("close_timeout must not be negative")
     stream = PumpedStream(transport_stream, max_buffer)
     async with beside(stream._pump):
-        yield stream
-        await stream._wait_until_sent()
+        try:
+            yield stream
+        except BaseException as exc:
+            with suppress(trio.Cancelled):  # what the block has raised is what comes out
+                await stream._finish(close_timeout if isinstance(exc, Exception) else 0)
+            raise
+        await stream._finish(math.inf)
+        if stream._buffered and not (stream._is_closed or stream._is_error_known):
+            stream._check_error()  # nothing else would report that it is lost

@@ -1,6 +1,7 @@
 """Hypercorn's Trio worker, served over TLS listeners of trio_tlsbio."""
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -13,7 +14,42 @@ from hypercorn.utils import wrap_app
 
 import trio_tlsbio
 
+Stream = trio_tlsbio.TLSStream[trio.SocketStream]
 Listeners = list[trio_tlsbio.TLSListener[trio.SocketStream]]
+
+
+class Connection(TCPServer):
+    """A connection that also ends where it is idle while the server drains.
+
+    Hypercorn's own event for that, ``terminated``, would cut HTTP/2 answers that end in a drain.
+    """
+
+    def __init__(self, draining: trio.Event, *args: Any) -> None:
+        super().__init__(*args)
+        self.draining = draining
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.draining.wait()
+            await trio.sleep(0.1)  # HTTP/2 may still be sending the end of the last answer
+        # An idle client may not notice the end for long: don't wait for it to close too.
+        with trio.move_on_after(1, shield=True):
+            await self._initiate_server_close()
+
+
+class Watched(trio.abc.Listener[Stream]):
+    """A listener that reports when nothing more is accepted from it."""
+
+    def __init__(self, listener: trio.abc.Listener[Stream], on_end: Callable[[], object]) -> None:
+        self.listener = listener
+        self.on_end = on_end
+
+    async def accept(self) -> Stream:
+        return await self.listener.accept()
+
+    async def aclose(self) -> None:
+        await self.listener.aclose()
+        self.on_end()
 
 
 async def serve(
@@ -23,20 +59,37 @@ async def serve(
     *,
     task_status: trio.TaskStatus[Listeners] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run an ASGI or WSGI app until the listeners are closed and the last connection has ended."""
+    """Run an ASGI or WSGI app until the listeners are closed and the last connection has ended.
+
+    Requests that are in progress then have ``config.graceful_timeout`` seconds left.
+    """
     wrapped_app = wrap_app(app, config.wsgi_max_body_size, mode=None)
     state: LifespanState = {}
     lifespan = Lifespan(wrapped_app, config, state)
     context = WorkerContext(None)
+    draining = trio.Event()
+    accepting = len(listeners)
 
-    async def handle(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
-        connection: Any = stream  # it does what hypercorn wants of a trio.SSLStream
-        await TCPServer(wrapped_app, config, context, ConnectionState(state.copy()), connection)
+    async def handle(stream: Stream) -> None:
+        connection: Any = stream  # it has all that hypercorn uses of a trio.SSLStream
+        await Connection(
+            draining, wrapped_app, config, context, ConnectionState(state.copy()), connection
+        )
+
+    def listener_ended() -> None:
+        nonlocal accepting
+        accepting -= 1
+        if not accepting:
+            scope.deadline = trio.current_time() + config.graceful_timeout
+            draining.set()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
-        await trio_tlsbio.serve_tls_listeners(handle, listeners, task_status=task_status)
+        task_status.started(listeners)
+        watched: Any = [Watched(listener, listener_ended) for listener in listeners]
+        with trio.CancelScope() as scope:
+            await trio_tlsbio.serve_tls_listeners(handle, watched)
         await lifespan.wait_for_shutdown()
         nursery.cancel_scope.cancel()
 

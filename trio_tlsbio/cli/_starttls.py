@@ -1,6 +1,8 @@
 """STARTTLS: what is said in plaintext before a handshake may begin, without I/O.
 
 Each protocol is a generator that yields what to send and what it needs next, and is given that.
+
+Servers may write their answers in upper or lower case, and end lines by CRLF or LF.
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ def _refused(what: str, line: bytes) -> Failure:
     return _failed(f"the server refused {what}: {said[:200] or '(nothing)'}")
 
 
+def _words(line: bytes) -> list[bytes]:
+    return line.upper().split()
+
+
 def _line(data: bytes = b"") -> Generator[_Ask, bytes, bytes]:
     return (yield _Ask(data))
 
@@ -71,55 +77,64 @@ def _smtp_reply(data: bytes, code: bytes, what: str) -> Generator[_Ask, bytes, l
 
 def _smtp(our_address: str) -> _Steps:
     """RFC 3207."""
+    our_address, _, _ = our_address.partition("%")  # a zone means nothing to others
     literal = f"[IPv6:{our_address}]" if ":" in our_address else f"[{our_address}]"
     yield from _smtp_reply(b"", b"220", "the connection")
     greeting = f"EHLO {literal}\r\n".encode()
     extensions = yield from _smtp_reply(greeting, b"250", "EHLO")
-    if b"STARTTLS" not in (extension.upper() for extension in extensions[1:]):
+    if [b"STARTTLS"] not in (_words(extension)[:1] for extension in extensions[1:]):
         raise _not_offered("STARTTLS")
     yield from _smtp_reply(b"STARTTLS\r\n", b"220", "STARTTLS")
 
 
 def _imap_result(command: bytes) -> Generator[_Ask, bytes, list[bytes]]:
     """Send a command, and read until it is done (RFC 9051 section 2.2.2)."""
-    tag = command.split()[0]
+    tag, name = _words(command)
     lines = [(yield from _line(command + b"\r\n"))]
-    while lines[-1].startswith(b"* "):
+    while (words := _words(lines[-1]))[:1] == [b"*"]:
+        if words[1:2] == [b"BYE"]:  # why the connection is about to end (section 7.1.5)
+            raise _refused(name.decode(), lines[-1])
         lines.append((yield from _line()))
-    if lines[-1].split()[:2] != [tag, b"OK"]:
-        raise _refused(command.split()[1].decode(), lines[-1])
+    if words[:2] != [tag, b"OK"]:
+        raise _refused(name.decode(), lines[-1])
     return lines
 
 
 def _imap(_our_address: str) -> _Steps:
     """RFC 9051 section 6.2.1."""
     greeting = yield from _line()
-    if greeting.upper().startswith(b"* PREAUTH"):
-        raise _failed("the server has logged us in already, where STARTTLS is not allowed")
-    if not greeting.upper().startswith(b"* OK"):
-        raise _refused("the connection", greeting)
-    lines = yield from _imap_result(b"a1 CAPABILITY")
-    words = b" ".join(line for line in lines if line.upper().startswith(b"* CAPABILITY"))
-    if b"STARTTLS" not in words.upper().split():
+    match _words(greeting)[:2]:
+        case [b"*", b"OK"]:
+            pass
+        case [b"*", b"PREAUTH"]:
+            raise _failed("the server has logged us in already, where STARTTLS is not allowed")
+        case _:
+            raise _refused("the connection", greeting)
+    answer = [_words(line) for line in (yield from _imap_result(b"a1 CAPABILITY"))]
+    if not any(words[1:2] == [b"CAPABILITY"] and b"STARTTLS" in words[2:] for words in answer):
         raise _not_offered("STARTTLS")
     yield from _imap_result(b"a2 STARTTLS")
 
 
 def _pop3_reply(data: bytes, what: str) -> Generator[_Ask, bytes, None]:
     line = yield from _line(data)
-    if not line.startswith(b"+OK"):
+    if not _is_ok(line):
         raise _refused(what, line)
+
+
+def _is_ok(line: bytes) -> bool:
+    return _words(line)[:1] == [b"+OK"]
 
 
 def _pop3(_our_address: str) -> _Steps:
     """RFC 2595 section 4."""
     yield from _pop3_reply(b"", "the connection")
     line = yield from _line(b"CAPA\r\n")
-    if line.startswith(b"+OK"):  # a server may know STLS without CAPA (RFC 2449 section 5)
-        capabilities: set[bytes] = set()
-        while (line := (yield from _line()).strip()) != b".":
-            capabilities.add(line.upper())
-        if b"STLS" not in capabilities:
+    if _is_ok(line):  # a server may know STLS without CAPA (RFC 2449 section 5)
+        capabilities: list[list[bytes]] = []
+        while (words := _words((yield from _line()))) != [b"."]:
+            capabilities.append(words[:1])
+        if [b"STLS"] not in capabilities:
             raise _not_offered("STLS")
     yield from _pop3_reply(b"STLS\r\n", "STLS")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
@@ -111,7 +111,8 @@ class HTTPStream:
     @enable_ki_protection
     async def aclose(self) -> None:
         """Close the connection, without waiting for the peer."""
-        await self._stream.aclose()
+        with suppress(TLSError):  # pools close what they have done with
+            await self._stream.aclose()
 
     @enable_ki_protection
     async def start_tls(

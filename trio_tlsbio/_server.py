@@ -328,6 +328,7 @@ class _Server(Generic[T_Stream]):
     _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
         factory=trio.lowlevel.ParkingLot, init=False
     )
+    _streams: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
     # The handshakes that are going on, and what ends each if it has not begun when draining does.
     _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
 
@@ -339,6 +340,8 @@ class _Server(Generic[T_Stream]):
                 await listener._closed.wait()
         finally:  # cancelled too: what runs in another nursery goes on
             self.draining.set()
+            for stream in self._streams:
+                stream.stop_lingering()
             for stream, scope in self._shaking.items():
                 if not stream._has_received:
                     scope.deadline = trio.current_time()
@@ -395,6 +398,9 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
+        self._streams.add(stream)
+        if self.draining.is_set():
+            stream.stop_lingering()
         try:
             try:
                 error = await self._shake_hands(stream, peer)
@@ -409,6 +415,7 @@ class _Server(Generic[T_Stream]):
             finally:
                 await trio.aclose_forcefully(stream)
         finally:
+            self._streams.remove(stream)
             self._connections -= 1
             self._less_to_do.unpark_all()
             if isinstance(error, TLSError):
@@ -458,13 +465,20 @@ class _Server(Generic[T_Stream]):
         """Run the handler, and return what has ended the connection, unless that propagates."""
         try:
             await self._call_handler(stream)
-            await stream.aclose()
         except Exception as exc:
-            if is_failure_of(stream.is_source_of, exc):
-                return first_of(exc)
-            if self._on_error is None:
-                raise
-            self._on_error(stream, exc)
+            try:
+                if is_failure_of(stream.is_source_of, exc):
+                    return first_of(exc)
+                if self._on_error is None:
+                    raise
+                self._on_error(stream, exc)
+                return exc
+            finally:
+                # The handler has not said all: the client must not take this for a clean end.
+                stream.abort()
+        try:
+            await stream.aclose()
+        except TLSError as exc:
             return exc
         return None
 

@@ -116,6 +116,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     _has_received_end: bool
     _is_established: bool  # the handshake is done, and our last flight of it is sent
     _is_closing: bool
+    _lingers: bool  # until stop_lingering()
+    _lingering: trio.CancelScope | None
     _closed: trio.Event  # the transport is
     _send_conflict: ConflictDetector
     _receive_conflict: ConflictDetector
@@ -162,6 +164,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._has_received_end = False
         self._is_established = False
         self._is_closing = False
+        self._lingers = True
+        self._lingering = None
         self._closed = trio.Event()
         self._send_conflict = ConflictDetector(
             "another task is currently sending data on this TLSStream"
@@ -798,6 +802,18 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         finally:
             self._closed.set()
 
+    def stop_lingering(self) -> None:
+        """Have :meth:`aclose` wait for the peer's system alone, from now on.
+
+        It closes as soon as that has acknowledged what was sent, whether the peer has closed or
+        not, so a server that ends isn't held up by idle clients. What the peer sends after that is
+        answered by a reset. It has no effect where the system can't report acknowledgements: they
+        are known on Linux, for sockets.
+        """
+        self._lingers = False
+        if self._lingering is not None:
+            self._lingering.cancel()
+
     def abort(self) -> None:
         """Close at once, without a close_notify: the peer sees that what it got is not all.
 
@@ -809,7 +825,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._closed.is_set():
             return
         self._is_closing = self._is_cut = True
-        self._transport.flush_nowait()
+        self._end_nowait()
         if close_nowait(self.transport_stream):
             self._closed.set()
 
@@ -841,6 +857,17 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             return  # it was waited for long enough
         if not transport.end_direction() or not transport.has_sent:
             return
+        if self._lingers or transport.unacknowledged() is None:
+            with trio.CancelScope() as self._lingering:
+                await self._receive_until_the_end()
+                return
+        delay = 0.001
+        while transport.unacknowledged():
+            await trio.sleep(delay)  # nothing wakes a task for an acknowledgement
+            delay = min(2 * delay, 0.1)
+
+    async def _receive_until_the_end(self) -> None:
+        connection, transport = self._connection, self._transport
         left = self._close_max_bytes
         self._discard()
         while left > 0 and not (transport.eof_received or connection.receive_state is State.CLOSED):

@@ -21,6 +21,10 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -272,6 +276,12 @@ class Transport(ABC, Generic[StreamT]):
     def has_ended(self) -> bool:
         """Whether nothing more can be received."""
         return self.eof_received or self._receive_error is not None
+
+    def unacknowledged(self) -> int | None:
+        """Return how many bytes the peer's system has not acknowledged yet; None if that can't be
+        known.
+        """
+        return None
 
     def end_direction(self) -> bool:
         """End our direction of the transport, if it has one that ends by itself. Never raises.
@@ -687,6 +697,9 @@ class _SocketTransport(Transport[trio.SocketStream]):
     def peer_has_gone(self) -> bool:
         return _peer_has_gone(self._fileno())
 
+    def unacknowledged(self) -> int | None:
+        return _unacknowledged(self._fileno())
+
     def end_direction(self) -> bool:
         return SocketCalls(self._stream).end_direction()
 
@@ -777,6 +790,21 @@ else:
     def _write(descriptor: int, pieces: Sequence[Data]) -> int:
         with _borrowed(descriptor) as socket:
             return socket.send(b"".join(pieces))
+
+
+if sys.platform == "linux":
+
+    def _unacknowledged(descriptor: int) -> int | None:
+        try:  # SIOCOUTQ in tcp(7)
+            answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return None
+        return int.from_bytes(answer, sys.byteorder)
+
+else:
+
+    def _unacknowledged(_: int) -> int | None:
+        return None
 
 
 def _peer_has_gone(descriptor: int) -> bool:

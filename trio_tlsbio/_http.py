@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._client import resume_over
+from ._errors import TLSError
 from ._sessions import SessionCache
 from ._stream import TLSStream
 

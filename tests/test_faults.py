@@ -74,6 +74,19 @@ def fault_at(name: str, offset: int) -> Cut | Reset | Insert | Corrupt:
             return Corrupt(offset, mask=1 << offset * 5 % 8)
 
 
+def test_what_is_no_fault_is_refused() -> None:
+    wrong: Any
+    for wrong in (5, "text", [1]):
+        with pytest.raises(TypeError):
+            Insert(0, wrong)
+    assert Insert(0, bytearray(b"data")).data == b"data"
+    line = FaultyLine([Cut(5)])
+    for wrong in (5, "text", Cut):
+        with pytest.raises(TypeError, match="a fault is needed, not"):
+            line.add(Cut(1), wrong)
+    assert line.faults_left == (Cut(5),)
+
+
 @attrs.define(eq=False)
 class Outcome:
     """How a conversation went for one side."""

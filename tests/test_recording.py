@@ -177,8 +177,12 @@ async def test_the_beginning_is_kept() -> None:
     assert [item.data for item in conversation.passages] == [b"abc", b"de"]
     assert (conversation.bytes_sent, conversation.bytes_received) == (4, 4)
     assert conversation.bytes_not_kept == 3
-    with pytest.raises(ValueError, match="max_bytes"):
-        RecordedStream(trio.testing.memory_stream_pair()[0], max_bytes=-1)
+    wrong: Any
+    for wrong, error in ((-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error):
+            RecordedStream(trio.testing.memory_stream_pair()[0], max_bytes=wrong)
+        with pytest.raises(error):
+            Conversation(wrong)
 
 
 ################################################################

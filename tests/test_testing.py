@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import ssl
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,10 +230,14 @@ def test_transfer(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     assert server.bytes_to_send > 0
     exchange(client, server)
     assert client.do_handshake()
-    for chunk_bytes in (0, -1):
-        client.send(b"x")
-        with pytest.raises(ValueError, match="chunk_bytes"):
-            transfer(client, server, chunk_bytes)
+    client.send(b"x")
+    wrong: Any
+    for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError)):
+        for function in (transfer, exchange):
+            with pytest.raises(error):
+                function(client, server, wrong)
+    exchange(client, server)
+    assert server.receive() == b"x"  # nothing was lost
 
 
 def test_exchange_goes_on_with_what_was_transferred(
@@ -283,6 +289,28 @@ async def test_handshakes_that_fail(
         streams = tls_stream_pair(TRANSPORTS[kind](), authority.client_context(), server_context)
         with pytest.raises(TLSError, match="certificate"):
             await do_handshakes(*streams)
+
+
+async def test_an_error_of_a_handshake_is_freed(authority: CertificateAuthority) -> None:
+    references: list[weakref.ref[TLSError]] = []
+
+    async def fail() -> None:
+        other = CertificateAuthority()
+        streams = tls_stream_pair(
+            memory_stream_pair(), other.client_context(), authority.server_context()
+        )
+        try:
+            await do_handshakes(*streams)
+        except CertificateError as exc:
+            references.append(weakref.ref(exc))
+
+    gc.disable()
+    try:
+        await fail()
+        await trio.lowlevel.checkpoint()
+        assert [reference() for reference in references] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_a_handshake_that_nobody_answers(

@@ -31,6 +31,10 @@ __all__ = [
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 
+def _copied(data: Data) -> bytes:
+    return memoryview(data).tobytes()  # bytes() would make a number of zeros of a number
+
+
 @attrs.frozen
 class _OneTimeFault:
     """A fault at one place."""
@@ -78,7 +82,7 @@ class Corrupt(_OneTimeFault):
 class Insert(_OneTimeFault):
     """After ``at`` bytes there come some that nobody has sent."""
 
-    data: bytes = attrs.field(converter=bytes)
+    data: bytes = attrs.field(converter=_copied)
     """What comes."""
 
 
@@ -167,6 +171,9 @@ class FaultyLine:
         So what comes after a handshake is a place to be found without counting. One that is due at
         once happens when the line is used next.
         """
+        for fault in faults:
+            if not isinstance(fault, Fault):
+                raise TypeError(f"a fault is needed, not {type(fault).__name__}")
         for fault in faults:
             if isinstance(fault, Split):
                 self._splits.append((self.bytes_passed, fault))

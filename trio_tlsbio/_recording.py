@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Iterable, Iterator
 
 import attrs
@@ -120,7 +121,7 @@ class Conversation:
     is only counted.
     """
 
-    max_bytes: int
+    max_bytes: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
     """How many bytes are kept at most."""
 
     start: float = attrs.field(factory=trio.current_time)
@@ -216,7 +217,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
     _send_conflict: ConflictDetector
 
     def __init__(self, transport_stream: trio.abc.Stream, *, max_bytes: int = 1024 * 1024) -> None:
-        if max_bytes < 0:
+        if operator.index(max_bytes) < 0:
             raise ValueError("max_bytes must not be negative")
         self.transport_stream = transport_stream
         self.conversation = Conversation(max_bytes)

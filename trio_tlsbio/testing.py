@@ -303,17 +303,25 @@ def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | No
 
     Returns:
       How many bytes that was.
+
+    Raises:
+      ValueError: if ``chunk_bytes`` is not positive. Nothing is taken then.
     """
+    chunk_bytes = _checked(chunk_bytes)
     data = source.data_to_send()
     for chunk in _chunks(data, chunk_bytes):
         target.feed(chunk)
     return len(data)
 
 
-def _chunks(data: bytes, chunk_bytes: int | None) -> Generator[bytes, None, None]:
-    step = len(data) or 1 if chunk_bytes is None else operator.index(chunk_bytes)
-    if step < 1:
+def _checked(chunk_bytes: int | None) -> int | None:
+    if chunk_bytes is not None and operator.index(chunk_bytes) < 1:
         raise ValueError("chunk_bytes must be >= 1")
+    return chunk_bytes
+
+
+def _chunks(data: bytes, chunk_bytes: int | None) -> Generator[bytes, None, None]:
+    step = chunk_bytes or len(data) or 1
     for start in range(0, len(data), step):
         yield data[start : start + step]
 
@@ -334,7 +342,11 @@ def exchange(
 
     Returns:
       How many bytes the client has sent, and the server.
+
+    Raises:
+      ValueError: if ``chunk_bytes`` is not positive. Nothing is carried then.
     """
+    chunk_bytes = _checked(chunk_bytes)
     by_client = by_server = 0
     while True:
         moved = (
@@ -423,4 +435,7 @@ async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
         nursery.start_soon(run, client)
         nursery.start_soon(run, server)
     if errors:
-        raise min(errors, key=lambda error: isinstance(error, PeerAlertError))
+        try:
+            raise min(errors, key=lambda error: isinstance(error, PeerAlertError))
+        finally:
+            errors.clear()  # or its traceback would keep it alive in a cycle

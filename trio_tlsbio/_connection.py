@@ -193,6 +193,8 @@ class TLSConnection:
     held: list[bytes | None]
     #: True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to get on.
     wants_data: bool
+    #: True if the last call has done its share of what was fed: the next one goes on with the rest.
+    is_behind: bool
     #: Whether any plaintext of the peer has arrived.
     data_received: bool
     _ssl_object: ssl.SSLObject
@@ -256,7 +258,7 @@ class TLSConnection:
         self.unsent = []
         self._answered = 0
         self.held = []
-        self.wants_data = False
+        self.wants_data = self.is_behind = False
         self.data_received = False
         self._fed = Records()
         watches_hello = server_side and ssl_context.sni_callback is not None
@@ -546,13 +548,6 @@ class TLSConnection:
         raise self._receive_error.again()
 
     @property
-    def is_behind(self) -> bool:
-        """Whether the last call has left ciphertext that was fed to the next one: it had done its
-        share.
-        """
-        return self._fed.is_spent and self._unread
-
-    @property
     def bytes_to_receive(self) -> int:
         """How many bytes of plaintext :meth:`look_ahead` has put aside for :meth:`receive`."""
         return len(self._plaintext)
@@ -565,9 +560,14 @@ class TLSConnection:
         more raises it.
         """
         self._plaintext += self._decrypt(None)
-        is_all = self.wants_data or self._receive_state is not _OPEN
         self.wants_data = self.wants_data and not self._plaintext
-        return is_all
+        return not self.is_behind
+
+    def drop_received(self) -> None:
+        """Throw away the ciphertext that was fed and not decrypted, for good."""
+        self._incoming.read()
+        self._fed.take_all()
+        self.is_behind = False
 
     def _decrypt(self, max_bytes: int | None) -> bytes:
         """Return what can be decrypted now. What ends the direction is left in its state."""
@@ -575,7 +575,7 @@ class TLSConnection:
         left = sys.maxsize if max_bytes is None else max_bytes
         incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
         suspect: TLSError | None = None
-        fed.allowance = _MOST_RECORDS
+        fed.allowance, self.is_behind = _MOST_RECORDS, False
         if self._receive_state is _OPEN and not incoming.pending and not self._refill():
             # Only the rest of a record that was read in part can be there.
             self.wants_data = not (
@@ -604,8 +604,9 @@ class TLSConnection:
             if not left:
                 break
             if not incoming.pending and not (fed.waiting and self._refill()):
-                # Without the exception that would say so, unless more is there for the next call.
-                self.wants_data = not (fed.is_spent or self._eof_fed)
+                # Without the exception that would say so.
+                self.is_behind = fed.is_spent and self._unread
+                self.wants_data = not (self.is_behind or self._eof_fed)
                 break
         if self._outgoing.pending:
             self._collect_answers()
@@ -622,8 +623,9 @@ class TLSConnection:
             self._collect_answers()  # or the BIO would grow with all of them, and stay so
             if self._refill():
                 return True
-            if self._fed.is_spent:
-                return False  # the next call goes on
+            self.is_behind = self._fed.is_spent and self._unread
+            if self.is_behind:
+                return False
             if self._eof_fed:
                 self._end_truncated(
                     "the connection ended without a close_notify: what was received may not be all"
@@ -685,9 +687,9 @@ class TLSConnection:
 
     def _shake_hands_to_the_end(self) -> bool:
         """Take the steps of the handshake that can be taken now. False if it is not done then."""
-        self._fed.allowance = _MOST_RECORDS
+        self._fed.allowance, self.is_behind = _MOST_RECORDS, False
         while self._send_state is _HANDSHAKE:
-            if self.wants_data or self._fed.is_spent:
+            if self.wants_data or self.is_behind:
                 return False
             self._shake_hands()
         return True
@@ -703,12 +705,7 @@ class TLSConnection:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
         except ssl.SSLWantReadError:
-            if self._refill() or self._fed.is_spent or self._send_state is _FAILED:
-                pass  # the next step has something to read, or a ClientHello was refused
-            elif self._eof_fed:
-                self._end_truncated("the peer closed the connection during the handshake")
-            else:
-                self.wants_data = True
+            self._go_on_with_handshake()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -726,6 +723,16 @@ class TLSConnection:
             self._complete_handshake()
         finally:
             self._collect()
+
+    def _go_on_with_handshake(self) -> None:
+        """Give OpenSSL more to read, or note what that takes."""
+        if self._refill() or self._send_state is _FAILED:  # a ClientHello may be refused
+            return
+        self.is_behind = self._fed.is_spent and self._unread
+        if self._eof_fed and not self.is_behind:
+            self._end_truncated("the peer closed the connection during the handshake")
+        else:
+            self.wants_data = not self.is_behind
 
     def _complete_handshake(self) -> None:
         self._handshake = HandshakeInfo.of(self._ssl_object)

@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._connection import Data
-from ._transport import ConflictDetector, ImmediateStream, SocketCalls, beside
+from ._transport import ConflictDetector, ImmediateStream, SocketCalls, beside, close_nowait
 
 __all__ = ["PumpedStream", "open_pump"]
 
@@ -217,6 +217,7 @@ class PumpedStream(trio.abc.Stream):
 
     async def _close_at_once(self) -> None:
         self._pump_scope.cancel()
+        close_nowait(self.transport_stream)  # a TLS stream must not vouch for what is lost
         with suppress(trio.BrokenResourceError):  # it may be the reason
             await trio.aclose_forcefully(self.transport_stream)
 

@@ -825,6 +825,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._closed.is_set():
             return
         self._is_closing = self._is_cut = True
+        self._close_timeout = 0  # should aclose() have to close the transport
         self._end_nowait()
         if close_nowait(self.transport_stream):
             self._closed.set()
@@ -878,10 +879,12 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """Look at what has arrived, for the end or an alert, and throw it away. What one call does
         not get to is thrown away unread.
         """
-        with suppress(TLSError):
-            self._receive()
+        if not self._connection.is_behind:
+            with suppress(TLSError):
+                self._receive()
         if self._connection.is_behind:
             self._transport.discards = True
+            self._connection.drop_received()
 
     def _end_nowait(self) -> None:
         connection, transport = self._connection, self._transport

@@ -18,9 +18,10 @@ async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
             if chunk is not None:
                 answer += chunk
                 continue
-            # Not waited for: the server may wait for us to read before it reads on.
-            writer.write(connection.data_to_send())
-            if data := await reader.read(65536):
+            writer.write(connection.data_to_send())  # not waited for: both sides may write
+            if connection.is_behind:  # there is more to decrypt
+                await asyncio.sleep(0)
+            elif data := await reader.read(65536):
                 connection.feed(data)
             else:
                 connection.feed_eof()

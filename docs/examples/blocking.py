@@ -15,8 +15,8 @@ def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> b
     with socket.create_connection((host, port), timeout=10) as sock:
         try:
             while (chunk := connection.receive()) != b"":
-                if chunk is not None:
-                    answer += chunk
+                if chunk is not None or connection.is_behind:
+                    answer += chunk or b""
                     continue
                 # It needs to be fed, and the peer may wait for us before it sends.
                 sock.sendall(connection.data_to_send())

@@ -29,8 +29,8 @@ def run(connections: list[tuple[TLSConnection, tuple[str, int]]]) -> list[bytear
                         connection.feed(data) if data else connection.feed_eof()
                 chunk: bytes | None = b""
                 with suppress(TLSError):  # raised again below, when the alert is sent
-                    while chunk := connection.receive():
-                        answer += chunk
+                    while (chunk := connection.receive()) or connection.is_behind:
+                        answer += chunk or b""
                 if wants := EVENT_READ * (chunk is None) | EVENT_WRITE * bool(connection.unsent):
                     selector.modify(sock, wants, key.data)
                 else:

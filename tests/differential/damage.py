@@ -91,19 +91,20 @@ class Wire:
         self.items[number] = data
 
 
+Way = Callable[[Wire, int, bytes, random.Random], None]
+
+
 def damage(wire: Wire, chance: random.Random) -> str:
     """Do some damage, and return what it is."""
     number = wire.choose()
     if number is None:
         return "nothing to damage"
-    way = chance.choices([way for way, _ in _WAYS], [weight for _, weight in _WAYS])[0]
+    ways: list[Way] = [way for way, _ in _WAYS]
+    (way,) = chance.choices(ways, [weight for _, weight in _WAYS])
     item = wire.items[number]
     assert isinstance(item, bytes)
     way(wire, number, item, chance)
     return f"{way.__name__.strip('_')} at record {number}"
-
-
-Way = Callable[[Wire, int, bytes, random.Random], None]
 
 
 def _flip_bit(wire: Wire, number: int, data: bytes, chance: random.Random) -> None:

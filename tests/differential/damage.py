@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -99,8 +99,7 @@ def damage(wire: Wire, chance: random.Random) -> str:
     number = wire.choose()
     if number is None:
         return "nothing to damage"
-    ways: list[Way] = [way for way, _ in _WAYS]
-    (way,) = chance.choices(ways, [weight for _, weight in _WAYS])
+    way = chance.choices(list(_WAYS), list(_WAYS.values()))[0]
     item = wire.items[number]
     assert isinstance(item, bytes)
     way(wire, number, item, chance)
@@ -144,7 +143,8 @@ def _drop_bytes(wire: Wire, number: int, data: bytes, chance: random.Random) -> 
 
 def _insert_bytes(wire: Wire, number: int, data: bytes, chance: random.Random) -> None:
     at = chance.randrange(len(data) + 1)
-    some = chance.choice([bytes, chance.randbytes])(chance.choice([1, 1, 2, 5, 100]))
+    size = chance.choice([1, 1, 2, 5, 100])
+    some = chance.choice([bytes(size), chance.randbytes(size)])
     wire.change(number, data[:at] + some + data[at:])
 
 
@@ -217,21 +217,21 @@ def _end_early(wire: Wire, number: int, data: bytes, chance: random.Random) -> N
     ]
 
 
-_WAYS: tuple[tuple[Way, int], ...] = (
-    (_flip_bit, 6),
-    (_change_length, 4),
-    (_change_size, 2),
-    (_change_type, 2),
-    (_change_version, 2),
-    (_drop_bytes, 1),
-    (_insert_bytes, 1),
-    (_repeat_bytes, 1),
-    (_drop_record, 1),
-    (_repeat_record, 1),
-    (_swap_records, 1),
-    (_split_record, 1),
-    (_join_records, 1),
-    (_insert_garbage, 3),
-    (_become_garbage, 1),
-    (_end_early, 1),
-)
+_WAYS: Mapping[Way, int] = {
+    _flip_bit: 6,
+    _change_length: 4,
+    _change_size: 2,
+    _change_type: 2,
+    _change_version: 2,
+    _drop_bytes: 1,
+    _insert_bytes: 1,
+    _repeat_bytes: 1,
+    _drop_record: 1,
+    _repeat_record: 1,
+    _swap_records: 1,
+    _split_record: 1,
+    _join_records: 1,
+    _insert_garbage: 3,
+    _become_garbage: 1,
+    _end_early: 1,
+}

@@ -26,6 +26,7 @@ from fuzz._forge import Keys, Keys12, Keys13, keys12, records_in
 from fuzz._randomness import Randomness
 from fuzz._setup import CIPHER13, KEYS, NAME
 from trio_tlsbio import TLSSession
+from trio_tlsbio._native_session import AnySession
 
 from .subjects import Act, Action, Ours, Plain
 
@@ -387,11 +388,12 @@ def _pointer_in(wrapper: object) -> ctypes.c_void_p:
     return ctypes.c_void_p.from_address(id(wrapper) + object.__basicsize__)
 
 
-def make_new(session: ssl.SSLSession) -> None:
+def make_new(session: AnySession) -> None:
     """Let a session be of this second. A ClientHello of TLS 1.3 says how old it is, in seconds of
     which OpenSSL leaves out the first.
     """
-    _openssl.SSL_SESSION_set_time(_pointer_in(session), int(time.time() - _TICK))
+    pointer = getattr(session, "_pointer", None) or _pointer_in(session)
+    _openssl.SSL_SESSION_set_time(pointer, int(time.time() - _TICK))
 
 
 ################################################################

@@ -236,7 +236,8 @@ def _most_seconds(case: Case) -> float | None:
         or (peer is not None and peer.needs_room and not operation.reads)
     ):
         return None
-    return 0
+    # A peer that is sending does not read our alert.
+    return _ALERT_SECONDS if state.is_bad and peer is not None and peer.needs_room else 0
 
 
 def _most_seconds_in_silence(case: Case) -> float | None:

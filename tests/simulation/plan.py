@@ -51,7 +51,7 @@ def _possible(
 def _waits_for_real(case: Case) -> bool:
     """Whether a case would take seconds over sockets, where no clock jumps."""
     return not case.is_in_memory and (
-        case.peer == SILENT
+        (case.peer == SILENT and not case.operation.is_forced)
         or (case.operation.needs_arrival and not case.state.has_arrived and case.peer != READS)
     )
 
@@ -63,7 +63,7 @@ def all_cases() -> Iterator[Case]:
         _possible(["memory"], CAPACITIES, *every, (READS, SILENT, GONE, *OPERATIONS)),
         _possible(_OTHERS_IN_MEMORY, CAPACITIES, *every, (READS, SILENT, GONE)),
         _possible(["nested"], CAPACITIES[-1:], *every, OPERATIONS),
-        _possible(_SOCKETS, CAPACITIES[-1:], *every, (READS, GONE)),
+        _possible(_SOCKETS, CAPACITIES[-1:], *every, (READS, SILENT, GONE)),
     ):
         yield from (case for case in cases if not _waits_for_real(case))
 
@@ -83,13 +83,16 @@ def usual_cases() -> Iterator[Case]:
     every = (tuple(STATES), tuple(OPERATIONS))
     alone = (READS, SILENT, GONE)
     for cases in _possible(["memory"], CAPACITIES, *every, alone):
-        for version in VERSIONS:
-            if of_version := [case for case in cases if case.version == version]:
-                yield _any_of(of_version)
+        # Each version; one as the client, the other one as the server, where both are possible.
+        for number, version in enumerate(VERSIONS, _hash(cases[0])):
+            of_version = [case for case in cases if case.version == version]
+            of_side = [case for case in of_version if case.side == SIDES[number % 2]]
+            if some := of_side or of_version:
+                yield _any_of(some)
     for cases in itertools.chain(
         _possible(["memory"], CAPACITIES, _PAIRED_STATES, OPERATIONS, OPERATIONS),
         _possible(_OTHERS_IN_MEMORY, CAPACITIES[1:], *every, alone),
-        _possible(_SOCKETS, CAPACITIES[-1:], *every, (READS, GONE)),
+        _possible(_SOCKETS, CAPACITIES[-1:], *every, alone),
     ):
         case = _any_of(cases)
         if not _waits_for_real(case) and not (case.transport == _SOCKETS[1] and _hash(case) % 2):

@@ -854,7 +854,8 @@ class TLSConnection:
         A server sends new tickets after each answer, an empty one too (see the state machine in
         OpenSSL's statem_srvr.c), and nothing else that is longer than a KeyUpdate.
         """
-        if any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)):
+        is_answered = any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers))
+        if is_answered and self._receive_state is not _FAILED:
             self._awaits_certificate = False
             self._handshake = HandshakeInfo.of(self._ssl_object)
 

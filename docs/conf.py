@@ -46,5 +46,6 @@ nitpick_ignore_regex = [
     (r"py:class", r"(trio_tlsbio\.\w+\.)?(T_Stream|StreamT|_Stream|Certificate)"),
     # Several exceptions in one entry of a docstring's "Raises".
     (r"py:exc", r"\w+, \w+"),
+    (r"py:class", r"trio_tlsbio\._native_session\.AnySession"),  # an ssl.SSLSession or the like
     (r"py:class", r"trio_tlsbio\.testing\.T_\w+|datetime\.datetime|ipaddress\.\w+"),
 ]

@@ -806,7 +806,8 @@ async def test_a_client_certificate_that_is_refused_ends_it(
                 with pytest.raises(PeerAlertError):
                     await stream.receive_some()
             if ends_by == "closing":
-                await stream.aclose()
+                with pytest.raises(PeerAlertError):
+                    await stream.aclose()
             if ends_by == "closing at once":
                 await trio.aclose_forcefully(stream)
         with pytest.raises(PeerAlertError) as excinfo:

@@ -252,6 +252,13 @@ async def answer(run: Run) -> None:
                 await stream.send_all(message)
 
 
+def has_said_all(run: Run) -> bool:
+    """Whether no message was interrupted before it was encrypted, as far as the peer's data shows:
+    without a close_notify it may have.
+    """
+    return bool(run.stream.bytes_committed == len(b"onetwothree") or not run.was_interrupted)
+
+
 @pytest.fixture
 def run_here(ca: trustme.CA, server_cert: trustme.LeafCert) -> Callable[..., Run]:
     """``run_stream`` with certificates."""
@@ -267,7 +274,7 @@ def run_here(ca: trustme.CA, server_cert: trustme.LeafCert) -> Callable[..., Run
 def test_the_peer_sees_a_clean_end(run_here: Callable[..., Run], is_main: bool, pump: bool) -> None:
     for run in at_every_line(partial(run_here, answer, is_main=is_main, pump=pump)):
         assert b"onetwothree".startswith(run.peer.received)
-        if run.stream.handshake is not None:
+        if run.stream.handshake is not None and has_said_all(run):
             assert run.peer.error is None, run.interrupter.place
 
 
@@ -279,8 +286,12 @@ def test_in_the_main_task_what_was_committed_arrives(run_here: Callable[..., Run
 
     for run in at_every_line(partial(run_here, send, is_main=True)):
         if run.stream.handshake is not None:
-            assert run.peer.error is None, run.interrupter.place
-            assert run.peer.received == LARGE[: run.stream.bytes_committed], run.interrupter.place
+            committed = run.stream.bytes_committed
+            assert run.peer.received == LARGE[:committed], run.interrupter.place
+            if 0 < committed < len(LARGE):  # a clean end would vouch for half of it
+                assert run.peer.error is not None, run.interrupter.place
+            elif committed:
+                assert run.peer.error is None, run.interrupter.place
 
 
 async def again(run: Run, operation: Callable[[], Awaitable[object]]) -> object:
@@ -573,7 +584,7 @@ def serve_here(ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path) ->
 
 def test_a_server_ends_its_connections(serve_here: Callable[..., Run]) -> None:
     for run in at_every_line(serve_here):
-        if run.stream is not None:  # the handler has begun
+        if run.stream is not None and has_said_all(run):
             assert run.peer.error is None, run.interrupter.place
 
 

@@ -61,8 +61,8 @@ _MOST_LOOK_AHEAD = 1024 * 1024
 # An encrypted KeyUpdate (RFC 8446 sections 4.6.3 and 5.2): message, content type, tag.
 _KEY_UPDATE_BYTES = HEADER_BYTES + 5 + 1 + 16
 
-# What no host name has, but URLs, addresses with a port and slips of the keyboard do.
-_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f/:@%?#\[\]\\]")
+# What no host name has, but URLs and addresses with a port do.
+_NOT_IN_NAMES = re.compile(r"[\x00/:@%?#\[\]\\]")
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""

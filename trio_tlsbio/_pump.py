@@ -137,6 +137,15 @@ class PumpedStream(trio.abc.Stream):
             self._pump_scope.cancel()
             await self.transport_stream.aclose()
 
+    def abort(self) -> bool:
+        """Close the transport at once, and lose what is in the buffer. Return whether the transport
+        can be closed without waiting; else it is left to :meth:`aclose`.
+        """
+        self._is_closed = True
+        self._pump_scope.cancel()
+        self._changed.unpark_all()
+        return close_nowait(self.transport_stream)
+
     @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
     async def __aexit__(
         self,

@@ -298,9 +298,14 @@ async def serve_tls_listeners(
             on_error=on_error,
             monitor=ServerMonitor() if monitor is None else monitor,
         )
-        nursery.start_soon(server.drain_after, listeners)
-        for listener in listeners:
-            nursery.start_soon(server.accept_from, listener)
+        # A listener of another class is known to be closed when accepting from it ends.
+        closed = [
+            listener._closed if isinstance(listener, TLSListener) else trio.Event()
+            for listener in listeners
+        ]
+        nursery.start_soon(server.drain_after, closed)
+        for listener, event in zip(listeners, closed, strict=True):
+            nursery.start_soon(server.accept_from, listener, event)
         task_status.started(listeners)
     await server.wait_until_idle()
 
@@ -333,11 +338,11 @@ class _Server(Generic[T_Stream]):
     _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
 
     @enable_ki_protection
-    async def drain_after(self, listeners: list[TLSListener[T_Stream]]) -> None:
+    async def drain_after(self, closed: list[trio.Event]) -> None:
         """Wait until all listeners are closed, and end the handshakes that have not begun."""
         try:
-            for listener in listeners:
-                await listener._closed.wait()
+            for event in closed:
+                await event.wait()
         finally:  # cancelled too: what runs in another nursery goes on
             self.draining.set()
             for stream in self._streams:
@@ -347,15 +352,21 @@ class _Server(Generic[T_Stream]):
                     scope.deadline = trio.current_time()
 
     @enable_ki_protection
-    async def accept_from(self, listener: TLSListener[T_Stream]) -> None:
-        """Accept until the listener is closed."""
+    async def accept_from(self, listener: TLSListener[T_Stream], closed: trio.Event) -> None:
+        """Accept until the listener is closed, and set ``closed`` then."""
+        try:
+            await self._accept_from(listener)
+        finally:
+            closed.set()
+
+    async def _accept_from(self, listener: TLSListener[T_Stream]) -> None:
         async with listener:
             is_exhausted = False
             while True:
                 try:
                     stream = await listener.accept()
                 except (trio.ClosedResourceError, OSError) as exc:
-                    if exc is listener._context_error:
+                    if exc is getattr(listener, "_context_error", None):
                         raise
                     if isinstance(exc, trio.ClosedResourceError):
                         return

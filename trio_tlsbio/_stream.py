@@ -316,35 +316,31 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _flush(self) -> None:
         """Flush; if that fails, the alert that the peer has sent before is what is raised."""
-        try:
+        with suppress(TLSError):
             await self._transport.flush()
-        except TLSError:
-            self._raise_alert()
-            raise
-
-    def _raise_alert(self) -> None:
-        """Raise the reason for which the peer has closed the connection, if it sent an alert."""
-        self._transport.receive_nowait()
-        self._connection.look_ahead()
-        if isinstance(self._connection.error, PeerAlertError):
-            raise self._connection.error.again()
+            return
+        self._check_send()  # here, or what it finds would be kept with the error as its context
 
     def _check_send(self) -> None:
-        """Raise what keeps the transport from sending, or the peer's reason for it."""
-        try:
+        """Raise what keeps the transport from sending, or rather the alert by which the peer has
+        said why.
+        """
+        if not self._transport.can_send:
+            self._transport.receive_nowait()
+            self._connection.look_ahead()
+            if isinstance(self._connection.error, PeerAlertError):
+                raise self._connection.error.again()
             self._transport.check_send()
-        except TLSError:
-            self._raise_alert()
-            raise
 
     @property
     def _is_pending(self) -> bool:
-        """Whether an earlier operation has left something to send."""
+        """Whether something is held or unsent here."""
         return bool(self._connection.unsent or self._connection.held)
 
     async def _flush_leftover(self) -> None:
         """Send what an earlier operation has left, unless that may wait (session tickets)."""
-        if self._is_pending and self._is_established and not self._transport.may_wait:
+        is_left = self._is_pending or self._transport.is_unfinished
+        if is_left and self._is_established and not self._transport.may_wait:
             await self._flush_held()
 
     async def _flush_alert(self) -> None:
@@ -643,11 +639,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             self._check_send_open()
             self._connection.check_send()
             await self._flush_leftover()
-            try:
+            with suppress(TLSError):
                 await self._transport.wait_send_might_not_block()
-            except TLSError:
-                self._raise_alert()
-                raise
+            self._check_send()
 
     @enable_ki_protection
     async def send_eof(self) -> None:
@@ -757,6 +751,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             return
         error_before = self._connection.error
         deadline = trio.current_time() + self._close_timeout
+        if isinstance(error_before, HandshakeTimeoutError):
+            deadline = -math.inf  # the peer was waited for long enough
         try:
             with trio.CancelScope(deadline=deadline):
                 await (self._end() if is_first else self._closed.wait())

@@ -105,6 +105,7 @@ class Records:
     cost: int = 1
     shift: int = DATA_SHIFT
     _is_first: bool = True  # whether no record was taken out yet
+    _split_type: int = 0  # of the last record whose beginning was taken out
     # What is taken out of, from _start on, and what was fed meanwhile.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
@@ -142,8 +143,10 @@ class Records:
 
     def take_from_handshake(self) -> bytes:
         """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
-        after the handshake.
+        after the handshake. One whose beginning was taken out already counts.
         """
+        if self.missing and self._split_type == _HANDSHAKE:
+            return self.take_all()
         data = self.take_all()
         end = self.missing
         for start, following in record_bounds(data, self.missing):
@@ -218,7 +221,7 @@ class Records:
             return b""
         self._is_first = False
         self.allowance -= self.cost + (len(record) >> self.shift)
-        self.missing = missing
+        self.missing, self._split_type = missing, record[0]
         self.waiting -= len(record)
         self._begin_next()
         return record

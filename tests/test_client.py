@@ -359,6 +359,8 @@ async def test_a_ticket_that_was_used_without_the_cache_is_not_given_out_by_it(
             async with await connect(port, session=resumed) as stream:
                 await ping(stream)
                 assert stream.session_reused is (resumed is not None)
+                assert stream.session is None
+        assert len(cache) == 0
 
 
 async def test_connections_at_once_share_the_tickets(

@@ -8,14 +8,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
+import trustme
 
 from fuzz._forge import (
     APPLICATION_DATA,
+    FINISHED,
     HANDSHAKE,
     TICKET,
     UPDATE_NOT_REQUESTED,
@@ -29,8 +32,8 @@ from trio_tlsbio import TLSConnection, TLSStream
 from trio_tlsbio._records import RECORD_BYTES, Records
 
 from .cases import Arenas
-from .flood import HELLO_REQUEST_MESSAGE, KIB, SMALL_TICKET
-from .peer import HostileEnd, HostilePeer
+from .flood import HELLO_REQUEST_MESSAGE, KIB, SMALL_TICKET, certificate_request
+from .peer import Arena, HostileEnd, HostilePeer
 from .test_renegotiation import ask, hello_again
 
 # How many records a call decrypts at most: any, and those of TLS 1.3 that hold no data.
@@ -180,6 +183,26 @@ def test_answers_are_complete(arenas: Arenas, kind: Kind) -> None:
     # OpenSSL answers the last KeyUpdate along with the next thing that it writes.
     answers = {"updates that ask": kind.count - 1, "ClientHellos": kind.count}
     assert len(peer.heard) == answers.get(kind.name, "HelloRequests" in kind.name)
+
+
+def test_a_call_makes_few_signatures(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path
+) -> None:
+    """A client that offers its certificate signs for each request."""
+    arena = Arena.make(ca, server_cert, "client", "tls13", tmp_path)
+    arena.victim_context.post_handshake_auth = True
+    ca.issue_cert("client@example").configure_cert(arena.victim_context)
+    peer, victim = arena.establish()
+    count, request = 100, certificate_request()
+    victim.feed(b"".join(request(peer) for _ in range(count)))
+    answers = []
+    while not victim.wants_data:
+        victim.receive()
+        peer.hear(victim.data_to_send())
+        answers.append(sum(content[0] == FINISHED for _, content in peer.heard))
+        peer.heard.clear()
+    assert sum(answers) == count
+    assert max(answers) <= 8
 
 
 def test_all_of_a_share_may_be_data(arenas: Arenas, work: Work) -> None:

@@ -366,8 +366,7 @@ def _exchange(lines: tuple[_Line, _Line], rounds: int) -> None:
             line.collect()
             moved = moved or bool(line.wire)
             line.deliver(None)
-            while line.receiver.receive():
-                pass
+            line.receiver.receive_all()
         if not moved:
             break
 

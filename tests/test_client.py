@@ -30,6 +30,7 @@ from trio_tlsbio import (
     open_tls_over_tcp_stream,
     reconnect,
     serve_tls_over_tcp,
+    start_tls,
 )
 from trio_tlsbio.testing import do_handshakes
 
@@ -175,6 +176,70 @@ async def test_bad_arguments_are_told_before_connecting(client_context: ssl.SSLC
             reconnect("", 1, ssl_context=client_context)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a" * 64 + ".example",
+        "a..b",
+        "a." * 126 + "aa",
+        "https://a",
+        "a:443",
+        "[::1]",
+        "a b",
+        b"a\0",
+    ],
+)
+async def test_every_door_refuses_what_is_no_host_name(
+    client_context: ssl.SSLContext, name: str | bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio, "open_tcp_stream", no_network)
+    connector = TLSConnector(ssl_context=client_context)
+    text: Any = name  # a host to connect to may be bytes for Trio, too
+
+    def is_refused() -> Any:
+        return pytest.raises(ValueError, match=r"server_hostname: .*is not a host name")
+
+    with is_refused():
+        await open_tls_over_tcp_stream(text, 443, ssl_context=client_context)
+    with is_refused():
+        await connector.connect(text, 443)
+    with is_refused():
+        reconnect(text, 443, ssl_context=client_context)
+    with is_refused():
+        connector.reconnect(text, 443)
+    doors: list[tuple[Callable[[Any], Any], bool]] = [
+        (lambda ours: connector.wrap(ours, text, 443), True),
+        (lambda ours: start_tls(ours, client_context, buffered=b"", server_hostname=name), True),
+        (lambda ours: TLSStream(ours, client_context, server_hostname=name), False),
+    ]
+    for wrap, closes in doors:
+        ours, theirs = trio.testing.memory_stream_pair()
+        with is_refused():
+            await wrap(ours)
+        if closes:
+            assert await theirs.receive_some() == b""
+        else:
+            await ours.send_all(b"in plaintext")
+            assert await theirs.receive_some() == b"in plaintext"
+
+
+async def test_an_address_with_a_zone_is_connected_to_as_it_is(
+    client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    hosts = []
+
+    async def connect(host: str, port: int, **options: Any) -> Any:
+        hosts.append(host)
+        return ours
+
+    monkeypatch.setattr(trio, "open_tcp_stream", connect)
+    stream = await open_tls_over_tcp_stream("fe80::1%eth0", 443, ssl_context=client_context)
+    assert hosts == ["fe80::1%eth0"]
+    assert stream.server_hostname == "fe80::1"
+    await trio.aclose_forcefully(stream)
+
+
 async def test_a_ticket_is_not_wasted_on_a_port_where_nobody_listens(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
@@ -294,6 +359,8 @@ async def test_a_ticket_that_was_used_without_the_cache_is_not_given_out_by_it(
             async with await connect(port, session=resumed) as stream:
                 await ping(stream)
                 assert stream.session_reused is (resumed is not None)
+                assert stream.session is None
+        assert len(cache) == 0
 
 
 async def test_connections_at_once_share_the_tickets(

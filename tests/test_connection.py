@@ -569,12 +569,42 @@ def test_check_hostname_needs_a_name(client_context: ssl.SSLContext) -> None:
         TLSConnection(client_context)
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", ".example", "a\0b", "a..b.ä", "ä" * 70, "\ud800", "xn--ä", b"\xff"]
-)
+NOT_NAMES = [
+    "",
+    ".",
+    "..",
+    ".example",
+    "a..b",
+    "a..b.ä",
+    "a" * 64 + ".example",
+    "ä" * 70,
+    ".".join(["a" * 62] * 4) + ".ab",
+    "a\0b",
+    b"a\0b",
+    "a b",
+    " a",
+    "a\n",
+    "host:443",
+    "https://host",
+    "host/",
+    "user@host",
+    "[::1]",
+    "[::1]:443",
+    "192.0.2.1%eth0",
+    "a%b",
+    "\ud800",
+    "xn--ä",
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("name", NOT_NAMES)
 def test_names_that_are_none(client_context: ssl.SSLContext, name: str | bytes) -> None:
     with pytest.raises(ValueError, match="server_hostname"):
         TLSConnection(client_context, server_hostname=name)
+
+
+LONGEST_NAME = ".".join(["a" * 62] * 4) + ".a"  # 253 bytes
 
 
 @pytest.mark.parametrize(
@@ -586,7 +616,15 @@ def test_names_that_are_none(client_context: ssl.SSLContext, name: str | bytes) 
         ("faß.example", "xn--fa-hia.example"),
         ("BÜCHER.example", "xn--bcher-kva.example"),
         ("under_score.example", "under_score.example"),
+        ("a" * 63 + ".example", "a" * 63 + ".example"),
+        (LONGEST_NAME, LONGEST_NAME),
+        (LONGEST_NAME + ".", LONGEST_NAME),
+        ("*.example", "*.example"),
+        ("localhost", "localhost"),
         ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        (b"fe80::1%eth0", "fe80::1"),
+        ("FE80::1%25.x/y", "FE80::1"),
         ("192.0.2.1", "192.0.2.1"),
     ],
 )
@@ -595,6 +633,30 @@ def test_names_in_their_ascii_form(
 ) -> None:
     connection = TLSConnection(client_context, server_hostname=name)
     assert connection.ssl_object.server_hostname == ascii_name
+
+
+@pytest.mark.parametrize("name", ["fe80::1%eth0", b"fe80::1%eth0", "fe80::1"])
+def test_the_zone_of_an_address_stays_on_this_machine(
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    name: str | bytes,
+) -> None:
+    """RFC 4007 section 11.2. The address is what the certificate has to have."""
+    names: list[str | None] = []
+    server_context = server_context_for(ca.issue_cert("fe80::1"), tls_version)
+    client = TLSConnection(client_context, server_hostname=name)
+    hello = client.data_to_send()
+    assert b"eth0" not in hello
+    assert b"fe80" not in hello  # RFC 6066 section 3: there are no addresses in SNI
+    server_context.sni_callback = lambda ssl_object, name, context: names.append(name)
+    server = TLSConnection(server_context, server_side=True)
+    server.feed(hello)
+    shake_hands(client, server)
+    assert names == [None]
+    other = TLSConnection(client_context, server_hostname="fe80::2%eth0")
+    error, _ = failures(other, TLSConnection(server_context, server_side=True))
+    assert isinstance(error, CertificateError)
 
 
 def test_arguments_that_do_not_go_together(

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from trio_tlsbio import TLSConnection
+from trio_tlsbio._native_session import LOOKS_ARE_CHEAP
 
-from .helpers import NAME, shake_hands
+from .helpers import NAME, VERSIONS, shake_hands
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
@@ -175,6 +176,118 @@ trio.run(main)
 """
 )
 
+# What connections of a client that resumes leave behind, beside the first ones.
+CONNECTOR = (
+    COMMON
+    + """
+from functools import partial
+from trio_tlsbio import TLSConnector, serve_tls_over_tcp
+
+COUNT, VERSION = int(sys.argv[1]), ssl.TLSVersion(int(sys.argv[2]))
+WARM_UP = 200
+for context in contexts:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = context.minimum_version = VERSION
+contexts[0].check_hostname = False
+
+async def echo(stream):
+    async for data in stream:
+        await stream.send_all(data)
+
+async def main():
+    connector, resumed = TLSConnector(ssl_context=contexts[0]), 0
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(
+            partial(serve_tls_over_tcp, echo, 0, contexts[1], host="127.0.0.1")
+        )
+        port = listener.transport_listener.socket.getsockname()[1]
+        for number in range(WARM_UP + COUNT):
+            if number == WARM_UP:
+                before = status("VmRSS")
+            async with await connector.connect("127.0.0.1", port) as stream:
+                await stream.send_all(b"ping")
+                assert await stream.receive_some() == b"ping"
+                resumed += stream.session_reused
+        after = status("VmRSS")
+        nursery.cancel_scope.cancel()
+    print(json.dumps({"growth": after - before, "resumed": resumed}))
+
+trio.run(main)
+"""
+)
+
+# What data leaves behind on a server that awaits a certificate which does not come.
+AWAITS_A_CERTIFICATE = (
+    COMMON
+    + """
+for context in contexts:
+    context.post_handshake_auth = True
+ca.configure_trust(contexts[1])
+contexts[1].verify_mode = ssl.CERT_OPTIONAL
+client = TLSConnection(contexts[0], server_hostname=NAME)
+server = TLSConnection(contexts[1], server_side=True)
+shake_hands(client, server)
+server.verify_client_post_handshake()
+server.data_to_send()  # is lost
+received = 0
+
+def send(count):
+    global received
+    for _ in range(count):
+        client.send(b"x")
+        server.feed(client.data_to_send())
+        received += len(server.receive())
+
+send(200)
+before = status("VmRSS")
+send(20_000)
+print(json.dumps({"growth": status("VmRSS") - before, "received": received}))
+"""
+)
+
+# What sessions that were taken and dropped leave behind, of connections in two threads.
+SESSIONS = (
+    COMMON
+    + """
+import threading
+
+COUNT = int(sys.argv[1])
+for context in contexts:
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+def look(count):
+    client = TLSConnection(contexts[0], server_hostname=NAME)
+    shake_hands(client, TLSConnection(contexts[1], server_side=True))
+    ids, kept = set(), []
+    for number in range(count):
+        session = client.session
+        ids.add(session.id)
+        if number % 1000 == 0:
+            kept.append(session)
+    assert len(ids) == 1
+    del client
+    gc.collect()
+    for session in kept:  # which outlive the connection
+        again = TLSConnection(contexts[0], server_hostname=NAME, session=session)
+        shake_hands(again, TLSConnection(contexts[1], server_side=True))
+        assert again.handshake.session_reused
+    done.append(count)
+
+def run_two(count):
+    threads = [threading.Thread(target=look, args=(count,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+done = []
+run_two(COUNT // 10)
+before = status("VmRSS")
+run_two(COUNT)
+print(json.dumps({"growth": status("VmRSS") - before, "done": len(done)}))
+"""
+)
+
 
 def run(program: str, *args: object) -> dict[str, float]:
     """Run a program in a process of its own, and return the figures that it prints."""
@@ -228,3 +341,26 @@ def test_what_goes_into_openssl_at_once_is_bounded(
     while part_received := server.receive(100_000):
         received += len(part_received)
     assert received == 10 * MIB
+
+
+@pytest.mark.parametrize("version", list(VERSIONS))
+def test_connections_that_resume_leave_nothing_behind(version: str) -> None:
+    figures = run(CONNECTOR, 2000, VERSIONS[version].value)
+    print(f"{version}: {figures['growth'] / KIB:.0f} KiB more after 2,000 connections")
+    assert figures["resumed"] == 2199
+    assert figures["growth"] < 2 * MIB
+
+
+def test_data_where_a_certificate_is_awaited_leaves_nothing_behind() -> None:
+    figures = run(AWAITS_A_CERTIFICATE)
+    print(f"{figures['growth'] / KIB:.0f} KiB more after 20,000 bytes")
+    assert figures["received"] == 20_200
+    assert figures["growth"] < 512 * KIB
+
+
+@pytest.mark.skipif(not LOOKS_ARE_CHEAP, reason="this Python copies a session at each look")
+def test_sessions_that_are_dropped_leave_nothing_behind() -> None:
+    figures = run(SESSIONS, 10_000)
+    print(f"{figures['growth'] / KIB:.0f} KiB more after 20,000 sessions in two threads")
+    assert figures["done"] == 4
+    assert figures["growth"] < 2 * MIB

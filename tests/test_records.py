@@ -156,6 +156,34 @@ def test_no_more_records_are_taken_than_are_allowed() -> None:
     assert queue.take() == record(1) * 3
 
 
+def test_long_records_take_more_of_what_is_allowed() -> None:
+    queue = Records(shift=3)
+    queue.feed(record(99) * 3)  # 104 bytes each
+    queue.allowance = 15
+    assert queue.take() == record(99) * 2
+    assert queue.is_spent
+    queue.allowance = 1
+    assert queue.take() == record(99), "one is taken, however long it is"
+    assert queue.allowance < 0
+    queue = Records()
+    message = b"\x16" + record(251)[1:]  # 256 bytes, in which there may be many messages
+    queue.feed(message * 3)
+    queue.allowance = 4
+    assert queue.take() == message * 2
+
+
+def test_nothing_that_is_fed_hides_what_follows() -> None:
+    queue = Records()
+    data = record(20)
+    queue.feed(data[:10])
+    taken = bytes(queue.take(waits_for=lambda record: False))
+    for part in (data[10:12], b"", data[12:14], b"", b"", data[14:]):
+        queue.feed(part)
+    while part := bytes(queue.take(waits_for=lambda record: False)):
+        taken += part
+    assert taken == data
+
+
 def test_records_from_the_first_handshake_message_on_are_split_off() -> None:
     message = b"\x16" + record(4)[1:]
     queue = Records()

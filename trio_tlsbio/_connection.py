@@ -28,6 +28,7 @@ from ._hello import HelloWatch
 from ._info import HandshakeInfo, presented_names
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
 from ._records import (
+    DATA_SHIFT,
     HEADER_BYTES,
     RECORD_BYTES,
     Data,
@@ -50,16 +51,23 @@ _MOST_LOOKS = 16 if LOOKS_ARE_CHEAP else 1
 
 # How many records one call decrypts at most: those of a flood are tiny, thousands fit into what is
 # read at once, and each takes some three microseconds. In TLS 1.3 one without data may be a
-# KeyUpdate, which takes as long as 16 others. Which it is shows once it is decrypted.
+# KeyUpdate, which takes as long as 16 others, or hold a ticket in every 18 bytes, which takes as
+# long as two. A request for a certificate takes a signature. What a record is shows once it is
+# decrypted.
 _MOST_RECORDS = 1536
 _KEY_UPDATE_COST = 16
+_SIGNATURE_COST = 192
+_TICKETS_SHIFT = 3
 
 # How much may arrive while the peer renegotiates and data is held for that, or while a client's
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
-# An encrypted KeyUpdate (RFC 8446 sections 4.6.3 and 5.2): message, content type, tag.
-_KEY_UPDATE_BYTES = HEADER_BYTES + 5 + 1 + 16
+# What encryption adds to a message of TLS 1.3: header, content type, tag (RFC 8446 section 5.2).
+_SEAL_BYTES = HEADER_BYTES + 1 + 16
+
+# An encrypted KeyUpdate (RFC 8446 section 4.6.3).
+_KEY_UPDATE_BYTES = 5 + _SEAL_BYTES
 
 # What no host name has, but URLs and addresses with a port do.
 _NOT_IN_NAMES = re.compile(r"[\x00/:@%?#\[\]\\]")
@@ -536,7 +544,7 @@ class TLSConnection:
             del self._plaintext[: len(data)]
         else:
             data = self._decrypt(max_bytes)
-            if self.held:
+            if self.held and not self.is_behind:
                 self._encrypt_held()  # what was decrypted may have ended a renegotiation
         if data:
             return data
@@ -599,8 +607,10 @@ class TLSConnection:
             self._by_record = self._may_be_ticket = False  # the first tickets come before data
             self.data_received = True
             chunks.append(chunk)
-            fed.allowance += fed.cost - 1  # it was no KeyUpdate
-            left -= len(chunk)
+            size = len(chunk)
+            # Data costs less than what the record could have been.
+            fed.allowance += fed.cost - 1 + (size + _SEAL_BYTES >> fed.shift) - (size >> DATA_SHIFT)
+            left -= size
             if not left:
                 break
             if not incoming.pending and not (fed.waiting and self._refill()):
@@ -737,7 +747,10 @@ class TLSConnection:
     def _complete_handshake(self) -> None:
         self._handshake = HandshakeInfo.of(self._ssl_object)
         self._may_renegotiate = self._handshake.version != "TLSv1.3"
-        self._fed.cost = 1 if self._may_renegotiate else _KEY_UPDATE_COST
+        if not self._may_renegotiate:
+            may_sign = not self._ssl_object.server_side and self._native_context.post_handshake_auth
+            self._fed.cost = _SIGNATURE_COST if may_sign else _KEY_UPDATE_COST
+            self._fed.shift = _TICKETS_SHIFT
         self._happened(Event.HANDSHAKE_DONE)
         self._may_hold_message = self._may_renegotiate
         self.wants_data = not (self._unread or self._eof_fed or self._may_hold_message)
@@ -876,7 +889,7 @@ class TLSConnection:
         ):
             is_known = self.look_ahead()
         if self._send_state is not _OPEN or self.held or not is_known:
-            self._hold(data)
+            self._hold(data, goes_on=is_known)
             return
         is_short = isinstance(data, bytes) and len(data) <= RECORD_BYTES
         # A slice of a view is no copy.
@@ -899,7 +912,7 @@ class TLSConnection:
         if self._send_error is not None:
             raise self._send_error.again()
 
-    def _hold(self, data: Data) -> None:
+    def _hold(self, data: Data, *, goes_on: bool) -> None:
         if self._send_state is _CLOSED or self._holds_close:
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
@@ -907,7 +920,8 @@ class TLSConnection:
         self.check_send()
         if data:
             self.held.append(bytes(data))
-        self.do_handshake()
+        if goes_on:  # else this call has done its share
+            self.do_handshake()
         self.check_send()
 
     def send_close_notify(self) -> None:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import attrs
 
 __all__ = [
+    "DATA_SHIFT",
     "HEADER_BYTES",
     "RECORD_BYTES",
     "Data",
@@ -35,8 +36,13 @@ _HANDSHAKE, _APPLICATION_DATA = 22, 23
 # What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
 
-# Decrypting a longest record takes as long as five of a byte.
-_LONG_SHIFT = 12
+DATA_SHIFT = 12
+"""Decrypting a longest record of data takes as long as five records of a byte: one more for each
+``1 << DATA_SHIFT`` bytes.
+"""
+
+# A record of type handshake may hold thousands of messages.
+_HANDSHAKE_SHIFT = 7
 
 # What an AEAD adds to a record at most: the explicit nonce of TLS 1.2 and the tag.
 _AEAD_BYTES = 24
@@ -93,10 +99,13 @@ class Records:
     waiting: int = 0
     #: How many bytes are missing of a record whose beginning was taken out already.
     missing: int = 0
-    #: How much may still be taken out, and what each record takes of that. Long ones take more.
+    #: How much may still be taken out, and what each record takes of that: ``cost``, and one more
+    #: for each ``1 << shift`` bytes.
     allowance: int = sys.maxsize
     cost: int = 1
+    shift: int = DATA_SHIFT
     _is_first: bool = True  # whether no record was taken out yet
+    _split_type: int = 0  # of the last record whose beginning was taken out
     # What is taken out of, from _start on, and what was fed meanwhile.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
@@ -111,6 +120,8 @@ class Records:
         """Put data at the end."""
         if not isinstance(data, bytes):
             data = bytes(data)
+        if not data:
+            return
         if self.waiting:
             self._later.append(data)
         else:
@@ -132,8 +143,10 @@ class Records:
 
     def take_from_handshake(self) -> bytes:
         """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
-        after the handshake.
+        after the handshake. One whose beginning was taken out already counts.
         """
+        if self.missing and self._split_type == _HANDSHAKE:
+            return self.take_all()
         data = self.take_all()
         end = self.missing
         for start, following in record_bounds(data, self.missing):
@@ -161,7 +174,8 @@ class Records:
             following = end + self._record_bytes(data, end)
             if following > size or (following > limit and end > start):
                 break
-            left -= cost + ((following - end) >> _LONG_SHIFT)
+            is_handshake = data[end] == _HANDSHAKE
+            left -= cost + ((following - end) >> (_HANDSHAKE_SHIFT if is_handshake else self.shift))
             end = following
             if single or left < cost or end >= limit:
                 break
@@ -180,7 +194,7 @@ class Records:
         """Take out what has arrived of the record whose beginning was taken out."""
         end = min(self._start + self.missing, len(self._data))
         rest = self._data[self._start : end]
-        self.allowance -= self.cost
+        self.allowance -= self.cost + (len(rest) >> self.shift)
         self.missing -= len(rest)
         self.waiting -= len(rest)
         if end < len(self._data):
@@ -206,8 +220,8 @@ class Records:
             self._data, self._start = record, 0
             return b""
         self._is_first = False
-        self.allowance -= self.cost
-        self.missing = missing
+        self.allowance -= self.cost + (len(record) >> self.shift)
+        self.missing, self._split_type = missing, record[0]
         self.waiting -= len(record)
         self._begin_next()
         return record

@@ -9,11 +9,15 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import os
 import re
+import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,9 @@ USER_CANCELED = b"\x01\x5a"
 HELLO_REQUEST_MESSAGE = handshake(HELLO_REQUEST, b"")
 LARGE_TICKET = handshake(
     NEW_SESSION_TICKET, bytes(9) + (16_000).to_bytes(2, "big") + bytes(16_000) + b"\0\0"
+)
+SMALL_TICKET = handshake(
+    NEW_SESSION_TICKET, bytes.fromhex("00000001 00000000 00") + b"\0\x01t" + b"\0\0"
 )
 
 #: Says the next part of a flood.
@@ -179,6 +186,15 @@ FLOODS = [
     ),
     Flood("tickets", "client", TLS13, message(TICKET), 1, 20_000, GOES_ON),
     Flood("tickets of 16 KB", "client", TLS13, message(LARGE_TICKET), 1, 3_000, GOES_ON),
+    Flood(
+        "tickets, 900 in each record",
+        "client",
+        TLS13,
+        message(SMALL_TICKET * 900),
+        1,
+        200,
+        GOES_ON,
+    ),
     Flood("KeyUpdates", "server", TLS13, key_update(UPDATE_NOT_REQUESTED), 1, 20_000, GOES_ON),
     Flood(
         "KeyUpdates that want an answer",
@@ -222,6 +238,15 @@ FLOODS = [
         reads=False,
     ),
     Flood("HelloRequests", "client", TLS12, message(HELLO_REQUEST_MESSAGE), 1, 100_000, GOES_ON),
+    Flood(
+        "HelloRequests, 4,000 in each record",
+        "client",
+        TLS12,
+        message(HELLO_REQUEST_MESSAGE * 4000),
+        1,
+        1_000,
+        GOES_ON,
+    ),
     Flood(
         "HelloRequests for a ServerHello",
         "client",
@@ -288,6 +313,9 @@ class Counts:
     calls: int = 0  # of OpenSSL
     turns: int = 0  # of another task
     most_calls_between_turns: int = 0
+    #: The most CPU time that passed between two turns of that task, in seconds, without the peer's.
+    longest_turn: float = 0.0
+    _not_counted: float = 0.0
 
     def counting_class(self) -> type[ssl.SSLObject]:
         """An SSLObject that counts what it is asked."""
@@ -307,11 +335,24 @@ class Counts:
     async def take_turns(self) -> None:
         """Be another task in the same program."""
         while True:
-            before = self.calls
+            before, started = self.calls, self._time()
             await trio.lowlevel.checkpoint()
+            self.longest_turn = max(self.longest_turn, self._time() - started)
             self.turns += 1
             done = self.calls - before
             self.most_calls_between_turns = max(self.most_calls_between_turns, done)
+
+    def _time(self) -> float:
+        return time.thread_time() - self._not_counted
+
+    @contextmanager
+    def not_counting(self) -> Iterator[None]:
+        """Leave out the CPU time of a block: the peer runs in the same thread."""
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            self._not_counted += time.thread_time() - started
 
 
 def resident(name: str) -> int:
@@ -349,9 +390,10 @@ class Run:
         """What is said, in parts of some size."""
         while self.records < self.flood.records:
             part = b""
-            while len(part) < 16 * KIB and self.records < self.flood.records:
-                part += self.flood.say(self.end.peer)
-                self.records += self.flood.part
+            with self.counts.not_counting():
+                while len(part) < 16 * KIB and self.records < self.flood.records:
+                    part += self.flood.say(self.end.peer)
+                    self.records += self.flood.part
             yield part
 
     async def say(self) -> None:
@@ -375,6 +417,10 @@ class Run:
                 pass
         except trio.BrokenResourceError:
             pass
+
+    async def hear_and_close(self) -> None:
+        await self.hear()
+        await trio.aclose_forcefully(self.end.tcp)
 
     async def suffer(self) -> None:
         """What a program does that takes no care."""
@@ -418,9 +464,10 @@ class Run:
             watchers.cancel_scope.cancel()
 
 
-async def run(flood: Flood, version: str) -> dict[str, object]:
+@asynccontextmanager
+async def meeting(flood: Flood, version: str, counts: Counts) -> AsyncIterator[Run]:
+    """Bring the two sides to the moment at which the flood begins."""
     ca = trustme.CA()
-    counts = Counts()
     with tempfile.TemporaryDirectory() as directory:
         arena = Arena.make(ca, ca.issue_cert(NAME), flood.side, version, Path(directory))
         arena.victim_context.sslobject_class = counts.counting_class()
@@ -435,13 +482,18 @@ async def run(flood: Flood, version: str) -> dict[str, object]:
                 flood = attrs.evolve(flood, say=always(flood.say(end.peer)))
             else:
                 await end.shake_hands(victim)
-            under_way = Run(flood, end, victim, counts)
             counts.calls = 0
-            forget_peak()
-            before = resident("VmRSS")
-            with trio.fail_after(60):
-                await under_way.run()
-            growth = resident("VmHWM") - before
+            yield Run(flood, end, victim, counts)
+
+
+async def run(flood: Flood, version: str) -> dict[str, object]:
+    counts = Counts()
+    async with meeting(flood, version, counts) as under_way:
+        forget_peak()
+        before = resident("VmRSS")
+        with trio.fail_after(60):
+            await under_way.run()
+        growth = resident("VmHWM") - before
     return {
         "records": under_way.records,
         "bytes": under_way.bytes_said,
@@ -450,7 +502,69 @@ async def run(flood: Flood, version: str) -> dict[str, object]:
         "calls": counts.calls,
         "turns": counts.turns,
         "most_calls_between_turns": counts.most_calls_between_turns,
+        "longest_turn": counts.longest_turn,
+        "longest_calls": {
+            name: await longest_call(flood, version, name)
+            for name in ("is_readable", "receive_nowait", "aclose", "aclose_forcefully")
+        },
     }
+
+
+################################################################
+# One call, with all of a flood waiting for it
+################################################################
+
+# How much of a flood waits in the victim's socket, if that is large enough.
+MOST_WAITING = 1536 * KIB
+
+
+def fill(run: Run) -> None:
+    """Say as much as the two sockets hold, without waiting."""
+    theirs, ours = run.end.tcp, run.victim.transport_stream
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_WAITING)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2 * MOST_WAITING)
+    is_closed = run.flood.moment == "closed"
+    beginning = [run.end.peer.seal(ALERT, b"\x01\x00")] if is_closed else []
+    descriptor = theirs.socket.fileno()
+    with socket.socket(fileno=os.dup(descriptor)) as borrowed, suppress(BlockingIOError):
+        for part in itertools.chain(beginning, run.parts()):
+            left = part
+            while left:
+                left = left[borrowed.send(left) :]
+            run.bytes_said += len(part)
+            if run.bytes_said >= MOST_WAITING:
+                break
+
+
+async def longest_call(flood: Flood, version: str, name: str) -> float:
+    """Return how much CPU time a call took at most, in seconds; between two turns of another
+    task, if it is one that waits.
+    """
+    counts = Counts()
+    async with meeting(flood, version, counts) as run:
+        fill(run)
+        victim = run.victim
+        await trio.lowlevel.wait_readable(victim.transport_stream.socket)
+        gc.collect()
+        if name in ("is_readable", "receive_nowait"):
+            longest = 0.0
+            for _ in range(3):
+                started = time.thread_time()
+                with suppress(TLSError):
+                    getattr(victim, name)()
+                longest = max(longest, time.thread_time() - started)
+            await trio.aclose_forcefully(victim)
+            return longest
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(counts.take_turns)
+            nursery.start_soon(run.hear_and_close)
+            await trio.lowlevel.checkpoint()
+            close = trio.aclose_forcefully if name == "aclose_forcefully" else type(victim).aclose
+            with suppress(TLSError):
+                await close(victim)
+            await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    return counts.longest_turn
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import attrs
 import trio
 import trustme
 
-from fuzz._forge import ALERT, Keys, Keys13, keys12, take_records
+from fuzz._forge import ALERT, HANDSHAKE, KEY_UPDATE, Keys, Keys13, keys12, take_records
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for
 from trio_tlsbio import TLSConnection, TLSError, TLSStream
 from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
@@ -76,7 +76,10 @@ class HostilePeer:
         self._arrived += data
         for record in take_records(self._arrived):
             if self.is_established:
-                self.heard.append(self.theirs.open(record))
+                content_type, content = self.theirs.open(record)
+                self.heard.append((content_type, content))
+                if self.is_tls13 and content_type == HANDSHAKE and content[0] == KEY_UPDATE:
+                    self.theirs.update()
             else:
                 self.heard_in_handshake.append(record)
                 self._connection.feed(record)

@@ -18,6 +18,10 @@ from .flood import FLOODS, KIB, Flood
 MOST_AT_ONCE = 4 * 96 * KIB
 SMALLEST_RECORD = 22
 
+# What one call, or the time between two turns of another task, is to take at most: in seconds of
+# CPU, as measured on a quiet machine. It is told here, and not asserted: machines differ.
+LONGEST = 0.010
+
 # What two sockets hold, in bytes, with some to spare.
 MOST_IN_SOCKETS = 16 * 1024 * KIB
 
@@ -37,6 +41,9 @@ class Figures:
     calls: int
     turns: int
     most_calls_between_turns: int
+    #: The most CPU time between two turns of another task, and of single calls, in seconds.
+    longest_turn: float
+    longest_calls: dict[str, float]
 
 
 def run(flood: Flood, version: str) -> Figures:
@@ -68,11 +75,17 @@ def test_flood(flood: Flood, version: str, tables: Tables) -> None:
     assert figures.most_calls_between_turns <= MOST_AT_ONCE / SMALLEST_RECORD
     if not flood.reads:
         assert figures.bytes < MOST_IN_SOCKETS
+    call, longest_call = max(figures.longest_calls.items(), key=lambda item: item[1])
+    for what, seconds in (("a turn", figures.longest_turn), (call, longest_call)):
+        if seconds > LONGEST:
+            print(f"!!! {what} took {seconds * 1000:.1f} ms of CPU: {flood.name}, {version} !!!")
     tables.tell(
         "floods",
         f"{flood.name}, to a {flood.side}",
         {"tls12": "1.2", "tls13": "1.3"}[version],
         f"{figures.records:,} in {figures.bytes / KIB:,.0f} KiB",
         f"{figures.growth / KIB:,.0f} KiB",
+        f"{figures.longest_turn * 1000:.1f} ms",
+        f"{longest_call * 1000:.1f} ms",
         figures.outcome,
     )

@@ -25,7 +25,6 @@ from fuzz._forge import (
     UPDATE_REQUESTED,
     Keys13,
     handshake,
-    take_records,
 )
 from tests.helpers import both_handshakes, tcp_pair, wrap_pair
 from tests.tables import Tables
@@ -148,10 +147,7 @@ def update(peer: HostilePeer, *, requested: bool = True) -> bytes:
 
 def hear_updates(peer: HostilePeer, data: bytes) -> int:
     """Hear answers, each under the keys that the one before has begun, and return how many."""
-    assert isinstance(peer.theirs, Keys13)
-    for each in take_records(bytearray(data)):
-        peer.hear(each)
-        peer.theirs.update()
+    peer.hear(data)
     count = len(peer.heard)
     assert peer.heard == [(HANDSHAKE, UPDATE_NOT_REQUESTED)] * count
     peer.heard.clear()

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import ssl
+import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
+import trio
+import trio.testing
 import trustme
 from OpenSSL import SSL
 
-from fuzz._forge import ALERT, APPLICATION_DATA, CLIENT_HELLO, HANDSHAKE, HELLO_REQUEST, handshake
-from tests.helpers import NAME, client_context_for, server_context_for
-from trio_tlsbio import State, TLSConnection, TLSError, TruncationError
+from fuzz._forge import (
+    ALERT,
+    APPLICATION_DATA,
+    CLIENT_HELLO,
+    HANDSHAKE,
+    HELLO_REQUEST,
+    Keys12,
+    handshake,
+    records_in,
+)
+from tests.helpers import NAME, client_context_for, server_context_for, tcp_pair
+from trio_tlsbio import State, TLSConnection, TLSError, TLSStream, TruncationError
+from trio_tlsbio._connection import SLICE_BYTES
 
 from .cases import Arenas
-from .peer import SIDES, HostilePeer, outcome_of
+from .peer import SIDES, HostileEnd, HostilePeer, hostile_context, outcome_of
 
 # SSL_OP_ALLOW_CLIENT_RENEGOTIATION, for which Python has no name: see SSL_CTX_set_options(3).
 ALLOW_CLIENT_RENEGOTIATION = 1 << 8
@@ -37,6 +54,7 @@ class Renegotiator:
     _reads_first: bool
     received: int = 0
     sent: int = 0
+    data: bytearray = attrs.field(factory=bytearray, init=False)
     _to_send: bytes = b""  # OpenSSL wants to be given the same data again
 
     @classmethod
@@ -92,7 +110,9 @@ class Renegotiator:
     def receive(self) -> None:
         with suppress(SSL.WantReadError):
             while True:
-                self.received += len(self._ssl.recv(16384))
+                data = self._ssl.recv(16384)
+                self.received += len(data)
+                self.data += data
 
 
 @attrs.define(eq=False)
@@ -317,3 +337,217 @@ def test_a_context_can_forbid_it(
     victim.send(b"goes on")
     peer.hear(victim.data_to_send())
     assert peer.heard[-1] == (APPLICATION_DATA, b"goes on")
+
+
+################################################################
+# As the client closes
+################################################################
+
+
+@pytest.mark.parametrize(
+    ("arrived", "received", "rest"),
+    [
+        (["request"], None, b""),  # waits in the BIO
+        (["two in one record"], None, b""),
+        (["data", "request"], None, b"data"),  # in the queue
+        (["data", "request"], 1, b"ata"),
+        (["data", "request", "more"], 4, b"more"),
+        (["request", "data", "request"], None, b"data"),
+    ],
+)
+def test_a_request_that_waits_as_the_client_closes_is_not_answered(
+    arenas: Arenas, arrived: list[str], received: int | None, rest: bytes
+) -> None:
+    peer, victim = arenas["client", "tls12"].establish()
+    request = handshake(HELLO_REQUEST, b"")
+    says = {
+        "request": lambda: ask(peer),
+        "two in one record": lambda: peer.seal(HANDSHAKE, 2 * request),
+        "data": lambda: peer.seal(APPLICATION_DATA, b"data"),
+        "more": lambda: peer.seal(APPLICATION_DATA, b"more"),
+    }
+    victim.feed(b"".join(says[each]() for each in arrived))
+    if received is not None:
+        assert len(victim.receive(received) or b"") == received
+    victim.send_close_notify()
+    assert victim.send_state is State.CLOSED
+    victim.feed(peer.seal(ALERT, b"\x01\x00"))
+    outcome = outcome_of(victim)
+    assert (outcome.data, outcome.is_end) == (rest, True)
+    peer.hear(victim.data_to_send())
+    assert peer.heard == [(ALERT, b"\x01\x00")]
+
+
+@pytest.mark.parametrize("size", [3, 10])
+def test_a_request_that_arrives_in_parts_as_the_client_closes_is_not_answered(
+    arenas: Arenas, size: int
+) -> None:
+    peer, victim = arenas["client", "tls12"].establish()
+    request = ask(peer)
+    victim.feed(request[:size])
+    assert victim.receive() is None
+    victim.feed(request[size:])
+    victim.send_close_notify()
+    peer.hear(victim.data_to_send())
+    assert peer.heard == [(ALERT, b"\x01\x00")]
+
+
+@pytest.mark.parametrize(
+    ("call", "data"),
+    [
+        ("aclose", b""),
+        ("aclose", b"data"),
+        ("aclose_forcefully", b""),
+        ("aclose_forcefully", b"data"),
+        ("send_eof", b""),
+        ("send_eof", b"data"),
+        ("unwrap", b""),
+    ],
+)
+async def test_a_stream_that_is_closed_answers_no_request(
+    arenas: Arenas, call: str, data: bytes
+) -> None:
+    arena = arenas["client", "tls12"]
+    async with tcp_pair() as (theirs, ours):
+        end = HostileEnd(arena.new_peer(), theirs)
+        victim = arena.stream(ours)
+        await end.shake_hands(victim)
+        peer = end.peer
+        said = peer.seal(APPLICATION_DATA, data) if data else b""
+        await theirs.send_all(said + ask(peer))
+        await trio.lowlevel.wait_readable(ours.socket)
+
+        async def answer() -> None:
+            while not peer.heard:
+                peer.hear(bytes(await theirs.receive_some()))
+            assert peer.heard == [(ALERT, b"\x01\x00")]
+            with suppress(trio.BrokenResourceError):  # it may be closed already
+                await end.say(ALERT, b"\x01\x00")
+                await theirs.send_eof()
+
+        if data:
+            assert await victim.receive_some(1) == data[:1]  # the request is with OpenSSL now
+        with trio.fail_after(4):  # before a close gives up waiting
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer)
+                if call == "aclose_forcefully":
+                    await trio.aclose_forcefully(victim)
+                else:
+                    await getattr(victim, call)()
+
+
+################################################################
+# Along with the handshake
+################################################################
+
+
+@pytest.mark.parametrize("requests", [1, 2])
+@pytest.mark.parametrize("call", ["receive", "do_handshake and receive", "look_ahead", "send"])
+def test_a_request_in_the_record_of_the_finished_is_answered_at_once(
+    server_cert: trustme.LeafCert,
+    ca: trustme.CA,
+    call: str,
+    requests: int,
+) -> None:
+    victim = TLSConnection(client_context_for(ca, ssl.TLSVersion.TLSv1_2), server_hostname=NAME)
+    server_context = server_context_for(server_cert, ssl.TLSVersion.TLSv1_2)
+    with tempfile.TemporaryDirectory() as directory:
+        hostile_context(server_context, Path(directory) / "keys")
+        peer = HostilePeer.of(server_context, server_side=True)
+        peer.hear(victim.data_to_send())
+        victim.feed(peer.next_flight())
+        assert not victim.do_handshake()
+        peer.hear(victim.data_to_send())
+        assert peer.is_established
+        *others, finished = records_in(peer.next_flight())
+        # Our record in its place: the keys have sealed nothing yet.
+        keys = peer.ours
+        assert isinstance(keys, Keys12)
+        keys._sequence = 0
+        opener = copy.copy(keys)
+        content_type, message = opener.open(finished)
+        assert content_type == HANDSHAKE
+        victim.feed(b"".join(others))
+        request = handshake(HELLO_REQUEST, b"")
+        victim.feed(keys.seal(HANDSHAKE, message + requests * request))
+        if call != "receive":
+            victim.do_handshake()
+        if call == "look_ahead":
+            victim.look_ahead()
+        elif call == "send":
+            victim.send(b"held")
+        else:
+            assert victim.receive() is None
+        peer.hear(victim.data_to_send())
+        assert victim.handshake is not None
+        ((content_type, answer),) = peer.heard
+        assert (content_type, answer[0]) == (HANDSHAKE, CLIENT_HELLO)
+        assert victim.held == ([b"held"] if call == "send" else [])
+
+
+################################################################
+# One that stands still
+################################################################
+
+
+async def test_what_is_held_while_it_stands_still_is_bounded(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    peer = Renegotiator.of(server_cert, server_side=True, reads_first=True)
+    context = client_context_for(ca, ssl.TLSVersion.TLSv1_2)
+
+    async def serve(theirs: trio.SocketStream) -> None:
+        while True:
+            await theirs.send_all(peer.data_to_send())
+            peer.feed(bytes(await theirs.receive_some()))
+            peer.do_handshake()
+            peer.receive()
+
+    async with tcp_pair() as (ours, theirs), trio.open_nursery() as nursery:
+        victim = TLSStream(ours, context, server_hostname=NAME)
+        scope = await nursery.start(in_scope, partial(serve, theirs))
+        with trio.fail_after(20):
+            await victim.do_handshake()
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+            # The server asks for a new handshake, and says nothing more.
+            peer.renegotiate()
+            peer.do_handshake()
+            await theirs.send_all(peer.data_to_send())
+            await trio.lowlevel.wait_readable(ours.socket)
+            assert victim.receive_nowait() is None
+
+            sent = bytearray()
+            part = random.Random(1).randbytes(SLICE_BYTES)
+            for _ in range(100):
+                sent += part[: victim.send_nowait(part)]
+            assert len(sent) == SLICE_BYTES
+            for _ in range(10):
+                with trio.CancelScope() as sending:
+                    nursery.start_soon(cancel_once_blocked, sending)
+                    await victim.send_all(part)
+                assert sending.cancelled_caught
+            assert victim.bytes_committed == len(sent)
+            assert sum(len(each or b"") for each in victim.connection.held) == len(sent)
+
+            scope = await nursery.start(in_scope, partial(serve, theirs))
+            await victim.send_all(b"the end")
+            while len(peer.data) < len(sent) + len(b"the end"):
+                await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+        assert peer.data == sent + b"the end"
+        assert peer.renegotiations == 1
+
+
+async def in_scope(
+    task: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[trio.CancelScope]
+) -> None:
+    """Run a task that can be cancelled by itself."""
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await task()
+
+
+async def cancel_once_blocked(scope: trio.CancelScope) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    scope.cancel()

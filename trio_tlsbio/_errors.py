@@ -203,12 +203,15 @@ def explain(
 def caused_by(error: TLSError, cause: BaseException) -> TLSError:
     """Give an error, which is going to be kept, its cause.
 
-    The tracebacks of the cause and its own causes go. Their frames hold what will keep the error:
-    a cycle, which only the garbage collector would end.
+    The tracebacks of the cause and its own causes go, and what happened to be handled when these
+    were raised. Their frames hold what will keep the error: a cycle, which only the garbage
+    collector would end.
     """
     error.__cause__ = cause
     for link in _causes_of(error):
         link.__traceback__ = None
+        if link.__cause__ is not None:
+            link.__context__ = None
     return error
 
 

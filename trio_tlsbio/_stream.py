@@ -344,7 +344,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _flush_leftover(self) -> None:
         """Send what an earlier operation has left, unless that may wait (session tickets)."""
-        if self._is_pending and self._is_established and not self._transport.may_wait:
+        transport = self._transport
+        is_left = self._is_pending or transport.is_unfinished
+        if is_left and self._is_established and not transport.may_wait:
             await self._flush_held()
 
     async def _flush_alert(self) -> None:

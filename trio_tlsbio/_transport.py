@@ -192,8 +192,8 @@ class Transport(ABC, Generic[StreamT]):
     discards: bool = attrs.field(default=False, init=False)
     #: Whether what is unsent may wait until something else is sent.
     may_wait: bool = attrs.field(default=False, init=False)
-    # Whether the stream beneath may have left some of what it took on itself unsent.
-    _is_unfinished: bool = attrs.field(default=False, init=False)
+    #: Whether the underlying stream may have left some of what it took on itself unsent.
+    is_unfinished: bool = attrs.field(default=False, init=False)
 
     ################################################################
     # What each kind of transport does in its own way
@@ -320,7 +320,7 @@ class Transport(ABC, Generic[StreamT]):
             while (
                 self._bytes_sent < target
                 or (self._flushing == 1 and self._connection.unsent)
-                or (self._is_unfinished and not self._sending)
+                or (self.is_unfinished and not self._sending)
             ):
                 if self._sending:
                     await self._wait_for_sender()
@@ -379,7 +379,7 @@ class Transport(ABC, Generic[StreamT]):
         if self._sending or self._send_error is not None:
             return False
         connection = self._connection
-        if connection.unsent:
+        if connection.unsent or self.is_unfinished:
             try:
                 sent = self._send_some_nowait(connection.unsent)
             except (trio.BusyResourceError, trio.ClosedResourceError):
@@ -392,7 +392,7 @@ class Transport(ABC, Generic[StreamT]):
             if connection.unsent:
                 self._wake_receiver()
                 return False
-        return not self._is_unfinished
+        return not self.is_unfinished
 
     @property
     def _is_left_to_send(self) -> bool:
@@ -605,16 +605,16 @@ class _NestedTransport(_StreamTransport):
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed
-        self._is_unfinished = True  # until it says otherwise
+        self.is_unfinished = True  # until it says otherwise
         try:
             await self._counting.send_all(b"".join(pieces))
-            self._is_unfinished = False
+            self.is_unfinished = False
         finally:
             self._mark_sent(self._counting.bytes_committed - before)
 
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         sent = self._counting.send_nowait(b"".join(pieces))
-        self._is_unfinished = self._is_unfinished or sent > 0  # what it took may wait there
+        self.is_unfinished = self.is_unfinished or sent > 0  # what it took may wait there
         return sent
 
     def _read_nowait(self) -> bytes | None:

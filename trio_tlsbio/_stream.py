@@ -666,6 +666,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.checkpoint()
             await self._complete_handshake()
             self._check_open()
+            if self._transport.peer_has_gone() and not self._transport.is_receiving:
+                self._raise_alert()  # a socket takes this much even so, and reports no error
             await self._step(self._connection.send_close_notify)
             await self._flush_held()
 

@@ -760,7 +760,10 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.checkpoint()
             return
         error_before = self._connection.error
-        deadline = trio.current_time() + self._close_timeout
+        # A peer that let the handshake time out was waited for long enough, also by what carries
+        # it.
+        is_silent = isinstance(error_before, HandshakeTimeoutError)
+        deadline = trio.current_time() + (0 if is_silent else self._close_timeout)
         try:
             with trio.CancelScope(deadline=deadline):
                 await (self._end() if is_first else self._closed.wait())
@@ -829,8 +832,10 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._closed.is_set():
             return
         self._is_closing = self._is_cut = True
+        self._close_timeout = 0.0  # aclose() has nothing left to wait for
         self._end_nowait()
-        if close_nowait(self.transport_stream):
+        transport = self.transport_stream
+        if close_nowait(transport) and not _is_open(transport):
             self._closed.set()
 
     @property
@@ -846,8 +851,11 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._vouches:
                 await self._complete_handshake()
-                transport.receive_nowait(1)  # a record that fails is answered by an alert
+            transport.receive_nowait(1)  # a record that fails is answered by an alert
+            if self._vouches:
                 connection.send_close_notify()
+            else:
+                self._discard()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             # Whatever was raised: the alert, or what was committed before.
             await self._flush_and_receive(self._discard)
@@ -856,9 +864,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _wait_for_the_peer(self) -> None:
         """Wait until the peer sends no more, if closing the transport now could do harm."""
-        connection, transport = self._connection, self._transport
-        if isinstance(connection.error, HandshakeTimeoutError):
-            return  # it was waited for long enough
+        transport = self._transport
         if not transport.end_direction() or not transport.has_sent:
             return
         if self._lingers or transport.unacknowledged() is None:
@@ -1042,6 +1048,11 @@ def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | Non
     while stream is not None and not isinstance(stream, TLSStream):
         stream = getattr(stream, "transport_stream", None)
     return stream
+
+
+def _is_open(transport_stream: trio.abc.Stream) -> bool:
+    """Whether a transport is a TLS stream that :meth:`TLSStream.abort` could not close."""
+    return isinstance(transport_stream, TLSStream) and not transport_stream._closed.is_set()
 
 
 def _slices(data: Data) -> Sequence[bytes | memoryview]:

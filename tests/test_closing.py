@@ -16,7 +16,14 @@ import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from trio_tlsbio import TLSError, TLSStream, TruncationError
+from trio_tlsbio import (
+    HandshakeTimeoutError,
+    PeerAlertError,
+    TLSError,
+    TLSStream,
+    TruncationError,
+    open_pump,
+)
 
 from .helpers import NAME, both_handshakes, reset, tcp_pair, wrap_pair
 from .peers import clog
@@ -35,6 +42,7 @@ SHORT = 0.2
 LONG = 4.0
 
 sides = pytest.mark.parametrize("side", ["client", "server"])
+layer_counts = pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
 sizes = pytest.mark.parametrize("size", list(SIZES.values()), ids=list(SIZES))
 
 
@@ -561,3 +569,389 @@ async def test_a_peer_that_resets_while_it_is_waited_for_is_no_error(
             assert await server.receive_some() == b"all that there is"
             await wait_all_tasks_blocked()
             reset(transports[1])
+
+
+################################################################
+# With something left from a cancelled send
+################################################################
+
+# Longer than any test may take: what waits for it instead of the peer fails.
+NEVER = 600
+
+
+async def cut_send(stream: TLSStream[Any], payload: bytes) -> bytes:
+    """Send until the peer's buffers are full, and return what was taken, some of it left unsent."""
+    before = stream.bytes_committed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, payload)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    taken = stream.bytes_committed - before
+    assert 0 < taken < len(payload)
+    left = stream.connection.bytes_to_send
+    if isinstance(stream.transport_stream, TLSStream):
+        left += stream.transport_stream.connection.bytes_to_send
+    assert left > 0
+    return payload[:taken]
+
+
+async def receive_up_to_the_end(stream: TLSStream[Any]) -> tuple[bytes, TLSError | None]:
+    """Return what is received, and the error that it ends with, if any."""
+    data = bytearray()
+    try:
+        while part := await stream.receive_some():
+            data += part
+    except TLSError as exc:
+        return bytes(data), exc
+    return bytes(data), None
+
+
+def kind(exc: TLSError | None) -> str:
+    """Name an end: "clean", "truncated", or the alert's name."""
+    if isinstance(exc, PeerAlertError):
+        return exc.alert
+    return "clean" if exc is None else exc.error_type
+
+
+@sides
+@layer_counts
+async def test_closing_delivers_to_a_peer_that_is_blocked_in_sending_itself(
+    layers: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(0).randbytes(8_000_000)
+    async with established(
+        client_context,
+        server_context,
+        side,
+        layers=layers,
+        receive_buffer=65536,
+        close_timeout=NEVER,
+        close_max_bytes=1 << 30,
+    ) as (ours, theirs):
+        committed = await cut_send(ours, payload)
+        ends: list[tuple[bytes, TLSError | None]] = []
+
+        async def send_and_read() -> None:
+            await theirs.send_all(payload)
+            ends.append(await receive_up_to_the_end(theirs))
+            await theirs.aclose()
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_and_read)
+                await wait_all_tasks_blocked()
+                await ours.aclose()
+        ((received, error),) = ends
+        assert received == committed
+        assert kind(error) == "truncated"
+
+
+@layer_counts
+@pytest.mark.parametrize("how", ["unwrap", "aclose"])
+async def test_two_ends_with_something_left_on_both(
+    how: str, layers: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = bytes(8_000_000)
+    async with established(
+        client_context,
+        server_context,
+        layers=layers,
+        receive_buffer=65536,
+        close_timeout=NEVER,
+        close_max_bytes=1 << 30,
+    ) as pair:
+        for stream in pair:
+            await cut_send(stream, payload)
+
+        async def end(stream: TLSStream[Any]) -> None:
+            # The other one has sent data where unwrap() expects its end: that it says at once.
+            with suppress(TLSError):
+                await getattr(stream, how)()
+
+        with trio.fail_after(20):
+            await together(*(partial(end, stream) for stream in pair))
+
+
+################################################################
+# A close that finds a failure
+################################################################
+
+
+async def send_bad_record(stream: TLSStream[Any], good: bytes) -> None:
+    """Send data, and then a record that is damaged on its way."""
+    connection = stream.connection
+    connection.send(good)
+    data = connection.data_to_send()
+    connection.send(b"damaged")
+    damaged = bytearray(connection.data_to_send())
+    damaged[-1] ^= 1
+    await stream.transport_stream.send_all(data + bytes(damaged))
+    await wait_all_tasks_blocked()
+
+
+@sides
+@layer_counts
+@pytest.mark.parametrize("where", ["received", "in the socket"])
+@pytest.mark.parametrize("how", ["aclose", "forcefully", "send_eof"])
+async def test_the_peer_hears_of_a_bad_record_that_a_close_finds(
+    how: str,
+    where: str,
+    layers: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    async with established(client_context, server_context, side, layers=layers) as (ours, theirs):
+        await send_bad_record(theirs, b"hello world")
+        if where == "received":
+            assert await ours.receive_some(5) == b"hello"
+        ends: list[str] = []
+
+        async def hear() -> None:
+            _, error = await receive_up_to_the_end(theirs)
+            ends.append(kind(error))
+            await trio.aclose_forcefully(theirs)
+
+        async def close() -> None:
+            if how == "forcefully":
+                await trio.aclose_forcefully(ours)
+                return
+            if how == "send_eof":
+                with suppress(TLSError):  # it may find nothing, and leave it to aclose()
+                    await ours.send_eof()
+            await ours.aclose()
+
+        with trio.fail_after(20):
+            await together(hear, close)
+        if how == "send_eof" and where == "in the socket":
+            assert ends == ["clean"]  # our direction had ended already
+        else:
+            assert ends == ["bad_record_mac"]
+
+
+@sides
+@layer_counts
+@pytest.mark.parametrize("where", ["received", "in the socket"])
+async def test_what_was_committed_arrives_before_the_alert_of_a_close(
+    where: str,
+    layers: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    payload = random.Random(0).randbytes(8_000_000)
+    async with established(
+        client_context,
+        server_context,
+        side,
+        layers=layers,
+        receive_buffer=65536,
+        close_timeout=NEVER,
+    ) as (ours, theirs):
+        committed = await cut_send(ours, payload)
+        await send_bad_record(theirs, b"hello world")
+        if where == "received":
+            assert await ours.receive_some(5) == b"hello"
+        ends: list[tuple[bytes, TLSError | None]] = []
+
+        async def hear() -> None:
+            ends.append(await receive_up_to_the_end(theirs))
+            await trio.aclose_forcefully(theirs)
+
+        with trio.fail_after(20):
+            await together(hear, ours.aclose)
+        ((received, error),) = ends
+        assert received == committed
+        assert kind(error) == "bad_record_mac"
+
+
+################################################################
+# A close_notify vouches for everything
+################################################################
+
+
+@sides
+@layer_counts
+@pytest.mark.parametrize(
+    "afterwards", ["nothing", "a short send", "an empty send", "send_eof", "another cut"]
+)
+async def test_a_close_notify_vouches_that_no_send_was_cut(
+    afterwards: str,
+    layers: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    payload = random.Random(0).randbytes(8_000_000)
+    async with established(
+        client_context, server_context, side, layers=layers, receive_buffer=65536
+    ) as (ours, theirs):
+        expected = await cut_send(ours, payload)
+        if afterwards == "another cut":
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await ours.send_all(payload)
+        ends: list[tuple[bytes, TLSError | None]] = []
+
+        async def hear() -> None:
+            ends.append(await receive_up_to_the_end(theirs))
+            await theirs.aclose()
+
+        async def close() -> None:
+            nonlocal expected
+            if afterwards == "a short send":
+                await ours.send_all(b"that's all")
+                expected += b"that's all"
+            elif afterwards == "an empty send":
+                await ours.send_all(b"")
+            elif afterwards == "send_eof":
+                await ours.send_eof()
+            await ours.aclose()
+
+        with trio.fail_after(20):
+            await together(hear, close)
+        ((received, error),) = ends
+        assert received == expected
+        is_cut = afterwards in {"nothing", "another cut"}
+        assert kind(error) == ("truncated" if is_cut else "clean")
+
+
+################################################################
+# Abort
+################################################################
+
+
+@sides
+@pytest.mark.parametrize("over", ["tcp", "memory", "tls in tls"])
+async def test_abort_closes_at_once_and_vouches_for_nothing(
+    over: str, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as sockets:
+        pair: tuple[Any, Any] = memory_stream_pair() if over == "memory" else sockets
+        for _ in range(2 if over == "tls in tls" else 1):
+            pair = wrap_pair(*pair, client_context, server_context, close_timeout=NEVER)
+        await both_handshakes(*pair)
+        ours, theirs = pair if side == "client" else pair[::-1]
+        await ours.send_all(b"not all")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_closed, ours.receive_some)
+            if over != "memory":  # which takes everything
+                nursery.start_soon(expect_closed, partial(ours.send_all, bytes(8_000_000)))
+            await wait_all_tasks_blocked()
+            ours.abort()
+            if over != "memory":
+                assert bottom(ours).socket.fileno() == -1
+            ours.abort()
+        for operation in (ours.receive_some, partial(ours.send_all, b"x"), ours.send_eof):
+            await expect_closed(operation)
+        with trio.fail_after(20):
+            await ours.aclose()
+            received, error = await receive_up_to_the_end(theirs)
+        assert received.startswith(b"not all")
+        assert kind(error) == "truncated"
+        ours.abort()
+
+
+@sides
+@layer_counts
+async def test_abort_over_a_pump_leaves_the_transport_to_aclose(
+    layers: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client, server = memory_stream_pair()
+    async with open_pump(client) as client_pump, open_pump(server) as server_pump:
+        pair: tuple[Any, Any] = client_pump, server_pump
+        for _ in range(layers):
+            pair = wrap_pair(*pair, client_context, server_context, close_timeout=NEVER)
+        await both_handshakes(*pair)
+        ours, theirs = pair if side == "client" else pair[::-1]
+        await ours.send_all(b"not all")
+        ours.abort()
+        await expect_closed(ours.receive_some)
+        await expect_closed(partial(ours.send_all, b"x"))
+        with trio.fail_after(10):
+            await ours.aclose()
+            await expect_closed((client if side == "client" else server).receive_some)
+            received, error = await receive_up_to_the_end(theirs)
+        assert received == b"not all"
+        assert kind(error) == "truncated"
+        await trio.aclose_forcefully(theirs)
+
+
+################################################################
+# Two that close
+################################################################
+
+
+@sides
+@layer_counts
+@pytest.mark.parametrize("second", ["forcefully", "abort"])
+async def test_a_second_one_that_closes_does_not_wait_for_the_peer(
+    second: str,
+    layers: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    async with established(
+        client_context, server_context, side, layers=layers, close_timeout=NEVER
+    ) as (ours, theirs):
+        await ours.send_all(b"all there is")
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ours.aclose)
+                await wait_all_tasks_blocked()
+                assert bottom(ours).socket.fileno() != -1
+                if second == "abort":
+                    ours.abort()
+                else:
+                    await trio.aclose_forcefully(ours)
+                assert bottom(ours).socket.fileno() == -1
+        assert await receive_all(theirs) == b"all there is"
+
+
+@sides
+@layer_counts
+async def test_a_second_one_that_closes_returns_when_all_is_closed(
+    layers: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(
+        client_context, server_context, side, layers=layers, close_timeout=NEVER
+    ) as (ours, theirs):
+        returned: list[int] = []
+
+        async def close() -> None:
+            await ours.aclose()
+            returned.append(bottom(ours).socket.fileno())
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(close)
+                await wait_all_tasks_blocked()
+                assert not returned
+                await theirs.aclose()
+        assert returned == [-1, -1]
+
+
+@sides
+@pytest.mark.parametrize("over", ["tcp", "memory", "tls in tls"])
+async def test_closing_after_a_handshake_timeout_waits_no_more(
+    over: str,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: MockClock,
+) -> None:
+    async with tcp_pair() as sockets:
+        pair: tuple[Any, Any] = memory_stream_pair() if over == "memory" else sockets
+        if over == "tls in tls":
+            pair = wrap_pair(*pair, client_context, server_context)
+            await both_handshakes(*pair)
+        pair = wrap_pair(*pair, client_context, server_context, handshake_timeout=7)
+        ours = pair[0] if side == "client" else pair[1]
+        with pytest.raises(HandshakeTimeoutError):
+            await ours.do_handshake()
+        start = trio.current_time()
+        await ours.aclose()
+        assert trio.current_time() == start

@@ -26,6 +26,7 @@ from trio_tlsbio import (
     AcceptFailed,
     ConnectionAccepted,
     ConnectionClosed,
+    Drain,
     HandshakeCompleted,
     HandshakeFailed,
     HandshakeTimeoutError,
@@ -1445,3 +1446,134 @@ async def test_alert_arrives_although_the_client_talks_on(
                 await stream.receive_some()
             assert caught.value.alert == "certificate_required"
             await stream.aclose()
+
+
+################################################################
+# Whose failure it is, and what the client sees of it
+################################################################
+
+
+@attrs.define(eq=False)
+class Wrapper(trio.abc.Stream):
+    """A stream of other code, which does not show what carries it."""
+
+    _stream: trio.abc.Stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@pytest.mark.parametrize("how", ["FIN", "RST"])
+@pytest.mark.parametrize("wrap", [lambda stream: stream, Wrapper], ids=["", "wrapped"])
+async def test_failure_of_tls_in_the_clients_tls_is_the_clients(
+    wrap: Callable[[trio.abc.Stream], trio.abc.Stream],
+    how: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+) -> None:
+    async def handler(stream: Stream) -> None:
+        inner = TLSStream(wrap(stream), server_context, server_side=True)
+        async for data in inner:
+            await inner.send_all(data)
+
+    async with serving(handler, server_context, client_context) as server:
+        for _ in range(2):  # the server has gone on
+            outer = await server.connect()
+            inner = TLSStream(outer, client_context, server_hostname=HOST)
+            await server.ask(inner)  # type: ignore[arg-type]
+            if how == "RST":
+                reset_when_closed(outer.transport_stream)
+            outer.transport_stream.socket.close()
+            await server.until(lambda statistics: statistics.active == 0)
+        assert sum(server.statistics.broken.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "seen"),
+    [
+        ("returns", "clean"),
+        ("raises", "truncated"),
+        ("another stream fails", "truncated"),
+        ("is cancelled", "clean"),
+    ],
+)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_only_a_handler_that_raises_ends_without_a_close_notify(
+    version: ssl.TLSVersion,
+    ends: str,
+    seen: str,
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+) -> None:
+    client_context = client_context_for(ca, version)
+    server_context.minimum_version = version
+    errors: list[Exception] = []
+    scope = trio.CancelScope()
+
+    async def handler(stream: Stream) -> None:
+        await stream.send_all(b"half of it")
+        if ends == "raises":
+            raise KeyError
+        if ends == "another stream fails":
+            left, right = memory_stream_pair()
+            await left.aclose()
+            await TLSStream(right, client_context, server_hostname=NAME).do_handshake()
+        if ends == "is cancelled":
+            with scope:
+                scope.cancel()
+                await trio.sleep_forever()
+
+    async with serving(
+        handler, server_context, client_context, on_error=lambda _, exc: errors.append(exc)
+    ) as server:
+        stream = await server.connect()
+        assert await stream.receive_some() == b"half of it"
+        if seen == "clean":
+            assert await stream.receive_some() == b""
+        else:
+            with pytest.raises(TruncationError):
+                await stream.receive_some()
+        await stream.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        assert len(errors) == (seen == "truncated")
+
+
+@pytest.mark.parametrize("answer", [b"", bytes(8_000_000)], ids=["idle", "a large answer"])
+async def test_a_drain_waits_for_answers_and_not_for_idle_clients(
+    answer: bytes, server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    drain = Drain()
+    has_answered = trio.Event()
+
+    async def handler(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"first")
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(answer)
+            has_answered.set()
+        assert await drain.receive_some(stream) == b""
+
+    async with serving(handler, server_context, client_context) as server:
+        stream = await server.connect()
+        await stream.send_all(b"question")
+        assert await stream.receive_some(5) == b"first"
+        await wait_all_tasks_blocked()
+        assert has_answered.is_set() == (not answer)  # the client's system can't take all of it
+        await server.listener.aclose()
+        drain.begin()
+        with trio.fail_after(3):  # a client that is waited for costs 5
+            received = b""
+            while part := await stream.receive_some():
+                received += part
+            await server.ended.wait()
+        assert received == answer
+        await trio.aclose_forcefully(stream)

@@ -326,11 +326,15 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         said why.
         """
         if not self._transport.can_send:
-            self._transport.receive_nowait()
-            self._connection.look_ahead()
-            if isinstance(self._connection.error, PeerAlertError):
-                raise self._connection.error.again()
+            self._raise_alert()
             self._transport.check_send()
+
+    def _raise_alert(self) -> None:
+        """Raise the fatal alert that has arrived, if one has."""
+        self._transport.receive_nowait()
+        self._connection.look_ahead()
+        if isinstance(self._connection.error, PeerAlertError):
+            raise self._connection.error.again()
 
     @property
     def _is_pending(self) -> bool:
@@ -589,10 +593,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         connection, transport = self._connection, self._transport
         if transport.is_receiving or not transport.peer_has_gone():
             return
-        transport.receive_nowait()
-        connection.look_ahead()
-        if isinstance(connection.error, PeerAlertError):
-            raise connection.error.again()
+        self._raise_alert()
         # After a close_notify alone the peer may still read. A program that has received the end,
         # or has something left to receive, does not only send, and may know what it does.
         is_heard = self._has_received_end or connection.bytes_to_receive
@@ -658,6 +659,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.checkpoint()
             await self._complete_handshake()
             self._check_open()
+            if self._transport.peer_has_gone() and not self._transport.is_receiving:
+                self._raise_alert()  # a socket takes this much even so, and reports no error
             await self._step(self._connection.send_close_notify)
             await self._flush_held()
 
@@ -810,21 +813,24 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._lingering is not None:
             self._lingering.cancel()
 
-    def abort(self) -> None:
+    def abort(self) -> bool:
         """Close at once, without a close_notify: the peer sees that what it got is not all.
 
         Tasks that are blocked on the stream get a :exc:`trio.ClosedResourceError`. Never raises,
-        and does nothing on a stream that is closed. A transport that can't be closed without
-        waiting (sockets, Trio's memory streams and other streams of this class can be) is left to
-        :meth:`aclose`, which closes it at once then.
+        and does nothing on a stream that is closed.
+
+        Returns:
+          Whether the transport is closed. Sockets, Trio's memory streams and other streams of this
+          class can be closed without waiting; others are left to :meth:`aclose`, which closes them
+          at once then.
         """
-        if self._closed.is_set():
-            return
-        self._is_closing = self._is_cut = True
-        self._close_timeout = 0  # should aclose() have to close the transport
-        self._end_nowait()
-        if close_nowait(self.transport_stream):
-            self._closed.set()
+        if not self._closed.is_set():
+            self._is_closing = self._is_cut = True
+            self._close_timeout = 0.0  # aclose() has nothing left to wait for
+            self._end_nowait()
+            if close_nowait(self.transport_stream):
+                self._closed.set()
+        return self._closed.is_set()
 
     @property
     def _vouches(self) -> bool:
@@ -839,8 +845,13 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._vouches:
                 await self._complete_handshake()
-                transport.receive_nowait(1)  # a record that fails is answered by an alert
+            transport.receive_nowait(1)  # a record that fails is answered by an alert
+            if self._vouches:
                 connection.send_close_notify()
+            else:
+                self._discard()
+        if isinstance(connection.error, HandshakeTimeoutError):
+            return  # the peer was waited for long enough
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             # Whatever was raised: the alert, or what was committed before.
             await self._flush_and_receive(self._discard)
@@ -849,9 +860,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _wait_for_the_peer(self) -> None:
         """Wait until the peer sends no more, if closing the transport now could do harm."""
-        connection, transport = self._connection, self._transport
-        if isinstance(connection.error, HandshakeTimeoutError):
-            return  # it was waited for long enough
+        transport = self._transport
         if not transport.end_direction() or not transport.has_sent:
             return
         if self._lingers or transport.unacknowledged() is None:

@@ -392,8 +392,7 @@ async def test_telemetry_over_reconnecting_loses_no_message(
 
     async def take_five(stream: TLSStream[trio.SocketStream]) -> None:
         for _ in range(5):
-            (number,) = await stream.receive_some(1)
-            received.append(number)
+            received.extend(await stream.receive_some(1))
 
     sent: list[int] = []
     async with trio.open_nursery() as nursery:

@@ -967,7 +967,7 @@ class TLSConnection:
         """Write our close_notify, unless what was fed already shows a failure: then the peer gets
         the alert.
         """
-        fed = self._fed
+        fed, wanted_data = self._fed, self.wants_data
         fed.put_back(self._incoming.read())
         # A HelloRequest must not start a handshake now: it is looked at afterwards, when OpenSSL
         # ignores it.
@@ -981,7 +981,7 @@ class TLSConnection:
             self._shut_down()
         if later:
             fed.feed(later)
-            self.wants_data = False
+            self.wants_data = wanted_data and self._send_state is _OPEN
 
     def _shut_down(self, suspect: TLSError | None = None) -> None:
         try:

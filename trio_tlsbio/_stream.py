@@ -659,10 +659,16 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.checkpoint()
             await self._complete_handshake()
             self._check_open()
-            if self._transport.peer_has_gone() and not self._transport.is_receiving:
-                self._raise_alert()  # a socket takes this much even so, and reports no error
-            await self._step(self._connection.send_close_notify)
+            await self._send_close_notify()
             await self._flush_held()
+
+    async def _send_close_notify(self) -> None:
+        """End our direction, unless what has arrived is a failure, or the peer's alert: a socket
+        takes a close_notify even so.
+        """
+        if not self._transport.is_receiving:
+            self._transport.receive_nowait(1)
+        await self._step(self._connection.send_close_notify)
 
     ################################################################
     # Ending
@@ -687,7 +693,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await trio.lowlevel.checkpoint()
             await self._complete_handshake()
             connection = self._connection
-            await self._step(connection.send_close_notify)
+            await self._send_close_notify()
             await self._flush_and_receive(connection.look_ahead)
             while connection.receive_state is State.OPEN and not connection.bytes_to_receive:
                 await self._exchange()

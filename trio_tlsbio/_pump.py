@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
+from typing import TypeVar
 
 import attrs
 import trio
@@ -17,6 +18,8 @@ from ._connection import Data
 from ._transport import ConflictDetector, ImmediateStream, SocketCalls, beside, close_nowait
 
 __all__ = ["PumpedStream", "open_pump"]
+
+T_Data = TypeVar("T_Data", bytes, bytes | None, bytes | bytearray)
 
 # How many turns of the scheduler the pump gets for what is unsent where nothing may wait any more.
 # Whether a send would wait can't be asked; one that doesn't is through after a few turns.
@@ -104,8 +107,13 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive from the transport itself."""
-        return await self.transport_stream.receive_some(max_bytes)
+        """Receive from the transport itself.
+
+        Raises:
+          trio.BrokenResourceError: if the transport failed, also while the pump was sending: a
+            socket that was reset looks as if it had ended after that.
+        """
+        return self._received(await self.transport_stream.receive_some(max_bytes))
 
     @enable_ki_protection
     def receive_nowait(self) -> bytes | None:
@@ -114,8 +122,15 @@ class PumpedStream(trio.abc.Stream):
         """
         stream = self.transport_stream
         if isinstance(stream, trio.SocketStream):
-            return SocketCalls(stream).receive_nowait()
-        return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
+            return self._received(SocketCalls(stream).receive_nowait())
+        if isinstance(stream, ImmediateStream):
+            return self._received(stream.receive_nowait())
+        return None
+
+    def _received(self, data: T_Data) -> T_Data:
+        if data is not None and not data:
+            self._check_error()
+        return data
 
     @enable_ki_protection
     async def aclose(self) -> None:

@@ -58,7 +58,7 @@ async def _flood(arena: Arena, flooded: Flooded) -> None:
             flooded.received += part or b""
             flooded.blind += bool(part) and not is_readable
             flooded.most_to_send = max(flooded.most_to_send, victim.connection.bytes_to_send)
-            idle = 0 if part else idle + 1
+            idle = 0 if part or is_readable else idle + 1
         nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(victim)
     await trio.aclose_forcefully(theirs)

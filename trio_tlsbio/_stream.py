@@ -36,6 +36,10 @@ R = TypeVar("R")
 # a few bytes long: only a peer that has stopped reading makes it wait at all.
 _ALERT_TIMEOUT = 1.0
 
+# How long a peer that sends data where unwrap() expects its end has to be silent before that is an
+# error, in seconds.
+_PAUSE = 0.1
+
 # How often a program that only sends looks whether the peer has gone, at most, in seconds.
 _LOOK_INTERVAL = 0.00025
 
@@ -695,9 +699,18 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             connection = self._connection
             await self._send_close_notify()
             await self._flush_and_receive(connection.look_ahead)
-            while connection.receive_state is State.OPEN and not connection.bytes_to_receive:
-                await self._exchange()
+            while (
+                connection.receive_state is State.OPEN
+                and connection.bytes_to_receive <= self._close_max_bytes
+            ):
+                # Once there is data, all of it is taken in until the peer pauses: it may have much
+                # left to send before its close_notify, and wait for us to read.
+                pause = _PAUSE if connection.bytes_to_receive else math.inf
+                with trio.move_on_after(pause) as scope:
+                    await self._exchange()
                 connection.look_ahead()
+                if scope.cancelled_caught:
+                    break
             self._check_open()
             if connection.bytes_to_receive:
                 message = (

@@ -699,6 +699,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             connection = self._connection
             await self._send_close_notify()
             await self._flush_and_receive(connection.look_ahead)
+            connection.look_ahead()
             while (
                 connection.receive_state is State.OPEN
                 and connection.bytes_to_receive <= self._close_max_bytes

@@ -545,7 +545,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await self._complete_handshake()
             if self._only_sends and 0 < len(data) <= RECORD_BYTES:
                 self._notice_the_end()
-            self._is_cut = self._only_sends = True
+            self._only_sends = True
+            self._is_cut = self._is_cut or len(data) > 0  # an empty send says nothing
             for number, part in enumerate(parts, 1):
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if connection.unsent or connection.held:
@@ -558,7 +559,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     await self._flush_alert()
                     raise
                 self._bytes_committed += len(part)
-                self._is_cut = number < len(parts)
+                if part:
+                    self._is_cut = number < len(parts)
                 if transport.flush_nowait() and not connection.held:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 else:

@@ -870,7 +870,8 @@ async def test_abort_over_a_pump_closes_at_once_and_loses_its_buffer(
             await ours.aclose()
             received, error = await receive_up_to_the_end(theirs)
         assert b"not all".startswith(received)
-        assert kind(error) == "truncated"
+        # Or its tickets, which it sends once it receives, find nobody.
+        assert kind(error) in {"truncated", "transport_broken"}
         await trio.aclose_forcefully(theirs)
 
 

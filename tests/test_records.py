@@ -124,6 +124,16 @@ def test_a_hello_in_the_format_of_sslv2_is_cut_where_it_ends(size: int) -> None:
     assert queue.take(single=True) == record(3)
 
 
+@pytest.mark.parametrize("length", range(4))
+def test_a_hello_in_the_format_of_sslv2_that_is_too_short_is_given_out(length: int) -> None:
+    queue, taken = Records(), b""
+    for byte in bytes([0x80, length, 1, 3, 3, 0, 0]):
+        queue.feed(bytes([byte]))
+        taken += bytes(queue.take(waits_for=lambda record: False))
+    assert taken == bytes([0x80, length, 1, 3, 3])
+    assert queue.waiting == 2
+
+
 def test_a_record_that_was_taken_in_part_is_given_out_as_it_arrives() -> None:
     queue, taken = Records(), b""
     for byte in record(20) + record(0):

@@ -235,7 +235,8 @@ class Records:
     def _record_bytes(self, data: bytes | memoryview, start: int) -> int:
         if self._is_first and data[start] & 0x80 and data[start + 2] == 1:
             # A ClientHello in the format of SSLv2, which some OpenSSLs accept: RFC 5246, E.2.
-            return 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
+            length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
+            return max(length, HEADER_BYTES)  # OpenSSL refuses less, once it has that much
         return HEADER_BYTES + _length(data, start)
 
     def _begin_next(self) -> None:

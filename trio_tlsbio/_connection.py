@@ -116,6 +116,8 @@ def _ip_address(name: str) -> str | None:
     The zone of an IPv6 address means an interface of this machine: RFC 4007 section 11.2 keeps it
     off the wire.
     """
+    if ":" not in name and not name[-1:].isdigit():
+        return None  # without an exception that would say so
     address, _, zone = name.partition("%")
     try:
         is_v6 = ipaddress.ip_address(address).version == 6
@@ -577,7 +579,8 @@ class TLSConnection:
         self._fed.take_all()
         self.is_behind = False
 
-    def _decrypt(self, max_bytes: int | None) -> bytes:
+    # One loop, since each record would pay for a call.
+    def _decrypt(self, max_bytes: int | None) -> bytes:  # noqa: C901
         """Return what can be decrypted now. What ends the direction is left in its state."""
         chunks: list[bytes] = []
         left = sys.maxsize if max_bytes is None else max_bytes
@@ -608,14 +611,16 @@ class TLSConnection:
             self.data_received = True
             chunks.append(chunk)
             size = len(chunk)
-            # Data costs less than what the record could have been.
-            fed.allowance += fed.cost - 1 + (size + _SEAL_BYTES >> fed.shift) - (size >> DATA_SHIFT)
             left -= size
+            if fed.waiting:
+                # Data costs less than what the record could have been.
+                fed.allowance += fed.cost - 1 + ((size + _SEAL_BYTES) >> fed.shift)
+                fed.allowance -= size >> DATA_SHIFT
             if not left:
                 break
             if not incoming.pending and not (fed.waiting and self._refill()):
                 # Without the exception that would say so.
-                self.is_behind = fed.is_spent and self._unread
+                self.is_behind = fed.waiting > 0 and fed.is_spent
                 self.wants_data = not (self.is_behind or self._eof_fed)
                 break
         if self._outgoing.pending:

@@ -71,9 +71,13 @@ def clean_error_queue() -> Iterator[None]:
     try:
         yield
     finally:
-        # An error that CPython reports empties the queue, and this takes two microseconds.
-        with suppress(ssl.SSLError):
-            _scratch_context.load_verify_locations(cadata=b"\0")
+        empty_error_queue()
+
+
+def empty_error_queue() -> None:
+    """Have CPython report an error of OpenSSL, which empties the queue. It takes 2 microseconds."""
+    with suppress(ssl.SSLError):
+        _scratch_context.load_verify_locations(cadata=b"\0")
 
 
 def _in_der(certificate: Any) -> bytes:
@@ -94,8 +98,9 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
 
 def _decoded(ssl_object: ssl.SSLObject) -> Certificate | None:
     try:
-        with clean_error_queue():
-            return ssl_object.getpeercert()
+        if (certificate := ssl_object.getpeercert()) is not None:
+            empty_error_queue()
+        return certificate
     except (ValueError, ssl.SSLError):
         # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
         # not.

@@ -546,8 +546,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             if self._only_sends and 0 < len(data) <= RECORD_BYTES:
                 self._notice_the_end()
             self._only_sends = True
-            self._is_cut = self._is_cut or len(data) > 0  # an empty send says nothing
-            for number, part in enumerate(parts, 1):
+            self._is_cut = self._is_cut or bool(data)  # an empty send says nothing
+            for part in parts:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if connection.unsent or connection.held:
                     await self._flush_held()  # what a cancelled send has left
@@ -560,7 +560,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                     raise
                 self._bytes_committed += len(part)
                 if part:
-                    self._is_cut = number < len(parts)
+                    self._is_cut = part is not parts[-1]
                 if transport.flush_nowait() and not connection.held:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 else:

@@ -70,7 +70,7 @@ _SEAL_BYTES = HEADER_BYTES + 1 + 16
 _KEY_UPDATE_BYTES = 5 + _SEAL_BYTES
 
 # What no host name has, but URLs and addresses with a port do.
-_NOT_IN_NAMES = re.compile(r"[\x00/:@%?#\[\]\\]")
+_NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""

@@ -216,8 +216,8 @@ class PumpedStream(trio.abc.Stream):
                     self._buffered -= len(data)
                     self._changed.unpark_all()
         except Exception as exc:
-            # It is kept for the tasks that send, without its frames, which refer to its keeper: that
-            # would be a cycle.
+            # It is kept for the tasks that send, without its frames, which refer to its keeper:
+            # that would be a cycle.
             self._error = exc.with_traceback(None)
         finally:
             self._has_ended = True

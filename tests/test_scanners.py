@@ -242,7 +242,8 @@ async def scan(*argv: object) -> str:
 # headers, all vulnerabilities. It asks nobody else. Without NO_ENGINE it counts it as a finding
 # when its own openssl has no GOST engine, which says nothing about the server.
 TESTSSL = (
-    *("env", "NO_ENGINE=true", "testssl", "--quiet", "--color", 0, "--warnings", "off", "--nodns", "none"),
+    *("env", "NO_ENGINE=true"),
+    *("testssl", "--quiet", "--color", 0, "--warnings", "off", "--nodns", "none"),
     *("--ip", "127.0.0.1", "-p", "-s", "-f", "-P", "-S", "-h", "-U"),
 )
 

@@ -26,6 +26,7 @@ from ._errors import (
 )
 from ._hello import HelloWatch
 from ._info import HandshakeInfo, presented_names
+from ._key_exchange import KeyExchangeWatch
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
 from ._records import (
     DATA_SHIFT,
@@ -213,6 +214,7 @@ class TLSConnection:
     _answered: int  # see bytes_answered
     _fed: Records  # what has not gone into the incoming BIO yet
     _hello_watch: HelloWatch | None  # on servers whose context looks at names, until that is done
+    _key_exchange_watch: KeyExchangeWatch | None  # until the handshake is done
     _eof_fed: bool
     _may_renegotiate: bool
     _plaintext: bytearray  # what came out of OpenSSL before it was asked for
@@ -273,6 +275,7 @@ class TLSConnection:
         self._fed = Records()
         watches_hello = server_side and ssl_context.sni_callback is not None
         self._hello_watch = HelloWatch() if watches_hello else None
+        self._key_exchange_watch = KeyExchangeWatch()
         self._eof_fed = False
         self._may_renegotiate = False
         self._plaintext = bytearray()
@@ -439,6 +442,8 @@ class TLSConnection:
             self._trailing += bytes(data)
         elif self._receive_state is not _FAILED:  # else nobody will ask for it
             self.wants_data = False
+            if self._key_exchange_watch is not None and not self._ssl_object.server_side:
+                self._key_exchange_watch.add(data)
             fed, size = self._fed, len(data)
             if (
                 isinstance(data, bytes)
@@ -737,7 +742,9 @@ class TLSConnection:
         else:
             self._complete_handshake()
         finally:
-            self._collect()
+            flight = self._collect()
+            if self._key_exchange_watch is not None and self._ssl_object.server_side:
+                self._key_exchange_watch.add(flight)
 
     def _go_on_with_handshake(self) -> None:
         """Give OpenSSL more to read, or note what that takes."""
@@ -750,7 +757,8 @@ class TLSConnection:
             self.wants_data = not self.is_behind
 
     def _complete_handshake(self) -> None:
-        self._handshake = HandshakeInfo.of(self._ssl_object)
+        self._handshake = HandshakeInfo.of(self._ssl_object, group=self._agreed_group())
+        self._key_exchange_watch = None
         self._may_renegotiate = self._handshake.version != "TLSv1.3"
         if not self._may_renegotiate:
             may_sign = not self._ssl_object.server_side and self._native_context.post_handshake_auth
@@ -762,6 +770,12 @@ class TLSConnection:
         if self._collects:
             self._begin_collecting()
         self._encrypt_held()
+
+    def _agreed_group(self) -> str | None:
+        cipher = self._ssl_object.cipher()
+        if self._key_exchange_watch is None or cipher is None:
+            return None
+        return self._key_exchange_watch.group(cipher[0])
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
@@ -875,7 +889,8 @@ class TLSConnection:
         is_answered = any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers))
         if is_answered and self._receive_state is not _FAILED:
             self._awaits_certificate = False
-            self._handshake = HandshakeInfo.of(self._ssl_object)
+            group = None if self._handshake is None else self._handshake.group
+            self._handshake = HandshakeInfo.of(self._ssl_object, group=group)
 
     ################################################################
     # Our direction

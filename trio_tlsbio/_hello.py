@@ -9,7 +9,14 @@ import attrs
 from ._errors import TLSError, printable
 from ._records import HEADER_BYTES, Data
 
-__all__ = ["MAX_HELLO_BYTES", "HelloWatch", "plaintext_alert", "server_name_in"]
+__all__ = [
+    "MAX_HELLO_BYTES",
+    "HelloWatch",
+    "MalformedError",
+    "Reader",
+    "plaintext_alert",
+    "server_name_in",
+]
 
 MAX_HELLO_BYTES = 64 * 1024
 """How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
@@ -32,28 +39,28 @@ _RANDOM = slice(11, 43)
 _HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
 
 
-class _MalformedError(Exception):
+class MalformedError(Exception):
     """The message is not one that the RFC allows."""
 
 
 @attrs.define
-class _Reader:
+class Reader:
     """Reads the presentation language of RFC 8446 section 3."""
 
     _data: bytes
 
     def take(self, count: int) -> bytes:
         if count > len(self._data):
-            raise _MalformedError
+            raise MalformedError
         taken, self._data = self._data[:count], self._data[count:]
         return taken
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size))
 
-    def vector(self, length_size: int) -> _Reader:
+    def vector(self, length_size: int) -> Reader:
         """Read what is preceded by its length."""
-        return _Reader(self.take(self.number(length_size)))
+        return Reader(self.take(self.number(length_size)))
 
     def rest(self) -> bytes:
         return self.take(len(self._data))
@@ -72,17 +79,17 @@ def server_name_in(message: bytes) -> bytes | None:
       None if it has no such extension, or is malformed.
     """
     try:
-        return _server_name(_Reader(message))
-    except _MalformedError:
+        return _server_name(Reader(message))
+    except MalformedError:
         return None
 
 
-def _server_name(message: _Reader) -> bytes | None:
+def _server_name(message: Reader) -> bytes | None:
     if message.number(1) != _CLIENT_HELLO:
-        raise _MalformedError
+        raise MalformedError
     hello = message.vector(3)
     if message:
-        raise _MalformedError
+        raise MalformedError
     hello.take(2 + 32)  # legacy_version, random
     hello.vector(1)  # legacy_session_id
     hello.vector(2)  # cipher_suites
@@ -95,14 +102,14 @@ def _server_name(message: _Reader) -> bytes | None:
     return None
 
 
-def _host_name(extension: _Reader) -> bytes:
+def _host_name(extension: Reader) -> bytes:
     # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
     names = extension.vector(2)
     if names.number(1) != _HOST_NAME:
-        raise _MalformedError
+        raise MalformedError
     name = names.vector(2)
     if names or extension:
-        raise _MalformedError
+        raise MalformedError
     return name.rest()
 
 

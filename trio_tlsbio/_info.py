@@ -166,6 +166,11 @@ class HandshakeInfo:
     cipher_bits: int
     """The length of the cipher's secret key, in bits."""
 
+    group: str | None
+    """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``; its number if it
+    has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is so in a resumed
+    session, with RSA key exchange, and with Diffie-Hellman over numbers."""
+
     alpn_protocol: str | None
     """The application protocol that ALPN chose (RFC 7301)."""
 
@@ -186,6 +191,13 @@ class HandshakeInfo:
     :func:`decoded_chain` tells what is in them."""
 
     @property
+    def is_post_quantum(self) -> bool:
+        """Whether the key exchange withstands quantum computers: whether ML-KEM, alone or in a
+        hybrid, takes part. The certificates' signatures are another matter.
+        """
+        return "MLKEM" in (self.group or "")
+
+    @property
     def matched_name(self) -> str | None:
         """The name in the peer's certificate that stands for :attr:`server_hostname`.
 
@@ -199,8 +211,8 @@ class HandshakeInfo:
         return None
 
     @classmethod
-    def of(cls, ssl_object: ssl.SSLObject) -> HandshakeInfo:
-        """Read it off an SSLObject whose handshake is done."""
+    def of(cls, ssl_object: ssl.SSLObject, *, group: str | None) -> HandshakeInfo:
+        """Read it off an SSLObject whose handshake is done; few of them tell the ``group``."""
         cipher = ssl_object.cipher()
         version = ssl_object.version()
         assert cipher is not None
@@ -209,6 +221,7 @@ class HandshakeInfo:
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
+            group=group,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),

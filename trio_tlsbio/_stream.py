@@ -1055,6 +1055,20 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             """See :meth:`ssl.SSLSocket.get_unverified_chain`."""
             return self._after_handshake("get_unverified_chain").get_unverified_chain()
 
+    if sys.version_info >= (3, 15):
+
+        def group(self) -> str:
+            """See :meth:`ssl.SSLSocket.group`. :attr:`HandshakeInfo.group` has it everywhere."""
+            return self._after_handshake("group").group()
+
+        def client_sigalg(self) -> str | None:
+            """See :meth:`ssl.SSLSocket.client_sigalg`."""
+            return self._after_handshake("client_sigalg").client_sigalg()
+
+        def server_sigalg(self) -> str | None:
+            """See :meth:`ssl.SSLSocket.server_sigalg`."""
+            return self._after_handshake("server_sigalg").server_sigalg()
+
     def _after_handshake(self, name: str) -> ssl.SSLObject:
         # OpenSSL would answer with nothing, which could be taken for an answer.
         if self._connection.handshake is None:

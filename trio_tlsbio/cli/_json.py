@@ -67,6 +67,8 @@ def _handshake(handshake: Handshake) -> dict[str, Any]:
         "version": info.version,
         "cipher": info.cipher,
         "cipher_bits": info.cipher_bits,
+        "group": info.group,
+        "post_quantum": info.is_post_quantum,
         "alpn_protocol": info.alpn_protocol,
         "session_reused": info.session_reused,
         "verified": handshake.is_verified,

@@ -119,10 +119,18 @@ def handshake_facts(handshake: Handshake) -> list[tuple[str, str]]:
     return [
         ("version", info.version),
         ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
+        ("key exchange", _key_exchange(info)),
         ("ALPN", info.alpn_protocol or "none"),
         ("session", "resumed" if info.session_reused else "new"),
         *certificate_facts(handshake),
     ]
+
+
+def _key_exchange(info: HandshakeInfo) -> str:
+    # None is told of where nothing is to be worried about too, in resumed sessions of TLS 1.2.
+    if info.group is None:
+        return "without a named group"
+    return f"{info.group}, {'' if info.is_post_quantum else 'not '}post-quantum"
 
 
 def handshake_lines(handshake: Handshake) -> list[str]:

@@ -1,0 +1,157 @@
+"""The group of the key exchange, read off the server's messages, which pass in the clear."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+
+import attrs
+
+from ._hello import MalformedError, Reader
+from ._records import HEADER_BYTES, Data
+
+__all__ = ["GROUPS", "KeyExchangeWatch"]
+
+GROUPS = {
+    19: "secp192r1",
+    21: "secp224r1",
+    22: "secp256k1",
+    23: "secp256r1",
+    24: "secp384r1",
+    25: "secp521r1",
+    26: "brainpoolP256r1",
+    27: "brainpoolP384r1",
+    28: "brainpoolP512r1",
+    29: "x25519",
+    30: "x448",
+    31: "brainpoolP256r1tls13",
+    32: "brainpoolP384r1tls13",
+    33: "brainpoolP512r1tls13",
+    256: "ffdhe2048",
+    257: "ffdhe3072",
+    258: "ffdhe4096",
+    259: "ffdhe6144",
+    260: "ffdhe8192",
+    512: "MLKEM512",
+    513: "MLKEM768",
+    514: "MLKEM1024",
+    4587: "SecP256r1MLKEM768",
+    4588: "X25519MLKEM768",
+    4589: "SecP384r1MLKEM1024",
+}
+"""IANA's registry "TLS Supported Groups", without those that no OpenSSL of today negotiates."""
+
+# ContentType and HandshakeType: RFC 8446 appendices B.1 and B.3, RFC 5246 section 7.4.
+_HANDSHAKE = 22
+_SERVER_HELLO, _CERTIFICATE, _SERVER_KEY_EXCHANGE, _CERTIFICATE_STATUS = 2, 11, 12, 22
+_BEFORE_KEY_EXCHANGE = (_CERTIFICATE, _CERTIFICATE_STATUS)
+_MESSAGE_HEADER_BYTES = 4
+
+_KEY_SHARE = 51  # of ExtensionType: RFC 8446 section 4.2
+_TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 8446 appendix B.4
+_NAMED_CURVE = 3  # of ECCurveType: RFC 8422 section 5.4
+
+# The random of a ServerHello that is a HelloRetryRequest: RFC 8446 section 4.1.3.
+_HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
+
+# A server's certificates may take 100 KiB, which OpenSSL allows by default.
+_MOST_BYTES = 128 * 1024
+
+
+@attrs.define(eq=False)
+class KeyExchangeWatch:
+    """Reads a server's flight until it has told the group.
+
+    TLS 1.3 names it in the ServerHello, TLS 1.2 in the ServerKeyExchange: the last things of a
+    handshake that both show in plaintext. Nothing here is verified, and nothing is refused: what
+    can't be read tells no group, and OpenSSL has its own verdict.
+    """
+
+    #: Whether nothing more is to be learnt.
+    is_over: bool = attrs.field(default=False, init=False)
+    _key_share: int | None = attrs.field(default=None, init=False)  # its group
+    _server_key_exchange: bytes = attrs.field(default=b"", init=False, repr=False)
+    _added: int = attrs.field(default=0, init=False)  # how many bytes
+    _records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+    _messages: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+
+    def add(self, data: Data) -> None:
+        """Add what the server sends, cut anywhere."""
+        if self.is_over:
+            return
+        self._added += len(data)
+        self._records += data
+        self._read_records()
+        try:
+            self._read_messages()
+        except MalformedError:
+            self._end()
+        if self._added > _MOST_BYTES:
+            self._end()
+
+    def group(self, cipher: str) -> str | None:
+        """Return the group's name in IANA's registry, or its number if it has none here.
+
+        Args:
+          cipher: The cipher suite that was agreed on, by OpenSSL's name.
+
+        Returns:
+          None if no group took part: where a session was resumed without a new key exchange, where
+          the key was encrypted by RSA, and with the Diffie-Hellman of TLS 1.2, which sends its
+          parameters as numbers.
+        """
+        number = self._key_share
+        if number is None and cipher.startswith(("ECDHE-", "AECDH-")):
+            exchange = Reader(self._server_key_exchange)
+            with suppress(MalformedError):
+                if cipher.startswith("ECDHE-PSK-"):
+                    exchange.vector(2)  # psk_identity_hint: RFC 5489 section 2
+                if exchange.number(1) == _NAMED_CURVE:
+                    number = exchange.number(2)
+        return None if number is None else GROUPS.get(number, f"0x{number:04x}")
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._records.clear()
+        self._messages.clear()
+
+    def _read_records(self) -> None:
+        records = self._records
+        while len(records) >= HEADER_BYTES:
+            end = HEADER_BYTES + int.from_bytes(records[3:HEADER_BYTES])
+            if len(records) < end:
+                return
+            if records[0] == _HANDSHAKE:
+                self._messages += records[HEADER_BYTES:end]
+            del records[:end]
+
+    def _read_messages(self) -> None:
+        messages = self._messages
+        while len(messages) >= _MESSAGE_HEADER_BYTES and not self.is_over:
+            end = _MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:_MESSAGE_HEADER_BYTES])
+            if len(messages) < end:
+                return
+            kind, body = messages[0], bytes(messages[_MESSAGE_HEADER_BYTES:end])
+            del messages[:end]
+            if kind == _SERVER_HELLO:
+                self._read_server_hello(Reader(body))
+            elif kind == _SERVER_KEY_EXCHANGE:
+                self._server_key_exchange = body
+                self._end()
+            elif kind not in _BEFORE_KEY_EXCHANGE:
+                self._end()
+
+    def _read_server_hello(self, hello: Reader) -> None:
+        hello.take(2)  # legacy_version
+        if hello.take(32) == _HELLO_RETRY_REQUEST:
+            return  # another ServerHello follows, whose group counts
+        hello.vector(1)  # legacy_session_id_echo
+        cipher_suite = hello.take(2)
+        hello.take(1)  # legacy_compression_method
+        extensions = hello.vector(2) if hello else hello
+        while extensions:
+            kind, content = extensions.number(2), extensions.vector(2)
+            if kind == _KEY_SHARE:
+                self._key_share = content.number(2)
+        if cipher_suite[0] == _TLS13_SUITES:  # what follows is encrypted
+            self._end()

@@ -188,7 +188,7 @@ def test_another_key_in_tls_1_2() -> None:
 
 def test_another_key_in_tls_1_3() -> None:
     client_error, server_error = failures_of(psk_client(TLS13, key=KEY[1:]), psk_server(TLS13))
-    # As RFC 8446 says since OpenSSL 3.5; the other one before.
+    # The first one is what RFC 8446 section 6.2 says, and newer versions of OpenSSL send.
     assert alert_in(client_error) in {"decrypt_error", "illegal_parameter"}
     assert "our pre-shared key (PSK) is not the one that it has" in str(client_error)
     assert "can't prove that it has" in str(server_error)
@@ -286,6 +286,20 @@ def test_a_client_that_verifies_nothing_sees_who_was_there(
     assert not client.handshake.session_reused
 
 
+def test_a_server_that_has_both_may_prefer_its_certificate(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    client_context, server_context = psk_client(TLS13), psk_server(TLS13)
+    ca.configure_trust(client_context)
+    server_cert.configure_cert(server_context)
+    client, server = pair_of(client_context, server_context)
+    shake_hands(client, server)
+    assert client.handshake is not None
+    # The keys of Python's callbacks are for SHA-256.
+    assert client.handshake.cipher.endswith("SHA384")
+    assert client.handshake.peer_certificate_chain != ()
+
+
 def test_a_client_with_a_key_needs_no_certificate(
     ca: trustme.CA, tls_version: ssl.TLSVersion
 ) -> None:
@@ -321,6 +335,23 @@ def test_sessions_are_resumed_for_the_same_name(tls_version: ssl.TLSVersion) -> 
     # What would not be asked for any more: a certificate from now on.
     client_context.check_hostname = False
     assert not session.fits(client_context, NAME)
+
+
+def test_what_a_session_outlives() -> None:
+    """Neither side asks for the key again: docs/trust.rst says what to do about that."""
+    keys = dict(KEYS)
+    client_context: Any = psk_client(TLS13)
+    server_context = psk_server(TLS13, keys)
+    client, server = pair_of(client_context, server_context)
+    shake_hands(client, server)
+    session = client.session
+    client_context.set_psk_client_callback(None)
+    keys.clear()
+    client, server = pair_of(client_context, server_context, session=session)
+    shake_hands(client, server)
+    assert client.handshake is not None
+    assert client.handshake.session_reused
+    assert client.handshake.peer_certificate is None
 
 
 def test_a_handshake_with_a_key_alone_gives_no_session() -> None:

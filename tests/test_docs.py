@@ -412,6 +412,39 @@ async def test_metrics(
     ]
 
 
+@pytest.mark.skipif(
+    not getattr(ssl, "HAS_PSK", False), reason="ssl.HAS_PSK: Python 3.13 or newer, and OpenSSL's"
+)
+async def test_psk(server_cert: trustme.LeafCert) -> None:
+    psk: Any = example("psk")
+    keys = {f"sensor-{number}": bytes([number] * 32) for number in range(5)}
+    answers: dict[str, bytes] = {}
+
+    async def ask(identity: str, key: bytes) -> None:
+        answers[identity] = await psk.ask(HOST, port, psk.make_client_context(identity, key))
+
+    async with serving(psk.greet, psk.make_server_context(keys)) as port:
+        async with trio.open_nursery() as nursery:
+            for identity, key in keys.items():
+                nursery.start_soon(ask, identity, key)
+        assert answers == {identity: f"hello, {identity}\n".encode() for identity in keys}
+        with pytest.raises(trio_tlsbio.PeerAlertError, match=r"our pre-shared key \(PSK\)"):
+            await ask("sensor-1", keys["sensor-2"])
+        with pytest.raises(trio_tlsbio.PeerAlertError, match=r"no .* pre-shared key \(PSK\)"):
+            await ask("another", keys["sensor-2"])
+
+    impostor = psk.make_server_context({})
+    server_cert.configure_cert(impostor)
+    async with serving(example("server").echo, impostor) as port:
+        with pytest.raises(trio_tlsbio.CertificateError):
+            await ask("sensor-1", keys["sensor-1"])
+        context = psk.make_client_context("sensor-1", keys["sensor-1"])
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with pytest.raises(psk.NoKeyUsedError):
+            await psk.ask(HOST, port, context)
+
+
 # With how many tests are in them.
 TEST_EXAMPLES = {"recording": 1, "testing_tls": 5, "testing_core": 1}
 

@@ -211,7 +211,9 @@ def test_reasons_of_other_libraries_are_not_mistaken_for_the_handshakes() -> Non
         ("DATA_BETWEEN_CCS_AND_FINISHED", "a record that has no place"),
         ("COMPRESSION_DISABLED", "compresses its data"),
         ("EE_KEY_TOO_SMALL", "loaded here is too weak"),
-        ("PSK_IDENTITY_NOT_FOUND", "is not known here"),
+        ("PSK_IDENTITY_NOT_FOUND", "no pre-shared key (PSK) is known here"),
+        ("NO_SUITABLE_SIGNATURE_ALGORITHM", "or no certificate is loaded here"),
+        ("NO_CIPHERS_AVAILABLE", "it has no callback for"),
     ],
 )
 def test_the_words_say_what_is_wrong(reason: str, expected: str) -> None:

@@ -1134,9 +1134,15 @@ class TLSConnection:
                 names=partial(presented_names, self._ssl_object),
                 server_hostname=self._ssl_object.server_hostname,
                 refused_hostname=refused_hostname(self._ssl_object),
+                agrees_by_psk=self._handshake is None and self._has_psk_cipher(),
             )
         error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
         return caused_by(error, exc)
+
+    def _has_psk_cipher(self) -> bool:
+        """Whether the cipher is one of TLS 1.2 for pre-shared keys; those of TLS 1.3 don't say."""
+        cipher = self._ssl_object.cipher()
+        return cipher is not None and "PSK" in cipher[0]
 
     def _fail(self, exc: Exception, suspect: TLSError | None = None) -> None:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and

@@ -126,6 +126,11 @@ class HandshakeTimeoutError(TLSError):
     _error_type = "handshake_timeout"
 
 
+# What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
+# from its own, and the first record that is encrypted can't be read.
+_UNREADABLE = {"DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE"}
+_UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
+
 _HOSTNAME_MISMATCH = 62
 _IP_ADDRESS_MISMATCH = 64
 
@@ -168,11 +173,13 @@ def explain(
     names: Callable[[], Sequence[str]],
     server_hostname: str | None,
     refused_hostname: str | None,
+    agrees_by_psk: bool = False,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
-    ``refused_hostname`` is what the peer asked for, if that was refused.
+    ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
+    whether it happened in a handshake of TLS 1.2 with a pre-shared key.
     """
     reason = _reason_of(exc)
     error: TLSError
@@ -186,12 +193,19 @@ def explain(
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
         words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
+        if agrees_by_psk and alert in _UNREADABLE_ALERTS:
+            words = _ALERTS["bad_record_mac"]
+            words = f"the pre-shared keys (PSK) of both sides differ, or {words}"
         message = f"the peer ended the connection: {words} (alert {alert})"
         error = PeerAlertError(message, alert=alert, reason=reason)
     elif refused_hostname is not None:
         # OpenSSL only knows that some callback has said no.
         message = f"the peer asked for {printable(refused_hostname)}, which is not served here"
         error = TLSError(message, reason="UNRECOGNIZED_NAME")
+    elif agrees_by_psk and reason in _UNREADABLE:
+        words = _REASONS["DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
+        message = f"the pre-shared keys (PSK) of both sides differ, or {words}"
+        error = TLSError(message, reason=reason)
     elif reason in _REASONS and getattr(exc, "library", None) in {"SSL", None}:
         # Other libraries of OpenSSL have reasons of the same names.
         error = TLSError(_REASONS[reason], reason=reason)

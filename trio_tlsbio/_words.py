@@ -13,18 +13,20 @@ ALERTS = {
     "record_overflow": "a record that we sent is too long",
     "decompression_failure": "it can't decompress our data",
     "handshake_failure": "it found no parameters that both sides support (ciphers, groups,"
-    " signatures), or it wants a client certificate",
+    " signatures), or no client certificate or pre-shared key (PSK) where it needs one",
     "no_certificate": "we did not send a certificate",
     "bad_certificate": "it does not accept our certificate",
     "unsupported_certificate": "our certificate is of a kind that it does not support",
     "certificate_revoked": "our certificate was revoked",
     "certificate_expired": "our certificate has expired or is not valid yet",
     "certificate_unknown": "it does not accept our certificate",
-    "illegal_parameter": "a handshake message that we sent does not make sense to it",
+    "illegal_parameter": "a handshake message that we sent does not make sense to it, or our"
+    " pre-shared key (PSK) is not the one that it has",
     "unknown_ca": "it does not trust the authority that issued our certificate",
     "access_denied": "our certificate is valid, but not allowed in",
     "decode_error": "it can't read a message that we sent",
-    "decrypt_error": "it can't verify a signature or a Finished message that we sent",
+    "decrypt_error": "it can't verify a signature or a Finished message that we sent, or our"
+    " pre-shared key (PSK) is not the one that it has",
     "export_restriction": "export restrictions are violated",
     "protocol_version": "it supports no TLS version that we offer",
     "insufficient_security": "what we offer is not secure enough for it",
@@ -38,7 +40,7 @@ ALERTS = {
     "unrecognized_name": "it serves no site of the name we asked for",
     "bad_certificate_status_response": "it can't accept our OCSP response",
     "bad_certificate_hash_value": "our certificate is not the one that it was told of",
-    "unknown_psk_identity": "it does not know our pre-shared key",
+    "unknown_psk_identity": "it knows no pre-shared key (PSK) for the identity that we sent",
     "certificate_required": "it wants a client certificate, and we sent none",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
     "unknown": "it sent an alert that has no name here",
@@ -95,7 +97,8 @@ REASONS = {
     "RECORD_LAYER_FAILURE": _NO_TLS_RECORD,
     "BAD_RECORD_TYPE": _NO_TLS_RECORD,
     # Versions
-    "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here",
+    "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here, or there is"
+    " neither a certificate nor a pre-shared key (PSK) for it here",
     "VERSION_TOO_LOW": "the peer's newest TLS version is older than those that are allowed here",
     "VERSION_TOO_HIGH": "the peer's TLS version is newer than those that are allowed here",
     "NO_PROTOCOLS_AVAILABLE": "the context's minimum_version and maximum_version leave no TLS"
@@ -109,13 +112,16 @@ REASONS = {
     " need TLS 1.2",
     # Ciphers, groups and signatures
     "NO_SHARED_CIPHER": "the peer offers no cipher that is allowed here, or there is no"
-    " certificate for the ciphers it offers (was load_cert_chain() called?)",
-    "NO_CIPHERS_AVAILABLE": "the context's ciphers fit none of its TLS versions",
+    " certificate or pre-shared key (PSK) for the ciphers it offers (was load_cert_chain()"
+    " called?)",
+    "NO_CIPHERS_AVAILABLE": "the context's ciphers fit none of its TLS versions, or need a"
+    " pre-shared key (PSK) that it has no callback for",
     "NO_CIPHERS_SPECIFIED": "the peer's ClientHello offers no ciphers at all",
     "NO_SHARED_SIGNATURE_ALGORITHMS": "the peer accepts no signature algorithm that is allowed"
     " here",
     "NO_SUITABLE_SIGNATURE_ALGORITHM": "the peer accepts no signature that our certificate's key"
-    " can make",
+    " can make; or no certificate is loaded here, and the peer offers no pre-shared key (PSK) that"
+    " is known here",
     "NO_SUITABLE_KEY_SHARE": _NO_GROUP,
     "NO_SHARED_GROUPS": _NO_GROUP,
     "UNSUPPORTED_ELLIPTIC_CURVE": _NO_GROUP,
@@ -188,8 +194,8 @@ REASONS = {
     "BAD_RSA_ENCRYPT": _UNREADABLE_KEY,
     "MISSING_TMP_DH_KEY": "a Diffie-Hellman cipher was agreed on, and the context has no"
     " parameters for it (load_dh_params())",
-    "PSK_IDENTITY_NOT_FOUND": "the pre-shared key (PSK) of the identity that the peer named is not"
-    " known here",
+    "PSK_IDENTITY_NOT_FOUND": "no pre-shared key (PSK) is known here for the identity or the hint"
+    " that the peer sent",
     "PSK_NO_CLIENT_CB": _NO_PSK,
     "PSK_NO_SERVER_CB": _NO_PSK,
     "BAD_PSK": "the pre-shared key (PSK), or the session, does not fit the cipher that was"

@@ -51,7 +51,8 @@ _ALERT_CURES = {
     "record_overflow": _TWO_IMPLEMENTATIONS,
     "decompression_failure": _TWO_IMPLEMENTATIONS,
     "handshake_failure": _COMMON_PARAMETERS
-    + " If the peer wants a client certificate, load one by ``load_cert_chain()``.",
+    + " If the peer wants a client certificate, load one by ``load_cert_chain()``. With a "
+    "pre-shared key, compare the identities of both sides.",
     "no_certificate": "Load a client certificate by ``load_cert_chain()``.",
     "bad_certificate": _OUR_CERTIFICATE,
     "unsupported_certificate": "Use a certificate of another kind of key, or made for this "
@@ -59,7 +60,8 @@ _ALERT_CURES = {
     "certificate_revoked": "Get a new certificate.",
     "certificate_expired": "Renew the certificate; look at the clocks of both sides.",
     "certificate_unknown": _OUR_CERTIFICATE,
-    "illegal_parameter": _TWO_IMPLEMENTATIONS,
+    "illegal_parameter": _TWO_IMPLEMENTATIONS + " With a pre-shared key, compare the keys of both "
+    "sides.",
     "unknown_ca": "Let the peer trust the authority, and send the intermediate certificates: "
     "``load_cert_chain()`` wants the whole chain in its file.",
     "access_denied": "Ask the peer's operator for access.",
@@ -81,7 +83,7 @@ _ALERT_CURES = {
     "unrecognized_name": "Look at ``server_hostname``; connect by name and not by address.",
     "bad_certificate_status_response": "Look at the OCSP response that this side sends.",
     "bad_certificate_hash_value": _TWO_IMPLEMENTATIONS,
-    "unknown_psk_identity": "Compare the identities and keys of both sides.",
+    "unknown_psk_identity": "Compare the identities of both sides.",
     "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
     "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",
     "unknown": "Look into the peer's log.",
@@ -96,17 +98,17 @@ _REASON_CURES = {
     "UNKNOWN_PROTOCOL": _PROTOCOL,
     "RECORD_LAYER_FAILURE": _PROTOCOL,
     "UNSUPPORTED_PROTOCOL": _OLD_PEER
-    + " A server that speaks TLS 1.3 alone says this too if no certificate is loaded that goes "
-    "with it.",
+    + " A server that speaks TLS 1.3 alone says this too if it has neither a certificate that goes "
+    "with it nor a callback for pre-shared keys.",
     "NO_PROTOCOLS_AVAILABLE": "Set ``minimum_version`` and ``maximum_version`` so that they "
     "leave one; look at the system's OpenSSL configuration.",
     "WRONG_SSL_VERSION": _OLD_PEER,
     "NO_SHARED_CIPHER": "On a server, load a certificate by ``load_cert_chain()``. Otherwise "
-    "compare the ciphers of both sides.",
+    "compare the ciphers of both sides: in TLS 1.2 pre-shared keys need ciphers of their own.",
     "NO_CIPHERS_AVAILABLE": "Change ``set_ciphers()`` or the versions: the two have nothing in "
-    "common.",
+    "common. For pre-shared keys call ``set_psk_client_callback()``.",
     "NO_SUITABLE_SIGNATURE_ALGORITHM": "Use a certificate with another kind of key, such as "
-    "ECDSA P-256 or RSA.",
+    "ECDSA P-256 or RSA. For pre-shared keys, compare the identities of both sides.",
     "NO_SUITABLE_KEY_SHARE": _COMMON_PARAMETERS,
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "Give the client a certificate, or set ``verify_mode`` "
     "to ``CERT_OPTIONAL`` if it may come without.",

@@ -163,7 +163,8 @@ MALFORMED = Ends("the peer sent a malformed alert", "unexpected_message")
 TOO_MANY = Ends("the peer sent one warning after the other", "unexpected_message")
 FAILURE = Ends(
     "the peer ended the connection: it found no parameters that both sides support (ciphers, "
-    "groups, signatures), or it wants a client certificate (alert handshake_failure)",
+    "groups, signatures), or no client certificate or pre-shared key (PSK) where it needs one "
+    "(alert handshake_failure)",
     None,
 )
 

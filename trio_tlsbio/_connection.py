@@ -28,6 +28,7 @@ from ._hello import HelloWatch
 from ._info import HandshakeInfo, presented_names
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
 from ._records import (
+    APPLICATION_DATA,
     DATA_SHIFT,
     HEADER_BYTES,
     RECORD_BYTES,
@@ -35,6 +36,7 @@ from ._records import (
     Records,
     is_acceptable,
     is_possible_in_plaintext,
+    reason_of_refusal,
     record_bounds,
 )
 from ._sessions import TLSSession, VerificationSettings, refuse_copy
@@ -441,13 +443,14 @@ class TLSConnection:
             self.wants_data = False
             fed, size = self._fed, len(data)
             if (
-                isinstance(data, bytes)
+                type(data) is bytes
                 and size > HEADER_BYTES
+                and data[0] == APPLICATION_DATA
                 and size == HEADER_BYTES + (data[3] << 8 | data[4])
                 and not (fed.waiting or fed.missing or self._by_record or self._incoming.pending)
             ):
-                # A single record, with nothing before it that waits or has not been read: the usual
-                # case, in which a queue would only take time.
+                # A single record of data, with nothing before it that waits or has not been read:
+                # the usual case, in which a queue would only take time.
                 self._incoming.write(data)
             else:
                 fed.feed(data)
@@ -1119,9 +1122,23 @@ class TLSConnection:
                 names=partial(presented_names, self._ssl_object),
                 server_hostname=self._ssl_object.server_hostname,
                 refused_hostname=refused_hostname(self._ssl_object),
+                refusal=self._reason_of_refusal,
             )
         error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
         return caused_by(error, exc)
+
+    def _reason_of_refusal(self) -> str | None:
+        """Look into what OpenSSL was given, and has written, for why it has refused a record."""
+        rest, written = self._incoming.read(), self._outgoing.read()
+        self._incoming.write(rest)
+        self._outgoing.write(written)
+        return reason_of_refusal(
+            self._fed.last_header,
+            rest,
+            written,
+            is_split=self._fed.missing > 0,
+            is_tls13=self._ssl_object.version() == "TLSv1.3",
+        )
 
     def _fail(self, exc: Exception, suspect: TLSError | None = None) -> None:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and

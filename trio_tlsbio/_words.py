@@ -92,7 +92,8 @@ REASONS = {
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS here: this may be a plaintext port, or"
     " one that wants STARTTLS first",
     "UNKNOWN_PROTOCOL": "the peer does not speak TLS here",
-    "RECORD_LAYER_FAILURE": _NO_TLS_RECORD,
+    "RECORD_LAYER_FAILURE": "a record arrived damaged: somebody on the way changed or mixed up"
+    " bytes, or the peer sent an invalid one",
     "BAD_RECORD_TYPE": _NO_TLS_RECORD,
     # Versions
     "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here",

@@ -135,6 +135,8 @@ REASONS = {
     "MISSING_SIGALGS_EXTENSION": _MISSING_EXTENSION,
     "MISSING_SUPPORTED_GROUPS_EXTENSION": _MISSING_EXTENSION,
     "MISSING_PSK_KEX_MODES_EXTENSION": _MISSING_EXTENSION,
+    "MISSING_SUPPORTED_VERSIONS_EXTENSION": "the peer's HelloRetryRequest does not name the version"
+    " of TLS",
     "NO_APPLICATION_PROTOCOL": "the peer offers no application protocol (ALPN) that is served here",
     # Certificates
     "CERTIFICATE_VERIFY_FAILED": "the peer's certificate was refused",

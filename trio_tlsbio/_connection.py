@@ -153,7 +153,7 @@ def check_arguments(
         if session is not None:
             raise ValueError("session is for clients: a server resumes what it is offered")
     elif ssl_context.check_hostname and name is None:
-        # wrap_bio() lets this pass, and OpenSSL would then check no name at all.
+        # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at all.
         raise ValueError(
             "the SSLContext checks host names (check_hostname), so a client needs server_hostname"
         )

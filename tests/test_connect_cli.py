@@ -301,10 +301,10 @@ async def test_timeline_in_lines(server: Server) -> None:
         result = await run(*connect, stdin=b"abc\n")
     assert result.stdout == b"cba\n"
     lines = result.stderr.partition("timeline:\n")[2].splitlines()
-    assert re.fullmatch(r" +\d+\.\d ms  client -> server  \d+ bytes", lines[0])
-    assert re.fullmatch(r" +handshake \(ClientHello\), \d+ bytes", lines[1])
+    assert re.fullmatch(r" +\d+\.\d ms  client -> server  [\d,]+ bytes", lines[0])
+    assert re.fullmatch(r" +handshake \(ClientHello\), [\d,]+ bytes", lines[1])
     assert re.fullmatch(r" +\d+\.\d ms  client <- server  [\d,]+ bytes", lines[2])
-    assert re.fullmatch(r" +handshake \(ServerHello\), \d+ bytes", lines[3])
+    assert re.fullmatch(r" +handshake \(ServerHello\), [\d,]+ bytes", lines[3])
     assert result.stderr.isascii()
 
 

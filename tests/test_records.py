@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_tlsbio._records import RECORD_BYTES, Records, is_acceptable
+from trio_tlsbio._records import RECORD_BYTES, Records, is_acceptable, reason_of_refusal
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
 MOST_BYTES = 5 + RECORD_BYTES + 2048
@@ -238,3 +238,116 @@ def test_what_was_taken_is_not_kept_with_the_rest() -> None:
     assert len(queue._data) == queue.waiting == 100
     queue.feed(record(1000)[100:])
     assert queue.take() == record(1000)
+
+
+################################################################
+# Records that OpenSSL refuses
+################################################################
+
+OVERFLOW, MAC, VERSION, UNEXPECTED, DECODE = 22, 20, 70, 10, 50
+BODY = bytes(range(40))
+
+
+def written(alert: int | None, *, is_tls13: bool = True) -> bytes:
+    """What OpenSSL has written when it refuses a record; None for an alert that is encrypted."""
+    flight = b"\x14\x03\x03\x00\x01\x01"
+    if alert is not None:
+        return flight + bytes([21, 3, 3, 0, 2, 2, alert])
+    return flight + bytes([23 if is_tls13 else 21, 3, 3, 0, 26]) + bytes(26)
+
+
+def header(content_type: int, version: int, length: int) -> bytes:
+    return bytes([content_type]) + version.to_bytes(2, "big") + length.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize(
+    ("alert", "last_header", "rest", "expected"),
+    [
+        (MAC, b"", b"", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+        (VERSION, header(22, 0x0000, 40), BODY, "WRONG_VERSION_NUMBER"),
+        (OVERFLOW, header(22, 0x0303, 16385), bytes(16385), "DATA_LENGTH_TOO_LONG"),
+        (OVERFLOW, header(22, 0x0303, 16704), bytes(16704), "DATA_LENGTH_TOO_LONG"),
+        (OVERFLOW, header(22, 0x0303, 16705), bytes(16705), "ENCRYPTED_LENGTH_TOO_LONG"),
+        (OVERFLOW, header(22, 0x0303, 16708), bytes(16708), "PACKET_LENGTH_TOO_LONG"),
+        (DECODE, b"\x80\x03\x01\x03\x03", b"", "LENGTH_TOO_SHORT"),
+        (DECODE, header(20, 0x0303, 1), BODY, "WRONG_VERSION_NUMBER"),
+        (UNEXPECTED, header(22, 0x0301, 0), b"", "RECORD_TOO_SMALL"),
+        (UNEXPECTED, header(22, 0x0303, 0), record(9), "RECORD_TOO_SMALL"),
+        (UNEXPECTED, header(20, 0x0303, 1), b"", "UNEXPECTED_CCS_MESSAGE"),
+        (UNEXPECTED, header(99, 0x0303, 40), BODY, "BAD_RECORD_TYPE"),
+        (UNEXPECTED, b"HTTP/", BODY, "WRONG_VERSION_NUMBER"),
+        (UNEXPECTED, header(21, 0x0303, 0), b"", None),
+        (80, b"", b"", None),
+    ],
+)
+def test_an_alert_in_plaintext_shows_why_a_record_was_refused(
+    alert: int, last_header: bytes, rest: bytes, expected: str | None
+) -> None:
+    reason = reason_of_refusal(last_header, rest, written(alert), is_split=False, is_tls13=False)
+    assert reason == expected
+
+
+@pytest.mark.parametrize(
+    ("last_header", "tls12", "tls13"),
+    [
+        (header(22, 0x0303, 40), None, "BAD_RECORD_TYPE"),
+        (header(21, 0x0303, 40), None, "BAD_RECORD_TYPE"),
+        (header(99, 0x0301, 40), "WRONG_VERSION_NUMBER", "BAD_RECORD_TYPE"),
+        (header(99, 0x0000, 40), "WRONG_VERSION_NUMBER", "WRONG_VERSION_NUMBER"),
+        (b"GET /", "WRONG_VERSION_NUMBER", "WRONG_VERSION_NUMBER"),
+        (header(23, 0x0304, 40), "WRONG_VERSION_NUMBER", "WRONG_VERSION_NUMBER"),
+        (header(23, 0x0303, 16640), None, None),
+        (header(23, 0x0303, 16641), None, "ENCRYPTED_LENGTH_TOO_LONG"),
+        (header(23, 0x0303, 16704), None, "ENCRYPTED_LENGTH_TOO_LONG"),
+        (header(23, 0x0303, 16705), "ENCRYPTED_LENGTH_TOO_LONG", "ENCRYPTED_LENGTH_TOO_LONG"),
+        (header(23, 0x0303, 16708), "PACKET_LENGTH_TOO_LONG", "PACKET_LENGTH_TOO_LONG"),
+        (header(23, 0x0303, 65535), "PACKET_LENGTH_TOO_LONG", "PACKET_LENGTH_TOO_LONG"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["split", "whole", "followed"])
+def test_a_header_shows_why_an_encrypted_record_was_refused(
+    last_header: bytes, tls12: str | None, tls13: str | None, ending: str
+) -> None:
+    body = b"" if ending == "split" else BODY.ljust(int.from_bytes(last_header[3:]), b"\xff")
+    rest = body + record(9) * 2 if ending == "followed" else body
+    for is_tls13, expected in ((False, tls12), (True, tls13)):
+        for alert in (written(None, is_tls13=is_tls13), b""):  # none follows our close_notify
+            reason = reason_of_refusal(
+                last_header, rest, alert, is_split=ending == "split", is_tls13=is_tls13
+            )
+            assert reason == expected
+
+
+@pytest.mark.parametrize(
+    ("rest", "tls12", "tls13"),
+    [
+        (b"", None, None),
+        (record(9) + record(20), None, None),
+        (BODY, "WRONG_VERSION_NUMBER", "WRONG_VERSION_NUMBER"),
+        (BODY + record(9), "WRONG_VERSION_NUMBER", "WRONG_VERSION_NUMBER"),
+        (bytes(16641), "WRONG_VERSION_NUMBER", "ENCRYPTED_LENGTH_TOO_LONG"),
+        (bytes(18433), "PACKET_LENGTH_TOO_LONG", "PACKET_LENGTH_TOO_LONG"),
+        (bytes(70_000), "PACKET_LENGTH_TOO_LONG", "PACKET_LENGTH_TOO_LONG"),
+    ],
+)
+@pytest.mark.parametrize("older", [b"", header(22, 0x0303, 122), header(20, 0x0303, 1)])
+def test_what_openssl_has_not_read_shows_why_an_encrypted_record_was_refused(
+    rest: bytes, tls12: str | None, tls13: str | None, older: bytes
+) -> None:
+    for is_tls13, expected in ((False, tls12), (True, tls13)):
+        alert = written(None, is_tls13=is_tls13)
+        reason = reason_of_refusal(older, rest, alert, is_split=False, is_tls13=False)
+        assert reason == expected
+
+
+def test_the_last_header_that_is_not_that_of_data_is_kept() -> None:
+    queue = Records()
+    queue.feed(record(3))
+    queue.take()
+    assert queue.last_header == b""
+    queue.feed(record(3) + b"\x16" + record(4)[1:] + record(5))
+    queue.take()
+    assert queue.last_header == b"\x16\x03\x03\x00\x04"
+    queue.feed(b"HTTP/1.1")
+    queue.take()
+    assert queue.last_header == b"HTTP/"

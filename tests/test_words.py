@@ -23,7 +23,8 @@ UNREACHABLE = {
         PRIVATE_KEY_MISMATCH
     """,
     "configuring a context": """
-        COMPRESSION_ID_NOT_WITHIN_PRIVATE_RANGE DUPLICATE_COMPRESSION_ID INVALID_COMMAND
+        COMPRESSION_ID_NOT_WITHIN_PRIVATE_RANGE DUPLICATE_COMPRESSION_ID
+        ERROR_IN_SYSTEM_DEFAULT_CONFIG INVALID_COMMAND
         INVALID_CONFIGURATION_NAME INVALID_NULL_CMD_NAME INVALID_TICKET_KEYS_LENGTH
         LIBRARY_HAS_NO_CIPHERS NO_CIPHER_MATCH NULL_SSL_METHOD_PASSED SSL_COMMAND_SECTION_EMPTY
         SSL_COMMAND_SECTION_NOT_FOUND SSL_LIBRARY_HAS_NO_CIPHERS SSL_SECTION_EMPTY
@@ -62,7 +63,8 @@ UNREACHABLE = {
     """,
     "QUIC": """
         CONN_USE_ONLY DOMAIN_USE_ONLY FEATURE_NEGOTIATION_NOT_COMPLETE FEATURE_NOT_RENEGOTIABLE
-        LISTENER_USE_ONLY NO_STREAM POLL_REQUEST_NOT_SUPPORTED QUIC_HANDSHAKE_LAYER_ERROR
+        LISTENER_USE_ONLY MISSING_QUIC_TLS_FUNCTIONS NO_STREAM
+        POLL_REQUEST_NOT_SUPPORTED QUIC_HANDSHAKE_LAYER_ERROR
         QUIC_NETWORK_ERROR QUIC_PROTOCOL_ERROR REMOTE_PEER_ADDRESS_NOT_SET STREAM_COUNT_LIMITED
         STREAM_FINISHED STREAM_RECV_ONLY STREAM_RESET STREAM_SEND_ONLY
     """,
@@ -100,7 +102,7 @@ GENERIC = [
     "X509 lib",
 ]
 
-# Reasons that came with OpenSSL 3.2 to 3.5, which a Python that is older has no names for.
+# Reasons that came with OpenSSL 3.2 to 3.6, which a Python that is older has no names for.
 NEWER = [
     "bad certificate",
     "bad compression algorithm",
@@ -109,6 +111,7 @@ NEWER = [
     "invalid raw public key",
     "invalid record",
     "maximum encrypted pkts reached",
+    "missing supported versions extension",
     "no suitable record layer",
     "records not released",
     "sequence ctr wrapped",

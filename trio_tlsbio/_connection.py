@@ -29,6 +29,7 @@ from ._info import HandshakeInfo, presented_names
 from ._key_exchange import KeyExchangeWatch
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
 from ._records import (
+    APPLICATION_DATA,
     DATA_SHIFT,
     HEADER_BYTES,
     RECORD_BYTES,
@@ -36,6 +37,7 @@ from ._records import (
     Records,
     is_acceptable,
     is_possible_in_plaintext,
+    reason_of_refusal,
     record_bounds,
 )
 from ._sessions import TLSSession, VerificationSettings, refuse_copy
@@ -152,7 +154,7 @@ def check_arguments(
         if session is not None:
             raise ValueError("session is for clients: a server resumes what it is offered")
     elif ssl_context.check_hostname and name is None:
-        # wrap_bio() lets this pass, and OpenSSL would then check no name at all.
+        # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at all.
         raise ValueError(
             "the SSLContext checks host names (check_hostname), so a client needs server_hostname"
         )
@@ -446,13 +448,14 @@ class TLSConnection:
                 self._key_exchange_watch.add(data)
             fed, size = self._fed, len(data)
             if (
-                isinstance(data, bytes)
+                type(data) is bytes
                 and size > HEADER_BYTES
+                and data[0] == APPLICATION_DATA
                 and size == HEADER_BYTES + (data[3] << 8 | data[4])
                 and not (fed.waiting or fed.missing or self._by_record or self._incoming.pending)
             ):
-                # A single record, with nothing before it that waits or has not been read: the usual
-                # case, in which a queue would only take time.
+                # A single record of data, with nothing before it that waits or has not been read:
+                # the usual case, in which a queue would only take time.
                 self._incoming.write(data)
             else:
                 fed.feed(data)
@@ -1135,6 +1138,7 @@ class TLSConnection:
                 server_hostname=self._ssl_object.server_hostname,
                 refused_hostname=refused_hostname(self._ssl_object),
                 agrees_by_psk=self._handshake is None and self._has_psk_cipher(),
+                refusal=self._reason_of_refusal,
             )
         error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
         return caused_by(error, exc)
@@ -1143,6 +1147,19 @@ class TLSConnection:
         """Whether the cipher is one of TLS 1.2 for pre-shared keys; those of TLS 1.3 don't say."""
         cipher = self._ssl_object.cipher()
         return cipher is not None and "PSK" in cipher[0]
+
+    def _reason_of_refusal(self) -> str | None:
+        """Look into what OpenSSL was given, and has written, for why it has refused a record."""
+        rest, written = self._incoming.read(), self._outgoing.read()
+        self._incoming.write(rest)
+        self._outgoing.write(written)
+        return reason_of_refusal(
+            self._fed.last_header,
+            rest,
+            written,
+            is_split=self._fed.missing > 0,
+            is_tls13=self._ssl_object.version() == "TLSv1.3",
+        )
 
     def _fail(self, exc: Exception, suspect: TLSError | None = None) -> None:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and

@@ -55,6 +55,8 @@ def make_default_context(
       OSError: if ``cafile`` can't be used.
     """
     context = ssl.create_default_context(purpose, cafile=cafile)
+    # Section 3.1.1. Some builds of Python set no minimum.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     _keep_recommended_ciphers(context)
     context.options &= ~_OP_LEGACY_SERVER_CONNECT  # section 3.5
     context.hostname_checks_common_name = False  # section 7.1; RFC 9525 section 2

@@ -174,14 +174,18 @@ def explain(
     server_hostname: str | None,
     refused_hostname: str | None,
     agrees_by_psk: bool = False,
+    refusal: Callable[[], str | None] = lambda: None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
     ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
-    whether it happened in a handshake of TLS 1.2 with a pre-shared key.
+    whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal()`` is the
+    reason why a record was refused, as far as it is known: newer OpenSSLs don't report it.
     """
     reason = _reason_of(exc)
+    if reason == "RECORD_LAYER_FAILURE":
+        reason = refusal() or reason
     error: TLSError
     if isinstance(exc, ssl.SSLCertVerificationError):
         code: int | None = getattr(exc, "verify_code", None)

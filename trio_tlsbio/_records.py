@@ -10,6 +10,7 @@ from typing import TypeAlias
 import attrs
 
 __all__ = [
+    "APPLICATION_DATA",
     "DATA_SHIFT",
     "HEADER_BYTES",
     "RECORD_BYTES",
@@ -18,6 +19,7 @@ __all__ = [
     "is_acceptable",
     "is_possible",
     "is_possible_in_plaintext",
+    "reason_of_refusal",
     "record_bounds",
 ]
 
@@ -31,7 +33,7 @@ HEADER_BYTES = 5
 
 # From change_cipher_spec to heartbeat: the registry "TLS ContentType" of IANA.
 _TYPES = range(20, 25)
-_HANDSHAKE, _APPLICATION_DATA = 22, 23
+_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
 
 # What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
@@ -40,6 +42,23 @@ DATA_SHIFT = 12
 """Decrypting a longest record of data takes as long as five records of a byte: one more for each
 ``1 << DATA_SHIFT`` bytes.
 """
+
+# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 8446 section
+# 5.2); and how long a record OpenSSL 3.0 has room for.
+_MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
+_MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
+
+# AlertDescription: RFC 8446 section 6.
+_UNEXPECTED_MESSAGE, _BAD_RECORD_MAC, _RECORD_OVERFLOW = 10, 20, 22
+_DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
+
+# Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
+# it answers by an alert in plaintext.
+_BY_TYPE = {_CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", _HANDSHAKE: "RECORD_TOO_SMALL"}
+_BY_ALERT = {
+    _BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+    _PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
+}
 
 # A record of type handshake may hold thousands of messages.
 _HANDSHAKE_SHIFT = 7
@@ -65,7 +84,7 @@ def is_acceptable(record: bytes) -> bool:
     by itself.
     """
     return (
-        record[0] == _APPLICATION_DATA
+        record[0] == APPLICATION_DATA
         and record[1:3] == b"\x03\x03"
         and _length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
     )
@@ -83,6 +102,85 @@ def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
 
 def _length(data: Data, start: int) -> int:
     return data[start + 3] << 8 | data[start + 4]
+
+
+def reason_of_refusal(
+    header: bytes, rest: bytes, written: bytes, *, is_split: bool, is_tls13: bool
+) -> str | None:
+    """Return why OpenSSL has refused a record, as OpenSSL 3.0 names the reason.
+
+    From 3.2 on OpenSSL reports the same for all that its record layer refuses. Its alert shows
+    more, unless it is encrypted, and what it has not read shows whether a header was enough.
+
+    Args:
+      header: The ``last_header`` of the queue that the records were taken from.
+      rest: What OpenSSL has not read of the records that it was given.
+      written: What OpenSSL has written to be sent, which ends with its alert.
+      is_split: Whether more of the last record is missing.
+      is_tls13: Whether TLS 1.3 is agreed on already.
+
+    Returns:
+      None if that can't be known: OpenSSL has read a whole record that is encrypted, and can't
+      decrypt it, or does not allow what is in it.
+    """
+    alert = b""
+    for start, end in record_bounds(written):
+        alert = written[start:end]
+    is_whole = not is_split and _are_whole(rest, 0)
+    is_known = is_split or (
+        len(header) == HEADER_BYTES
+        and (length := _length(header, 0)) > 0
+        and _are_whole(rest, length)
+    )
+    if len(alert) == HEADER_BYTES + 2 and alert[0] == _ALERT:
+        length = _length(header, 0) if is_known else len(rest)
+        return _reason_by_alert(alert[-1], header, length, is_whole=is_whole)
+    is_tls13 = is_tls13 or alert[:1] == bytes([APPLICATION_DATA])
+    if is_known:
+        return _reason_by_header(header, is_tls13=is_tls13)
+    if is_whole:
+        return None
+    # Its header was enough, and it is application data by that.
+    likely = bytes([APPLICATION_DATA, 3, 3, *min(len(rest), 0xFFFF).to_bytes(2, "big")])
+    return _reason_by_header(likely, is_tls13=is_tls13) or "WRONG_VERSION_NUMBER"
+
+
+def _reason_by_alert(alert: int, header: bytes, length: int, *, is_whole: bool) -> str | None:
+    """Return what an alert in plaintext means. ``is_whole`` unless a header was enough for it."""
+    if alert == _UNEXPECTED_MESSAGE and is_whole:
+        return _BY_TYPE.get(header[0]) if header else None
+    if alert == _UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
+        return "BAD_RECORD_TYPE" if header[1:2] == b"\x03" else "WRONG_VERSION_NUMBER"
+    if alert == _RECORD_OVERFLOW:
+        return _reason_by_length(length, RECORD_BYTES + _MOST_ADDED) or "DATA_LENGTH_TOO_LONG"
+    if alert == _DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
+        return "LENGTH_TOO_SHORT" if is_whole else "WRONG_VERSION_NUMBER"
+    return _BY_ALERT.get(alert)
+
+
+def _reason_by_header(header: bytes, *, is_tls13: bool) -> str | None:
+    """Return what is wrong with the header of an encrypted record."""
+    if is_tls13 and header[1] == 3 and header[0] != APPLICATION_DATA:
+        return "BAD_RECORD_TYPE"
+    if header[1:3] != b"\x03\x03":
+        return "WRONG_VERSION_NUMBER"
+    most_added = _MOST_ADDED_TLS13 if is_tls13 else _MOST_ADDED
+    return _reason_by_length(_length(header, 0), RECORD_BYTES + most_added)
+
+
+def _reason_by_length(length: int, most: int) -> str | None:
+    if length > _MOST_BUFFERED:
+        return "PACKET_LENGTH_TOO_LONG"
+    return "ENCRYPTED_LENGTH_TOO_LONG" if length > most else None
+
+
+def _are_whole(data: bytes, start: int) -> bool:
+    """Whether nothing but whole records follows."""
+    end = start
+    for begin, end in record_bounds(data, start):
+        if not is_possible(data[begin:end]):
+            return False
+    return end == len(data)
 
 
 @attrs.define(eq=False)
@@ -104,8 +202,9 @@ class Records:
     allowance: int = sys.maxsize
     cost: int = 1
     shift: int = DATA_SHIFT
+    #: The header of the last record that is no application data, or whose beginning was taken out.
+    last_header: bytes = b""
     _is_first: bool = True  # whether no record was taken out yet
-    _split_type: int = 0  # of the last record whose beginning was taken out
     # What is taken out of, from _start on, and what was fed meanwhile.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
@@ -145,7 +244,7 @@ class Records:
         """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
         after the handshake. One whose beginning was taken out already counts.
         """
-        if self.missing and self._split_type == _HANDSHAKE:
+        if self.missing and self.last_header[0] == _HANDSHAKE:
             return self.take_all()
         data = self.take_all()
         end = self.missing
@@ -174,8 +273,12 @@ class Records:
             following = end + self._record_bytes(data, end)
             if following > size or (following > limit and end > start):
                 break
-            is_handshake = data[end] == _HANDSHAKE
-            left -= cost + ((following - end) >> (_HANDSHAKE_SHIFT if is_handshake else self.shift))
+            shift = self.shift
+            if data[end] != APPLICATION_DATA:
+                self.last_header = bytes(data[end : end + HEADER_BYTES])
+                if data[end] == _HANDSHAKE:
+                    shift = _HANDSHAKE_SHIFT
+            left -= cost + ((following - end) >> shift)
             end = following
             if single or left < cost or end >= limit:
                 break
@@ -221,7 +324,7 @@ class Records:
             return b""
         self._is_first = False
         self.allowance -= self.cost + (len(record) >> self.shift)
-        self.missing, self._split_type = missing, record[0]
+        self.missing, self.last_header = missing, record[:HEADER_BYTES]
         self.waiting -= len(record)
         self._begin_next()
         return record

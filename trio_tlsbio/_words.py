@@ -94,7 +94,8 @@ REASONS = {
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS here: this may be a plaintext port, or"
     " one that wants STARTTLS first",
     "UNKNOWN_PROTOCOL": "the peer does not speak TLS here",
-    "RECORD_LAYER_FAILURE": _NO_TLS_RECORD,
+    "RECORD_LAYER_FAILURE": "a record arrived damaged: somebody on the way changed or mixed up"
+    " bytes, or the peer sent an invalid one",
     "BAD_RECORD_TYPE": _NO_TLS_RECORD,
     # Versions
     "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here, or there is"
@@ -140,6 +141,8 @@ REASONS = {
     "MISSING_SIGALGS_EXTENSION": _MISSING_EXTENSION,
     "MISSING_SUPPORTED_GROUPS_EXTENSION": _MISSING_EXTENSION,
     "MISSING_PSK_KEX_MODES_EXTENSION": _MISSING_EXTENSION,
+    "MISSING_SUPPORTED_VERSIONS_EXTENSION": "the peer's HelloRetryRequest does not name the version"
+    " of TLS",
     "NO_APPLICATION_PROTOCOL": "the peer offers no application protocol (ALPN) that is served here",
     # Certificates
     "CERTIFICATE_VERIFY_FAILED": "the peer's certificate was refused",

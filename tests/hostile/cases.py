@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -17,8 +18,13 @@ from .peer import SIDES, Arena, HostilePeer, Outcome, outcome_of
 Arenas: TypeAlias = Mapping[tuple[str, str], Arena]
 Say: TypeAlias = Callable[[HostilePeer], bytes]
 
+# From 3.2 on, OpenSSL does not report what is wrong with a record that it has read as a whole.
+IS_SILENT = ssl.OPENSSL_VERSION_INFO >= (3, 2)
+
 # The words that most of them end with.
 DAMAGED = "a record arrived damaged: somebody on the way changed or mixed up bytes"
+if IS_SILENT:
+    DAMAGED += ", or the peer sent an invalid one"
 TOO_LONG = "the peer sent a record that is longer than TLS allows"
 NO_RECORD = "the peer sent something that is not a TLS record"
 NO_PLACE = "the peer sent a record that has no place here"
@@ -39,6 +45,11 @@ class Ends:
 
     words: str
     alert: str | None
+
+
+def inside(words: str, alert: str, silent_alert: str | None = None) -> Ends:
+    """The end by what is wrong in a record, which OpenSSL reports before 3.2 only."""
+    return Ends(DAMAGED, silent_alert or alert) if IS_SILENT else Ends(words, alert)
 
 
 @attrs.frozen

@@ -30,7 +30,18 @@ from fuzz._forge import (
 from tests.tables import Tables
 from trio_tlsbio import State, TLSConnection, TruncationError
 
-from .cases import DAMAGED, NO_MESSAGE, NO_PLACE, NO_RECORD, NO_TLS, TOO_LONG, Arenas, Ends, told
+from .cases import (
+    DAMAGED,
+    NO_MESSAGE,
+    NO_PLACE,
+    NO_RECORD,
+    NO_TLS,
+    TOO_LONG,
+    Arenas,
+    Ends,
+    inside,
+    told,
+)
 from .peer import Arena, HostilePeer, outcome_of, shake_hands
 
 #: Says something instead of a peer's first flight, whose records are given.
@@ -107,7 +118,7 @@ CASES = [
             ),
             Waits(),
         )
-        for size in (20_000, 65_000)
+        for size in (20_000, 64_000)
     ),
     to_server(
         "a ClientHello that says it has 16 MiB",
@@ -159,13 +170,13 @@ CASES = [
         "a ClientHello, then 33 change_cipher_spec",
         lambda hello: hello + CCS * 33,
         UNEXPECTED,
-        Ends(NO_PLACE, "unexpected_message"),
+        inside(NO_PLACE, "unexpected_message"),
     ),
     to_server(
         "a ClientHello, then change_cipher_spec with another content",
         lambda hello: hello + record(CHANGE_CIPHER_SPEC, b"\x02"),
         Ends(NO_PLACE, "unexpected_message"),
-        Ends(NO_PLACE, "illegal_parameter"),
+        inside(NO_PLACE, "illegal_parameter", "unexpected_message"),
     ),
     to_client(
         "a ServerHello that says it has 16 MiB",
@@ -268,7 +279,8 @@ def test_a_flight_of_a_server_may_be_cut_anew(arenas: Arenas, size: int) -> None
     victim.feed(in_pieces(HANDSHAKE, flight[0][5:], size))
     for start in range(0, len(messages), size):
         victim.feed(sealing.seal(HANDSHAKE, messages[start : start + size], padding=start % 3))
-    assert victim.do_handshake()
+    while not victim.do_handshake():
+        assert victim.is_behind
     shake_hands(peer, victim)
 
 

@@ -23,7 +23,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
 )
 
-from .cases import DAMAGED, NO_MESSAGE, TOO_LONG, Arenas
+from .cases import DAMAGED, IS_SILENT, NO_MESSAGE, TOO_LONG, Arenas, inside
 from .peer import Arena, HostileEnd, HostilePeer
 
 Stream: TypeAlias = TLSStream[trio.SocketStream]
@@ -43,7 +43,8 @@ ATTACKS: dict[str, tuple[Say, str, str | None]] = {
         lambda peer: peer.seal(APPLICATION_DATA, b"data") * 2, DAMAGED, "bad_record_mac",
     ),
     "a record that is too long": (
-        lambda peer: peer.seal(APPLICATION_DATA, bytes(16385)), TOO_LONG, "record_overflow",
+        lambda peer: peer.seal(APPLICATION_DATA, bytes(16385)),
+        inside(TOO_LONG, "record_overflow").words, "record_overflow",
     ),
     "a Finished": (
         lambda peer: peer.seal(HANDSHAKE, handshake(FINISHED, bytes(48))),
@@ -51,7 +52,8 @@ ATTACKS: dict[str, tuple[Say, str, str | None]] = {
     ),
     "empty records": (
         lambda peer: b"".join(peer.seal(APPLICATION_DATA, b"") for _ in range(33)),
-        "the peer sent one empty record after the other", "unexpected_message",
+        inside("the peer sent one empty record after the other", "unexpected_message").words,
+        "unexpected_message",
     ),
     "HTTP": (lambda _: b"GET / HTTP/1.1\r\n\r\n", "does not speak TLS", "protocol_version"),
     "a fatal alert": (lambda peer: peer.seal(ALERT, b"\x02\x50"), "internal error", None),
@@ -62,9 +64,11 @@ ATTACKS: dict[str, tuple[Say, str, str | None]] = {
 
 
 @pytest.fixture(params=ATTACKS)
-def attack(request: pytest.FixtureRequest) -> tuple[Say, str, str | None]:
-    attack: tuple[Say, str, str | None] = ATTACKS[request.param]
-    return attack
+def attack(request: pytest.FixtureRequest, version: str) -> tuple[Say, str, str | None]:
+    say, words, alert = ATTACKS[request.param]
+    if request.param == "HTTP" and version == "tls13" and IS_SILENT:
+        alert = "unexpected_message"  # in TLS 1.3, OpenSSL looks at the type first from 3.2 on
+    return say, words, alert
 
 
 async def echo(stream: Stream) -> None:

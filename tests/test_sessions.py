@@ -338,6 +338,21 @@ def test_no_session_of_a_connection_that_failed_behind_our_close_notify(
     assert client.session is None
 
 
+def test_no_session_of_a_connection_that_failed_behind_the_peers_close_notify(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    server.send_close_notify()
+    transfer(server, client)
+    assert client.receive() == b""
+    assert client.session is not None
+    client.abort(TLSError("the transport broke while sending"))
+    assert client.receive_state is State.CLOSED
+    assert client.session is None
+
+
 def test_a_session_that_a_server_of_tls12_renews_is_collected(
     ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:

@@ -1263,6 +1263,18 @@ async def test_everything_is_an_error_after_closing(established: Pair) -> None:
         client.send_nowait(b"x")
 
 
+@pytest.mark.parametrize(
+    "name", ["do_handshake", "receive_some", "send_eof", "unwrap", "wait_send_all_might_not_block"]
+)
+async def test_nothing_uses_a_transport_that_an_abort_could_not_close(
+    name: str, client_context: ssl.SSLContext
+) -> None:
+    client = TLSStream(Untouchable(), client_context, server_hostname=NAME)
+    assert not client.abort()
+    with pytest.raises(trio.ClosedResourceError):
+        await getattr(client, name)()
+
+
 async def test_closing_before_the_handshake_is_a_clean_end(pair: Pair) -> None:
     client, server = pair
 

@@ -882,6 +882,31 @@ async def test_abort_ends_a_connection_that_another_process_holds(
 
 
 @sides
+async def test_a_close_notify_vouches_for_a_send_nowait_behind_one_that_was_cut(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side, receive_buffer=65536) as (
+        ours,
+        theirs,
+    ):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ours.send_all, bytes(8_000_000))
+                await wait_all_tasks_blocked()
+                scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.do_handshake)  # sends what is left
+            received = 0
+            while received < ours.bytes_committed:
+                received += len(await theirs.receive_some())
+        assert ours.send_nowait(b"end") == 3
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.aclose)
+            assert await receive_up_to_the_end(theirs) == (b"end", None)
+            await theirs.aclose()
+
+
+@sides
 @pytest.mark.parametrize("over", ["tcp", "memory", "tls in tls"])
 async def test_abort_closes_at_once_and_vouches_for_nothing(
     over: str, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext

@@ -784,6 +784,44 @@ async def test_aclose_cancelled_sets_free_who_is_blocked(setup: Setup) -> None:
     await at_every_step(scenario)
 
 
+class CancelsWhatReceives(trio.abc.Stream):
+    """A transport that cancels a scope as soon as it has received something."""
+
+    def __init__(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+        self._stream = stream
+        self._scope = scope
+
+    async def send_all(self, data: Data) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise NotImplementedError
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        self._scope.cancel()
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def test_a_cancelled_send_that_has_not_begun_breaks_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    near, far = memory_stream_pair()
+    scope = trio.CancelScope()
+    client, server = wrap_pair(
+        near, CancelsWhatReceives(far, scope), client_context, server_context
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        with scope:
+            await server.do_handshake()  # cancelled with the client's hello, before its answer
+        assert scope.cancelled_caught
+        await server.do_handshake()
+
+
 class SendsInANursery(trio.abc.Stream):
     """A stream that counts, and whose exceptions come in groups."""
 

@@ -402,3 +402,44 @@ async def test_only_one_receives(asking: Asking) -> None:
     with pytest.raises(trio.ClosedResourceError):
         await server.verify_client_post_handshake()
     assert isinstance(client, TLSStream)
+
+
+async def test_answer_goes_out_with_data_that_comes_after_the_request(
+    ca: trustme.CA, asking: Asking
+) -> None:
+    ca.issue_cert(CLIENT).configure_cert(asking.client)
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, asking.client, asking.server)
+        await both_handshakes(client, server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.verify_client_post_handshake)
+            await wait_all_tasks_blocked()
+            await server.send_all(b"data")
+            assert await client.receive_some() == b"data"
+            # The client has no more to do, and does not use the stream.
+            with trio.fail_after(10):
+                while nursery.child_tasks:
+                    await trio.lowlevel.checkpoint()
+        assert names_in(server.handshake) == [CLIENT]
+
+
+async def test_answer_that_waits_for_room_goes_out_while_receiving(
+    ca: trustme.CA, asking: Asking
+) -> None:
+    ca.issue_cert(CLIENT).configure_cert(asking.client)
+    client, server = wrap_pair(*memory_stream_pair(), asking.client, asking.server)
+    await both_handshakes(client, server)
+    has_room = trio.Event()
+    client.transport_stream.send_stream.wait_send_all_might_not_block_hook = has_room.wait
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.wait_send_all_might_not_block)
+        nursery.start_soon(client.receive_some)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as inner:
+                inner.start_soon(server.verify_client_post_handshake)
+                await wait_all_tasks_blocked()
+                assert client.connection.unsent
+                has_room.set()
+        assert names_in(server.handshake) == [CLIENT]
+        nursery.cancel_scope.cancel()

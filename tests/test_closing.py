@@ -819,6 +819,94 @@ async def test_a_close_notify_vouches_that_no_send_was_cut(
 
 
 @sides
+@pytest.mark.parametrize("cut", [False, True], ids=["", "behind a cancelled send"])
+async def test_a_blocked_sender_hears_of_a_close_that_sends_its_data(
+    cut: bool, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side, receive_buffer=65536) as (
+        ours,
+        theirs,
+    ):
+        if cut:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ours.send_all, bytes(8_000_000))
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+        sends = 0
+
+        async def send() -> None:
+            nonlocal sends
+            while True:
+                await ours.send_all(bytes(100_000))
+                sends += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_closed, send)
+            await wait_all_tasks_blocked()
+            blocked_in, committed = sends, ours.bytes_committed
+            nursery.start_soon(ours.aclose)
+            await wait_all_tasks_blocked()
+            received, _ = await receive_up_to_the_end(theirs)
+            await theirs.aclose()
+        assert sends == blocked_in
+        assert len(received) == ours.bytes_committed == committed
+
+
+@sides
+async def test_unwrap_gives_away_no_transport_that_another_task_closes(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side) as (ours, theirs):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_closed, ours.unwrap)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(ours.aclose)
+            await wait_all_tasks_blocked()
+            await theirs.aclose()
+        assert bottom(ours).socket.fileno() == -1
+
+
+@sides
+async def test_abort_ends_a_connection_that_another_process_holds(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side) as (ours, theirs):
+        held = os.dup(bottom(ours).socket.fileno())  # as a child process that was forked does
+        try:
+            ours.abort()
+            with trio.fail_after(LONG), pytest.raises(TruncationError):
+                await theirs.receive_some()
+        finally:
+            os.close(held)
+
+
+@sides
+async def test_a_close_notify_vouches_for_a_send_nowait_behind_one_that_was_cut(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side, receive_buffer=65536) as (
+        ours,
+        theirs,
+    ):
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ours.send_all, bytes(8_000_000))
+                await wait_all_tasks_blocked()
+                scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.do_handshake)  # sends what is left
+            received = 0
+            while received < ours.bytes_committed:
+                received += len(await theirs.receive_some())
+        assert ours.send_nowait(b"end") == 3
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.aclose)
+            assert await receive_up_to_the_end(theirs) == (b"end", None)
+            await theirs.aclose()
+
+
+@sides
 @pytest.mark.parametrize("over", ["tcp", "memory", "tls in tls"])
 async def test_abort_closes_at_once_and_vouches_for_nothing(
     over: str, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext

@@ -10,11 +10,18 @@ from typing import Any, TypeAlias
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+import trustme
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from trio_tlsbio import TLSStream
+from trio_tlsbio import TLSStream, open_pump
 
-from .helpers import both_handshakes, tcp_pair, wrap_pair
+from .helpers import (
+    both_handshakes,
+    client_context_for,
+    server_context_for,
+    tcp_pair,
+    wrap_pair,
+)
 
 Operation: TypeAlias = Callable[[TLSStream[Any]], Awaitable[object]]
 
@@ -113,3 +120,47 @@ async def test_what_a_cancelled_send_left_goes_out_with_the_next_operation(
                 await operation(ours)
         assert ours.bytes_committed == committed
         assert unsent(ours) == 0
+
+
+async def test_a_task_that_receives_already_sends_what_a_send_nowait_left(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    payload = random.Random(0).randbytes(8_000_000)
+    async with tcp_pair() as transports:
+        for transport in transports:
+            transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        ours, theirs = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(ours, theirs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive_some, ours)
+            await wait_all_tasks_blocked()
+            assert ours.send_nowait(payload) == len(payload)
+            assert unsent(ours)
+            received = b""
+            with trio.fail_after(10):
+                while len(received) < len(payload):
+                    received += await theirs.receive_some()
+            assert received == payload
+            await theirs.send_all(b"answer")
+
+
+async def test_what_a_cancelled_send_left_goes_out_after_tickets_that_waited(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    near, far = lockstep_stream_pair()
+    async with open_pump(near, max_buffer=1) as pumped:
+        client, server = wrap_pair(
+            far, pumped, client_context_for(ca), server_context_for(server_cert)
+        )
+        await both_handshakes(client, server)
+        assert unsent(server), "there are no tickets that wait"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.send_all, b"data")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert unsent(server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive_some)
+            await server.wait_send_all_might_not_block()
+            nursery.cancel_scope.cancel()
+        assert unsent(server) == 0

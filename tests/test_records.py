@@ -134,6 +134,19 @@ def test_a_hello_in_the_format_of_sslv2_that_is_too_short_is_given_out(length: i
     assert queue.waiting == 2
 
 
+@pytest.mark.parametrize("size", [6, 2], ids=["whole", "in parts"])
+def test_only_the_first_record_may_be_a_hello_in_the_format_of_sslv2(size: int) -> None:
+    queue, first, taken = Records(), record(1), b""
+    for start in range(0, len(first), size):
+        queue.feed(first[start : start + size])
+        taken += bytes(queue.take(waits_for=lambda record: False))
+    taken += bytes(queue.take(waits_for=lambda record: False))
+    assert taken == first
+    # As a hello it would end after five bytes.
+    queue.feed(b"\x80\x03\x01\x00\x40" + bytes(10))
+    assert queue.take(waits_for=lambda record: True) == b""
+
+
 def test_a_record_that_was_taken_in_part_is_given_out_as_it_arrives() -> None:
     queue, taken = Records(), b""
     for byte in record(20) + record(0):
@@ -218,6 +231,17 @@ def test_what_was_put_back_comes_first() -> None:
     assert queue.take_all() == record(5) + record(20)
     assert queue.waiting == 0
     assert queue.take() == b""
+
+
+def test_what_was_taken_in_part_may_be_put_back() -> None:
+    queue = Records()
+    queue.feed(record(20)[:8])
+    taken = queue.take(waits_for=lambda record: False)
+    assert taken == record(20)[:8]
+    queue.put_back(bytes(taken))
+    queue.feed(record(20)[8:] + record(3))
+    assert queue.take(single=True) == record(20)
+    assert queue.take(single=True) == record(3)
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])

@@ -16,7 +16,9 @@ import trustme
 from trio_tlsbio import (
     SessionCache,
     SessionCacheStatistics,
+    State,
     TLSConnection,
+    TLSError,
     TLSSession,
     _sessions,
 )
@@ -322,6 +324,57 @@ def test_no_session_of_a_connection_whose_context_was_swapped(
     assert client.session is None
 
 
+def test_no_session_of_a_connection_that_failed_behind_our_close_notify(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client, _ = resume(client_context, server_context)
+    assert client.session is not None
+    client.send_close_notify()
+    assert client.session is not None
+    client.feed(bytes.fromhex("1703030014") + bytes(20))  # a record that can't be decrypted
+    with pytest.raises(TLSError):
+        client.receive()
+    assert client.send_state is State.CLOSED
+    assert client.session is None
+
+
+def test_no_session_of_a_connection_that_failed_behind_the_peers_close_notify(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    server.send_close_notify()
+    transfer(server, client)
+    assert client.receive() == b""
+    assert client.session is not None
+    client.abort(TLSError("the transport broke while sending"))
+    assert client.receive_state is State.CLOSED
+    assert client.session is None
+
+
+def test_a_session_that_a_server_of_tls12_renews_is_collected(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    version = ssl.TLSVersion.TLSv1_2
+    context = client_context_for(ca, version)
+    server_context = server_context_for(server_cert, version)
+    server_context.options |= ssl.OP_NO_TICKET
+    # OpenSSL forgets the session of a server that goes without a close_notify.
+    server = TLSConnection(server_context, server_side=True)
+    client = TLSConnection(context, server_hostname=NAME, collect_sessions=True)
+    shake_hands(client, server)
+    (first,) = client.new_sessions()
+    # It knows the session by its id, and gives a ticket in its place.
+    server_context.options &= ~ssl.OP_NO_TICKET
+    client, (second,) = resume(context, server_context, first)
+    assert was_resumed(client)
+    assert second.id != first.id
+    client, sessions = resume(context, server_context, second)
+    assert was_resumed(client)
+    assert not sessions  # it was not renewed again
+
+
 def test_servers_take_none(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
     session = resume(client_context, server_context)[0].session
     with pytest.raises(ValueError, match="for clients"):
@@ -451,6 +504,18 @@ def test_used_tickets_take_a_bounded_room(sessions: list[TLSSession]) -> None:
     assert cache.take(context, NAME, 443, now=0) is None
 
 
+def test_the_ticket_that_was_not_used_for_longest_is_forgotten(sessions: list[TLSSession]) -> None:
+    cache = SessionCache()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sessions, "_MOST_USED", 2)
+        for index in (0, 1, 0, 2):
+            cache.mark_used(sessions[index])
+    for session in sessions[:3]:
+        cache.put(session, 443, now=0)
+    assert len(cache) == 1
+    assert cache.take(sessions[0].ssl_context, NAME, 443, now=0) is sessions[1]
+
+
 def test_a_session_of_tls12_may_be_put_and_taken_again(
     ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:
@@ -532,6 +597,16 @@ def test_the_server_that_was_not_used_for_longest_loses_its_tickets(
     assert len(cache) == 4
     assert cache.take(context, NAME, 2, now=0) is None
     assert cache.take(context, NAME, 1, now=0) is sessions[0]
+
+
+def test_a_server_that_has_given_a_session_was_used(sessions: list[TLSSession]) -> None:
+    context = sessions[0].ssl_context
+    cache = SessionCache(3)
+    for port, session in zip((1, 2, 1, 3), sessions, strict=False):
+        cache.put(session, port, now=0)
+    assert cache.take(context, NAME, 2, now=0) is None
+    assert cache.take(context, NAME, 1, now=0) is sessions[2]
+    assert cache.take(context, NAME, 3, now=0) is sessions[3]
 
 
 def test_a_cache_for_one(sessions: list[TLSSession]) -> None:

@@ -31,6 +31,7 @@ from trio_tlsbio import (
     CertificateError,
     NeedHandshakeError,
     PeerAlertError,
+    State,
     TLSConnection,
     TLSError,
     TLSStream,
@@ -660,6 +661,15 @@ async def test_error_of_a_send_in_the_handshake_propagates(pair: Pair) -> None:
         await client.do_handshake()
 
 
+async def test_handshake_whose_transport_breaks_has_failed(pair: Pair) -> None:
+    client, server = pair
+    await server.transport_stream.aclose()
+    with pytest.raises(TLSError, match="broke while sending"):
+        await client.do_handshake()
+    assert client.connection.send_state is client.connection.receive_state is State.FAILED
+    assert "broke while sending" in str(client.connection.error)
+
+
 async def test_error_of_a_receive_in_the_handshake_propagates(pair: Pair) -> None:
     client, server = pair
     client.transport_stream.receive_stream.receive_some_hook = fail
@@ -867,6 +877,28 @@ async def test_large_send_during_a_renegotiation(
     await together(partial(stream.send_all, data), receive)
     assert received == data
     assert transport.renegotiations == 1
+
+
+async def test_send_during_a_renegotiation_leaves_nothing(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    stream, transport = renegotiating(ca, server_cert)
+    await stream.do_handshake()
+    transport.renegotiate()
+    await stream.send_all(b"a")
+
+    async def cancel(_: str) -> None:
+        scope.cancel()
+
+    transport.delay = cancel
+    with trio.CancelScope() as scope:
+        await stream.receive_some()  # receives the request, and does not answer any more
+    assert scope.cancelled_caught
+    assert transport.is_renegotiating
+    await stream.send_all(b"b")
+    assert not transport.is_renegotiating
+    assert not stream.connection.held
+    assert not stream.connection.unsent
 
 
 @pytest.mark.parametrize("order", ["renegotiate, send", "send, renegotiate"])
@@ -1229,6 +1261,18 @@ async def test_everything_is_an_error_after_closing(established: Pair) -> None:
             await step()
     with pytest.raises(trio.ClosedResourceError):
         client.send_nowait(b"x")
+
+
+@pytest.mark.parametrize(
+    "name", ["do_handshake", "receive_some", "send_eof", "unwrap", "wait_send_all_might_not_block"]
+)
+async def test_nothing_uses_a_transport_that_an_abort_could_not_close(
+    name: str, client_context: ssl.SSLContext
+) -> None:
+    client = TLSStream(Untouchable(), client_context, server_hostname=NAME)
+    assert not client.abort()
+    with pytest.raises(trio.ClosedResourceError):
+        await getattr(client, name)()
 
 
 async def test_closing_before_the_handshake_is_a_clean_end(pair: Pair) -> None:

@@ -206,6 +206,17 @@ def test_answers_are_counted_until_nothing_waits(arena13: Arena) -> None:
     assert victim.bytes_answered == 0
 
 
+def test_answers_that_are_sent_in_several_pieces_count_no_more(arena13: Arena) -> None:
+    peer, victim = arena13.establish()
+    victim.send(b"not an answer")
+    victim.feed(b"".join(update(peer) for _ in range(3)))
+    victim.receive()
+    assert len(victim.unsent) > 1
+    assert victim.bytes_answered > 0
+    victim.mark_sent(victim.bytes_to_send)
+    assert victim.bytes_answered == 0
+
+
 # What the sockets of this test hold, in bytes: systems double what they are told.
 SOCKET_BYTES = 2 * 65536
 

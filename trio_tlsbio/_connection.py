@@ -27,7 +27,7 @@ from ._errors import (
 from ._hello import HelloWatch
 from ._info import HandshakeInfo, presented_names
 from ._key_exchange import KeyExchangeWatch
-from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume
+from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume, session_id
 from ._records import (
     APPLICATION_DATA,
     DATA_SHIFT,
@@ -298,8 +298,8 @@ class TLSConnection:
             self._settings = None if server_side else VerificationSettings.of(self._native_context)
         self._collects = collect_sessions and not server_side
         self._new_sessions = []
-        self._offered_id = None if raw_session is None else raw_session.id
-        self._known_ids = set() if raw_session is None else {raw_session.id}
+        self._offered_id = None if session is None else session.id
+        self._known_ids = set() if self._offered_id is None else {self._offered_id}
         self._knows_no_other = True
         self._looks_left = _MOST_LOOKS
         self._by_record = watches_hello  # so that each record passes through _refill()
@@ -378,7 +378,7 @@ class TLSConnection:
         # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
         # it has offered stays in place until the server gives another one.
         single_use = self._handshake.version == "TLSv1.3"
-        if single_use and session.id == self._offered_id:
+        if single_use and session_id(session) == self._offered_id:
             return None
         return TLSSession(
             self._ssl_object.server_hostname,

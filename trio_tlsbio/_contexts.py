@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import ssl
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ __all__ = [
     "make_default_context",
     "refused_hostname",
     "requested_hostname",
+    "security_level",
     "sni_context",
 ]
 
@@ -29,6 +31,8 @@ _logger = logging.getLogger("trio_tlsbio.server")
 
 # How many connections may come, at most, before it is tried again to make a context.
 _MOST_TO_SKIP = 1024
+
+_IS_PYPY = sys.implementation.name == "pypy"
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -355,12 +359,20 @@ def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -
         )
 
 
+def security_level(context: ssl.SSLContext) -> int | None:
+    """Return :attr:`ssl.SSLContext.security_level`; None on PyPy, which can't report it.
+
+    There a session may outlive a level that was raised after it was made.
+    """
+    return getattr(context, "security_level", None)
+
+
 def _trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
     """Whether it is certain that two contexts let in the same clients."""
     return one is other or (
         _is_trust_known(one)
         and _is_trust_known(other)
-        and one.security_level == other.security_level
+        and security_level(one) == security_level(other) is not None
         and sorted(one.get_ca_certs(binary_form=True))
         == sorted(other.get_ca_certs(binary_form=True))
     )
@@ -416,6 +428,8 @@ def context_for_name(ssl_context: ssl.SSLContext, name: str | None) -> ssl.SSLCo
     one that refuses the name.
     """
     callback = ssl_context.sni_callback
+    if _IS_PYPY:  # which does not return what was set, but an object that holds it
+        callback = getattr(callback, "callback", None)
     context = callback.context_for(name) if isinstance(callback, _ByName) else None
     return context or ssl_context
 

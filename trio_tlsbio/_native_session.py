@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import attrs
 
-__all__ = ["LOOKS_ARE_CHEAP", "AnySession", "current_session", "resume"]
+__all__ = ["LOOKS_ARE_CHEAP", "AnySession", "current_session", "resume", "session_id"]
 
 
 class AnySession(Protocol):
@@ -120,6 +120,11 @@ def current_session(ssl_object: ssl.SSLObject) -> AnySession | None:
         libssl.SSL_SESSION_get_timeout(pointer),
         libssl.SSL_SESSION_get_ticket_lifetime_hint(pointer),
     )
+
+
+def session_id(session: AnySession) -> bytes:
+    """Return the id of a session, which PyPy has as a list of numbers."""
+    return bytes(session.id)
 
 
 def resume(ssl_object: ssl.SSLObject, session: AnySession) -> None:

@@ -8,7 +8,8 @@ from typing import NoReturn, TypeAlias
 
 import attrs
 
-from ._native_session import AnySession
+from ._contexts import security_level
+from ._native_session import AnySession, session_id
 
 __all__ = [
     "SessionCache",
@@ -39,7 +40,7 @@ class VerificationSettings:
     verify_flags: ssl.VerifyFlags
     check_hostname: bool
     hostname_checks_common_name: bool
-    security_level: int
+    security_level: int | None
     # Not how many certificates are trusted: OpenSSL loads those of a directory when it needs them,
     # and where more are trusted, no peer is refused that was accepted before.
     revocation_lists: int
@@ -52,7 +53,7 @@ class VerificationSettings:
             verify_flags=ssl_context.verify_flags,
             check_hostname=ssl_context.check_hostname,
             hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
-            security_level=ssl_context.security_level,
+            security_level=security_level(ssl_context),
             revocation_lists=ssl_context.cert_store_stats()["crl"],
         )
 
@@ -86,7 +87,7 @@ class TLSSession:
     @property
     def id(self) -> bytes:
         """What tells it from other sessions. Not secret, but it links connections."""
-        return self._ssl_session.id
+        return session_id(self._ssl_session)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:

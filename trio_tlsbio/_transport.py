@@ -810,10 +810,14 @@ else:
         return None
 
 
+# PyPy lacks the name; its poll() knows the flag.
+_POLLRDHUP: int | None = getattr(select, "POLLRDHUP", 0x2000 if sys.platform == "linux" else None)
+
+
 def _peer_has_gone(descriptor: int) -> bool:
     if descriptor < 0:
         return False
-    if not hasattr(select, "POLLRDHUP"):  # the end shows once all before it was received
+    if _POLLRDHUP is None:  # the end shows once all before it was received
         try:
             return _peek(descriptor) == b""
         except (BlockingIOError, InterruptedError):
@@ -821,7 +825,7 @@ def _peer_has_gone(descriptor: int) -> bool:
         except OSError:
             return True
     poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
+    poll.register(descriptor, _POLLRDHUP)
     return bool(poll.poll(0))
 
 

@@ -96,7 +96,7 @@ _REASON_CURES = {
     "settings.",
     "WRONG_VERSION_NUMBER": _PROTOCOL,
     "UNKNOWN_PROTOCOL": _PROTOCOL,
-    "RECORD_LAYER_FAILURE": _PROTOCOL,
+    "RECORD_LAYER_FAILURE": _DAMAGED,
     "UNSUPPORTED_PROTOCOL": _OLD_PEER
     + " A server that speaks TLS 1.3 alone says this too if it has neither a certificate that goes "
     "with it nor a callback for pre-shared keys.",
@@ -346,6 +346,7 @@ _REASON_CURES = {
             "MISSING_PSK_KEX_MODES_EXTENSION",
             "MISSING_SIGALGS_EXTENSION",
             "MISSING_SUPPORTED_GROUPS_EXTENSION",
+            "MISSING_SUPPORTED_VERSIONS_EXTENSION",
             "MISSING_TMP_ECDH_KEY",
             "NO_CHANGE_FOLLOWING_HRR",
             "NO_CIPHERS_SPECIFIED",

@@ -179,8 +179,10 @@ def test_after_our_end_no_key_update_is_answered(arena13: Arena) -> None:
     victim.send_close_notify()
     peer.hear(victim.data_to_send())
     assert peer.heard == [(ALERT, b"\x01\x00")]
-    victim.feed(update(peer) + peer.seal(APPLICATION_DATA, b"goes on"))
+    updates = b"".join(update(peer) for _ in range(3))
+    victim.feed(updates + peer.seal(APPLICATION_DATA, b"goes on"))
     assert outcome_of(victim).data == b"goes on"
+    assert victim.bytes_answered == 0
     assert victim.data_to_send() == b""  # RFC 8446 section 6.1: the end is the end
 
 

@@ -142,6 +142,13 @@ def test_a_flight_is_cut_anywhere(flight: bytes) -> None:
     assert watched(*(flight[i : i + 1] for i in range(len(flight)))) == "secp384r1"
 
 
+def test_a_view_with_gaps(flight: bytes) -> None:
+    spread = bytes(byte for pair in zip(flight, flight, strict=True) for byte in pair)
+    watch = KeyExchangeWatch()
+    watch.add(memoryview(spread)[::2])
+    assert watch.group(ECDHE) == "secp384r1"
+
+
 def test_damage_is_no_error(flight: bytes) -> None:
     """It tells another group or none, and OpenSSL refuses the handshake."""
     source = random.Random(1)

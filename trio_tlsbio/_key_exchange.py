@@ -79,6 +79,7 @@ class KeyExchangeWatch:
         """Add what the server sends, cut anywhere."""
         if self.is_over:
             return
+        data = bytes(data)  # a view need not be contiguous, and bytearray adds no such
         self._added += len(data)
         self._records += data
         self._read_records()

@@ -137,7 +137,14 @@ def error(text: str = "unknown", **attributes: object) -> ssl.SSLError:
 
 
 def explained(exc: ssl.SSLError) -> TLSError:
-    return explain(exc, names=list, server_hostname="server.example", refused_hostname=None)
+    return explain(
+        exc,
+        names=list,
+        server_hostname="server.example",
+        refused_hostname=None,
+        agrees_by_psk=False,
+        refusal=lambda: None,
+    )
 
 
 def is_worded(exc: ssl.SSLError) -> bool:

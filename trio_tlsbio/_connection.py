@@ -760,8 +760,9 @@ class TLSConnection:
             self.wants_data = not self.is_behind
 
     def _complete_handshake(self) -> None:
-        self._handshake = HandshakeInfo.of(self._ssl_object, group=self._agreed_group())
-        self._key_exchange_watch = None
+        watch, self._key_exchange_watch = self._key_exchange_watch, None
+        assert watch is not None
+        self._handshake = HandshakeInfo.of(self._ssl_object, watch.group)
         self._may_renegotiate = self._handshake.version != "TLSv1.3"
         if not self._may_renegotiate:
             may_sign = not self._ssl_object.server_side and self._native_context.post_handshake_auth
@@ -773,12 +774,6 @@ class TLSConnection:
         if self._collects:
             self._begin_collecting()
         self._encrypt_held()
-
-    def _agreed_group(self) -> str | None:
-        cipher = self._ssl_object.cipher()
-        if self._key_exchange_watch is None or cipher is None:
-            return None
-        return self._key_exchange_watch.group(cipher[0])
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
@@ -892,8 +887,9 @@ class TLSConnection:
         is_answered = any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers))
         if is_answered and self._receive_state is not _FAILED:
             self._awaits_certificate = False
-            group = None if self._handshake is None else self._handshake.group
-            self._handshake = HandshakeInfo.of(self._ssl_object, group=group)
+            assert self._handshake is not None
+            group = self._handshake.group
+            self._handshake = HandshakeInfo.of(self._ssl_object, lambda _: group)
 
     ################################################################
     # Our direction

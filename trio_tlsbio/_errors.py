@@ -173,8 +173,8 @@ def explain(
     names: Callable[[], Sequence[str]],
     server_hostname: str | None,
     refused_hostname: str | None,
-    agrees_by_psk: bool = False,
-    refusal: Callable[[], str | None] = lambda: None,
+    agrees_by_psk: bool,
+    refusal: Callable[[], str | None],
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 

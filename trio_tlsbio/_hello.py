@@ -7,13 +7,16 @@ import hashlib
 import attrs
 
 from ._errors import TLSError, printable
-from ._records import HEADER_BYTES, Data
+from ._records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
 
 __all__ = [
+    "HELLO_RETRY_REQUEST",
     "MAX_HELLO_BYTES",
+    "MESSAGE_HEADER_BYTES",
     "HelloWatch",
     "MalformedError",
     "Reader",
+    "message_bytes",
     "plaintext_alert",
     "server_name_in",
 ]
@@ -21,10 +24,9 @@ __all__ = [
 MAX_HELLO_BYTES = 64 * 1024
 """How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
 
-# ContentType and HandshakeType: RFC 8446 appendices B.1 and B.3.
-_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE = 20, 21, 22
+# HandshakeType: RFC 8446 appendix B.3.
 _CLIENT_HELLO = 1
-_MESSAGE_HEADER_BYTES = 4
+MESSAGE_HEADER_BYTES = 4
 
 # RFC 6066 section 3.
 _SERVER_NAME, _HOST_NAME = 0, 0
@@ -36,11 +38,16 @@ _CLOSE_NOTIFY, _ILLEGAL_PARAMETER, _UNRECOGNIZED_NAME = 0, 47, 112
 # Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 8446
 # section 4.1.3.
 _RANDOM = slice(11, 43)
-_HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
+HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
 
 
 class MalformedError(Exception):
     """The message is not one that the RFC allows."""
+
+
+def message_bytes(messages: Data) -> int:
+    """Return how long the first of some handshake messages says that it is, header included."""
+    return MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:MESSAGE_HEADER_BYTES])
 
 
 @attrs.define
@@ -115,14 +122,14 @@ def _host_name(extension: Reader) -> bytes:
 
 def plaintext_alert(description: int) -> bytes:
     """Return the record of a fatal alert, as it is before anything is encrypted."""
-    return bytes([_ALERT, 3, 3, 0, 2, _FATAL, description])
+    return bytes([ALERT, 3, 3, 0, 2, _FATAL, description])
 
 
 def _is_warning(record: Data) -> bool:
     """Whether it is an alert after which OpenSSL reads on: not fatal, and no close_notify."""
     if len(record) != HEADER_BYTES + 2:
         return False
-    return record[0] == _ALERT and record[5] == _WARNING and record[6] != _CLOSE_NOTIFY
+    return record[0] == ALERT and record[5] == _WARNING and record[6] != _CLOSE_NOTIFY
 
 
 @attrs.frozen
@@ -160,10 +167,10 @@ class HelloWatch:
         self._records += record
         kind, hellos = record[0], self._hellos
         is_whole = len(record) == HEADER_BYTES + int.from_bytes(record[3:HEADER_BYTES])
-        if kind == _HANDSHAKE and record[1:2] == b"\x03" and is_whole:
+        if kind == HANDSHAKE and record[1:2] == b"\x03" and is_whole:
             self._message += record[HEADER_BYTES:]
             self._read_messages()
-        elif kind != _CHANGE_CIPHER_SPEC and not _is_warning(record):
+        elif kind != CHANGE_CIPHER_SPEC and not _is_warning(record):
             self.is_over = True
         if len(self._records) > MAX_HELLO_BYTES and self._message and not self.is_over:
             self._refuse_too_long()
@@ -179,13 +186,13 @@ class HelloWatch:
 
     def answered(self, flight: Data) -> None:
         """Take note of what the server wrote: nothing in plaintext follows but a second hello."""
-        if flight[_RANDOM] != _HELLO_RETRY_REQUEST:
+        if flight[_RANDOM] != HELLO_RETRY_REQUEST:
             self.is_over = True
 
     def _read_messages(self) -> None:
         message = self._message
         while message and not self.is_over:
-            length = _MESSAGE_HEADER_BYTES + int.from_bytes(message[1:_MESSAGE_HEADER_BYTES])
+            length = message_bytes(message)
             if message[0] != _CLIENT_HELLO:
                 self.is_over = True
             elif length > MAX_HELLO_BYTES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _ssl
 import ipaddress
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -212,8 +212,11 @@ class HandshakeInfo:
         return None
 
     @classmethod
-    def of(cls, ssl_object: ssl.SSLObject, *, group: str | None) -> HandshakeInfo:
-        """Read it off an SSLObject whose handshake is done; few of them tell the ``group``."""
+    def of(cls, ssl_object: ssl.SSLObject, group: Callable[[str], str | None]) -> HandshakeInfo:
+        """Read it off an SSLObject whose handshake is done.
+
+        Few of them tell the group of the key exchange: ``group()`` returns it for a cipher suite.
+        """
         cipher = ssl_object.cipher()
         version = ssl_object.version()
         assert cipher is not None
@@ -222,7 +225,7 @@ class HandshakeInfo:
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
-            group=group,
+            group=group(cipher[0]),
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),

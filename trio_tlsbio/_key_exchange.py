@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 
 import attrs
 
-from ._hello import MalformedError, Reader
-from ._records import HEADER_BYTES, Data
+from ._hello import (
+    HELLO_RETRY_REQUEST,
+    MESSAGE_HEADER_BYTES,
+    MalformedError,
+    Reader,
+    message_bytes,
+)
+from ._records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
 __all__ = ["GROUPS", "KeyExchangeWatch"]
 
@@ -41,18 +46,13 @@ GROUPS = {
 }
 """IANA's registry "TLS Supported Groups", without those that no OpenSSL of today negotiates."""
 
-# ContentType and HandshakeType: RFC 8446 appendices B.1 and B.3, RFC 5246 section 7.4.
-_HANDSHAKE = 22
+# HandshakeType: RFC 8446 appendix B.3, RFC 5246 section 7.4.
 _SERVER_HELLO, _CERTIFICATE, _SERVER_KEY_EXCHANGE, _CERTIFICATE_STATUS = 2, 11, 12, 22
 _BEFORE_KEY_EXCHANGE = (_CERTIFICATE, _CERTIFICATE_STATUS)
-_MESSAGE_HEADER_BYTES = 4
 
 _KEY_SHARE = 51  # of ExtensionType: RFC 8446 section 4.2
 _TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 8446 appendix B.4
 _NAMED_CURVE = 3  # of ECCurveType: RFC 8422 section 5.4
-
-# The random of a ServerHello that is a HelloRetryRequest: RFC 8446 section 4.1.3.
-_HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
 
 # A server's certificates may take 100 KiB, which OpenSSL allows by default.
 _MOST_BYTES = 128 * 1024
@@ -117,22 +117,19 @@ class KeyExchangeWatch:
         self._messages.clear()
 
     def _read_records(self) -> None:
-        records = self._records
-        while len(records) >= HEADER_BYTES:
-            end = HEADER_BYTES + int.from_bytes(records[3:HEADER_BYTES])
-            if len(records) < end:
-                return
-            if records[0] == _HANDSHAKE:
-                self._messages += records[HEADER_BYTES:end]
-            del records[:end]
+        records, end = self._records, 0
+        for start, end in record_bounds(records):
+            if records[start] == HANDSHAKE:
+                self._messages += records[start + HEADER_BYTES : end]
+        del records[:end]
 
     def _read_messages(self) -> None:
         messages = self._messages
-        while len(messages) >= _MESSAGE_HEADER_BYTES and not self.is_over:
-            end = _MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:_MESSAGE_HEADER_BYTES])
+        while len(messages) >= MESSAGE_HEADER_BYTES and not self.is_over:
+            end = message_bytes(messages)
             if len(messages) < end:
                 return
-            kind, body = messages[0], bytes(messages[_MESSAGE_HEADER_BYTES:end])
+            kind, body = messages[0], bytes(messages[MESSAGE_HEADER_BYTES:end])
             del messages[:end]
             if kind == _SERVER_HELLO:
                 self._read_server_hello(Reader(body))
@@ -144,7 +141,7 @@ class KeyExchangeWatch:
 
     def _read_server_hello(self, hello: Reader) -> None:
         hello.take(2)  # legacy_version
-        if hello.take(32) == _HELLO_RETRY_REQUEST:
+        if hello.take(32) == HELLO_RETRY_REQUEST:
             return  # another ServerHello follows, whose group counts
         hello.vector(1)  # legacy_session_id_echo
         cipher_suite = hello.take(2)

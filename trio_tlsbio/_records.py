@@ -10,8 +10,11 @@ from typing import TypeAlias
 import attrs
 
 __all__ = [
+    "ALERT",
     "APPLICATION_DATA",
+    "CHANGE_CIPHER_SPEC",
     "DATA_SHIFT",
+    "HANDSHAKE",
     "HEADER_BYTES",
     "RECORD_BYTES",
     "Data",
@@ -31,9 +34,9 @@ RECORD_BYTES = 16 * 1024
 HEADER_BYTES = 5
 """Type, version and length, which begin a record (RFC 8446 section 5.1)."""
 
-# From change_cipher_spec to heartbeat: the registry "TLS ContentType" of IANA.
+# The registry "TLS ContentType" of IANA; all that are assigned end with heartbeat.
 _TYPES = range(20, 25)
-_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
+CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
 
 # What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
@@ -54,7 +57,7 @@ _DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
 
 # Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
 # it answers by an alert in plaintext.
-_BY_TYPE = {_CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", _HANDSHAKE: "RECORD_TOO_SMALL"}
+_BY_TYPE = {CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", HANDSHAKE: "RECORD_TOO_SMALL"}
 _BY_ALERT = {
     _BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
     _PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
@@ -132,7 +135,7 @@ def reason_of_refusal(
         and (length := _length(header, 0)) > 0
         and _are_whole(rest, length)
     )
-    if len(alert) == HEADER_BYTES + 2 and alert[0] == _ALERT:
+    if len(alert) == HEADER_BYTES + 2 and alert[0] == ALERT:
         length = _length(header, 0) if is_known else len(rest)
         return _reason_by_alert(alert[-1], header, length, is_whole=is_whole)
     is_tls13 = is_tls13 or alert[:1] == bytes([APPLICATION_DATA])
@@ -244,12 +247,12 @@ class Records:
         """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
         after the handshake. One whose beginning was taken out already counts.
         """
-        if self.missing and self.last_header[0] == _HANDSHAKE:
+        if self.missing and self.last_header[0] == HANDSHAKE:
             return self.take_all()
         data = self.take_all()
         end = self.missing
         for start, following in record_bounds(data, self.missing):
-            if data[start] == _HANDSHAKE:
+            if data[start] == HANDSHAKE:
                 break
             end = following
         self.feed(data[:end])
@@ -276,7 +279,7 @@ class Records:
             shift = self.shift
             if data[end] != APPLICATION_DATA:
                 self.last_header = bytes(data[end : end + HEADER_BYTES])
-                if data[end] == _HANDSHAKE:
+                if data[end] == HANDSHAKE:
                     shift = _HANDSHAKE_SHIFT
             left -= cost + ((following - end) >> shift)
             end = following

@@ -127,8 +127,7 @@ def handshake_facts(handshake: Handshake) -> list[tuple[str, str]]:
 
 
 def _key_exchange(info: HandshakeInfo) -> str:
-    # None is told of where nothing is to be worried about too, in resumed sessions of TLS 1.2.
-    if info.group is None:
+    if info.group is None:  # which is no cause for alarm: a resumed session of TLS 1.2 has none
         return "without a named group"
     return f"{info.group}, {'' if info.is_post_quantum else 'not '}post-quantum"
 

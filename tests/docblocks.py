@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import attrs
 import pytest
 
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
+from .helpers import DOCS, ROOT
 
 # Directives whose contents are shown as code. What a "::" at the end of a paragraph shows is
 # Python, by highlight_language in conf.py.
@@ -140,3 +141,14 @@ def runs(page: str, start: str) -> pytest.MarkDecorator:
     assert len(found) == 1, f"{page} has {len(found)} blocks that begin with {start!r}"
     CLAIMED.update(found)
     return pytest.mark.parametrize("block", found, ids=str)
+
+
+def example(name: str) -> ModuleType:
+    """Import one of docs/examples."""
+    path = DOCS / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"docs_example_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

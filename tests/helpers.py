@@ -5,18 +5,29 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 import trio.testing
 import trustme
 
-from trio_tlsbio import TLSConnection, TLSError, TLSStream
+from trio_tlsbio import TLSConnection, TLSError, TLSStream, serve_tls_over_tcp
 from trio_tlsbio.testing import do_handshakes, exchange, tls_stream_pair
 
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+# Both names are in the server's certificate.
 NAME = "server.example"
+HOST = "127.0.0.1"
+
+# No conversation on loopback takes longer than this, in seconds.
+LIMIT = 30
+
 VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
 
 
@@ -24,8 +35,8 @@ def client_context_for(
     ca: trustme.CA, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> ssl.SSLContext:
     """Make a client's context that trusts ``ca`` and speaks one version."""
-    context = ssl.create_default_context()
-    ca.configure_trust(context)
+    # With authorities given it does not load the system's, which takes longer than a handshake.
+    context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
     context.minimum_version = context.maximum_version = version
     return context
 
@@ -63,6 +74,34 @@ def failure(connection: TLSConnection) -> TLSError | None:
     except TLSError as exc:
         return exc
     return None
+
+
+async def echo(stream: TLSStream[Any]) -> None:
+    """The handler that everybody writes first: it takes no care of anything."""
+    async for data in stream:
+        await stream.send_all(data)
+
+
+@asynccontextmanager
+async def serving(
+    handler: Callable[[TLSStream[trio.SocketStream]], Awaitable[object]],
+    ssl_context: ssl.SSLContext | Callable[[], ssl.SSLContext],
+    **options: Any,
+) -> AsyncIterator[int]:
+    """Serve on loopback, for ``LIMIT`` seconds at most; the value is the port."""
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            serve = partial(serve_tls_over_tcp, handler, 0, ssl_context, host=HOST, **options)
+            yield port_of(await nursery.start(serve))
+            nursery.cancel_scope.cancel()
+
+
+def port_of(listeners: Any) -> int:
+    """The port of a listener, with or without TLS, or of the only one in a list."""
+    (listener,) = listeners if isinstance(listeners, list) else [listeners]
+    transport_listener: Any = getattr(listener, "transport_listener", listener)
+    port: int = transport_listener.socket.getsockname()[1]
+    return port
 
 
 @asynccontextmanager

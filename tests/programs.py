@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import socket
@@ -16,10 +17,8 @@ import attrs
 import pytest
 import trio
 
+from .helpers import LIMIT
 from .peers import running
-
-# Programs take their time, but nothing here waits for one longer than this, in seconds.
-LIMIT = 20
 
 # The option of s_server and s_client, and what nginx and GnuTLS call it.
 VERSION_OPTIONS = {ssl.TLSVersion.TLSv1_2: "-tls1_2", ssl.TLSVersion.TLSv1_3: "-tls1_3"}
@@ -44,12 +43,30 @@ def gnutls_priority(version: ssl.TLSVersion) -> str:
 ################################################################
 
 
+# Below the ports that kernels choose by themselves, so that no connection takes one meanwhile.
+PORTS = range(20_000, 30_000)
+_kept: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on, for programs that can't have one chosen."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on, for programs that can't have one chosen.
+
+    It is this process's until its end: a UDP socket of the same number, which no program wants,
+    tells other processes of tests to look elsewhere.
+    """
+    while True:
+        port = random.choice(PORTS)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+        else:
+            _kept.append(claim)
+            return port
 
 
 async def port_of(stdout: trio.abc.ReceiveStream) -> int | None:

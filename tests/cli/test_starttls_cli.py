@@ -1,0 +1,423 @@
+"""``connect --starttls``: the dialogues by themselves, and with servers that are not ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from tests.commands import Files, document, refused, run
+from tests.helpers import LIMIT
+from tests.peers import running
+from tests.programs import free_port, needs, until_it_accepts
+from trio_tlsbio.cli._starttls import PORTS, Dialogue
+from trio_tlsbio.cli._status import Failure, Status
+
+from .peers import plain_server
+
+SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+
+# What a server says, and what it waits for (a line, or the request), until TLS begins.
+TALKS: dict[str, list[bytes]] = {
+    "smtp": [
+        b"220-mail.example\r\n220 ready\r\n",
+        b"EHLO [127.0.0.1]\r\n",
+        b"250-mail.example\r\n250-SIZE 1000\r\n250 StartTLS\r\n",
+        b"STARTTLS\r\n",
+        b"220 go ahead\r\n",
+    ],
+    "imap": [
+        b"* OK [CAPABILITY IMAP4rev2] ready\r\n",
+        b"a1 CAPABILITY\r\n",
+        b"* CAPABILITY IMAP4rev2 STARTTLS LOGINDISABLED\r\na1 OK done\r\n",
+        b"a2 STARTTLS\r\n",
+        b"a2 OK begin\r\n",
+    ],
+    "pop3": [
+        b"+OK ready\r\n",
+        b"CAPA\r\n",
+        b"+OK\r\nTOP\r\nSTLS\r\n.\r\n",
+        b"STLS\r\n",
+        b"+OK begin\r\n",
+    ],
+    "postgres": [b"", SSL_REQUEST, b"S"],
+}
+
+
+################################################################
+# The dialogues
+################################################################
+
+
+def talk(
+    protocol: str, talk: list[bytes], step: int = 1000, address: str = "127.0.0.1"
+) -> Dialogue:
+    """Hold a dialogue: what is at odd places is expected from the client."""
+    dialogue = Dialogue.of(protocol, address)
+    sent = dialogue.data_to_send()
+    for index, data in enumerate(talk):
+        if index % 2:
+            assert sent == data
+        else:
+            sent = b"" if data else sent
+            for start in range(0, len(data), step):
+                assert not sent
+                dialogue.feed(data[start : start + step])
+                sent = dialogue.data_to_send()
+    return dialogue
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize("protocol", PORTS)
+def test_dialogue(protocol: str, step: int) -> None:
+    dialogue = talk(protocol, TALKS[protocol], step)
+    assert dialogue.is_done
+    assert dialogue.buffered == b""
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("change", [bytes.lower, bytes.upper, bytes.swapcase])
+@pytest.mark.parametrize("protocol", ["smtp", "imap", "pop3"])
+def test_answers_in_upper_or_lower_case(
+    protocol: str, change: Callable[[bytes], bytes], end: bytes, step: int
+) -> None:
+    steps = [
+        data if index % 2 else change(data).replace(b"\r\n", end)
+        for index, data in enumerate(TALKS[protocol])
+    ]
+    dialogue = talk(protocol, steps, step)
+    assert dialogue.is_done
+    assert dialogue.buffered == b""
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+@pytest.mark.parametrize(
+    ("protocol", "steps"),
+    [
+        ("smtp", {0: b"220-one\r\n220-\r\n220\r\n", 4: b"220-go\r\n220 ahead\r\n"}),
+        ("smtp", {2: b"250-mail\r\n250-STARTTLS with words\r\n250 SIZE\r\n"}),
+        ("imap", {4: b"* OK a moment\r\n* 3 EXISTS\r\n*\r\na2 OK begin\r\n"}),
+        ("imap", {2: b"* CAPABILITY A\r\n* ok\r\n* CAPABILITY STARTTLS\r\na1 OK\r\n"}),
+        ("pop3", {2: b"+OK list\r\nSTLS\r\n\r\nEXPIRE 60\r\n.\r\n"}),
+    ],
+)
+def test_answers_of_several_lines(protocol: str, steps: dict[int, bytes], step: int) -> None:
+    answers = [steps.get(index, data) for index, data in enumerate(TALKS[protocol])]
+    assert talk(protocol, answers, step).is_done
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+def test_what_comes_too_early_is_told(protocol: str) -> None:
+    *before, last = TALKS[protocol]
+    dialogue = talk(protocol, [*before, last + b"injected\r\n"])
+    assert dialogue.is_done
+    assert dialogue.buffered == b"injected\r\n"
+
+
+def test_address_literal_of_ipv6() -> None:
+    for address in ("::1", "::1%eth0"):
+        talk("smtp", [b"220 ready\r\n", b"EHLO [IPv6:::1]\r\n"], address=address)
+
+
+def test_pop3_without_capabilities() -> None:
+    steps = [b"+OK\r\n", b"CAPA\r\n", b"-ERR what?\r\n", b"STLS\r\n", b"+OK\r\n"]
+    assert talk("pop3", steps).is_done
+
+
+@pytest.mark.parametrize(
+    ("protocol", "steps", "words"),
+    [
+        ("smtp", [b"554 go away\r\n"], "the server refused the connection: 554 go away"),
+        ("smtp", [*TALKS["smtp"][:2], b"500 what?\r\n"], "refused EHLO: 500 what?"),
+        (
+            "smtp",
+            [*TALKS["smtp"][:2], b"250-mail\r\n250 XSTARTTLS\r\n"],
+            "does not offer STARTTLS",
+        ),
+        ("smtp", [*TALKS["smtp"][:2], b"250 STARTTLS\r\n"], "does not offer STARTTLS"),
+        ("smtp", [*TALKS["smtp"][:4], b"454 no\r\n"], "the server refused STARTTLS: 454 no"),
+        ("imap", [b"* BYE too busy\r\n"], "refused the connection: * BYE too busy"),
+        ("imap", [b"* bye too busy\r\n"], "refused the connection: * bye too busy"),
+        ("imap", [b"* OKAY\r\n"], "refused the connection: * OKAY"),
+        ("imap", [b"* PREAUTH hello\r\n"], "logged us in already"),
+        ("imap", [b"* preauth hello\r\n"], "logged us in already"),
+        ("imap", [*TALKS["imap"][:4], b"* BYE too busy\r\n"], "refused STARTTLS: * BYE too busy"),
+        ("imap", [*TALKS["imap"][:4], b"a1 OK\r\n"], "refused STARTTLS: a1 OK"),
+        (
+            "imap",
+            [*TALKS["imap"][:2], b"* CAPABILITY IMAP4rev2\r\na1 OK\r\n"],
+            "does not offer STARTTLS",
+        ),
+        ("imap", [*TALKS["imap"][:2], b"a1 BAD what?\r\n"], "refused CAPABILITY: a1 BAD what?"),
+        ("imap", [*TALKS["imap"][:4], b"a2 NO\r\n"], "refused STARTTLS: a2 NO"),
+        ("pop3", [b"-ERR locked\r\n"], "refused the connection: -ERR locked"),
+        ("pop3", [*TALKS["pop3"][:2], b"+OK\r\nTOP\r\n.\r\n"], "does not offer STLS"),
+        ("pop3", [*TALKS["pop3"][:4], b"-ERR\r\n"], "refused STLS: -ERR"),
+        ("pop3", [*TALKS["pop3"][:4], b"-err\r\n"], "refused STLS: -err"),
+        ("pop3", [*TALKS["pop3"][:4], b"\r\n"], "refused STLS: (nothing)"),
+        ("postgres", [b"", SSL_REQUEST, b"N"], "does not offer TLS"),
+        ("postgres", [b"", SSL_REQUEST, b"E"], "is it PostgreSQL?"),
+        ("smtp", [b"x" * 8193], "a line of more than 8192 bytes"),
+        ("smtp", [b"220-" + b"x" * 8189 + b"\r\n"], "a line of more than 8192 bytes"),
+        ("smtp", [b"220-hello\r\n" * 6000], "more than 65536 bytes before TLS"),
+        ("imap", [*TALKS["imap"][:2], b"* still\r\n" * 8000], "more than 65536 bytes before TLS"),
+    ],
+)
+def test_dialogues_that_fail(protocol: str, steps: list[bytes], words: str) -> None:
+    with pytest.raises(Failure) as caught:
+        talk(protocol, steps, 4096)
+    assert words in str(caught.value)
+    assert caught.value.status is Status.TLS_FAILED
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+def test_end_in_the_midst(protocol: str) -> None:
+    dialogue = talk(protocol, TALKS[protocol][:2])
+    with pytest.raises(Failure, match="ended the connection before TLS") as caught:
+        dialogue.feed(b"")
+    assert caught.value.status is Status.TRUNCATED
+
+
+################################################################
+# The command, with servers that misbehave
+################################################################
+
+
+def says(*parts: bytes) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """Say one thing after the other, each before a line of the client, and wait for the end."""
+
+    async def handler(stream: trio.SocketStream) -> None:
+        for part in parts:
+            await stream.send_all(part)
+            await stream.receive_some()
+        async for _ in stream:
+            pass
+
+    return handler
+
+
+async def test_command_injection_is_refused(files: Files) -> None:
+    steps = TALKS["smtp"]
+    injected = says(steps[0], steps[2], steps[4] + b"250 all is well\r\n")
+    async with plain_server(injected) as port:
+        connect = ("connect", f"localhost:{port}", "--cafile", files.ca, "--starttls", "smtp")
+        message = refused(await run(*connect), 4)
+        assert "17 bytes in plaintext where TLS was to begin" in message
+        value = document(await run(*connect, "--json"))
+    assert value["error"]["message"] == message
+    assert value["connections"][0]["starttls_seconds"] > 0
+
+
+async def test_not_offered(files: Files) -> None:
+    async with plain_server(says(b"220 mail\r\n", b"250 mail\r\n")) as port:
+        result = await run("connect", f"localhost:{port}", "--starttls", "smtp")
+    assert refused(result, 4) == "the server does not offer STARTTLS"
+
+
+@pytest.mark.parametrize("protocol", PORTS)
+async def test_silence_and_end(protocol: str) -> None:
+    async def leave(stream: trio.SocketStream) -> None:
+        pass
+
+    async with plain_server(says()) as port:
+        result = await run(
+            "connect", f"localhost:{port}", "--starttls", protocol, "--timeout", "0.5"
+        )
+        assert "TLS was not ready within 0.5 seconds" in refused(result, 5)
+    async with plain_server(leave) as port:
+        result = await run("connect", f"localhost:{port}", "--starttls", protocol)
+        assert "before TLS could begin" in refused(result, 6)
+
+
+################################################################
+# Servers that are not ours
+################################################################
+
+
+async def check(protocol: str, port: int, ca: str, stdin: bytes = b"") -> bytes:
+    """Connect in each of the ways, and return what the server said inside TLS."""
+    connect = ("connect", f"localhost:{port}", "--cafile", ca, "--starttls", protocol)
+    result = await run(*connect, stdin=stdin)
+    assert result.status == 0, result.stderr
+    assert result.fact("STARTTLS").startswith(f"agreed on by {protocol}, in ")
+    assert result.fact("name matched") == "localhost"
+    value = document(await run(*connect, "--json", "--timeline", "--reconnect", "2"))
+    assert value["error"] is None
+    assert value["target"]["starttls"] == protocol
+    assert all(item["starttls_seconds"] > 0 for item in value["connections"])
+    # The record of the wire begins with TLS.
+    first = value["connections"][0]["timeline"]["flights"][0]["records"][0]
+    assert first["messages"] == ["ClientHello"]
+    return result.stdout
+
+
+AIOSMTPD = """
+import asyncio, ssl, sys
+from aiosmtpd.smtp import SMTP
+
+class Handler:
+    pass
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+
+async def main():
+    loop = asyncio.get_running_loop()
+    make = lambda: SMTP(Handler(), tls_context=context, loop=loop)
+    server = await loop.create_server(make, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_aiosmtpd(files: Files) -> None:
+    pytest.importorskip("aiosmtpd", reason="aiosmtpd is not installed")
+    with trio.fail_after(3 * LIMIT):
+        async with running(
+            *(sys.executable, "-c", AIOSMTPD, files.server), stdout=-1, stderr=subprocess.DEVNULL
+        ) as process:
+            assert process.stdout is not None
+            port = int(await process.stdout.receive_some())
+            said = await check("smtp", port, files.ca, b"EHLO me.example\r\nQUIT\r\n")
+    assert said.startswith(b"250-")
+    assert b"STARTTLS" not in said
+    assert said.endswith(b"221 Bye\r\n")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path, as that of Unix sockets must be, which other users can enter."""
+    path = Path(tempfile.mkdtemp(prefix="tls"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@asynccontextmanager
+async def answering(port: int, log: Path, *argv: object, **options: Any) -> AsyncIterator[None]:
+    """Run a server with processes of its own, from when it accepts until all of it has ended."""
+    with trio.fail_after(3 * LIMIT), log.open("wb") as output:
+        async with running(
+            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
+        ) as process:
+            try:
+                await until_it_accepts(process, port, log.read_text)
+                yield
+            finally:
+                process.send_signal(signal.SIGINT)  # both end their children by it, and then
+                with trio.CancelScope(shield=True), trio.move_on_after(LIMIT):
+                    await process.wait()
+
+
+DOVECOT_CONFIG = """
+protocols = imap pop3
+listen = 127.0.0.1
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = /dev/stderr
+ssl = yes
+ssl_cert = <{pem}
+ssl_key = <{pem}
+service imap-login {{
+  chroot =
+  inet_listener imap {{
+    port = {imap}
+  }}
+  inet_listener imaps {{
+    port = 0
+  }}
+}}
+service pop3-login {{
+  chroot =
+  inet_listener pop3 {{
+    port = {pop3}
+  }}
+  inet_listener pop3s {{
+    port = 0
+  }}
+}}
+passdb {{
+  driver = static
+  args = nopassword=y
+}}
+"""
+
+
+@needs("dovecot")
+async def test_dovecot(files: Files, folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("dovecot wants to be started by root")
+    if not all(shutil.which(f"/usr/lib/dovecot/{name}") for name in ("imap", "pop3")):
+        pytest.skip("dovecot's programs imap and pop3 are not installed")
+    imap, pop3 = free_port(), free_port()
+    config = folder / "dovecot.conf"
+    config.write_text(
+        DOVECOT_CONFIG.format(folder=folder, pem=files.server, imap=imap, pop3=pop3),
+        encoding="utf-8",
+    )
+    async with answering(imap, folder / "log", "dovecot", "-F", "-c", config):
+        said = await check("imap", imap, files.ca, b"a CAPABILITY\r\nb LOGOUT\r\n")
+        assert b"* CAPABILITY IMAP4rev1" in said
+        assert b"STARTTLS" not in said
+        assert b"b OK Logout" in said
+        said = await check("pop3", pop3, files.ca, b"QUIT\r\n")
+        assert said == b"+OK Logging out\r\n"
+
+
+def postgres_program(name: str) -> str | None:
+    """Find a program of PostgreSQL, which Debian has outside of the path."""
+    beside = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(beside[-1]) if beside else None)
+
+
+async def test_postgresql(server_cert: trustme.LeafCert, files: Files, folder: Path) -> None:
+    initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
+    if initdb is None or postgres is None:
+        pytest.skip("the programs initdb and postgres are not installed")
+    # It refuses to run as root, and its package makes a user for it.
+    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+    data, pem = folder / "data", folder / "server.pem"
+    with trio.fail_after(3 * LIMIT):
+        await trio.run_process(
+            [initdb, "-D", str(data), "-A", "trust", "-U", "test", "--no-sync"],
+            capture_stdout=True,
+            cwd=folder,
+            **user,
+        )
+    server_cert.private_key_and_cert_chain_pem.write_to_path(pem)
+    pem.chmod(0o600)
+    if user:
+        shutil.chown(pem, "postgres")
+    port = free_port()
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": folder,
+        "ssl": "on",
+        "ssl_cert_file": pem,
+        "ssl_key_file": pem,
+        "fsync": "off",
+    }
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    argv = (postgres, "-D", data, "-p", port, *options)
+    async with answering(port, folder / "log", *argv, **user):
+        # A start-up message of version 3.0 for a user that is not there gets an error.
+        startup = b"\x00\x03\x00\x00user\x00nobody\x00\x00"
+        startup = (4 + len(startup)).to_bytes(4, "big") + startup
+        said = await check("postgres", port, files.ca, startup)
+    assert b'role "nobody" does not exist' in said

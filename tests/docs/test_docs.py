@@ -1,0 +1,528 @@
+"""What README and docs/ say holds: the programs run, lines and messages are the real ones."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import logging
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+import trio_tlsbio
+import trio_tlsbio.testing
+from tests.docblocks import example
+from tests.helpers import DOCS, HOST, NAME, ROOT, client_context_for, port_of, serving
+from trio_tlsbio import (
+    ReloadingContext,
+    SessionCache,
+    TLSStream,
+    open_tls_over_tcp_listeners,
+    open_tls_over_tcp_stream,
+)
+
+README = ROOT / "README.md"
+
+QUICK_START = [
+    "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]'"
+    " && .venv/bin/python -m trio_tlsbio demo",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test,docs]'"
+    " && .venv/bin/python -m pytest",
+]
+
+
+def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import one of docs/_ext, as Sphinx does."""
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
+    return importlib.import_module(name)
+
+
+################################################################
+# The examples run
+################################################################
+
+
+async def test_client_and_server(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        question = bytes(range(256)) * 100
+        assert await example("client").ask(HOST, port, question, client_context) == question
+
+
+async def test_server_survives_a_client_that_vanishes(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = example("server")
+    ended = trio.Event()
+
+    async def echo(stream: TLSStream[trio.SocketStream]) -> None:
+        try:
+            await server.echo(stream)
+        finally:
+            ended.set()
+
+    async with serving(echo, server_context) as port:
+        tcp_stream = await trio.open_tcp_stream(HOST, port)
+        stream = TLSStream(tcp_stream, client_context, server_hostname=HOST)
+        await stream.do_handshake()
+        await tcp_stream.aclose()
+        await ended.wait()
+        assert await example("client").ask(HOST, port, b"hello", client_context) == b"hello"
+    assert "connection from" in caplog.text
+
+
+async def test_resume(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        await example("resume").talk_twice(HOST, port, client_context)
+    assert capsys.readouterr().out.split("\n") == ["full handshake", "resumed", ""]
+
+
+async def test_connector(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connector = trio_tlsbio.TLSConnector(ssl_context=client_context)
+    async with serving(example("server").echo, server_context) as port:
+        await example("connector").ask_often(connector, HOST, port, [b"one", b"two"])
+    assert capsys.readouterr().out.splitlines() == ["b'one' full handshake", "b'two' resumed"]
+
+
+async def test_reconnecting(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connections = 0
+
+    async def echo(stream: TLSStream[trio.SocketStream]) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await stream.transport_stream.aclose()
+        else:
+            await example("server").echo(stream)
+
+    async with serving(echo, server_context) as port:
+        answer = await example("reconnecting").ask(HOST, port, b"hello", client_context)
+    assert answer == b"hello"
+    assert connections == 2
+    assert capsys.readouterr().out.startswith("once more: ")
+
+
+async def test_deadline(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    deadline: Any = example("deadline")
+    data = bytes(range(256)) * 100_000
+    turns: list[int] = []
+    first_turn_over = trio.Event()
+
+    async def send_for(*args: Any, send_for: Any = deadline.send_for) -> int:
+        count: int = await send_for(*args)
+        turns.append(count)
+        first_turn_over.set()
+        return count
+
+    async def sink(stream: TLSStream[trio.SocketStream]) -> None:
+        async with stream:
+            await first_turn_over.wait()  # nothing was read, so it is not the last one
+            received = b"".join([chunk async for chunk in stream])
+            await stream.send_all(b"all of it" if received == data else b"something else")
+
+    deadline.send_for = send_for
+    async with serving(sink, server_context) as port:
+        assert await deadline.upload(HOST, port, data, client_context) == b"all of it"
+    assert len(turns) > 1
+    assert sum(turns) == len(data)
+
+
+async def test_pumped(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    transport, server_transport = trio.testing.memory_stream_pair()
+    server_stream = TLSStream(server_transport, server_context, server_side=True)
+
+    async def serve() -> None:
+        async with server_stream:
+            await example("server").echo(server_stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        answer = await example("pumped").ask(transport, NAME, b"hello", client_context)
+    assert answer == b"hello"
+
+
+async def test_blocking(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:
+    async with serving(example("server").echo, server_context) as port:
+        question = b"hello\n" * 10
+        ask = example("blocking").ask
+        answer = await trio.to_thread.run_sync(ask, HOST, port, question, client_context)
+    assert answer == question
+
+
+async def test_blocking_tells_the_server_why(server_context: ssl.SSLContext) -> None:
+    logged, told = trio.open_memory_channel[str](1)
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.send_nowait(record.getMessage())
+
+    handler = Handler()
+    logger = logging.getLogger("trio_tlsbio.server")
+    logger.addHandler(handler)
+    try:
+        async with serving(example("server").echo, server_context) as port:
+            ask = partial(example("blocking").ask, HOST, port, b"", ssl.create_default_context())
+            with pytest.raises(trio_tlsbio.CertificateError):
+                await trio.to_thread.run_sync(ask)
+            assert "unknown_ca" in await told.receive()
+    finally:
+        logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("seconds", [1000, 0])
+async def test_draining(
+    seconds: float, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    connect = partial(
+        open_tls_over_tcp_stream, HOST, port_of(listeners), ssl_context=client_context
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(example("draining").serve, listeners, seconds)
+            async with await connect() as idle, await connect() as busy:
+                await idle.send_all(b"hello\n")
+                assert await idle.receive_some() == b"HELLO\n"
+                await busy.send_all(b"hello\ngood")
+                assert await busy.receive_some() == b"HELLO\n"
+                signal.raise_signal(signal.SIGTERM)
+                assert await idle.receive_some() == b""
+                if seconds:
+                    await busy.send_all(b"bye\n")
+                    assert await busy.receive_some() == b"GOODBYE\n"
+                assert await busy.receive_some() == b""
+    with pytest.raises(OSError, match="connect"):
+        await connect()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+async def test_reloading(
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reloaded, reports = trio.open_memory_channel[Exception | None](1)
+
+    def write_certificate() -> bytes:
+        cert = ca.issue_cert(HOST)
+        cert.private_key_pem.write_to_path("server.key")
+        cert.cert_chain_pems[0].write_to_path("server.pem")
+        return ssl.PEM_cert_to_DER_cert(cert.cert_chain_pems[0].bytes().decode())
+
+    async def certificate_of(stream: TLSStream[trio.SocketStream]) -> bytes:
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        certificate = stream.getpeercert(binary_form=True)
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    old = write_certificate()
+    reloading = example("reloading")
+    context = ReloadingContext(reloading.make_context, on_reload=reloaded.send_nowait)
+    listeners = await open_tls_over_tcp_listeners(0, context, host=HOST)
+    connect = partial(
+        open_tls_over_tcp_stream, HOST, port_of(listeners), ssl_context=client_context
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reloading.serve, listeners, context)
+            async with await connect() as first:
+                assert await certificate_of(first) == old
+
+                new = write_certificate()
+                signal.raise_signal(signal.SIGHUP)
+                assert await reports.receive() is None
+                async with await connect() as stream:
+                    assert await certificate_of(stream) == new
+
+                await trio.Path("server.pem").write_text("no certificate", encoding="utf-8")
+                signal.raise_signal(signal.SIGHUP)
+                assert await reports.receive() is not None
+                assert "the old one stays" in caplog.text
+                async with await connect() as stream:
+                    assert await certificate_of(stream) == new
+                assert await certificate_of(first) == old
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def server_on_request(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path: Path, tls_version: ssl.TLSVersion
+) -> ssl.SSLContext:
+    """The context of docs/examples/on_request.py, with the certificates of the tests."""
+    pem, authorities = tmp_path / "server.pem", tmp_path / "clients-ca.pem"
+    server_cert.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    ca.cert_pem.write_to_path(str(authorities))
+    context: ssl.SSLContext = example("on_request").make_context(pem, pem, authorities)
+    context.minimum_version = context.maximum_version = tls_version
+    return context
+
+
+async def get(port: int, path: str, context: ssl.SSLContext, **options: Any) -> str:
+    """Ask for a path by HTTP, and return the status and the text."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    stream = await open_tls_over_tcp_stream(HOST, port, ssl_context=context, **options)
+    async with stream:
+        await stream.send_all(request)
+        response = b"".join([chunk async for chunk in stream]).decode()
+    head, _, text = response.partition("\r\n\r\n")
+    assert f"\r\nContent-Length: {len(text)}\r\n" in head
+    return f"{head.split()[1]} {text}"
+
+
+async def test_on_request(
+    ca: trustme.CA, server_on_request: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    for_all, for_some = "200 this is for everybody\n", "200 this is for alice\n"
+    refused = "403 this is for those who have a certificate\n"
+    async with serving(example("on_request").answer, server_on_request) as port:
+        context = client_context_for(ca, tls_version)
+        assert await get(port, "/", context) == for_all
+        assert await get(port, "/private", context) == refused  # it can't be asked
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        assert await get(port, "/private", context) == refused  # it has none
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        ca.issue_cert("alice@example.org", common_name="alice").configure_cert(context)
+        cache = SessionCache()
+        for _ in range(3):
+            assert await get(port, "/private", context, session_cache=cache) == for_some
+            assert await get(port, "/", context, session_cache=cache) == for_all
+        assert context.session_stats()["hits"] == 5
+
+        context = client_context_for(ca, tls_version)
+        context.post_handshake_auth = True
+        trustme.CA().issue_cert("mallory@example.org").configure_cert(context)
+        with pytest.raises(trio_tlsbio.PeerAlertError, match="unknown_ca"):
+            await get(port, "/private", context)
+        assert await get(port, "/", client_context_for(ca, tls_version)) == for_all
+
+
+async def test_metrics(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    tmp_path: Path,
+) -> None:
+    metrics: Any = example("metrics").Metrics()
+    path = tmp_path / "tls-server.prom"
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    connect = partial(open_tls_over_tcp_stream, HOST, port_of(listeners))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(example("metrics").serve, listeners, metrics, path)
+        stream = await connect(ssl_context=ssl.create_default_context())
+        with pytest.raises(trio_tlsbio.CertificateError):
+            await stream.do_handshake()
+        await stream.aclose()
+        cache = SessionCache()
+        for _ in range(2):
+            async with await connect(ssl_context=client_context, session_cache=cache) as stream:
+                await stream.send_all(b"hello")
+                assert await stream.receive_some() == b"hello"
+        before = await trio.Path(path).read_text(encoding="utf-8")
+        for listener in listeners:
+            await listener.aclose()  # which ends it
+    assert "tls_connections_total 0\n" in before, "it is written again after 15 seconds"
+    metrics.write(path)
+    lines = (await trio.Path(path).read_text(encoding="utf-8")).splitlines()
+    version = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}[tls_version]
+    sums = [line for line in lines if line.startswith("tls_handshake_seconds_sum ")]
+    assert float(sums[0].split()[1]) > 0
+    assert [line for line in lines if line not in sums] == [
+        "tls_connections_total 3",
+        "tls_connections_active 0",
+        "tls_handshakes_resumed_total 1",
+        "tls_handshake_seconds_count 2",
+        f'tls_handshakes_total{{version="{version}"}} 2',
+        'tls_handshakes_failed_total{error_type="alert_unknown_ca"} 1',
+    ]
+
+
+@pytest.mark.skipif(
+    not getattr(ssl, "HAS_PSK", False), reason="ssl.HAS_PSK: Python 3.13 or newer, and OpenSSL's"
+)
+async def test_psk(server_cert: trustme.LeafCert) -> None:
+    psk: Any = example("psk")
+    keys = {f"sensor-{number}": bytes([number] * 32) for number in range(5)}
+    answers: dict[str, bytes] = {}
+
+    async def ask(identity: str, key: bytes) -> None:
+        answers[identity] = await psk.ask(HOST, port, psk.make_client_context(identity, key))
+
+    async with serving(psk.greet, psk.make_server_context(keys)) as port:
+        async with trio.open_nursery() as nursery:
+            for identity, key in keys.items():
+                nursery.start_soon(ask, identity, key)
+        assert answers == {identity: f"hello, {identity}\n".encode() for identity in keys}
+        with pytest.raises(trio_tlsbio.PeerAlertError, match=r"our pre-shared key \(PSK\)"):
+            await ask("sensor-1", keys["sensor-2"])
+        with pytest.raises(trio_tlsbio.PeerAlertError, match=r"no .* pre-shared key \(PSK\)"):
+            await ask("another", keys["sensor-2"])
+
+    impostor = psk.make_server_context({})
+    server_cert.configure_cert(impostor)
+    async with serving(example("server").echo, impostor) as port:
+        with pytest.raises(trio_tlsbio.CertificateError):
+            await ask("sensor-1", keys["sensor-1"])
+        context = psk.make_client_context("sensor-1", keys["sensor-1"])
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with pytest.raises(psk.NoKeyUsedError):
+            await psk.ask(HOST, port, context)
+
+
+# With how many tests are in them.
+TEST_EXAMPLES = {"recording": 1, "testing_tls": 5, "testing_core": 1}
+
+
+@pytest.mark.parametrize("name", list(TEST_EXAMPLES))
+def test_tests(name: str) -> None:
+    path = DOCS / "examples" / f"{name}.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+    assert f"{TEST_EXAMPLES[name]} passed" in result.stdout
+
+
+def test_every_example_has_a_test() -> None:
+    # By its name in one of the tests. Those of the tutorial are run by test_docs_blocks.py.
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for path in (DOCS / "examples").glob("*.py"):
+        is_tested = re.search(rf'["/]{path.stem}(\.py)?\b', tests) is not None
+        assert is_tested or path.stem.startswith("tutorial_"), path.name
+
+
+################################################################
+# The code in the text
+################################################################
+
+
+def markdown_blocks(language: str) -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_readme_shows_the_examples() -> None:
+    assert markdown_blocks("python") == [
+        (DOCS / "examples" / name).read_text(encoding="utf-8")
+        for name in ("client.py", "server.py")
+    ]
+
+
+def test_readme_quick_start() -> None:
+    assert markdown_blocks("sh") == ["\n".join(QUICK_START) + "\n"]
+
+
+def test_readme_links() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+################################################################
+# The pages
+################################################################
+
+
+def test_docs_build(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    pytest.importorskip("furo", reason="furo, the theme of the docs, is not installed")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-E"]
+    build = subprocess.run(
+        [*command, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert build.returncode == 0, build.stdout + build.stderr
+    assert "<svg" in (tmp_path / "html" / "states.html").read_text(encoding="utf-8")
+    api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
+    for name in trio_tlsbio.__all__:
+        assert f'id="trio_tlsbio.{name}"' in api
+    page = (tmp_path / "html" / "testing.html").read_text(encoding="utf-8")
+    for name in trio_tlsbio.testing.__all__:
+        assert f'id="trio_tlsbio.testing.{name}"' in page
+
+
+def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = extension("states", monkeypatch)
+    for side, table in states.TRANSITIONS.items():
+        svg = states.diagram(side)
+        assert svg.count("<path") == len(table) + 1  # the arrow's head
+        for (source, event), target in table.items():
+            for word in (source.name, event.value, target.name):
+                assert f">{word}</text>" in svg
+
+
+def test_every_message_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (_, _, messages, cures) in extension("errors", monkeypatch).tables().items():
+        assert messages.keys() == cures.keys(), name
+
+
+def strings_in_the_code() -> set[str]:
+    """Return every string in the package, with ``…`` where something is filled in."""
+
+    def text_of(node: ast.expr) -> str:
+        match node:
+            case ast.Constant(value=str(text)):
+                return text.replace("%s", "…")  # in a log
+            case ast.JoinedStr(values=values):
+                return "".join(map(text_of, values))
+            case _:
+                return "…"
+
+    return {
+        text_of(node)
+        for path in Path(trio_tlsbio.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant | ast.JoinedStr)
+    }
+
+
+def test_errors_page_quotes_messages_of_the_code() -> None:
+    text = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    quoted = re.findall(r"^``(.+)``\n    \S", text, re.MULTILINE)
+    assert len(quoted) > 20
+    assert set(quoted) - strings_in_the_code() == set()
+
+
+def test_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
+    changelog: Any = extension("changelog", monkeypatch)
+    markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert markdown.count("\n## [Unreleased]\n") == 1
+    lines = changelog.to_rst(markdown)
+    assert lines[lines.index("Unreleased") + 1] == "-" * len("Unreleased")
+    assert not any(line.startswith("#") for line in lines)

@@ -1,0 +1,1 @@
+"""Searches: random and exhaustive ones, floods, memory, signals."""

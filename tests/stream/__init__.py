@@ -1,0 +1,1 @@
+"""Streams, clients, servers and adapters, over memory and loopback."""

@@ -1,0 +1,1 @@
+"""The core, and what needs no task: values, tables, contexts, words."""

@@ -1,0 +1,700 @@
+"""Contexts that are made anew, and chosen by name: no sockets needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+
+from tests.certificates import CLIENT, Certificate, Issued, load_revocation_list
+from tests.helpers import client_context_for, failures, server_context_for, shake_hands
+from trio_tlsbio import (
+    CertificateError,
+    HandshakeInfo,
+    PeerAlertError,
+    ReloadingContext,
+    TLSConnection,
+    TLSError,
+    sni_context,
+)
+
+LOGGER = "trio_tlsbio.server"
+
+
+################################################################
+# Renewed certificates
+################################################################
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    return tmp_path / "server.pem"
+
+
+@pytest.fixture
+def renew(ca: trustme.CA, pem: Path) -> Callable[[str], None]:
+    """Put a certificate for a name into the file."""
+
+    def put(name: str) -> None:
+        # As ACME clients do: never half of a file, and another one each time.
+        new = pem.with_suffix(".new")
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(new))
+        new.rename(pem)
+
+    put("one.example")
+    return put
+
+
+@pytest.fixture
+def make_context(pem: Path) -> Callable[[], ssl.SSLContext]:
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem)
+        return context
+
+    return make
+
+
+def certificate_names(ca: trustme.CA, context: ssl.SSLContext, name: str | None = None) -> object:
+    """Shake hands with a server, and return the names in its certificate."""
+    client_context = client_context_for(ca)
+    client_context.check_hostname = False
+    client = TLSConnection(client_context, server_hostname=name)
+    shake_hands(client, TLSConnection(context, server_side=True))
+    assert client.handshake is not None
+    assert client.handshake.peer_certificate is not None
+    return [value for _, value in client.handshake.peer_certificate["subjectAltName"]]
+
+
+def test_a_changed_file_is_noticed(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=reloads.append)
+    first = current()
+    assert current() is first
+    assert certificate_names(ca, first) == ["one.example"]
+    renew("two.example")
+    assert current() is not first
+    assert current() is current()
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert certificate_names(ca, first) == ["one.example"], "what is in use goes on"
+    assert reloads == [None]
+
+
+def test_a_link_that_leads_elsewhere_is_noticed(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    pem.rename(pem.with_name("archive1.pem"))
+    pem.symlink_to("archive1.pem")
+    current = ReloadingContext(make_context, files=[str(pem)])
+    renew("two.example")
+    pem.rename(pem.with_name("archive2.pem"))
+    pem.symlink_to("archive2.pem")
+    assert certificate_names(ca, current()) == ["two.example"]
+
+
+def test_without_files_it_takes_asking(
+    ca: trustme.CA, renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    current = ReloadingContext(make_context)
+    renew("two.example")
+    assert certificate_names(ca, current()) == ["one.example"]
+    assert current.reload()
+    assert certificate_names(ca, current()) == ["two.example"]
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("garbage", "in PEM form"),
+        ("empty", "in PEM form"),
+        ("missing", "No such file"),
+        ("another key", "the private key belongs to another certificate"),
+    ],
+)
+def test_a_bad_file_keeps_the_old_and_is_reported_once(
+    how: str,
+    why: str,
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=reloads.append)
+    first = current()
+    if how == "missing":
+        pem.unlink()
+    elif how == "another key":
+        key = ca.issue_cert("two.example").private_key_pem.bytes()
+        pem.write_bytes(key + ca.issue_cert("three.example").cert_chain_pems[0].bytes())
+    else:
+        pem.write_bytes(b"garbage" if how == "garbage" else b"")
+    for _ in range(3):
+        assert current() is first
+    (error,) = reloads
+    assert isinstance(error, OSError)  # ssl.SSLError is one
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == (LOGGER, logging.ERROR)
+    message = record.getMessage()
+    assert message.startswith(
+        f"the SSLContext can't be made anew from {pem}, and the old one stays"
+    )
+    assert why in message
+    assert not current.reload(), "asked for, it says so again"
+    assert len(reloads) == len(caplog.records) == 2
+    renew("two.example")
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert reloads[-1] is None
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again_more_and_more_rarely(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failure: OSError | None = None
+    tries = 0
+
+    def make() -> ssl.SSLContext:
+        nonlocal tries
+        tries += 1
+        if failure is not None:
+            raise failure
+        return make_context()
+
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make, files=[pem], on_reload=reloads.append)
+    first = current()
+    renew("two.example")
+    tries = 0
+    for reason in ["no descriptors"] * 32 + ["no memory"] * 32:
+        failure = OSError(reason)
+        assert current() is first
+    # Each try blocks the event loop, and anybody who connects could bring it about.
+    assert tries == 1 + 6
+    renew("three.example")  # news, which begins anew
+    for _ in range(1 + 1 + 2):
+        current()
+    assert tries == 1 + 6 + 3
+    failure = None
+    for _ in range(4):
+        current()
+    assert tries == 1 + 6 + 3 + 1
+    assert certificate_names(ca, current()) == ["three.example"]
+    told = [str(error) for error in reloads]
+    assert told == ["no descriptors", "no memory", "no memory", "None"]
+    assert len(caplog.records) == 3, "a line for each reason and change, not for each try"
+
+
+def test_what_changes_while_it_is_read_is_read_again(
+    ca: trustme.CA,
+    pem: Path,
+    renew: Callable[[str], None],
+    make_context: Callable[[], ssl.SSLContext],
+) -> None:
+    names = iter(["two.example", "three.example"])
+
+    def make() -> ssl.SSLContext:
+        context = make_context()
+        if name := next(names, None):
+            renew(name)
+        return context
+
+    current = ReloadingContext(make, files=[pem])
+    assert certificate_names(ca, current()) == ["two.example"]
+    assert certificate_names(ca, current()) == ["three.example"]
+
+
+def test_it_fails_at_once_if_there_is_nothing_to_keep(
+    pem: Path, make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        ReloadingContext(make_context, files=[pem])
+    with pytest.raises(TypeError, match=r"must return an ssl\.SSLContext, not NoneType"):
+        ReloadingContext(lambda: None)  # type: ignore[arg-type,return-value]
+
+
+def test_its_repr_names_the_files(
+    pem: Path, renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    assert repr(ReloadingContext(make_context, files=[pem])) == f"<ReloadingContext of {pem}>"
+    assert repr(ReloadingContext(make_context)) == "<ReloadingContext of no files>"
+
+
+def test_a_bug_that_is_no_exception_of_files_is_not_hidden_from_who_asks(
+    renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    reloads: list[Exception | None] = []
+    results = iter([make_context(), "no context"])
+    current = ReloadingContext(lambda: next(results), on_reload=reloads.append)  # type: ignore[arg-type,return-value]
+    assert not current.reload()
+    assert isinstance(reloads[0], TypeError)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT),
+        (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER),
+    ],
+    ids=["server", "client"],
+)
+def test_a_reload_does_not_change_the_side(
+    first: ssl._SSLMethod, second: ssl._SSLMethod, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next connection could not be made by it, which would end a server."""
+    reloads: list[Exception | None] = []
+    protocols = iter([first, second, first])
+    current = ReloadingContext(lambda: ssl.SSLContext(next(protocols)), on_reload=reloads.append)
+    before = current()
+    assert not current.reload()
+    assert current() is before
+    (record,) = caplog.records
+    assert f"must stay with {first.name}" in record.getMessage()
+    assert current.reload(), "it goes by the first one, not by the last"
+    assert current().protocol is first
+    refused, fine = reloads
+    assert isinstance(refused, ValueError)
+    assert second.name in str(refused)
+    assert fine is None
+
+
+################################################################
+# Several names
+################################################################
+
+NAMES = ("a.example", "b.example", "*.c.example")
+
+
+@pytest.fixture
+def contexts(ca: trustme.CA, tls_version: ssl.TLSVersion) -> dict[str, ssl.SSLContext]:
+    return {name: server_context_for(ca.issue_cert(name), tls_version) for name in NAMES}
+
+
+def named_pair(
+    ca: trustme.CA, context: ssl.SSLContext, name: str | None
+) -> tuple[TLSConnection, TLSConnection]:
+    client_context = client_context_for(ca, context.minimum_version)
+    client_context.check_hostname = name is not None
+    client_context.set_alpn_protocols(["h2", "http/1.1"])
+    return (
+        TLSConnection(client_context, server_hostname=name),
+        TLSConnection(context, server_side=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "certificate"),
+    [
+        ("a.example", "a.example"),
+        ("b.example", "b.example"),
+        ("B.Example", "b.example"),
+        ("x.c.example", "*.c.example"),
+    ],
+)
+def test_each_name_has_its_certificate(
+    asked: str, certificate: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    client, server = named_pair(ca, sni_context(contexts), asked)
+    shake_hands(client, server)
+    assert client.handshake is not None
+    assert client.handshake.matched_name == certificate
+    assert server.handshake is not None
+    assert server.handshake.server_hostname == asked
+
+
+@pytest.mark.parametrize("asked", ["other.example", "c.example", "y.x.c.example", None])
+def test_other_names_are_refused(
+    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    client, server = named_pair(ca, sni_context(contexts), asked)
+    refusal, reason = failures(client, server)
+    assert isinstance(refusal, PeerAlertError)
+    assert refusal.alert == "unrecognized_name"
+    assert isinstance(reason, TLSError)
+    assert str(reason) == f"the peer asked for {asked or 'no name'}, which is not served here"
+    assert reason.error_type == "unrecognized_name"
+
+
+@pytest.mark.parametrize("asked", ["other.example", None])
+def test_other_names_can_have_a_default(
+    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    default = server_context_for(
+        ca.issue_cert("other.example"), contexts["a.example"].minimum_version
+    )
+    context = sni_context(contexts, default=default)
+    assert context is default
+    client, server = named_pair(ca, context, asked)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.server_hostname == asked
+    client, server = named_pair(ca, context, "b.example")
+    shake_hands(client, server)
+    assert client.handshake is not None
+    assert client.handshake.matched_name == "b.example"
+
+
+def test_each_name_has_its_alpn_protocols(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    contexts["a.example"].set_alpn_protocols(["h2"])
+    contexts["b.example"].set_alpn_protocols(["http/1.1"])
+    context = sni_context(contexts)
+    for name, protocol in (("a.example", "h2"), ("b.example", "http/1.1"), ("x.c.example", None)):
+        client, server = named_pair(ca, context, name)
+        shake_hands(client, server)
+        assert server.handshake is not None
+        assert server.handshake.alpn_protocol == protocol
+
+
+def test_sessions_of_a_name_are_resumed(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    context = sni_context(contexts)
+    client, server = named_pair(ca, context, "b.example")
+    shake_hands(client, server)
+    session = client.session
+    assert session is not None
+    client = TLSConnection(session.ssl_context, server_hostname="b.example", session=session)
+    server = TLSConnection(context, server_side=True)
+    shake_hands(client, server)
+    assert server.handshake is not None
+    assert server.handshake.session_reused
+    assert server.handshake.server_hostname == "b.example"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("verify_mode", ssl.CERT_REQUIRED),
+        ("verify_flags", ssl.VERIFY_X509_STRICT | ssl.VERIFY_CRL_CHECK_LEAF),
+        ("options", ssl.OP_NO_TICKET),
+        ("num_tickets", 7),
+        ("post_handshake_auth", True),
+    ],
+)
+def test_contexts_must_agree_on_what_openssl_does_not_change(
+    setting: str, value: object, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    setattr(contexts["b.example"], setting, value)
+    with pytest.raises(ValueError, match=rf"b\.example has another {setting}"):
+        sni_context(contexts)
+
+
+def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLContext]) -> None:
+    with pytest.raises(ValueError, match="at least one name"):
+        sni_context({})
+    with pytest.raises(ValueError, match="xn--"):
+        sni_context({"bücher.example": contexts["a.example"]})
+    sni_context(contexts)
+    with pytest.raises(ValueError, match="sni_callback already"):
+        sni_context(contexts)
+    contexts["a.example"].sni_callback = None
+    contexts["b.example"].sni_callback = lambda *_: None
+    with pytest.raises(ValueError, match=r"b\.example has an sni_callback already"):
+        sni_context(contexts)
+
+
+def test_names_with_revocation_lists_are_refused(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_REQUIRED
+    load_revocation_list(contexts["a.example"], Issued.of(ca).revokes())
+    with pytest.raises(ValueError, match="has revocation lists"):
+        sni_context(contexts)
+
+
+def test_names_that_let_in_others_clients_are_refused(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    """A session of one name could be resumed under another, and no certificate is verified then."""
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_REQUIRED
+        ca.configure_trust(context)
+    sni_context(contexts)
+    contexts["a.example"].sni_callback = None
+    trustme.CA().configure_trust(contexts["b.example"])
+    with pytest.raises(ValueError, match=r"b\.example trusts other authorities"):
+        sni_context(contexts)
+    for context in contexts.values():
+        context.verify_mode = ssl.CERT_NONE
+    sni_context(contexts)
+
+
+@pytest.mark.parametrize("mode", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+@pytest.mark.parametrize("trust", ["pinned", "pinned besides", "the same pin", "nothing", "level"])
+def test_names_whose_trust_can_not_be_compared_are_refused(
+    trust: str, mode: ssl.VerifyMode, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    """get_ca_certs() leaves out certificates that are no CA, and what is in a capath."""
+    same_pin = pin()
+    for name, context in contexts.items():
+        context.verify_mode = mode
+        if trust in ("pinned besides", "level"):
+            ca.configure_trust(context)
+        if trust == "the same pin":
+            same_pin.trusted_by(context)
+        elif trust == "pinned" or (trust == "pinned besides" and name == "b.example"):
+            pin().trusted_by(context)
+        elif trust == "level" and name == "b.example":
+            context.set_ciphers("DEFAULT:@SECLEVEL=1")
+    with pytest.raises(ValueError, match=r"b\.example .* can't be compared"):
+        sni_context(contexts)
+    sni_context(dict.fromkeys(NAMES, contexts["a.example"]))  # one context is like itself
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "a..b", ".a.example", "a.example..", "*."),
+        *("*", "*.*.example", "a.*.example", "a*.example", "*a.example", "a.example.*"),
+        *("192.0.2.1", "*.0.2.1", "1.2.3", "80", "::1", "[::1]", "2001:db8::1", "fe80::1%eth0"),
+        *("https://a.example", "a.example/", "a.example:443", "[::1]:443", "user@a.example"),
+        *("a example", " a.example", "a.example\n", "a.example\0", "a\t.example"),
+        *("a" * 64 + ".example", "a." * 126 + "ab"),
+    ],
+)
+def test_names_that_no_client_can_ask_for_are_refused(
+    name: str, contexts: dict[str, ssl.SSLContext]
+) -> None:
+    with pytest.raises(ValueError, match=r"host name|wildcard|IP address") as caught:
+        sni_context({"good.example": contexts["a.example"], name: contexts["b.example"]})
+    assert repr(name) in str(caught.value)
+    assert contexts["a.example"].sni_callback is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.example", "A.example"),
+        ("a.example", "a.example."),
+        ("A.Example.", "a.eXample"),
+        ("*.a.example", "*.A.example."),
+    ],
+)
+def test_a_name_that_is_given_twice_is_refused(
+    names: tuple[str, str], contexts: dict[str, ssl.SSLContext]
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(names[1])) + ".* already"):
+        sni_context(dict(zip(names, contexts.values(), strict=False)))
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "A.example.", "xn--bcher-kva.example", "_x.a_b.example", "1.2.3.x"]
+)
+def test_names_that_clients_can_ask_for_are_served(
+    name: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    context = sni_context({name: contexts["a.example"]})
+    assert asked(RawClient.of(ca, tls_version, None), context, name, None).server_hostname == name
+
+
+def test_what_is_no_servers_context_is_refused(contexts: dict[str, ssl.SSLContext]) -> None:
+    for other in (None, ssl.SSLContext, lambda: contexts["a.example"]):
+        with pytest.raises(TypeError, match=r"for b\.example must be an ssl\.SSLContext"):
+            sni_context({**contexts, "b.example": other})  # type: ignore[dict-item]
+    for name in (b"b.example", None):
+        with pytest.raises(TypeError, match="must be a str"):
+            sni_context({name: contexts["b.example"]})  # type: ignore[dict-item]
+    client_context = ssl.create_default_context()
+    with pytest.raises(ValueError, match=r"for b\.example was made for clients"):
+        sni_context({**contexts, "b.example": client_context})
+    with pytest.raises(ValueError, match="for other names was made for clients"):
+        sni_context(contexts, default=client_context)
+
+
+################################################################
+# Sessions of several names
+################################################################
+
+
+def pin() -> Issued:
+    """A client's certificate that is trusted as it is, and is no CA."""
+    return Certificate(names=["client.example"], purposes=[CLIENT]).signed_by(None)
+
+
+@attrs.frozen(eq=False)
+class RawClient:
+    """A client that resumes any session under any name, as a hostile one does."""
+
+    context: ssl.SSLContext
+
+    @classmethod
+    def of(cls, ca: trustme.CA, version: ssl.TLSVersion, certificate: Issued | None) -> RawClient:
+        context = client_context_for(ca, version)
+        context.check_hostname = False
+        if certificate is not None:
+            certificate.load_into(context)
+        return cls(context)
+
+    def ask(
+        self, server: TLSConnection, name: str | None, session: ssl.SSLSession | None = None
+    ) -> ssl.SSLSession | None:
+        """Shake hands and receive, so that the tickets arrive, and return the session."""
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = self.context.wrap_bio(incoming, outgoing, server_hostname=name, session=session)
+        is_greeted = False
+        for _ in range(5):
+            with suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                client.read(100)
+            server.feed(outgoing.read())
+            if server.do_handshake() and not is_greeted:
+                is_greeted = True
+                server.send(b"welcome")
+            incoming.write(server.data_to_send())
+        server.send_close_notify()  # or OpenSSL would forget the session
+        return client.session
+
+
+def asked(
+    client: RawClient, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None
+) -> HandshakeInfo:
+    """Connect to a server, and return what it knows of the handshake."""
+    server = TLSConnection(context, server_side=True)
+    client.ask(server, name, session)
+    assert server.handshake is not None
+    return server.handshake
+
+
+@pytest.fixture(params=["tickets", "session ids"])
+def resumable(
+    request: pytest.FixtureRequest, contexts: dict[str, ssl.SSLContext]
+) -> dict[str, ssl.SSLContext]:
+    """Contexts that resume sessions in either way. (In TLS 1.3 both are called tickets.)"""
+    if request.param == "session ids":
+        for context in contexts.values():
+            context.options |= ssl.OP_NO_TICKET
+    return contexts
+
+
+ASKED = ("a.example", "b.example", "x.c.example")
+
+
+@pytest.mark.parametrize("first", ASKED)
+@pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+def test_a_session_is_resumed_under_no_other_name(
+    mode: ssl.VerifyMode,
+    first: str,
+    ca: trustme.CA,
+    resumable: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
+) -> None:
+    for context in resumable.values():
+        ca.configure_trust(context)
+        context.verify_mode = mode
+    context = sni_context(resumable)
+    certificate = Certificate(purposes=[CLIENT]).signed_by(Issued.of(ca)) if mode else None
+    client = RawClient.of(ca, tls_version, certificate)
+    for name in ASKED:
+        server = TLSConnection(context, server_side=True)
+        session = client.ask(server, first)
+        handshake = asked(client, context, name, session)
+        assert handshake.session_reused == (name == first)
+        assert handshake.server_hostname == name
+        assert bool(handshake.peer_certificate) == bool(mode)
+
+
+@pytest.mark.parametrize("names", [("a.example", "b.example"), ("b.example", "a.example")])
+def test_a_certificate_of_one_name_gets_nobody_in_at_another(
+    names: tuple[str, str],
+    ca: trustme.CA,
+    resumable: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
+) -> None:
+    """Whatever the contexts come to trust: a session goes with the context that has verified it."""
+    here, elsewhere = names
+    for context in resumable.values():
+        ca.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    context = sni_context(resumable)
+    certificate = pin()
+    certificate.trusted_by(resumable[here])  # too late to be compared
+    client = RawClient.of(ca, tls_version, certificate)
+    session = client.ask(TLSConnection(context, server_side=True), here)
+    assert session is not None
+    assert asked(client, context, here, session).session_reused
+    for offered in (None, session):
+        with pytest.raises(CertificateError):
+            client.ask(TLSConnection(context, server_side=True), elsewhere, offered)
+
+
+def test_a_wildcards_sessions_are_resumed_under_the_name_that_is_asked_for(
+    ca: trustme.CA, resumable: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    """One context has verified the client for all these names. OpenSSL tells the session's name."""
+    context = sni_context({"*.c.example": resumable["*.c.example"], **resumable})
+    client = RawClient.of(ca, tls_version, None)
+    session = client.ask(TLSConnection(context, server_side=True), "x.c.example")
+    handshake = asked(client, context, "y.c.example", session)
+    assert handshake.session_reused
+    assert handshake.server_hostname == "y.c.example"
+
+
+def test_a_context_of_several_names_is_chosen_by_other_stacks_too(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    """They know the sni_callback alone."""
+    context = sni_context(contexts)
+    client_context = client_context_for(ca, tls_version)
+    for name in ASKED:
+        client = TLSConnection(client_context, server_hostname=name)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = context.wrap_bio(incoming, outgoing, server_side=True)
+        for _ in range(3):
+            incoming.write(client.data_to_send())
+            with suppress(ssl.SSLWantReadError):
+                server.do_handshake()
+            client.feed(outgoing.read())
+            client.do_handshake()
+        assert client.handshake is not None
+        assert client.handshake.matched_name is not None
+
+
+def test_names_are_reloaded_together(
+    ca: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("a.example", "b.example")}
+
+    def renew(name: str) -> None:
+        new = tmp_path / "new"
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(new))
+        os.replace(new, files[name])  # noqa: PTH105
+
+    def make_context() -> ssl.SSLContext:
+        contexts = {}
+        for name, path in files.items():
+            contexts[name] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            contexts[name].load_cert_chain(path)
+        return sni_context(contexts)
+
+    for name in files:
+        renew(name)
+    current = ReloadingContext(make_context, files=files.values())
+    first = current()
+    for name in files:
+        renew(name)
+        assert current() is not first
+        assert certificate_names(ca, current(), name) == [name]
+    assert not caplog.records

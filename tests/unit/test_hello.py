@@ -1,0 +1,317 @@
+"""Servers whose context looks at names read the ClientHello before OpenSSL does."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import trustme
+
+from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
+from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
+from trio_tlsbio._hello import MAX_HELLO_BYTES, HelloWatch, server_name_in
+from trio_tlsbio.testing import transfer
+
+# As long as NAME, so that it can take its place.
+NOT_ASCII = b"\xff\n\r\x1b[31m\xe4.com!"
+assert len(NOT_ASCII) == len(NAME)
+
+UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
+ILLEGAL_PARAMETER = b"\x15\x03\x03\x00\x02\x02\x2f"
+WARNING = b"\x15\x03\x01\x00\x02\x01\x5a"  # user_canceled
+
+
+@pytest.fixture(params=["sni_context", "callback"])
+def server_context(
+    request: pytest.FixtureRequest, server_context: ssl.SSLContext
+) -> ssl.SSLContext:
+    """A context that looks at names, in one way or the other."""
+    if request.param == "sni_context":
+        return sni_context({NAME: server_context})
+    server_context.sni_callback = lambda *_: None
+    return server_context
+
+
+@pytest.fixture(autouse=True)
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Fail if something is raised where nobody can catch it, which goes to stderr."""
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(args.exc_value))
+    yield seen
+    assert not seen
+
+
+def hello_of(context: ssl.SSLContext, name: str | None = NAME) -> bytes:
+    """The record with a client's first words."""
+    context.check_hostname = False
+    return TLSConnection(context, server_hostname=name).data_to_send()
+
+
+def fragments(record: bytes, size: int) -> bytes:
+    """Cut the message in a record into records of so many bytes."""
+    message = record[5:]
+    pieces = [message[start : start + size] for start in range(0, len(message), size)]
+    return b"".join(record[:3] + len(piece).to_bytes(2) + piece for piece in pieces)
+
+
+def feed(server: TLSConnection, data: bytes, chunk: int | None = None) -> None:
+    for start in range(0, len(data), chunk or len(data) or 1):
+        server.feed(data[start : start + chunk if chunk else None])
+        with suppress(TLSError):
+            server.do_handshake()
+
+
+################################################################
+# Names that are not ASCII
+################################################################
+
+
+@pytest.mark.parametrize("chunk", [1, 7, None])
+@pytest.mark.parametrize("size", [1, 100, 10000])
+def test_name_that_is_not_ascii_is_refused_in_plain_words(
+    size: int, chunk: int | None, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """CPython would print a traceback, and send internal_error."""
+    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    server = TLSConnection(server_context, server_side=True)
+    feed(server, fragments(hello, size) + b"and so on", chunk)
+    for _ in range(2):
+        with pytest.raises(TLSError) as caught:
+            server.do_handshake()
+        assert str(caught.value) == (
+            r"the peer asked for \xff\n\r\x1b[31m\xe4.com!, which is no host name: it is not ASCII"
+        )
+        assert caught.value.error_type == "unrecognized_name"
+        with pytest.raises(TLSError, match="not ASCII"):
+            server.receive()
+    assert server.data_to_send() == UNRECOGNIZED_NAME
+
+
+@pytest.mark.parametrize("position", range(len(NAME)))
+def test_a_single_letter_is_enough(
+    position: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    name = bytearray(NAME, "ascii")
+    name[position] |= 0x80
+    server = TLSConnection(server_context, server_side=True)
+    server.feed(hello_of(client_context).replace(NAME.encode(), name))
+    with pytest.raises(TLSError, match="not ASCII"):
+        server.do_handshake()
+    client = TLSConnection(client_context, server_hostname=NAME)
+    transfer(server, client)
+    with pytest.raises(PeerAlertError) as caught:
+        client.do_handshake()
+    assert caught.value.alert == "unrecognized_name"
+
+
+def test_warnings_between_the_pieces_change_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    pieces = fragments(hello, 100)
+    server = TLSConnection(server_context, server_side=True)
+    server.feed(pieces[:105] + WARNING + pieces[105:])
+    with pytest.raises(TLSError, match="not ASCII"):
+        server.do_handshake()
+    assert server.data_to_send() == UNRECOGNIZED_NAME
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "alert"),
+    [
+        (NOT_ASCII, "not ASCII", UNRECOGNIZED_NAME),
+        (b"ghost." + NAME.encode()[6:], "another name in its second", ILLEGAL_PARAMETER),
+    ],
+    ids=["not ASCII", "another"],
+)
+@pytest.mark.parametrize("size", [1, 100, 10000])
+def test_second_hello_is_looked_at_too(
+    size: int,
+    name: bytes,
+    message: str,
+    alert: bytes,
+    ca: trustme.CA,
+    server_cert: trustme.LeafCert,
+) -> None:
+    """TLS 1.3, where the server wants another key share. OpenSSL asks for the context again."""
+    server_context = server_context_for(server_cert)
+    server_context.set_ecdh_curve("secp384r1")
+    client = TLSConnection(client_context_for(ca), server_hostname=NAME)
+    server = TLSConnection(sni_context({NAME: server_context}), server_side=True)
+    transfer(client, server)
+    assert not server.do_handshake()
+    transfer(server, client)
+    assert not client.do_handshake()
+    second = client.data_to_send()
+    ccs, hello = second[:6], second[6:]
+    assert (ccs[0], hello[0], hello[5]) == (20, 22, 1)
+    feed(server, ccs + fragments(hello.replace(NAME.encode(), name), size))
+    with pytest.raises(TLSError, match=message):
+        server.do_handshake()
+    assert server.data_to_send() == alert
+
+
+################################################################
+# All the others
+################################################################
+
+
+@pytest.mark.parametrize("chunk", [1, 7, None])
+@pytest.mark.parametrize("size", [1, 100, 10000])
+@pytest.mark.parametrize("retries", [False, True])
+def test_a_hello_in_pieces(
+    retries: bool,
+    size: int,
+    chunk: int | None,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    if retries:
+        server_context.set_ecdh_curve("secp384r1")
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    feed(server, fragments(client.data_to_send(), size), chunk)
+    shake_hands(client, server, chunk)
+    assert server.handshake is not None
+    assert server.handshake.server_hostname == NAME
+    client.send(b"x" * 50_000)
+    transfer(client, server, chunk)
+    assert server.receive() == b"x" * 50_000
+
+
+def test_sessions_are_resumed(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """In TLS 1.2 the client's Finished, which is encrypted, comes in a record of the same type."""
+    session = None
+    for number in range(50):
+        client = TLSConnection(client_context, server_hostname=NAME, session=session)
+        server = TLSConnection(server_context, server_side=True)
+        shake_hands(client, server)
+        assert server.handshake is not None
+        assert server.handshake.session_reused == (number > 0)
+        session = client.session
+
+
+STRANGE = {
+    "nothing": b"",
+    "half a record": b"\x16\x03\x01\x02",
+    "half a hello": b"\x16\x03\x01\x00\x05\x01\x00\x00\xff\x03",
+    "HTTP": b"GET / HTTP/1.1\r\n\r\n",
+    "SSH": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "a fatal alert": b"\x15\x03\x03\x00\x02\x02\x28",
+    "a close_notify": b"\x15\x03\x03\x00\x02\x01\x00",
+    "a fatal alert in the hello": b"\x16\x03\x01\x00\x05\x01\x00\x00\xff\x03"
+    b"\x15\x03\x03\x00\x02\x02\x28",
+    "a close_notify in the hello": b"\x16\x03\x01\x00\x05\x01\x00\x00\xff\x03"
+    b"\x15\x03\x03\x00\x02\x01\x00",
+    "data": b"\x17\x03\x03\x00\x05hello",
+    "another message": b"\x16\x03\x03\x00\x04\x14\x00\x00\x00",
+    "a malformed hello": b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
+    "empty records": b"\x16\x03\x01\x00\x00" * 40,
+    "warnings": WARNING * 10,
+    "change_cipher_spec": b"\x14\x03\x03\x00\x01\x01" * 40,
+    "another version": b"\x16\x02\x01\x00\x05\x01\x00\x00\x01\x00",
+    "SSL 2": b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("chunk", [1, None])
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_is_no_hello_is_judged_by_openssl(
+    name: str,
+    chunk: int | None,
+    ends: bool,
+    server_cert: trustme.LeafCert,
+    tls_version: ssl.TLSVersion,
+) -> None:
+    """At once, and in its words, as where no names count."""
+    plain_context, context = (server_context_for(server_cert, tls_version) for _ in range(2))
+    context.sni_callback = lambda *_: None
+    seen = []
+    for each in plain_context, context:
+        server = TLSConnection(each, server_side=True)
+        feed(server, STRANGE[name], chunk)
+        if ends:
+            server.feed_eof()
+        seen.append((repr(failure(server)), server.wants_data, server.data_to_send()))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x00\x04\x01\x01\x00\x00",
+        (b"\x16\x03\x01\x00\x04\x01\x00\xff\x00" + b"\x16\x03\x01\x00\x01x" * MAX_HELLO_BYTES),
+        (b"\x16\x03\x01\x00\x04\x01\x00\xff\x00" + WARNING * MAX_HELLO_BYTES),
+        (b"\x16\x03\x01\x00\x04\x01\x00\xff\x00" + b"\x16\x03\x01\x00\x00" * MAX_HELLO_BYTES),
+    ],
+    ids=["it says so", "it comes", "among warnings", "empty records"],
+)
+def test_hello_without_end_is_not_kept(data: bytes, server_context: ssl.SSLContext) -> None:
+    server = TLSConnection(server_context, server_side=True)
+    server.feed(data)
+    with suppress(TLSError):
+        while not server.do_handshake() and server.is_behind:
+            pass  # one call does a share of it
+    with pytest.raises(TLSError, match="a ClientHello of more than 64 KiB") as caught:
+        server.do_handshake()
+    assert caught.value.error_type == "excessive_message_size"
+    assert server.data_to_send() == ILLEGAL_PARAMETER
+
+
+################################################################
+# Finding the name
+################################################################
+
+
+def test_name_in_a_hello(client_context: ssl.SSLContext) -> None:
+    assert server_name_in(hello_of(client_context)[5:]) == NAME.encode()
+    assert server_name_in(hello_of(client_context, "127.0.0.1")[5:]) is None
+    assert server_name_in(hello_of(client_context, None)[5:]) is None
+
+
+def test_hello_that_is_cut_anywhere_has_no_name(client_context: ssl.SSLContext) -> None:
+    message = hello_of(client_context)[5:]
+    for end in range(len(message)):
+        assert server_name_in(message[:end]) is None
+    assert server_name_in(message + b"x") is None
+
+
+@pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])
+def test_no_name_that_openssl_finds_is_overlooked(
+    change: int,
+    client_context: ssl.SSLContext,
+    server_cert: trustme.LeafCert,
+    tls_version: ssl.TLSVersion,
+    unraisable: list[object],
+) -> None:
+    """Each byte of a hello is changed in turn."""
+    told: list[str | None] = []
+    context = server_context_for(server_cert, tls_version)
+    context.sni_callback = lambda _object, name, _context: told.append(name)
+    record = hello_of(client_context)
+    for position in range(5, len(record)):
+        changed = bytearray(record)
+        changed[position] ^= change
+        incoming = ssl.MemoryBIO()
+        incoming.write(changed)
+        with suppress(ssl.SSLError):
+            context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True).do_handshake()
+        name = server_name_in(bytes(changed[5:]))
+        if unraisable:
+            assert name is not None
+            assert not name.isascii()
+            unraisable.clear()
+        elif told and told.pop() is not None:
+            assert name is not None
+
+
+def test_its_repr_has_nothing_of_the_client() -> None:
+    watch = HelloWatch()
+    watch.add(b"\x16\x03\x01\x00\x04\x01\x00\x00\xff")
+    assert "01" not in repr(watch)

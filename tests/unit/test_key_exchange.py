@@ -1,0 +1,203 @@
+"""The group of the key exchange, which few Pythons tell, is read off the server's messages."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Iterator
+
+import pytest
+import trustme
+
+from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
+from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession
+from trio_tlsbio._key_exchange import GROUPS, KeyExchangeWatch
+
+ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
+HAS_MLKEM = ssl.OPENSSL_VERSION_INFO >= (3, 5)
+
+
+def connect(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    session: TLSSession | None = None,
+    chunk: int | None = None,
+) -> tuple[TLSConnection, HandshakeInfo]:
+    """Shake hands, and return the client and what both sides know of it."""
+    client = TLSConnection(client_context, server_hostname=NAME, session=session)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server, chunk)
+    info, on_server = client.handshake, server.handshake
+    assert info is not None
+    assert on_server is not None
+    assert info.group == on_server.group
+    tells: object = getattr(client.ssl_object, "group", None)  # from Python 3.15 on
+    if callable(tells) and info.group is not None:
+        assert tells() == info.group
+    return client, info
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7])
+@pytest.mark.parametrize(
+    ("curve", "group"),
+    [("prime256v1", "secp256r1"), ("secp384r1", "secp384r1"), ("secp521r1", "secp521r1")],
+)
+def test_the_group_is_told(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    curve: str,
+    group: str,
+    chunk: int | None,
+) -> None:
+    """Also where a TLS 1.3 server has asked for another key share than the first."""
+    server_context.set_ecdh_curve(curve)
+    _, info = connect(client_context, server_context, chunk=chunk)
+    assert info.group == group
+    assert not info.is_post_quantum
+
+
+def test_the_default(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    _, info = connect(client_context, server_context)
+    is_post_quantum = HAS_MLKEM and tls_version is ssl.TLSVersion.TLSv1_3
+    assert info.group == ("X25519MLKEM768" if is_post_quantum else "x25519")
+    assert info.is_post_quantum is is_post_quantum
+
+
+def test_a_resumed_session(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    """It has a key exchange of its own in TLS 1.3, and none in TLS 1.2."""
+    server_context.set_ecdh_curve("secp384r1")
+    client, _ = connect(client_context, server_context)
+    _, info = connect(client_context, server_context, client.session)
+    assert info.session_reused
+    assert info.group == ("secp384r1" if tls_version is ssl.TLSVersion.TLSv1_3 else None)
+
+
+def test_no_group_takes_part_in_rsa(ca: trustme.CA) -> None:
+    cert = ca.issue_cert(NAME, key_type=trustme.KeyType.RSA)
+    client_context = client_context_for(ca, VERSIONS["tls12"])
+    server_context = server_context_for(cert, VERSIONS["tls12"])
+    for context in (client_context, server_context):
+        context.set_ciphers("AES128-GCM-SHA256")
+    _, info = connect(client_context, server_context)
+    assert info.group is None
+    assert not info.is_post_quantum
+
+
+async def test_it_outlives_a_certificate_on_request(ca: trustme.CA) -> None:
+    client_context = client_context_for(ca)
+    ca.issue_cert("client@example.org").configure_cert(client_context)
+    client_context.post_handshake_auth = True
+    server_context = server_context_for(ca.issue_cert(NAME))
+    ca.configure_trust(server_context)
+    server_context.post_handshake_auth = True
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    server_context.set_ecdh_curve("secp384r1")
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    server.verify_client_post_handshake()
+    client.feed(server.data_to_send())
+    assert client.receive() is None
+    server.feed(client.data_to_send())
+    assert server.client_has_answered()
+    assert server.handshake is not None
+    assert server.handshake.group == "secp384r1"
+
+
+################################################################
+# The parser
+################################################################
+
+
+@pytest.fixture
+def flight(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> bytes:
+    """What a server that prefers secp384r1 answers to a ClientHello."""
+    server_context.set_ecdh_curve("secp384r1")
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    first = server.data_to_send()
+    client.feed(first)
+    client.do_handshake()
+    server.feed(client.data_to_send())
+    server.do_handshake()
+    return first + server.data_to_send()
+
+
+def watched(*parts: bytes, cipher: str = ECDHE) -> str | None:
+    watch = KeyExchangeWatch()
+    for part in parts:
+        watch.add(part)
+    return watch.group(cipher)
+
+
+def test_a_flight_is_cut_anywhere(flight: bytes) -> None:
+    assert {watched(flight[:cut], flight[cut:]) for cut in range(len(flight))} == {"secp384r1"}
+    assert watched(*(flight[i : i + 1] for i in range(len(flight)))) == "secp384r1"
+
+
+def test_a_view_with_gaps(flight: bytes) -> None:
+    spread = bytes(byte for pair in zip(flight, flight, strict=True) for byte in pair)
+    watch = KeyExchangeWatch()
+    watch.add(memoryview(spread)[::2])
+    assert watch.group(ECDHE) == "secp384r1"
+
+
+def test_damage_is_no_error(flight: bytes) -> None:
+    """It tells another group or none, and OpenSSL refuses the handshake."""
+    source = random.Random(1)
+    for position in range(len(flight)):
+        damaged = bytearray(flight)
+        damaged[position] ^= source.randrange(1, 256)
+        watched(bytes(damaged))
+
+
+def message(kind: int, body: bytes) -> bytes:
+    payload = bytes([kind]) + len(body).to_bytes(3) + body
+    return b"\x16\x03\x03" + len(payload).to_bytes(2) + payload
+
+
+def server_hello(cipher_suite: bytes, extensions: bytes = b"") -> bytes:
+    body = b"\x03\x03" + bytes(32) + b"\0" + cipher_suite + b"\0"
+    return message(2, body + len(extensions).to_bytes(2) + extensions)
+
+
+def key_share(group: int) -> bytes:
+    content = group.to_bytes(2) + b"\0\x01k"
+    return b"\0\x33" + len(content).to_bytes(2) + content
+
+
+def messages() -> Iterator[tuple[str, bytes, bytes, str | None]]:
+    curve = b"\x03" + (24).to_bytes(2)
+    # Diffie-Hellman with a prime of 6,144 bits, whose length begins like a named curve.
+    yield "DHE-RSA-AES128-GCM-SHA256", b"\x00\x9e", b"\x03\x00" + b"\x18" * 768, None
+    yield "ECDHE-RSA-AES128-GCM-SHA256", b"\xc0\x2f", curve, "secp384r1"
+    yield "ECDHE-PSK-AES128-CBC-SHA256", b"\xc0\x37", b"\0\x04hint" + curve, "secp384r1"
+    yield "ECDHE-PSK-AES128-CBC-SHA256", b"\xc0\x37", b"\xff\xffhint" + curve, None
+    yield "ECDHE-RSA-AES128-GCM-SHA256", b"\xc0\x2f", b"\x01" + curve, None  # explicit_prime
+    yield "ECDHE-RSA-AES128-GCM-SHA256", b"\xc0\x2f", b"\x03", None
+
+
+@pytest.mark.parametrize(("cipher", "suite", "exchange", "group"), list(messages()))
+def test_server_key_exchange(cipher: str, suite: bytes, exchange: bytes, group: str | None) -> None:
+    assert watched(server_hello(suite), message(12, exchange), cipher=cipher) == group
+
+
+@pytest.mark.parametrize("number", [*GROUPS, 0x0A0A])
+def test_names_of_groups(number: int) -> None:
+    expected = GROUPS.get(number, "0x0a0a")
+    assert watched(server_hello(b"\x13\x01", key_share(number))) == expected
+
+
+def test_nothing_is_kept_of_what_has_no_end() -> None:
+    watch = KeyExchangeWatch()
+    for _ in range(1000):
+        watch.add(message(11, bytes(1000)))
+    assert watch.is_over
+    watch.add(server_hello(b"\x13\x01", key_share(29)))
+    assert watch.group("") is None

@@ -1,0 +1,1 @@
+"""Programs and scanners that are not ours."""

@@ -9,9 +9,8 @@ import pytest
 import trustme
 
 from .helpers import NAME, VERSIONS, client_context_for, server_context_for
-from .tables import pytest_addoption, tables
 
-__all__ = ["pytest_addoption", "tables"]  # hooks and fixtures of other modules
+pytest_plugins = ["tests.selection", "tests.tables"]
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,6 @@ from trio_tlsbio import (
 Pair: TypeAlias = tuple[TLSStream[Any], TLSStream[Any]]
 Operation: TypeAlias = Callable[[], Awaitable[object]]
 
-# How often what may go wrong by chance is tried.
-ROUNDS = int(os.environ.get("TRIO_TLSBIO_ROUNDS", "50"))
-
 SIZES = {"1 B": 1, "30 kB": 30_000, "200 kB": 200_000, "2 MB": 2_000_000}
 GREETING = b"220 what has waited in the other's socket since the beginning\r\n" * 20
 
@@ -109,11 +106,12 @@ async def test_what_is_written_and_closed_at_once_arrives(
     side: str,
     client_context: ssl.SSLContext,
     server_context: ssl.SSLContext,
+    rounds: int,
 ) -> None:
     # The peer greets late, into a socket that will never be read again, and reads slowly. A
     # server of TLS 1.3 has sent tickets too, which nobody has read.
     payload = random.Random(size).randbytes(size)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         async with established(
             client_context, server_context, side, layers=layers, receive_buffer=65536
         ) as (ours, theirs):
@@ -137,7 +135,7 @@ async def test_what_is_written_and_closed_at_once_arrives(
 
 @sizes
 async def test_what_is_written_and_closed_at_once_arrives_at_a_pool_of_peers(
-    size: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    size: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext, rounds: int
 ) -> None:
     # Here the handshake belongs to it: the server has written before the client is through.
     payload = random.Random(size).randbytes(size)
@@ -158,16 +156,20 @@ async def test_what_is_written_and_closed_at_once_arrives_at_a_pool_of_peers(
             await together(write_and_close, read)
 
     with trio.fail_after(30):
-        await together(*[converse] * ROUNDS)
+        await together(*[converse] * rounds)
 
 
 @sides
 @pytest.mark.parametrize("size", [1, 30_000, 200_000], ids=["1 B", "30 kB", "200 kB"])
 async def test_what_is_written_and_closed_at_once_arrives_at_blocking_ssl(
-    size: int, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    size: int,
+    side: str,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    rounds: int,
 ) -> None:
     payload = random.Random(size).randbytes(size)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         has_written = threading.Event()
         received = bytearray()
         listener = socket.create_server(("127.0.0.1", 0))
@@ -520,10 +522,10 @@ async def test_close_in_a_cancelled_scope_sends_what_a_cancelled_send_left(
 
 @sides
 async def test_close_in_a_cancelled_scope_with_a_greeting_unread(
-    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext, rounds: int
 ) -> None:
     # Closing a socket in which something is unread would be a reset.
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         async with established(client_context, server_context, side) as (ours, theirs):
             await theirs.send_all(GREETING)
             await ours.send_all(bytes(30_000))
@@ -533,10 +535,10 @@ async def test_close_in_a_cancelled_scope_with_a_greeting_unread(
 
 
 async def test_https_compatible_says_nothing_and_loses_nothing(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, rounds: int
 ) -> None:
     payload = random.Random(0).randbytes(200_000)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         async with established(client_context, server_context, "server", https_compatible=True) as (
             ours,
             theirs,

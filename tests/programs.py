@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -26,11 +25,8 @@ NGINX_VERSIONS = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TL
 GNUTLS_VERSIONS = {ssl.TLSVersion.TLSv1_2: "VERS-TLS1.2", ssl.TLSVersion.TLSv1_3: "VERS-TLS1.3"}
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip a test if a program is missing."""
-    return pytest.mark.skipif(
-        shutil.which(program) is None, reason=f"the program {program} is not installed"
-    )
+#: Marks a test that takes a program: it belongs to the world, and is skipped without it.
+needs = pytest.mark.needs
 
 
 def gnutls_priority(version: ssl.TLSVersion) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "world: talks to programs that are not ours")
     config.addinivalue_line("markers", "docs: what README and docs/ say holds")
     config.addinivalue_line("markers", "slow: a search; only a sample of it runs by default")
+    config.addinivalue_line("markers", "needs(program): takes a program, so it is of the world")
     config.addinivalue_line("markers", "sample(one_in): by default one in so many cases is run")
     # Workers of pytest-xdist get the option, but not where the arguments came from.
     if config.args_source is pytest.Config.ArgsSource.ARGS:
@@ -37,6 +39,11 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     folder = item.path.relative_to(HERE).parts[0]
     if folder in {"world", "docs", "slow"}:
         item.add_marker(folder)
+    for mark in item.iter_markers("needs"):
+        (program,) = mark.args
+        item.add_marker("world")
+        if shutil.which(program) is None:
+            item.add_marker(pytest.mark.skip(reason=f"the program {program} is not installed"))
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,6 +63,12 @@ def _sample(name: str, cases: list[pytest.Item]) -> list[pytest.Item]:
     mark = cases[0].get_closest_marker("sample")
     one_in = mark.args[0] if mark else ONE_IN if cases[0].get_closest_marker("slow") else 1
     return random.Random(name).sample(cases, math.ceil(len(cases) / one_in))
+
+
+@pytest.fixture(scope="session")
+def stride(request: pytest.FixtureRequest) -> int:
+    """Which step a test takes that goes from byte to byte, or from line to line: 1 with --all."""
+    return 1 if request.config.getoption("all") else ONE_IN - 1
 
 
 @pytest.fixture(scope="session")

@@ -1,409 +1,50 @@
-"""The adapters for httpcore and httpx, and for their successors, with servers that are not ours."""
+"""The adapters for httpcore and httpx, and for their successors, with servers of ours."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import ssl
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
 import trio.testing
 import trustme
 
-from tests.docblocks import example
 from tests.helpers import (
     HOST,
     LIMIT,
-    ROOT,
     client_context_for,
     port_of,
-    server_context_for,
     serving,
 )
-from tests.programs import free_port, https_proxy, listening, needs, nginx
+from tests.http_clients import (
+    Contexts,
+    Generation,
+    contexts,
+    head_of,
+    http,
+    proxy,
+    reused,
+)
+from tests.programs import free_port
 from trio_tlsbio import (
     CertificateError,
-    SessionCache,
     TLSStream,
     TruncationError,
-    open_tls_over_tcp_listeners,
     serve_tls_over_tcp,
 )
 
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
-
-REQUESTS = 100
-
-
-@attrs.frozen
-class Generation:
-    """A library, the one beneath it, and what we have for both."""
-
-    client: Any
-    core: Any
-    transport: Any
-    backend: Any
-
-    @classmethod
-    def of(cls, name: str, core: str) -> Generation:
-        pytest.importorskip(name, reason=f"{name} is not installed")
-        return cls(
-            importlib.import_module(name),
-            importlib.import_module(core),
-            importlib.import_module(f"trio_tlsbio.{name}").TLSTransport,
-            importlib.import_module(f"trio_tlsbio.{core}").TLSBackend,
-        )
-
-
-@pytest.fixture(params=[("httpx", "httpcore"), ("httpx2", "httpcore2")], ids=lambda pair: pair[0])
-def http(request: pytest.FixtureRequest) -> Generation:
-    return Generation.of(*request.param)
-
-
-@pytest.fixture
-def contexts(ca: trustme.CA, server_cert: trustme.LeafCert) -> Contexts:
-    version = ssl.TLSVersion.TLSv1_3
-    return client_context_for(ca, version), server_context_for(server_cert, version)
-
-
-@pytest.fixture
-def server_pem(server_cert: trustme.LeafCert, tmp_path: Path) -> Path:
-    path = tmp_path / "server.pem"
-    server_cert.private_key_and_cert_chain_pem.write_to_path(str(path))
-    return path
-
-
-def reused(response: Any) -> bool:
-    """Whether the connection of a response has resumed a session."""
-    stream: TLSStream[Any] = response.extensions["network_stream"].get_extra_info("tls_stream")
-    assert isinstance(stream, TLSStream)
-    return stream.session_reused
-
-
-async def ask_often(
-    http: Generation, context: ssl.SSLContext, port: int, *, version: str, **options: Any
-) -> list[bool]:
-    """Send requests over connections of their own, some pools one after the other, and tell which
-    of the connections have resumed."""
-    cache = SessionCache()
-    resumed: list[bool] = []
-    limits = http.client.Limits(max_keepalive_connections=0)
-    for pool in range(4):
-        transport = http.transport(
-            verify=context, session_cache=cache, limits=limits, http2=True, **options
-        )
-        async with http.client.AsyncClient(transport=transport) as client:
-            for number in range(pool, REQUESTS, 4):
-                response = await client.get(f"https://{HOST}:{port}/{number}")
-                assert response.http_version == version
-                assert response.text == f"you asked for /{number}"
-                resumed.append(reused(response))
-    assert cache.statistics().hits >= resumed.count(True)
-    return resumed
-
-
-################################################################
-# Servers that are not ours
-################################################################
-
-
-@needs("nginx")
-async def test_nginx(
-    http: Generation,
-    tls_version: ssl.TLSVersion,
-    client_context: ssl.SSLContext,
-    server_pem: Path,
-) -> None:
-    async with nginx(server_pem, tls_version, http2=True) as port:
-        resumed = await ask_often(http, client_context, port, version="HTTP/2")
-    assert resumed == [False] + [True] * (REQUESTS - 1)
-    assert client_context.session_stats()["hits"] == REQUESTS - 1
-
-
-@needs("nginx")
-async def test_nginx_through_an_https_proxy(
-    http: Generation,
-    tls_version: ssl.TLSVersion,
-    client_context: ssl.SSLContext,
-    ca: trustme.CA,
-    server_pem: Path,
-) -> None:
-    pytest.importorskip("proxy", reason="proxy.py is not installed")
-    proxy_context = ssl.create_default_context()
-    ca.configure_trust(proxy_context)
-    async with (
-        nginx(server_pem, tls_version, http2=True) as port,
-        https_proxy(server_pem) as proxy_port,
-    ):
-        proxy = http.client.Proxy(f"https://{HOST}:{proxy_port}", ssl_context=proxy_context)
-        resumed = await ask_often(http, client_context, port, version="HTTP/2", proxy=proxy)
-    assert resumed == [False] + [True] * (REQUESTS - 1)
-    # The proxy makes a context for each connection, so with itself nothing can be resumed.
-    assert proxy_context.session_stats()["hits"] == 0
-
-
-async def proxy(stream: TLSStream[trio.SocketStream]) -> None:
-    """Connect to where the client wants to, and pass on what comes from either side."""
-    _, target, _ = (await head_of(stream)).decode().split(" ", 2)
-    host, _, port = target.partition(":")
-    async with await trio.open_tcp_stream(host, int(port)) as remote:
-        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
-
-        async def pass_on(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
-            async for data in source:
-                await sink.send_all(data)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pass_on, stream, remote)
-            nursery.start_soon(pass_on, remote, stream)
-
-
-@needs("nginx")
-async def test_tls_in_tls_resumes_both(
-    http: Generation,
-    tls_version: ssl.TLSVersion,
-    client_context: ssl.SSLContext,
-    server_context: ssl.SSLContext,
-    ca: trustme.CA,
-    server_pem: Path,
-) -> None:
-    proxy_context = client_context_for(ca, tls_version)
-    async with (
-        nginx(server_pem, tls_version, http2=True) as port,
-        serving(proxy, server_context) as proxy_port,
-    ):
-        through = http.client.Proxy(f"https://{HOST}:{proxy_port}", ssl_context=proxy_context)
-        resumed = await ask_often(http, client_context, port, version="HTTP/2", proxy=through)
-    assert resumed == [False] + [True] * (REQUESTS - 1)
-    assert proxy_context.session_stats()["hits"] == REQUESTS - 1
-
-
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    """An ASGI app that says what it was asked for."""
-    if scope["type"] == "lifespan":
-        for done in ("startup", "shutdown"):
-            await receive()
-            await send({"type": f"lifespan.{done}.complete"})
-    else:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        body = f"you asked for {scope['path']}".encode()
-        await send({"type": "http.response.body", "body": body})
-
-
-@asynccontextmanager
-async def hypercorn_over_ours(context: ssl.SSLContext) -> AsyncIterator[int]:
-    """Hypercorn's Trio worker in this process, over our listeners, as the docs have it."""
-    from hypercorn.config import Config
-
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    listeners = await open_tls_over_tcp_listeners(0, context, host=HOST, https_compatible=True)
-    serve = partial(example("hypercorn_server").serve, app, Config(), listeners)
-    with trio.fail_after(LIMIT):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve)
-            yield port_of(listeners)
-            for listener in listeners:
-                await listener.aclose()
-
-
-async def test_hypercorn_over_our_listener(
-    http: Generation, client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
-    async with hypercorn_over_ours(server_context) as port:
-        resumed = await ask_often(http, client_context, port, version="HTTP/2")
-    assert resumed == [False] + [True] * (REQUESTS - 1)
-    assert server_context.session_stats()["hits"] == REQUESTS - 1
-
-
-@attrs.define(eq=False)
-class Hypercorn:
-    """The recipe with an app of its own, whose timeouts are too long for a test to wait for."""
-
-    app: Any
-    context: ssl.SSLContext
-    graceful_timeout: float = 3600.0
-    drained: trio.Event = attrs.Factory(trio.Event)
-    listeners: list[Any] = attrs.field(init=False)
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[int]:
-        from hypercorn.config import Config
-
-        config = Config()
-        config.keep_alive_timeout = 3600
-        config.graceful_timeout = self.graceful_timeout
-        self.listeners = await open_tls_over_tcp_listeners(
-            0, self.context, host=HOST, https_compatible=True, close_timeout=3600
-        )
-
-        async def serve(task_status: trio.TaskStatus[Any]) -> None:
-            await example("hypercorn_server").serve(
-                self.app, config, self.listeners, task_status=task_status
-            )
-            self.drained.set()
-
-        with trio.fail_after(LIMIT):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(serve)
-                yield port_of(self.listeners)
-                nursery.cancel_scope.cancel()
-
-    async def drain(self) -> None:
-        for listener in self.listeners:
-            await listener.aclose()
-
-
-@pytest.mark.parametrize("http2", [False, True])
-async def test_hypercorn_drains_although_a_client_stays_in_a_pool(
-    http2: bool, http: Generation, contexts: Contexts
-) -> None:
-    client_context, server_context = contexts
-    server_context.set_alpn_protocols(["h2", "http/1.1"])
-    server = Hypercorn(app, server_context)
-    transport = http.transport(verify=client_context, http2=http2)
-    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
-        await client.get(f"https://{HOST}:{port}/one")
-        await server.drain()
-        await server.drained.wait()
-
-
-async def test_hypercorn_drains_although_a_client_waits(contexts: Contexts) -> None:
-    client_context, server_context = contexts
-    server = Hypercorn(app, server_context)
-    async with server.running() as port:
-        stream = TLSStream(
-            await trio.open_tcp_stream(HOST, port),
-            client_context,
-            server_hostname=HOST,
-            https_compatible=True,
-        )
-        async with stream:
-            await stream.send_all(b"GET /one HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            received = b""
-            while not received.endswith(b"\r\n0\r\n\r\n"):
-                received += await stream.receive_some()
-            await server.drain()
-            assert await stream.receive_some() == b""
-        await server.drained.wait()
-
-
-@pytest.mark.parametrize("http2", [False, True])
-async def test_hypercorn_completes_requests_while_it_drains(
-    http2: bool, http: Generation, contexts: Contexts
-) -> None:
-    client_context, server_context = contexts
-    server_context.set_alpn_protocols(["h2", "http/1.1"])
-    asked, go_on = trio.Event(), trio.Event()
-
-    async def slow(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            asked.set()
-            await go_on.wait()
-        await app(scope, receive, send)
-
-    server = Hypercorn(slow, server_context)
-    answers: list[str] = []
-    transport = http.transport(verify=client_context, http2=http2)
-    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
-
-        async def ask() -> None:
-            answers.append((await client.get(f"https://{HOST}:{port}/one")).text)
-            await client.aclose()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            await asked.wait()
-            await trio.testing.wait_all_tasks_blocked()  # hypercorn knows that it is not idle
-            await server.drain()
-            await trio.testing.wait_all_tasks_blocked()
-            assert not server.drained.is_set()
-            go_on.set()
-        assert answers == ["you asked for /one"]
-        await server.drained.wait()
-
-
-async def test_hypercorn_drains_within_its_graceful_timeout(
-    http: Generation, contexts: Contexts
-) -> None:
-    client_context, server_context = contexts
-    asked = trio.Event()
-
-    async def stuck(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            asked.set()
-            await trio.sleep_forever()
-        await app(scope, receive, send)
-
-    server = Hypercorn(stuck, server_context, graceful_timeout=0.05)
-    transport = http.transport(verify=client_context)
-    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
-
-        async def ask() -> None:
-            with pytest.raises(http.client.TransportError):
-                await client.get(f"https://{HOST}:{port}/one", timeout=None)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ask)
-            await asked.wait()
-            await server.drain()
-            await server.drained.wait()
-
-
-@asynccontextmanager
-async def hypercorn(pem: Path, worker: str) -> AsyncIterator[int]:
-    """Run the program hypercorn, with a worker of its own, and give the port."""
-    port = free_port()
-    argv = (
-        *(sys.executable, "-m", "hypercorn", "--worker-class", worker, "--bind", f"{HOST}:{port}"),
-        *(
-            "--certfile",
-            pem,
-            "--keyfile",
-            pem,
-            "--log-level",
-            "error",
-            "tests.stream.test_http:app",
-        ),
-    )
-    async with listening(port, pem.parent / "hypercorn.log", *argv):
-        yield port
-
-
-async def test_hypercorn_itself(
-    http: Generation, ca: trustme.CA, server_pem: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = client_context_for(ca, ssl.TLSVersion.TLSv1_3)
-    monkeypatch.chdir(ROOT)
-    async with hypercorn(server_pem, "asyncio") as port:
-        resumed = await ask_often(http, context, port, version="HTTP/2")
-    assert resumed == [False] + [True] * (REQUESTS - 1)
-
+__all__ = ["contexts", "http"]  # fixtures
 
 ################################################################
 # What the connections do, with a server of our own
 ################################################################
 
 Handler = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]]
-
-
-async def head_of(stream: TLSStream[Any]) -> bytes:
-    """Receive a request without a body."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        data = await stream.receive_some()
-        if not data:
-            break
-        head += data
-    return head
 
 
 async def test_tickets_do_not_end_an_idle_connection(http: Generation, contexts: Contexts) -> None:
@@ -605,41 +246,6 @@ async def test_what_a_cancelled_write_has_left_goes_out_first(
     assert b"".join(received) == b"".join(parts)
 
 
-@needs("nginx")
-async def test_cancelled_requests_do_no_harm_to_those_beside_them(
-    http: Generation, contexts: Contexts, server_pem: Path
-) -> None:
-    client_context, _ = contexts
-    answers: list[str] = []
-    connections: set[Any] = set()
-
-    async with nginx(server_pem, ssl.TLSVersion.TLSv1_3, http2=True) as port:
-        transport = http.transport(verify=client_context, http2=True)
-        async with http.client.AsyncClient(transport=transport, timeout=None) as client:
-
-            async def get(number: int) -> None:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(ask, number)
-                    if number % 2:
-                        for _ in range(number % 31):
-                            await trio.lowlevel.checkpoint()
-                        nursery.cancel_scope.cancel()
-
-            async def ask(number: int) -> None:
-                headers = {"x-padding": f"{number:05}" * 200}
-                response = await client.get(f"https://{HOST}:{port}/{number}", headers=headers)
-                answers.append(response.text)
-                connections.add(response.extensions["network_stream"])
-
-            await ask(1000)
-            async with trio.open_nursery() as nursery:
-                for number in range(90):
-                    nursery.start_soon(get, number)
-    assert {f"you asked for /{number}" for number in range(0, 90, 2)} <= set(answers)
-    assert len(answers) < 90
-    assert len(connections) == 1
-
-
 @pytest.mark.parametrize("given", [True, False])
 async def test_sessions_with_a_proxy_whose_context_nobody_gave(
     given: bool,
@@ -757,29 +363,3 @@ def test_options_that_do_not_go_together(http: Generation) -> None:
     for scheme in ("http", "https", "socks5"):
         with pytest.raises(ValueError, match="with a proxy"):
             http.transport(verify=False, proxy=f"{scheme}://{HOST}:1", local_address=HOST)
-
-
-################################################################
-# The programs of the docs
-################################################################
-
-
-@needs("nginx")
-async def test_docs_httpx_client(
-    tls_version: ssl.TLSVersion, client_context: ssl.SSLContext, server_pem: Path
-) -> None:
-    pytest.importorskip("httpx", reason="httpx is not installed")
-    async with nginx(server_pem, tls_version, http2=True) as port:
-        urls = [f"https://{HOST}:{port}/{number}" for number in range(5)]
-        texts = await example("httpx_client").fetch(urls, client_context)
-    assert texts == [f"you asked for /{number}" for number in range(5)]
-
-
-@needs("nginx")
-async def test_docs_httpcore_pool(client_context: ssl.SSLContext, server_pem: Path) -> None:
-    pytest.importorskip("httpcore", reason="httpcore is not installed")
-    version = client_context.minimum_version
-    name = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}[version]
-    async with nginx(server_pem, version, http2=True) as port:
-        lines = await example("httpcore_pool").describe(f"https://{HOST}:{port}/", client_context)
-    assert lines == [f"200, {name}, full handshake", f"200, {name}, resumed"]

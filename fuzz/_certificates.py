@@ -32,7 +32,7 @@ from ._subject import Subject
 
 __all__ = ["fuzz_certificates"]
 
-_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"  # RFC 8446 section 4.4.3
+_CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"  # RFC 9846 section 4.5.2
 _ECDSA_SECP256R1_SHA256 = b"\x04\x03"
 _SEQUENCE, _SET, _OID, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x31, 6, 2, 3, 4
 

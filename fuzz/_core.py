@@ -127,7 +127,7 @@ class _Forger:
         if content_type == APPLICATION_DATA:
             self.plaintext += data
         elif content_type == ALERT and data[1:] == b"\0" and self.closed_at is None:
-            self.closed_at = len(self.plaintext)  # of any level, RFC 8446 section 6
+            self.closed_at = len(self.plaintext)  # of any level, RFC 9846 section 6
 
     def forge(self, source: Input) -> None:
         """Put on the wire what the input says."""
@@ -156,7 +156,7 @@ class _Forger:
                 self.is_honest = False  # only so many empty records are accepted
 
     def _put_ticket(self, source: Input) -> None:
-        """A NewSessionTicket, RFC 8446 section 4.6.1. To a server it is a breach."""
+        """A NewSessionTicket, RFC 9846 section 4.7.1. To a server it is a breach."""
         self.is_honest = False
         lifetime, add = source.take(4).rjust(4, b"\0"), bytes(4)
         nonce, ticket = source.block()[:255], source.block()
@@ -167,7 +167,7 @@ class _Forger:
         self.put(HANDSHAKE, handshake(NEW_SESSION_TICKET, body))
 
     def _put_key_update(self, request: int) -> None:
-        """A KeyUpdate, RFC 8446 section 4.6.3; a HelloRequest in TLS 1.2."""
+        """A KeyUpdate, RFC 9846 section 4.7.3; a HelloRequest in TLS 1.2."""
         if not self.is_tls13:
             self.is_honest = False
             self._renegotiates = True

@@ -15,10 +15,10 @@ import attrs
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 
-# Content types (RFC 8446 section 5.1).
+# Content types (RFC 9846 section 5.1).
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA = 20, 21, 22, 23
 
-# Levels of alerts (RFC 8446 section 6).
+# Levels of alerts (RFC 9846 section 6).
 WARNING, FATAL = 1, 2
 
 TLS12 = b"\x03\x03"
@@ -26,7 +26,7 @@ HEADER_BYTES = 5
 
 
 def record(content_type: int, data: bytes, version: bytes = TLS12) -> bytes:
-    """TLSPlaintext: type, version, length, fragment (RFC 8446 section 5.1)."""
+    """TLSPlaintext: type, version, length, fragment (RFC 9846 section 5.1)."""
     return _header(content_type, len(data), version) + data
 
 
@@ -36,7 +36,7 @@ def _header(content_type: int, size: int, version: bytes = TLS12) -> bytes:
 
 
 def handshake(message_type: int, body: bytes, length: int | None = None) -> bytes:
-    """Handshake: type, length, body (RFC 8446 section 4). The length may be a lie."""
+    """Handshake: type, length, body (RFC 9846 section 4). The length may be a lie."""
     size = len(body) if length is None else length
     return bytes([message_type]) + (size % 2**24).to_bytes(3, "big") + body
 
@@ -80,7 +80,7 @@ class Keys(Protocol):
 
 
 def expand_label(secret: bytes, label: bytes, length: int, algorithm: HashAlgorithm) -> bytes:
-    """HKDF-Expand-Label with an empty context (RFC 8446 section 7.1), for up to one hash's length:
+    """HKDF-Expand-Label with an empty context (RFC 9846 section 7.1), for up to one hash's length:
     there HKDF-Expand is one HMAC (RFC 5869 section 2.3).
     """
     label = b"tls13 " + label
@@ -102,26 +102,26 @@ class Keys13:
         self._derive()
 
     def _derive(self) -> None:
-        """Make the traffic keys (RFC 8446 section 7.3)."""
+        """Make the traffic keys (RFC 9846 section 7.3)."""
         algorithm = _hash_of(self._cipher)
         self._aead = AESGCM(expand_label(self._secret, b"key", _key_bytes(self._cipher), algorithm))
         self._iv = expand_label(self._secret, b"iv", 12, algorithm)
         self._sequence = 0
 
     def update(self) -> None:
-        """Go on to the next generation, as after a KeyUpdate (RFC 8446 section 7.2)."""
+        """Go on to the next generation, as after a KeyUpdate (RFC 9846 section 7.2)."""
         algorithm = _hash_of(self._cipher)
         self._secret = expand_label(self._secret, b"traffic upd", algorithm.digest_size, algorithm)
         self._derive()
 
     def _nonce(self) -> bytes:
-        """The sequence number, XORed with the IV (RFC 8446 section 5.3)."""
+        """The sequence number, XORed with the IV (RFC 9846 section 5.3)."""
         nonce = int.from_bytes(self._iv, "big") ^ self._sequence
         self._sequence += 1
         return nonce.to_bytes(12, "big")
 
     def seal(self, content_type: int, data: bytes, padding: int = 0) -> bytes:
-        """TLSInnerPlaintext: content, type, zeros (RFC 8446 section 5.2). Type 0 is all padding."""
+        """TLSInnerPlaintext: content, type, zeros (RFC 9846 section 5.2). Type 0 is all padding."""
         inner = data + bytes([content_type]) + bytes(padding)
         header = _header(APPLICATION_DATA, len(inner) + 16)
         return header + self._aead.encrypt(self._nonce(), inner, header)
@@ -212,20 +212,20 @@ def _key_bytes(cipher: str) -> int:
 # Handshake messages
 ################################################################
 
-# Types (RFC 8446 section 4, RFC 5246 section 7.4).
+# Types (RFC 9846 section 4, RFC 5246 section 7.4).
 HELLO_REQUEST, CLIENT_HELLO, SERVER_HELLO, NEW_SESSION_TICKET = 0, 1, 2, 4
 END_OF_EARLY_DATA, ENCRYPTED_EXTENSIONS, CERTIFICATE = 5, 8, 11
 CERTIFICATE_REQUEST, CERTIFICATE_VERIFY, FINISHED, KEY_UPDATE = 13, 15, 20, 24
 
-# KeyUpdate messages (RFC 8446 section 4.6.3).
+# KeyUpdate messages (RFC 9846 section 4.7.3).
 UPDATE_NOT_REQUESTED, UPDATE_REQUESTED = b"\x18\0\0\x01\0", b"\x18\0\0\x01\x01"
 
-# A ticket that lives for a second (RFC 8446 section 4.6.1).
+# A ticket that lives for a second (RFC 9846 section 4.7.1).
 TICKET = handshake(
     NEW_SESSION_TICKET, bytes.fromhex("00000001 00000000 00") + b"\0\x06ticket" + b"\0\0"
 )
 
-# By this random value a ServerHello is a HelloRetryRequest (RFC 8446 section 4.1.3).
+# By this random value a ServerHello is a HelloRetryRequest (RFC 9846 section 4.2.3).
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 
 
@@ -238,7 +238,7 @@ def in_pieces(content_type: int, content: bytes, size: int) -> bytes:
 
 
 def with_extension(hello: bytes, extension_type: int, data: bytes) -> bytes:
-    """A ClientHello with one extension more, before the others (RFC 8446 section 4.1.2)."""
+    """A ClientHello with one extension more, before the others (RFC 9846 section 4.2.2)."""
     body = hello[4:]
     end = 2 + 32  # version and random
     end += 1 + body[end]  # session id
@@ -250,7 +250,7 @@ def with_extension(hello: bytes, extension_type: int, data: bytes) -> bytes:
 
 
 def hello_retry_request(server_hello: bytes, group: int) -> bytes:
-    """Made from the ServerHello that it comes instead of (RFC 8446 section 4.1.4)."""
+    """Made from the ServerHello that it comes instead of (RFC 9846 section 4.2.4)."""
     body = server_hello[4:]
     end = 2 + 32
     session_id = body[end : end + 1 + body[end]]

@@ -66,10 +66,10 @@ _TICKETS_SHIFT = 3
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
-# What encryption adds to a message of TLS 1.3: header, content type, tag (RFC 8446 section 5.2).
+# What encryption adds to a message of TLS 1.3: header, content type, tag (RFC 9846 section 5.2).
 _SEAL_BYTES = HEADER_BYTES + 1 + 16
 
-# An encrypted KeyUpdate (RFC 8446 section 4.6.3).
+# An encrypted KeyUpdate (RFC 9846 section 4.7.3).
 _KEY_UPDATE_BYTES = 5 + _SEAL_BYTES
 
 # What no host name has, but URLs and addresses with a port do.
@@ -375,7 +375,7 @@ class TLSConnection:
         # TLS 1.2 the server may remember it by its id instead.
         if session is None or not (session.has_ticket or session.id):
             return None
-        # RFC 8446 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
+        # RFC 9846 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
         # it has offered stays in place until the server gives another one.
         single_use = self._handshake.version == "TLSv1.3"
         if single_use and session_id(session) == self._offered_id:
@@ -799,7 +799,7 @@ class TLSConnection:
     ################################################################
 
     def verify_client_post_handshake(self) -> None:
-        """Ask the client for its certificate now (TLS 1.3, RFC 8446 section 4.6.2). Servers only.
+        """Ask the client for its certificate now (TLS 1.3, RFC 9846 section 4.7.2). Servers only.
 
         The answer comes with what is received: see :meth:`client_has_answered`. It takes a client
         that has offered this, and a context on this side with ``post_handshake_auth`` set, a
@@ -947,7 +947,7 @@ class TLSConnection:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
 
         Before the handshake is done the close_notify is held until then. Calling it again does
-        nothing. See RFC 8446 section 6.1; it works in TLS 1.2 as well.
+        nothing. See RFC 9846 section 6.1; it works in TLS 1.2 as well.
 
         Raises:
           TLSError: if the connection failed.
@@ -1026,7 +1026,7 @@ class TLSConnection:
     def _collect(self) -> bytes:
         """Queue what OpenSSL wrote to be sent, and return it."""
         data = self._outgoing.read()
-        # Nothing follows our close_notify, RFC 8446 section 6.1. OpenSSL would still answer a
+        # Nothing follows our close_notify, RFC 9846 section 6.1. OpenSSL would still answer a
         # KeyUpdate, or a request for a certificate.
         if data and self._send_state is not _CLOSED:
             self.unsent.append(data)
@@ -1049,7 +1049,7 @@ class TLSConnection:
     def bytes_answered(self) -> int:
         """How many bytes the peer has made us write since nothing waited to be sent.
 
-        It does by each KeyUpdate that requests one of ours (RFC 8446 section 4.6.3), for example.
+        It does by each KeyUpdate that requests one of ours (RFC 9846 section 4.7.3), for example.
         A peer that never reads could fill the memory with our answers: don't feed more while a lot
         of them waits.
         """

@@ -86,7 +86,7 @@ class CertificateError(TLSError):
 
 
 class PeerAlertError(TLSError):
-    """The peer ended the connection with a fatal alert (RFC 8446 section 6.2)."""
+    """The peer ended the connection with a fatal alert (RFC 9846 section 6.2)."""
 
     alert: str
     """The alert's name in the RFC, such as ``"unknown_ca"``."""
@@ -111,7 +111,7 @@ class PostHandshakeAuthError(TLSError):
 
 
 class TruncationError(TLSError):
-    """The transport ended without the peer's close_notify (RFC 8446 section 6.1).
+    """The transport ended without the peer's close_notify (RFC 9846 section 6.1).
 
     What was received so far is genuine, but there is no telling whether it is all:
     the peer may have crashed, or somebody on the way may have cut the connection.

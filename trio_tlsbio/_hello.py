@@ -24,19 +24,19 @@ __all__ = [
 MAX_HELLO_BYTES = 64 * 1024
 """How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
 
-# HandshakeType: RFC 8446 appendix B.3.
+# HandshakeType: RFC 9846 appendix B.3.
 _CLIENT_HELLO = 1
 MESSAGE_HEADER_BYTES = 4
 
 # RFC 6066 section 3.
 _SERVER_NAME, _HOST_NAME = 0, 0
 
-# AlertLevel and AlertDescription: RFC 8446 section 6.
+# AlertLevel and AlertDescription: RFC 9846 section 6.
 _WARNING, _FATAL = 1, 2
 _CLOSE_NOTIFY, _ILLEGAL_PARAMETER, _UNRECOGNIZED_NAME = 0, 47, 112
 
-# Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 8446
-# section 4.1.3.
+# Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
+# section 4.2.3.
 _RANDOM = slice(11, 43)
 HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
 
@@ -52,7 +52,7 @@ def message_bytes(messages: Data) -> int:
 
 @attrs.define
 class Reader:
-    """Reads the presentation language of RFC 8446 section 3."""
+    """Reads the presentation language of RFC 9846 section 3."""
 
     _data: bytes
 
@@ -145,7 +145,7 @@ class Refusal:
 class HelloWatch:
     """Holds back what a client sends until its ClientHello is whole, and reads the name in it.
 
-    A server that asks for another key share gets a second ClientHello (RFC 8446 section 4.1.4).
+    A server that asks for another key share gets a second ClientHello (RFC 9846 section 4.2.4).
     """
 
     #: The host name that the client asks for.

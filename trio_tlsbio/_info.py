@@ -179,7 +179,7 @@ class HandshakeInfo:
     the client asked for, if the context has an ``sni_callback``, as a :func:`sni_context` has."""
 
     session_reused: bool
-    """Whether the handshake resumed an earlier session (RFC 8446 section 2.2). In TLS 1.3 that is
+    """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
     also true of one with an external pre-shared key, which OpenSSL treats as a session."""
 
     peer_certificate: Certificate | None = attrs.field(repr=False, hash=False)

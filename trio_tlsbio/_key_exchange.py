@@ -46,12 +46,12 @@ GROUPS = {
 }
 """IANA's registry "TLS Supported Groups", without those that no OpenSSL of today negotiates."""
 
-# HandshakeType: RFC 8446 appendix B.3, RFC 5246 section 7.4.
+# HandshakeType: RFC 9846 appendix B.3, RFC 5246 section 7.4.
 _SERVER_HELLO, _CERTIFICATE, _SERVER_KEY_EXCHANGE, _CERTIFICATE_STATUS = 2, 11, 12, 22
 _BEFORE_KEY_EXCHANGE = (_CERTIFICATE, _CERTIFICATE_STATUS)
 
-_KEY_SHARE = 51  # of ExtensionType: RFC 8446 section 4.2
-_TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 8446 appendix B.4
+_KEY_SHARE = 51  # of ExtensionType: RFC 9846 section 4.3
+_TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 9846 appendix B.4
 _NAMED_CURVE = 3  # of ECCurveType: RFC 8422 section 5.4
 
 # A server's certificates may take 100 KiB, which OpenSSL allows by default.

@@ -55,7 +55,7 @@ class Passage:
 
 @attrs.frozen
 class WireRecord:
-    """What can be told of a TLS record without its keys (RFC 8446 section 5.1)."""
+    """What can be told of a TLS record without its keys (RFC 9846 section 5.1)."""
 
     time: float
     """When its last byte passed, in seconds since the recording began."""
@@ -66,7 +66,7 @@ class WireRecord:
     content_type: str
     """``"handshake"``, ``"application_data"``, ``"alert"``, ``"change_cipher_spec"`` or
     ``"heartbeat"``, or ``"unknown"`` for what is no TLS record. Records that TLS 1.3 encrypts are
-    ``"application_data"``, whatever is in them (RFC 8446 section 5.2)."""
+    ``"application_data"``, whatever is in them (RFC 9846 section 5.2)."""
 
     size: int
     """How long it is, with its header, in bytes."""
@@ -75,7 +75,7 @@ class WireRecord:
     """Whether what is in it can't be read."""
 
     messages: tuple[str, ...] = ()
-    """The names of the handshake messages that end in it (RFC 8446 section 4, RFC 5246 section
+    """The names of the handshake messages that end in it (RFC 9846 section 4, RFC 5246 section
     7.4), such as ``"ClientHello"``, or of its alert, such as ``"protocol_version"``, as far as they
     can be read."""
 
@@ -383,7 +383,7 @@ _CONTENT_TYPES = {
     24: "heartbeat",
 }
 
-# The registry "TLS HandshakeType" of IANA, in the spelling of RFC 8446 section 4 and RFC 5246
+# The registry "TLS HandshakeType" of IANA, in the spelling of RFC 9846 section 4 and RFC 5246
 # section 7.4.
 _SERVER_HELLO = 2
 _MESSAGES = {
@@ -443,10 +443,10 @@ _ALERTS = {
     120: "no_application_protocol",
 }
 
-# RFC 8446 section 4.1.3: by this random value a ServerHello is a HelloRetryRequest.
+# RFC 9846 section 4.2.3: by this random value a ServerHello is a HelloRetryRequest.
 _RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 
-_SUPPORTED_VERSIONS = 43  # the extension, RFC 8446 section 4.2.1
+_SUPPORTED_VERSIONS = 43  # the extension, RFC 9846 section 4.3.1
 _TLS13 = b"\x03\x04"
 
 
@@ -494,7 +494,7 @@ class _Reader:
             while record := bytes(side.records.take(single=True)):
                 content_type = record[0] if record[1:2] == b"\x03" else 0
                 # TLS 1.3 encrypts under application_data alone; its change_cipher_spec means
-                # nothing (RFC 8446 sections 5.2 and D.4).
+                # nothing (RFC 9846 sections 5.2 and E.4).
                 is_encrypted = content_type in _CONTENT_TYPES and (
                     content_type == _APPLICATION_DATA
                     or (side.has_changed_cipher and not self._is_tls13)
@@ -536,7 +536,7 @@ class _Reader:
 
 
 def _chosen_version(server_hello: bytes) -> bytes:
-    """Return the version that a ServerHello chose (RFC 8446 sections 4.1.3 and 4.2.1)."""
+    """Return the version that a ServerHello chose (RFC 9846 sections 4.2.3 and 4.3.1)."""
     start = 2 + 32
     start += 1 + (server_hello[start] if start < len(server_hello) else 0)  # the session id
     start += 2 + 1 + 2  # cipher suite, compression method, length of the extensions

@@ -29,10 +29,10 @@ __all__ = [
 Data: TypeAlias = bytes | bytearray | memoryview
 
 RECORD_BYTES = 16 * 1024
-"""How much plaintext a record carries at most (RFC 8446 section 5.1), in bytes."""
+"""How much plaintext a record carries at most (RFC 9846 section 5.1), in bytes."""
 
 HEADER_BYTES = 5
-"""Type, version and length, which begin a record (RFC 8446 section 5.1)."""
+"""Type, version and length, which begin a record (RFC 9846 section 5.1)."""
 
 # The registry "TLS ContentType" of IANA; all that are assigned end with heartbeat.
 _TYPES = range(20, 25)
@@ -46,12 +46,12 @@ DATA_SHIFT = 12
 ``1 << DATA_SHIFT`` bytes.
 """
 
-# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 8446 section
+# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 9846 section
 # 5.2); and how long a record OpenSSL 3.0 has room for.
 _MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
 _MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
 
-# AlertDescription: RFC 8446 section 6.
+# AlertDescription: RFC 9846 section 6.
 _UNEXPECTED_MESSAGE, _BAD_RECORD_MAC, _RECORD_OVERFLOW = 10, 20, 22
 _DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
 

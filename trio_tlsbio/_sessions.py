@@ -98,8 +98,8 @@ class TLSSession:
     def lifetime(self) -> float:
         """How long it may be resumed after it was received, in seconds, if the server plays along.
 
-        The server's own hint, but at most the context's timeout, and seven days (RFC 8446 section
-        4.6.1).
+        The server's own hint, but at most the context's timeout, and seven days (RFC 9846 section
+        4.7.1).
         """
         session = self._ssl_session
         lifetime = min(session.timeout, 7 * 24 * 3600)

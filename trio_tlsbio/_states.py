@@ -2,7 +2,7 @@
 
 A TLS connection is two one-way streams that share a handshake: each direction opens when the
 handshake is done and ends by itself, ours with the close_notify that we send, the peer's with the
-one that it sends (RFC 8446 section 6.1). The diagrams in the documentation are drawn from the
+one that it sends (RFC 9846 section 6.1). The diagrams in the documentation are drawn from the
 table below.
 """
 

@@ -654,7 +654,7 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def send_eof(self) -> None:
         """End our direction with a close_notify. Receiving goes on until the peer's own.
 
-        See RFC 8446 section 6.1; it works in TLS 1.2 as well. The direction of the transport is
+        See RFC 9846 section 6.1; it works in TLS 1.2 as well. The direction of the transport is
         not ended. Calling it again does nothing but finish what was cancelled.
 
         Raises:
@@ -988,8 +988,8 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         none if the context has ``CERT_OPTIONAL``. Data that comes meanwhile is kept for
         :meth:`receive_some`, 1 MiB at most. Cancelled, the answer comes with what is received
         later, and calling this again waits for it. See
-        :meth:`TLSConnection.verify_client_post_handshake` for what it takes, and RFC 8446 section
-        4.6.2.
+        :meth:`TLSConnection.verify_client_post_handshake` for what it takes, and RFC 9846 section
+        4.7.2.
 
         Raises:
           PostHandshakeAuthError: if the client can't be asked, ends its direction instead of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ALERTS", "REASONS", "VERIFY_CODES"]
 
-# The alerts of RFC 8446 section 6 that a peer may send, as what they tell the one who gets
+# The alerts of RFC 9846 section 6 that a peer may send, as what they tell the one who gets
 # them. OpenSSL names some after the protocol version that introduced them.
 ALERTS = {
     "unexpected_message": "a message that it did not expect arrived",

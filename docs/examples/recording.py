@@ -13,7 +13,7 @@ from trio_tlsbio.testing import (
 
 
 async def test_one_round_trip() -> None:
-    """TLS 1.3 takes one round trip before the client may send (RFC 8446 section 2)."""
+    """TLS 1.3 takes one round trip before the client may send (RFC 9846 section 2)."""
     authority = CertificateAuthority()
     transport, server_transport = trio.testing.memory_stream_pair()
     recorded = RecordedStream(transport)

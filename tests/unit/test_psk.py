@@ -187,7 +187,7 @@ def test_another_key_in_tls_1_2() -> None:
 
 def test_another_key_in_tls_1_3() -> None:
     client_error, server_error = failures_of(psk_client(TLS13, key=KEY[1:]), psk_server(TLS13))
-    # The first one is what RFC 8446 section 6.2 says, and newer versions of OpenSSL send.
+    # The first one is what RFC 9846 section 6.2 says, and newer versions of OpenSSL send.
     assert alert_in(client_error) in {"decrypt_error", "illegal_parameter"}
     assert "our pre-shared key (PSK) is not the one that it has" in str(client_error)
     assert "can't prove that it has" in str(server_error)

@@ -254,7 +254,7 @@ def sides(ca: trustme.CA, tls_version: ssl.TLSVersion, tmp_path: Path, secrets: 
 
 
 def ticket_in(client_hello: bytes) -> bytes:
-    """Find the ticket in a ClientHello (RFC 8446 section 4.1.2), which is one record."""
+    """Find the ticket in a ClientHello (RFC 9846 section 4.2.2), which is one record."""
     at = 5 + 4 + 2 + 32
     at += 1 + client_hello[at]  # the session's id
     at += 2 + int.from_bytes(client_hello[at : at + 2])  # cipher suites

@@ -55,7 +55,7 @@ DIFFERENCES: Sequence[Difference] = (
     Difference(
         "nothing after our close_notify",
         "OpenSSL goes on to write alerts, KeyUpdates and answers to a CertificateRequest after its "
-        "own close_notify. Nothing may follow that (RFC 8446 section 6.1).",
+        "own close_notify. Nothing may follow that (RFC 9846 section 6.1).",
         lambda step: bool(step.written_after_close),
         lambda step: attrs.evolve(step, written_after_close=b""),
     ),

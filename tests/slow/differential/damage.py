@@ -17,7 +17,7 @@ __all__ = ["GARBAGE", "Wire", "damage", "sslv2_hello"]
 HEADER_BYTES = 5
 
 # What a record's length may be at most: plaintext, TLS 1.3, OpenSSL's own limits, TLS 1.2 with
-# compression and without (RFC 8446 section 5.2, RFC 5246 section 6.2.3).
+# compression and without (RFC 9846 section 5.2, RFC 5246 section 6.2.3).
 _LIMITS = (16384, 16384 + 256, 16384 + 320, 16384 + 1024, 16384 + 1024 + 320, 16384 + 2048)
 _LENGTHS = (0, 1, 2, 0x7FFF, 0xFFFF, *(limit + by for limit in _LIMITS for by in (-1, 0, 1)))
 _TYPES = (0, 19, 20, 21, 22, 23, 24, 25, 0x37, 0x47, 0x80, 0x97, 0xFF)

@@ -32,7 +32,7 @@ __all__ = ["PAUSE", "Speech", "after_handshake", "framed"]
 PAUSE = Action(Act.PAUSE)
 
 _HELLO_REQUEST = handshake(HELLO_REQUEST, b"")
-# With a context of one byte, and ecdsa_secp256r1_sha256 (RFC 8446 section 4.3.2).
+# With a context of one byte, and ecdsa_secp256r1_sha256 (RFC 9846 section 4.4.2).
 _REQUEST = handshake(CERTIFICATE_REQUEST, b"\1\7" + bytes.fromhex("0008 000d 0004 0002 0403"))
 _SIZES = (0, 1, 100, 1000, 16384, 40_000)
 _RECORD_BYTES = 16384

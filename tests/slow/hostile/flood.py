@@ -127,7 +127,7 @@ def certificate_request() -> Say:
     numbers = itertools.count()
 
     def say(peer: HostilePeer) -> bytes:
-        # Each with a context of its own (RFC 8446 section 4.3.2).
+        # Each with a context of its own (RFC 9846 section 4.4.2).
         context = next(numbers).to_bytes(4, "big")
         extensions = bytes.fromhex("0008 000d 0004 0002 0403")
         return peer.seal(HANDSHAKE, handshake(CERTIFICATE_REQUEST, b"\x04" + context + extensions))

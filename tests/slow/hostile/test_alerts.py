@@ -16,7 +16,7 @@ from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
 from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, both, sealed
 from .peer import Arena, HostilePeer, outcome_of
 
-# Descriptions without a name, too: RFC 8446 section 6.2 makes them errors.
+# Descriptions without a name, too: RFC 9846 section 6.2 makes them errors.
 NAMES = ALERT_NAMES | {1: "unknown", 99: "unknown", 255: "unknown"}
 
 Moment: TypeAlias = Callable[[Arena], tuple[HostilePeer, TLSConnection, Callable[[bytes], bytes]]]
@@ -93,7 +93,7 @@ class Expected:
 
 
 def expected_of(name: str, level: int, moment: Moment, arena: Arena) -> Expected:
-    """Return what RFC 8446 section 6 and RFC 5246 section 7.2 make of an alert."""
+    """Return what RFC 9846 section 6 and RFC 5246 section 7.2 make of an alert."""
     if moment is before_hello and arena.is_server:
         return Expected(words=NO_MESSAGE, answer="unexpected_message")
     # Before a client has heard from a server, nobody knows which version it will be.

@@ -46,7 +46,7 @@ def one_left_out(peer: HostilePeer) -> bytes:
 
 
 CASES = [
-    # Lengths: RFC 8446 sections 5.1 and 5.2, RFC 5246 sections 6.2.1 and 6.2.3.
+    # Lengths: RFC 9846 sections 5.1 and 5.2, RFC 5246 sections 6.2.1 and 6.2.3.
     both("2^14 bytes of data", sealed(APPLICATION_DATA, bytes(16384)), Goes(bytes(16384))),
     both(
         "2^14 + 1 bytes of data",
@@ -82,7 +82,7 @@ CASES = [
         inside(INTERNAL, "internal_error", "bad_record_mac"),
         Ends(DAMAGED, "bad_record_mac"),
     ),
-    # Nothing in it: RFC 8446 sections 5.1 and 5.4.
+    # Nothing in it: RFC 9846 sections 5.1 and 5.4.
     both("one empty record", sealed(APPLICATION_DATA, b""), Goes()),
     both("32 empty records", sealed(APPLICATION_DATA, b"", times=32), Goes()),
     both(
@@ -120,7 +120,7 @@ CASES = [
         None,
         inside(NO_RECORD, "unexpected_message"),
     ),
-    # Types and versions: RFC 8446 section 5.1.
+    # Types and versions: RFC 9846 section 5.1.
     Case(
         "the content type 24 (heartbeat)",
         sealed(24, b"data"),

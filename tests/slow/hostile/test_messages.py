@@ -158,7 +158,7 @@ def test_each_key_update_is_answered(arena13: Arena) -> None:
     peer, victim = arena13.establish()
     victim.feed(b"".join(update(peer) for _ in range(1000)))
     assert outcome_of(victim).error is None
-    # OpenSSL keeps the last one until it has data to send, as RFC 8446 section 4.6.3 allows.
+    # OpenSSL keeps the last one until it has data to send, as RFC 9846 section 4.7.3 allows.
     assert hear_updates(peer, victim.data_to_send()) == 999
     victim.feed(update(peer, requested=False) + peer.seal(APPLICATION_DATA, b"goes on"))
     assert outcome_of(victim).data == b"goes on"
@@ -183,7 +183,7 @@ def test_after_our_end_no_key_update_is_answered(arena13: Arena) -> None:
     victim.feed(updates + peer.seal(APPLICATION_DATA, b"goes on"))
     assert outcome_of(victim).data == b"goes on"
     assert victim.bytes_answered == 0
-    assert victim.data_to_send() == b""  # RFC 8446 section 6.1: the end is the end
+    assert victim.data_to_send() == b""  # RFC 9846 section 6.1: the end is the end
 
 
 def test_answers_are_counted_until_nothing_waits(arena13: Arena) -> None:

@@ -13,7 +13,7 @@ from tests.slow.hostile.peer import Arena, HostileEnd
 
 from .wires import memory_pair
 
-# A KeyUpdate that requests one of ours (RFC 8446 section 4.6.3).
+# A KeyUpdate that requests one of ours (RFC 9846 section 4.7.3).
 _KEY_UPDATE, _UPDATE_REQUESTED = 24, b"\x01"
 
 # The answers, some 27 bytes each, add up to more than may wait to be sent while receiving goes on.

@@ -144,7 +144,7 @@ def alert_arrives(run: Run) -> Iterator[str]:
     ):
         return
     if not state.must_see and not run.ours.ends and run.theirs.end == "clean":
-        return  # our close_notify was sent before the record was found: RFC 8446 section 6.1
+        return  # our close_notify was sent before the record was found: RFC 9846 section 6.1
     if run.ours.is_cut is not False and not run.ours.ends:
         return  # a close without a close_notify need not decrypt what has arrived
     if _kind(run.theirs.end) != "PeerAlertError":

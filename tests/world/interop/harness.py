@@ -301,14 +301,14 @@ class Server:
     cannot: Reasons = attrs.field(factory=dict)
 
     refusals: Mapping[ssl.TLSVersion, str | bytes] = attrs.field(
-        # RFC 5246 section 7.4.6, RFC 8446 section 4.4.2.4
+        # RFC 5246 section 7.4.6, RFC 9846 section 4.5.1.3
         factory=lambda: {TLS12: "handshake_failure", TLS13: "certificate_required"}
     )
     """How a client without a certificate is refused: by an alert, or with an answer (bytes)."""
 
     cut_after_our_end: str = ""
     """Why it sends no close_notify of its own, after its answer, once it has had ours; empty if it
-    does send one, as RFC 8446 section 6.1 wants it.
+    does send one, as RFC 9846 section 6.1 wants it.
     """
 
 

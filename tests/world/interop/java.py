@@ -52,7 +52,7 @@ STACK = Stack(
         _java,
         encode=_arguments,
         words=_SERVER_WORDS,
-        # RFC 8446 has an alert for this, certificate_required, but it is not used in Java 17.
+        # RFC 9846 has an alert for this, certificate_required, but it is not used in Java 17.
         refusals=dict.fromkeys(VERSIONS, "bad_certificate"),
         # sun.security.ssl.X509KeyManagerImpl: what lacks it counts as unfit, whatever its name.
         cannot={

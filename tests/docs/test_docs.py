@@ -38,8 +38,7 @@ README = ROOT / "README.md"
 QUICK_START = [
     "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]'"
     " && .venv/bin/python -m trio_tlsbio demo",
-    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'"
-    " && .venv/bin/python -m pytest",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest",
 ]
 
 

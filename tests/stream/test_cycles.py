@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import ssl
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias
@@ -237,6 +237,40 @@ async def test_nothing_is_alive_after_a_refusal(
             return parts(client, server)
 
     await check(run)
+
+
+@pytest.fixture
+def no_garbage_collector() -> Iterator[None]:
+    """What is not in a cycle goes at once."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+async def test_a_failed_connection_leaves_no_cycle(
+    server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    refs = []
+
+    async def fail() -> None:
+        ours, theirs = memory_stream_pair()
+        client, server = wrap_pair(
+            ours, theirs, client_context_for(trustme.CA(), tls_version), server_context
+        )
+        refs.extend([weakref.ref(client.connection), weakref.ref(server.connection)])
+
+        async def shake_hands(stream: TLSStream[Any]) -> None:
+            with pytest.raises(TLSError):
+                await stream.do_handshake()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shake_hands, client)
+            nursery.start_soon(shake_hands, server)
+
+    await fail()
+    await trio.lowlevel.checkpoint()
+    assert [ref() for ref in refs] == [None, None]
 
 
 ################################################################

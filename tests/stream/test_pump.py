@@ -424,6 +424,18 @@ async def test_a_closed_stream_need_not_report_that_the_transport_broke() -> Non
     assert not await is_open(ours)
 
 
+async def test_the_stream_of_a_pump_that_has_ended_says_so() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    ours.send_stream.send_all_hook = trio.sleep_forever
+    with trio.CancelScope() as scope:
+        async with open_pump(ours) as pumped:
+            await pumped.send_all(b"stuck")
+            scope.cancel()
+    with pytest.raises(trio.ClosedResourceError, match="open_pump"):
+        await pumped.send_all(b"x")
+    await pumped.aclose()
+
+
 async def test_ending_tls_at_once_says_so_if_that_needs_no_waiting(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
@@ -570,3 +582,20 @@ async def test_with_a_pump_it_does_not(
             nursery.start_soon(go_on)
             received = b"".join([part async for part in server])
         assert received == data
+
+
+async def test_closing_over_a_pump_is_bounded(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with open_pump(ours) as pumped:
+        client = TLSStream(pumped, client_context, server_hostname=NAME, close_timeout=3)
+        server = TLSStream(theirs, server_context, server_side=True)
+        await both_handshakes(client, server)
+        ours.send_stream.send_all_hook = trio.sleep_forever
+        await client.send_all(b"stuck")
+        start = trio.current_time()
+        await client.aclose()
+        assert trio.current_time() - start <= 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pytest
@@ -154,6 +154,22 @@ def test_max_bytes_must_be_an_integer(connected: Pair) -> None:
         connected[0].receive(bad)
 
 
+def test_a_number_may_be_anything_that_is_an_index(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    class Three:
+        def __index__(self) -> int:
+            return 3
+
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    client.send(b"abcdef")
+    transfer(client, server)
+    assert server.receive(Three()) == b"abc"  # type: ignore[arg-type]
+    assert server.receive() == b"def"
+
+
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview], ids=lambda kind: kind.__name__)
 def test_all_kinds_of_bytes_are_taken(connected: Pair, kind: Any) -> None:
     client, server = connected
@@ -176,6 +192,23 @@ def test_feeding_a_buffer_that_changes_afterwards_is_safe(connected: Pair) -> No
     server.feed(buffer)
     buffer[:] = bytes(len(buffer))
     assert server.receive() == BIG
+
+
+@pytest.mark.parametrize("kind", ["c", "H"])
+def test_ciphertext_may_come_in_a_view_of_any_kind(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, kind: Literal["c", "H"]
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(server_context, server_side=True)
+    shake_hands(client, server)
+    client.send(b"x")
+    client.send(b"xx")  # one of both records has an even number of bytes
+    records = list(client.unsent)
+    for data in records:
+        even = len(data) // 2 * 2
+        server.feed(memoryview(bytes(data[:even])).cast(kind))  # type: ignore[arg-type]
+        server.feed(data[even:])
+    assert server.receive() == b"xxx"
 
 
 def test_sending_nothing_sends_nothing(connected: Pair) -> None:

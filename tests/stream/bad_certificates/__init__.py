@@ -1,0 +1,1 @@
+"""Bad certificates, on both sides: what is said, and to whom."""

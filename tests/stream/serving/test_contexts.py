@@ -1,0 +1,163 @@
+"""Where a server's contexts come from: errors there, reloads, and new certificates under load."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+
+from tests.helpers import HOST, client_context_for, echo
+from tests.stream.serving.servers import serving
+from trio_tlsbio import ReloadingContext, TLSConnector
+
+
+async def test_what_a_provider_raises_propagates_and_leaks_nothing(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, server_context])
+
+    async def run() -> None:
+        # It is called for the check before listening, and for the check of the listener.
+        async with serving(echo, lambda: next(contexts), client_context) as server:
+            tcp = await server.tcp()
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    assert await tcp.receive_some() == b""
+                    await tcp.aclose()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains((StopIteration, RuntimeError))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "from the function") for number in (errno.EMFILE, errno.ENOMEM)),
+        *(OSError(number, "from the function") for number in (errno.ENFILE, errno.ENOBUFS)),
+        trio.ClosedResourceError("from the function"),
+        trio.BrokenResourceError("from the function"),
+    ],
+    ids=repr,
+)
+async def test_error_of_a_provider_is_no_failure_of_accepting(
+    error: Exception,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither are clients lost one after the other, nor does the server end in silence."""
+    calls = 0
+
+    def provider() -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise error
+        return server_context
+
+    async def run() -> None:
+        async with serving(echo, provider, client_context) as server:
+            async with await server.tcp() as tcp:
+                with trio.fail_after(10):
+                    assert await tcp.receive_some() == b""
+            with trio.fail_after(10):
+                await server.ended.wait()
+            raise AssertionError("the server did not say why it ended")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(type(error), match="from the function")
+    assert calls == 3
+    assert not caplog.records
+
+
+async def test_client_context_of_a_provider_ends_the_server_with_words(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, server_context, client_context])
+
+    async def run() -> None:
+        async with (
+            serving(echo, lambda: next(contexts), client_context) as server,
+            await server.tcp(),
+        ):
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(ValueError, match="made for the other side")
+
+
+async def test_client_context_of_a_reload_leaves_the_server_as_it_was(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    contexts = iter([server_context, client_context])
+    current = ReloadingContext(lambda: next(contexts))
+    async with serving(echo, current, client_context) as server:
+        assert not current.reload()
+        async with await server.connect() as stream:
+            await server.ask(stream)
+
+
+async def test_two_hundred_new_certificates_under_load(ca: trustme.CA, tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+
+    def renew(number: int) -> None:
+        certificate = ca.issue_cert(HOST, f"number{number}.example")
+        new = pem.with_suffix(".new")
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(new))
+        new.rename(pem)
+
+    def make_context() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pem)
+        return context
+
+    renew(0)
+    outcomes: list[Exception | None] = []
+    current = ReloadingContext(make_context, files=[pem], on_reload=outcomes.append)
+    connector = TLSConnector(ssl_context=client_context_for(ca))
+    done = False
+    answered = 0
+    async with serving(echo, current, connector.ssl_context) as server:
+        lasting = await server.connect()
+
+        async def client() -> None:
+            nonlocal answered
+            while not done:
+                async with await connector.connect(HOST, server.port) as stream:
+                    for _ in range(3):
+                        await server.ask(stream)
+                        answered += 1
+
+        async with trio.open_nursery() as clients:
+            for _ in range(10):
+                clients.start_soon(client)
+            for number in range(1, 201):
+                if number % 10 == 0:
+                    pem.write_bytes(b"not a certificate")
+                    async with await server.connect() as stream:
+                        await server.ask(stream)
+                renew(number)
+                if number % 2:
+                    assert current.reload()
+                async with await server.connect() as stream:
+                    assert stream.handshake is not None
+                    certificate = stream.handshake.peer_certificate
+                    assert certificate is not None
+                    assert ("DNS", f"number{number}.example") in certificate["subjectAltName"]
+                await server.ask(lasting)
+            done = True
+        await lasting.aclose()
+        assert server.statistics.failed == server.statistics.broken == {}
+        assert server.statistics.resumed > 0
+    assert outcomes.count(None) == 200
+    assert len([error for error in outcomes if error is not None]) == 20
+    assert answered > 200

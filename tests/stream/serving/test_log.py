@@ -1,0 +1,168 @@
+"""What a server logs, at which level, and about whom."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, memory_stream_pair
+
+from tests.helpers import NAME, echo, reset_when_closed
+from tests.stream.serving.servers import LOGGER, OneStream, serving
+from trio_tlsbio import (
+    PeerAlertError,
+    TLSListener,
+    TLSStream,
+    open_tls_over_tcp_listeners,
+    serve_tls_listeners,
+)
+
+
+async def test_what_strangers_send_writes_no_lines_of_its_own(
+    ca: trustme.CA,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int:
+        ssl_object.refused_hostname = name  # type: ignore[attr-defined]
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    server_context.sni_callback = refuse
+    client_context.check_hostname = False
+    async with serving(echo, server_context, client_context) as server:
+        stream = TLSStream(
+            await server.tcp(), client_context, server_hostname="a\nconnection from\x1b[31m"
+        )
+        with pytest.raises(PeerAlertError):
+            await stream.do_handshake()
+        await trio.aclose_forcefully(stream)
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.isprintable()
+    assert r"a\nconnection from\x1b[31m" in message
+
+
+@pytest.mark.parametrize("how", ["end", "reset"])
+async def test_a_health_check_is_logged_for_debugging_alone(
+    how: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A load balancer connects every few seconds, and sends nothing."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    async with serving(echo, server_context, client_context) as server:
+        check = await server.tcp()
+        await server.until(lambda statistics: statistics.accepted == 1)
+        if how == "reset":
+            reset_when_closed(check)
+        await check.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+        error_type = "truncated" if how == "end" else "connection_reset"
+        assert server.statistics.failed == {error_type: 1}, "it is counted all the same"
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert record.getMessage().startswith("connection from 127.0.0.1:")
+    assert vars(record)["error_type"] == error_type
+
+
+@pytest.mark.parametrize(
+    ("data", "error_type"),
+    [
+        (b"\x16", "truncated"),
+        (b"\x16\x03\x01\x02", "truncated"),
+        (b"GET / HTTP/1.1\r\n\r\n", "http_request"),
+    ],
+)
+async def test_a_client_that_sends_anything_is_logged_as_a_warning(
+    data: bytes,
+    error_type: str,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        bad = await server.tcp()
+        await bad.send_all(data)
+        await bad.send_eof()
+        await server.until(lambda statistics: statistics.failed == {error_type: 1})
+        await bad.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == error_type
+
+
+async def test_a_connection_that_breaks_later_is_logged_as_a_warning(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo, server_context, client_context) as server:
+        stream = await server.connect()
+        await server.ask(stream)
+        await stream.transport_stream.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == "truncated"
+
+
+async def test_a_client_that_keeps_silent_is_logged_as_a_warning(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    mock_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mock_clock.rate = 1
+    async with serving(echo, server_context, client_context, handshake_timeout=1000) as server:
+        silent = await server.tcp()
+        await server.until(lambda statistics: statistics.handshaking == 1)
+        mock_clock.jump(1000)
+        await server.until(lambda statistics: statistics.active == 0)
+        await silent.aclose()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert vars(record)["error_type"] == "handshake_timeout"
+
+
+async def test_ipv6_peers_are_named_in_brackets(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    try:
+        listeners = await open_tls_over_tcp_listeners(0, server_context, host="::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6 loopback")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_tls_listeners, echo, listeners)
+        transport_listener = listeners[0].transport_listener
+        assert isinstance(transport_listener, trio.SocketListener)
+        port = transport_listener.socket.getsockname()[1]
+        await (await trio.open_tcp_stream("::1", port)).aclose()
+        with trio.fail_after(10):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert caplog.records[0].getMessage().startswith("connection from [::1]:")
+
+
+async def test_listeners_of_other_transports_are_served(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    client_end, server_end = memory_stream_pair()
+    listener = TLSListener(OneStream(server_end), server_context)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_tls_listeners, echo, [listener])
+        client = TLSStream(client_end, client_context, server_hostname=NAME)
+        await client.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        await client_end.aclose()
+        with trio.fail_after(10):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+        await listener.aclose()  # and serving returns
+    assert caplog.records[0].getMessage().startswith("connection from a peer: ")

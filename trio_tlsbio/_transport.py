@@ -796,13 +796,25 @@ else:
 
 
 if sys.platform == "linux":
+    # The first field of struct tcp_info in linux/tcp.h is the state; Python has no name for this.
+    _TCP_CLOSE = 7
 
     def _unacknowledged(descriptor: int) -> int | None:
         try:  # SIOCOUTQ in tcp(7)
             answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
         except OSError:
             return None
+        if _is_reset(descriptor):
+            return 0  # the system counts on, but sends nothing any more
         return int.from_bytes(answer, sys.byteorder)
+
+    def _is_reset(descriptor: int) -> bool:
+        try:
+            with _borrowed(descriptor) as socket:
+                info = socket.getsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, 1)
+        except OSError:  # it is no TCP
+            return False
+        return info[0] == _TCP_CLOSE
 
 else:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from contextlib import suppress
 from functools import partial
@@ -288,3 +289,19 @@ async def test_a_drain_waits_for_answers_and_not_for_idle_clients(
             await server.ended.wait()
         assert received == answer
         await trio.aclose_forcefully(stream)
+
+
+async def test_a_drain_does_not_wait_for_a_client_that_has_gone(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """The answer to its close_notify comes to a closed socket, which resets the connection."""
+    async with serving(echo, server_context, client_context) as server:
+        stream = await server.connect()
+        await server.ask(stream)
+        await server.listener.aclose()
+        stream.connection.send_close_notify()
+        transport = stream.transport_stream.socket
+        os.write(transport.fileno(), stream.connection.data_to_send())
+        transport.close()  # at once: the server has not run meanwhile
+        with trio.fail_after(3):  # what is waited for costs 5
+            await server.ended.wait()

@@ -103,9 +103,13 @@ async def test_where_nothing_was_sent_closing_waits_for_nothing(
         stream = TLSStream(
             transport, server_context, server_side=True, handshake_timeout=1, close_timeout=1000
         )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait_all_tasks_blocked)
+
+        async def let_it_time_out() -> None:
+            await wait_all_tasks_blocked()
             mock_clock.jump(1)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_it_time_out)
             with pytest.raises(HandshakeTimeoutError):
                 await stream.do_handshake()
         with trio.fail_after(10):

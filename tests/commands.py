@@ -8,11 +8,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import trio
 import trio.testing
+import trustme
 
 from tests.peers import running
 from trio_tlsbio import TLSStream
@@ -77,7 +80,7 @@ def refused(result: Result, status: int) -> str:
 
 
 ################################################################
-# Servers
+# Files
 ################################################################
 
 
@@ -88,6 +91,33 @@ class Files:
     ca: str
     server: str
     client: str
+
+
+@pytest.fixture(scope="session")
+def files(
+    ca: trustme.CA, server_cert: trustme.LeafCert, tmp_path_factory: pytest.TempPathFactory
+) -> Files:
+    """The tests' certificates."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    server_cert.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    client_cert = ca.issue_cert("client@client.example")
+    client_cert.private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
+    return Files(*(str(folder / name) for name in ("ca.pem", "server.pem", "client.pem")))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with some files, and a secret beside it."""
+    folder = tmp_path / "site"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "with index").mkdir()
+    (folder / "hello.txt").write_bytes(b"0123456789")
+    (folder / "empty.bin").touch()
+    (folder / "with index" / "index.html").write_text("<p>an index\n")
+    (folder / "sub" / "a&b.tar.gz").write_bytes(b"packed")
+    (tmp_path / "secret.txt").write_text("secret")
+    return folder
 
 
 ################################################################

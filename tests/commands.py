@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import trustme
 
 from tests.peers import running
 from trio_tlsbio import TLSStream
+from trio_tlsbio.cli import main
 
 # Development mode shows what would be left open, and a warning is an error there too.
 COMMAND = [sys.executable, "-X", "dev", "-W", "error", "-m", "trio_tlsbio"]
@@ -61,7 +63,23 @@ async def run(*args: str, stdin: bytes = b"", env: dict[str, str] | None = None)
             check=False,
             env={**os.environ, **(env or {})},
         )
-    result = Result(done.returncode, done.stdout, done.stderr.decode())
+    return _checked(Result(done.returncode, done.stdout, done.stderr.decode()))
+
+
+async def run_here(capture: pytest.CaptureFixture[bytes], *args: str, stdin: bytes = b"") -> Result:
+    """Run the command to its end in this process, which is faster. Takes ``capfdbinary``."""
+    with trio.fail_after(TIMEOUT), ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        file.write(stdin)
+        file.seek(0)
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(sys, "stdin", file)
+        status = await trio.to_thread.run_sync(main, args)
+    out, err = capture.readouterr()
+    return _checked(Result(status, out, err.decode()))
+
+
+def _checked(result: Result) -> Result:
     assert "Traceback" not in result.stderr, result.stderr
     assert "Warning" not in result.stderr, result.stderr
     return result

@@ -13,7 +13,7 @@ import pytest
 import trio
 import trustme
 
-from tests.commands import Files, Stream, refused, run
+from tests.commands import Files, Stream, refused, run, run_here
 from tests.helpers import server_context_for
 
 from .peers import drain, echo, plain_server, say_and_reset, say_and_truncate, tls_server
@@ -114,10 +114,14 @@ async def test_closed_in_the_handshake() -> None:
 
 @pytest.mark.parametrize("handler", [say_and_truncate, say_and_reset])
 async def test_truncated(
-    handler: Callable[[Stream], Awaitable[None]], server_context: ssl.SSLContext, files: Files
+    handler: Callable[[Stream], Awaitable[None]],
+    server_context: ssl.SSLContext,
+    files: Files,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     async with tls_server(handler, server_context) as port:
-        result = await run("connect", f"localhost:{port}", "--cafile", files.ca, stdin=b"?")
+        connect = ("connect", f"localhost:{port}", "--cafile", files.ca)
+        result = await run_here(capfdbinary, *connect, stdin=b"?")
     assert result.status == 6
     assert result.stdout == b"not all of "  # what was genuine is there
     assert result.fact("received").startswith("11 bytes, then ")

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trustme
 
-from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run
+from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run, run_here
 from tests.helpers import NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
 from trio_tlsbio import TLSStream, TruncationError, decoded_chain
 
@@ -173,13 +173,15 @@ async def test_json_tells_that_a_client_certificate_is_missing(
     assert value["connections"][0]["handshake"]["version"] == "TLSv1.3"
 
 
-async def test_json_does_not_wait_for_a_server_without_end(server: Chain) -> None:
+async def test_json_does_not_wait_for_a_server_without_end(
+    server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async def deaf(stream: Stream) -> None:
         await trio.sleep_forever()
 
     async with tls_server(deaf, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--timeout", "0.5")
-        value = document(await run(*connect, "--json"))
+        value = document(await run_here(capfdbinary, *connect, "--json"))
         assert (value["exit_status"], value["connections"][0]["server_end"]) == (0, "open")
 
 
@@ -205,12 +207,12 @@ async def test_json_from_servers_that_send_no_close_notify(
 
 
 async def test_reconnect_to_a_server_that_says_nothing(
-    server: Chain, tls_version: ssl.TLSVersion
+    server: Chain, tls_version: ssl.TLSVersion, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     async with tls_server(silent, server_context_for(server.cert, tls_version)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--reconnect", "4")
-        result = await run(*connect)
-        value = document(await run(*connect, "--json", "--timeline"))
+        result = await run_here(capfdbinary, *connect)
+        value = document(await run_here(capfdbinary, *connect, "--json", "--timeline"))
     assert (result.status, result.stdout) == (0, b"")
     rows = [line.split() for line in result.stderr.splitlines() if re.match(r" +\d ", line)]
     version = tls_version.name.replace("_", ".")

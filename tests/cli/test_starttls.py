@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from tests.commands import Files, document, refused, run
+from tests.commands import Files, document, refused, run, run_here
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure, Status
 
@@ -214,15 +214,15 @@ async def test_not_offered(files: Files) -> None:
 
 
 @pytest.mark.parametrize("protocol", PORTS)
-async def test_silence_and_end(protocol: str) -> None:
+async def test_silence_and_end(protocol: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def leave(stream: trio.SocketStream) -> None:
         pass
 
     async with plain_server(says()) as port:
-        result = await run(
-            "connect", f"localhost:{port}", "--starttls", protocol, "--timeout", "0.5"
-        )
-        assert "TLS was not ready within 0.5 seconds" in refused(result, 5)
+        connect = ("connect", f"127.0.0.1:{port}", "--starttls", protocol)
+        result = await run_here(capfdbinary, *connect, "--timeout", "0.2")
+        assert "TLS was not ready within 0.2 seconds" in refused(result, 5)
     async with plain_server(leave) as port:
-        result = await run("connect", f"localhost:{port}", "--starttls", protocol)
+        connect = ("connect", f"127.0.0.1:{port}", "--starttls", protocol)
+        result = await run_here(capfdbinary, *connect)
         assert "before TLS could begin" in refused(result, 6)

@@ -74,7 +74,7 @@ async def run_here(capture: pytest.CaptureFixture[bytes], *args: str, stdin: byt
         file.seek(0)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(sys, "stdin", file)
-        status = await trio.to_thread.run_sync(main, args)
+        status = await trio.to_thread.run_sync(main, args, abandon_on_cancel=True)
     out, err = capture.readouterr()
     return _checked(Result(status, out, err.decode()))
 

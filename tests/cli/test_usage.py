@@ -25,7 +25,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Run a command to its end, in this process."""
     monkeypatch.setenv("COLUMNS", "80")
 
-    def run_here(*args: str) -> Result:
+    def run_it(*args: str) -> Result:
         status: Any
         try:
             status = main(args)
@@ -34,7 +34,7 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         out, err = capsys.readouterr()
         return Result(status, out.encode(), err)
 
-    return run_here
+    return run_it
 
 
 ################################################################

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair
 
 from trio_tlsbio import CertificateError, HandshakeTimeoutError, TruncationError
 from trio_tlsbio.testing import (
@@ -74,8 +74,9 @@ async def test_answer_that_is_cut(authority: CertificateAuthority) -> None:
             await ask(client, b"hello")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_server_that_says_nothing(authority: CertificateAuthority) -> None:
+async def test_server_that_says_nothing(
+    authority: CertificateAuthority, autojump_clock: MockClock
+) -> None:
     transport, server_transport = memory_stream_pair()
     client, server = tls_stream_pair(
         (FaultyStream(transport, receiving=[Stall(0)]), server_transport),
@@ -85,6 +86,7 @@ async def test_server_that_says_nothing(authority: CertificateAuthority) -> None
     )
     with pytest.raises(HandshakeTimeoutError):
         await do_handshakes(client, server)
+    assert autojump_clock.current_time() >= 30
 
 
 async def test_server_with_another_name(authority: CertificateAuthority) -> None:

@@ -24,7 +24,7 @@ import trio.testing
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from tests.commands import run, serve
+from tests.commands import run_here, serve
 from tests.helpers import (
     NAME,
     both_handshakes,
@@ -672,8 +672,13 @@ def test_what_holds_keys_is_not_copied(way: Callable[[object], object], sides: S
 
 
 async def test_the_command_line(
-    ca: trustme.CA, tls_version: ssl.TLSVersion, tmp_path: Path, secrets: Secrets
+    ca: trustme.CA,
+    tls_version: ssl.TLSVersion,
+    tmp_path: Path,
+    secrets: Secrets,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
+    run = partial(run_here, capfdbinary)
     files = {name: tmp_path / f"{name}.pem" for name in ("ca", "client", "server")}
     ca.cert_pem.write_to_path(str(files["ca"]))
     for name, cert in {

@@ -1,10 +1,7 @@
-"""What README and docs/ say holds: the programs run, lines and messages are the real ones."""
+"""The programs of docs/examples run, and do what they are there for."""
 
 from __future__ import annotations
 
-import ast
-import importlib
-import importlib.util
 import logging
 import re
 import signal
@@ -13,7 +10,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -32,26 +28,6 @@ from trio_tlsbio import (
     open_tls_over_tcp_listeners,
     open_tls_over_tcp_stream,
 )
-
-README = ROOT / "README.md"
-
-QUICK_START = [
-    "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]'"
-    " && .venv/bin/python -m trio_tlsbio demo",
-    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest",
-]
-
-
-def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import one of docs/_ext, as Sphinx does."""
-    pytest.importorskip("sphinx", reason="Sphinx is not installed")
-    monkeypatch.syspath_prepend(str(DOCS / "_ext"))
-    return importlib.import_module(name)
-
-
-################################################################
-# The examples run
-################################################################
 
 
 async def test_client_and_server(
@@ -408,120 +384,31 @@ async def test_psk(server_cert: trustme.LeafCert) -> None:
 TEST_EXAMPLES = {"recording": 1, "testing_tls": 5, "testing_core": 1}
 
 
-@pytest.mark.parametrize("name", list(TEST_EXAMPLES))
-def test_tests(name: str) -> None:
-    path = DOCS / "examples" / f"{name}.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout
-    assert f"{TEST_EXAMPLES[name]} passed" in result.stdout
-
-
-def test_every_example_has_a_test() -> None:
-    # By its name in one of the tests. Those of the tutorial are run by test_docs_blocks.py.
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
-    for path in (DOCS / "examples").glob("*.py"):
-        is_tested = re.search(rf'["/]{path.stem}(\.py)?\b', tests) is not None
-        assert is_tested or path.stem.startswith("tutorial_"), path.name
-
-
-################################################################
-# The code in the text
-################################################################
-
-
-def markdown_blocks(language: str) -> list[str]:
-    text = README.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def test_readme_shows_the_examples() -> None:
-    assert markdown_blocks("python") == [
-        (DOCS / "examples" / name).read_text(encoding="utf-8")
-        for name in ("client.py", "server.py")
-    ]
-
-
-def test_readme_quick_start() -> None:
-    assert markdown_blocks("sh") == ["\n".join(QUICK_START) + "\n"]
-
-
-def test_readme_links() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
-
-
-################################################################
-# The pages
-################################################################
-
-
-def test_docs_build(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx", reason="Sphinx is not installed")
-    pytest.importorskip("furo", reason="furo, the theme of the docs, is not installed")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-n", "-E"]
-    build = subprocess.run(
-        [*command, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")],
+@pytest.fixture(scope="module")
+def report() -> str:
+    """What pytest tells of them, one line for each test; none of them waits."""
+    paths = [str(DOCS / "examples" / f"{name}.py") for name in TEST_EXAMPLES]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
+    result = subprocess.run(
+        [*command, "-o", "timeout=20", *paths],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert build.returncode == 0, build.stdout + build.stderr
-    assert "<svg" in (tmp_path / "html" / "states.html").read_text(encoding="utf-8")
-    api = (tmp_path / "html" / "api.html").read_text(encoding="utf-8")
-    for name in trio_tlsbio.__all__:
-        assert f'id="trio_tlsbio.{name}"' in api
-    page = (tmp_path / "html" / "testing.html").read_text(encoding="utf-8")
-    for name in trio_tlsbio.testing.__all__:
-        assert f'id="trio_tlsbio.testing.{name}"' in page
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
-def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:
-    states = extension("states", monkeypatch)
-    for side, table in states.TRANSITIONS.items():
-        svg = states.diagram(side)
-        assert svg.count("<path") == len(table) + 1  # the arrow's head
-        for (source, event), target in table.items():
-            for word in (source.name, event.value, target.name):
-                assert f">{word}</text>" in svg
+@pytest.mark.parametrize("name", list(TEST_EXAMPLES))
+def test_tests(name: str, report: str) -> None:
+    passed = re.findall(rf"^PASSED .*\b{name}\.py::", report, re.MULTILINE)
+    assert len(passed) == TEST_EXAMPLES[name]
 
 
-def test_every_message_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, (_, _, messages, cures) in extension("errors", monkeypatch).tables().items():
-        assert messages.keys() == cures.keys(), name
-
-
-def strings_in_the_code() -> set[str]:
-    """Return every string in the package, with ``…`` where something is filled in."""
-
-    def text_of(node: ast.expr) -> str:
-        match node:
-            case ast.Constant(value=str(text)):
-                return text.replace("%s", "…")  # in a log
-            case ast.JoinedStr(values=values):
-                return "".join(map(text_of, values))
-            case _:
-                return "…"
-
-    return {
-        text_of(node)
-        for path in Path(trio_tlsbio.__file__).parent.glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant | ast.JoinedStr)
-    }
-
-
-def test_errors_page_quotes_messages_of_the_code() -> None:
-    text = (DOCS / "errors.rst").read_text(encoding="utf-8")
-    quoted = re.findall(r"^``(.+)``\n    \S", text, re.MULTILINE)
-    assert len(quoted) > 20
-    assert set(quoted) - strings_in_the_code() == set()
-
-
-def test_changelog(monkeypatch: pytest.MonkeyPatch) -> None:
-    changelog: Any = extension("changelog", monkeypatch)
-    markdown = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert markdown.count("\n## [Unreleased]\n") == 1
-    lines = changelog.to_rst(markdown)
-    assert lines[lines.index("Unreleased") + 1] == "-" * len("Unreleased")
-    assert not any(line.startswith("#") for line in lines)
+def test_every_example_has_a_test() -> None:
+    # By its name in one of the tests. Those of the tutorial are run by test_tutorial.py.
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    for path in (DOCS / "examples").glob("*.py"):
+        is_tested = re.search(rf'["/]{path.stem}(\.py)?\b', tests) is not None
+        assert is_tested or path.stem.startswith("tutorial_"), path.name

@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import ssl
 import stat
 import subprocess
 import sys
-import textwrap
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 import trustme
 
-from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run
-from tests.helpers import DOCS, NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
-from tests.programs import needs, s_server
+from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run, run_here
+from tests.helpers import NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
 from trio_tlsbio import TLSStream, TruncationError, decoded_chain
-from trio_tlsbio.cli._status import MEANINGS
 
-from .peers import echo, tls_server
-
-
-@attrs.frozen
-class Server:
-    """A certificate with a chain of two, and what trusts it."""
-
-    ca: str
-    pem: Path
-    cert: trustme.LeafCert
-
-
-@pytest.fixture(scope="module")
-def server(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    folder = tmp_path_factory.mktemp("chain")
-    cert = ca.create_child_ca().issue_cert(
-        NAME, "localhost", "127.0.0.1", organization_name="Example"
-    )
-    ca.cert_pem.write_to_path(folder / "ca.pem")
-    cert.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    return Server(str(folder / "ca.pem"), folder / "server.pem", cert)
+from .peers import Chain, echo, tls_server
 
 
 async def silent(stream: Stream) -> None:
@@ -61,7 +35,7 @@ async def silent(stream: Stream) -> None:
 
 @pytest.mark.parametrize("is_resumed", [False, True])
 async def test_decoded_chain(
-    client_context: ssl.SSLContext, tls_version: ssl.TLSVersion, server: Server, is_resumed: bool
+    client_context: ssl.SSLContext, tls_version: ssl.TLSVersion, server: Chain, is_resumed: bool
 ) -> None:
     server_context = server_context_for(server.cert, tls_version)
     session = None
@@ -86,7 +60,7 @@ async def test_decoded_chain(
         assert chain[1]["subject"] == chain[0]["issuer"]
 
 
-async def test_decoded_chain_that_is_not_verified(server: Server) -> None:
+async def test_decoded_chain_that_is_not_verified(server: Chain) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     async with tcp_pair() as transports:
@@ -96,7 +70,7 @@ async def test_decoded_chain_that_is_not_verified(server: Server) -> None:
         assert ("DNS", NAME) in decoded_chain(client.connection.ssl_object)[0]["subjectAltName"]
 
 
-async def test_chain_in_lines(server: Server) -> None:
+async def test_chain_in_lines(server: Chain) -> None:
     async with tls_server(echo, server_context_for(server.cert)) as port:
         result = await run("connect", f"localhost:{port}", "--cafile", server.ca)
         unchecked = await run("connect", f"localhost:{port}", "--insecure")
@@ -115,7 +89,7 @@ async def test_chain_in_lines(server: Server) -> None:
 ################################################################
 
 
-async def test_json(server: Server, tls_version: ssl.TLSVersion) -> None:
+async def test_json(server: Chain, tls_version: ssl.TLSVersion) -> None:
     context = server_context_for(server.cert, tls_version)
     async with tls_server(echo, context) as port:
         result = await run(
@@ -156,7 +130,7 @@ async def test_json(server: Server, tls_version: ssl.TLSVersion) -> None:
     assert connection["timeline"]["bytes_not_kept"] == 0
 
 
-async def test_json_errors(server: Server, tmp_path: Path) -> None:
+async def test_json_errors(server: Chain, tmp_path: Path) -> None:
     async with tls_server(echo, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--json")
         value = document(
@@ -184,7 +158,7 @@ async def test_json_errors(server: Server, tmp_path: Path) -> None:
 
 
 async def test_json_tells_that_a_client_certificate_is_missing(
-    ca: trustme.CA, server: Server
+    ca: trustme.CA, server: Chain
 ) -> None:
     # In TLS 1.3 a server refuses after the client's handshake is done.
     context = server_context_for(server.cert)
@@ -199,19 +173,21 @@ async def test_json_tells_that_a_client_certificate_is_missing(
     assert value["connections"][0]["handshake"]["version"] == "TLSv1.3"
 
 
-async def test_json_does_not_wait_for_a_server_without_end(server: Server) -> None:
+async def test_json_does_not_wait_for_a_server_without_end(
+    server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async def deaf(stream: Stream) -> None:
         await trio.sleep_forever()
 
     async with tls_server(deaf, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--timeout", "0.5")
-        value = document(await run(*connect, "--json"))
+        value = document(await run_here(capfdbinary, *connect, "--json"))
         assert (value["exit_status"], value["connections"][0]["server_end"]) == (0, "open")
 
 
 @pytest.mark.parametrize("option", [(), ("--https-compatible",)])
 async def test_json_from_servers_that_send_no_close_notify(
-    server: Server, option: tuple[str, ...]
+    server: Chain, option: tuple[str, ...]
 ) -> None:
     async def cut(stream: Stream) -> None:
         with suppress(TruncationError):
@@ -231,12 +207,12 @@ async def test_json_from_servers_that_send_no_close_notify(
 
 
 async def test_reconnect_to_a_server_that_says_nothing(
-    server: Server, tls_version: ssl.TLSVersion
+    server: Chain, tls_version: ssl.TLSVersion, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     async with tls_server(silent, server_context_for(server.cert, tls_version)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--reconnect", "4")
-        result = await run(*connect)
-        value = document(await run(*connect, "--json", "--timeline"))
+        result = await run_here(capfdbinary, *connect)
+        value = document(await run_here(capfdbinary, *connect, "--json", "--timeline"))
     assert (result.status, result.stdout) == (0, b"")
     rows = [line.split() for line in result.stderr.splitlines() if re.match(r" +\d ", line)]
     version = tls_version.name.replace("_", ".")
@@ -254,16 +230,7 @@ async def test_reconnect_to_a_server_that_says_nothing(
     assert summary["handshake_seconds_median"] == pytest.approx(sum(times[1:3]) / 2, abs=2e-6)
 
 
-@needs("openssl")
-@pytest.mark.parametrize("option", ["--tls12", "--tls13"])
-async def test_reconnect_to_openssl(server: Server, option: str) -> None:
-    async with s_server(server.pem, "-cert_chain", server.pem, "-rev") as port:
-        connect = ("connect", f"localhost:{port}", "--cafile", server.ca, option)
-        result = await run(*connect, "--reconnect", "3")
-    assert result.fact("summary").startswith("3 connections, 2 resumed")
-
-
-async def test_reconnect_stops_where_it_fails(server: Server) -> None:
+async def test_reconnect_stops_where_it_fails(server: Chain) -> None:
     visits = 0
 
     def count(_object: object, _name: object, _context: object) -> int | None:
@@ -285,21 +252,7 @@ async def test_reconnect_stops_where_it_fails(server: Server) -> None:
 ################################################################
 
 
-@needs("openssl")
-async def test_timeline_in_lines(server: Server) -> None:
-    async with s_server(server.pem, "-cert_chain", server.pem, "-rev") as port:
-        connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--timeline")
-        result = await run(*connect, stdin=b"abc\n")
-    assert result.stdout == b"cba\n"
-    lines = result.stderr.partition("timeline:\n")[2].splitlines()
-    assert re.fullmatch(r" +\d+\.\d ms  client -> server  [\d,]+ bytes", lines[0])
-    assert re.fullmatch(r" +handshake \(ClientHello\), [\d,]+ bytes", lines[1])
-    assert re.fullmatch(r" +\d+\.\d ms  client <- server  [\d,]+ bytes", lines[2])
-    assert re.fullmatch(r" +handshake \(ServerHello\), [\d,]+ bytes", lines[3])
-    assert result.stderr.isascii()
-
-
-async def test_timeline_of_a_handshake_that_fails(server: Server) -> None:
+async def test_timeline_of_a_handshake_that_fails(server: Chain) -> None:
     async with tls_server(echo, server_context_for(server.cert)) as port:
         result = await run("connect", f"localhost:{port}", "--timeline")
     assert "issuer is not trusted" in refused(result, 3)
@@ -307,7 +260,7 @@ async def test_timeline_of_a_handshake_that_fails(server: Server) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
-async def test_keylog(server: Server, tmp_path: Path) -> None:
+async def test_keylog(server: Chain, tmp_path: Path) -> None:
     keys = tmp_path / "keys.log"
     async with tls_server(echo, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--keylog", str(keys))
@@ -371,7 +324,7 @@ async def on_a_terminal(*args: str, env: dict[str, str] | None = None) -> tuple[
     return done.returncode, done.stdout, shown.decode()
 
 
-async def test_colours_on_a_terminal(server: Server) -> None:
+async def test_colours_on_a_terminal(server: Chain) -> None:
     pytest.importorskip("rich", reason="rich is not installed")
     async with tls_server(silent, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--timeline")
@@ -386,7 +339,7 @@ async def test_colours_on_a_terminal(server: Server) -> None:
         assert not re.search(r"\x1b\[[\d;]*3\dm", shown)  # no colour
 
 
-async def test_plain_on_a_terminal_without_rich(server: Server, tmp_path: Path) -> None:
+async def test_plain_on_a_terminal_without_rich(server: Chain, tmp_path: Path) -> None:
     (tmp_path / "rich").mkdir()
     (tmp_path / "rich" / "__init__.py").write_text("raise ImportError('not here')\n")
     async with tls_server(silent, server_context_for(server.cert)) as port:
@@ -398,7 +351,7 @@ async def test_plain_on_a_terminal_without_rich(server: Server, tmp_path: Path) 
 
 
 async def test_what_the_server_says_does_not_steer_the_terminal(
-    ca: trustme.CA, server: Server
+    ca: trustme.CA, server: Chain
 ) -> None:
     pytest.importorskip("rich", reason="rich is not installed")
     cert = ca.issue_cert("localhost", organization_name="[red]\x1b[31mevil\x1b]0;title\x07")
@@ -407,120 +360,3 @@ async def test_what_the_server_says_does_not_steer_the_terminal(
         _, _, shown = await on_a_terminal(*connect, env={"NO_COLOR": "1"})
     assert r"[red]\x1b[31mevil\x1b]0;title\x07" in shown
     assert "\x07" not in shown
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("--reconnect", "0"), "not a number from 1"),
-        (("--reconnect", "many"), "not a number from 1"),
-        (("--starttls", "ftp"), "invalid choice"),
-    ],
-)
-async def test_usage_errors(args: tuple[str, ...], words: str) -> None:
-    result = await run("connect", "a.example", *args)
-    assert (result.status, result.stdout) == (2, b"")
-    assert words in result.stderr.splitlines()[-1]
-
-
-################################################################
-# The page about it
-################################################################
-
-PAGE = DOCS / "cli.rst"
-
-
-def keys_of(value: object, path: str = "") -> set[str]:
-    """Return the paths to all keys of a JSON document."""
-    if isinstance(value, dict):
-        return set().union(*(keys_of(item, f"{path}.{key}") for key, item in value.items()))
-    if isinstance(value, list) and value:
-        return set().union(*(keys_of(item, path + "[]") for item in value))
-    return {path.removesuffix("[]")}
-
-
-async def test_page_shows_the_json_as_it_is(server: Server) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    whole, error = map(
-        json.loads, re.findall(r"^\.\. code-block:: json\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)
-    )
-    async with tls_server(echo, server_context_for(server.cert)) as port:
-        connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--json", "--timeline")
-        value = document(await run(*connect))
-        several = document(await run(*connect, "--reconnect", "2"))
-        failed = document(await run(*connect, "--servername", "other.example"))
-    assert keys_of(value) == keys_of(whole)
-    assert failed["error"].keys() == error.keys()
-    assert failed["error"]["hint"] == error["hint"]
-    for key in several["summary"]:
-        assert f"`{key}`" in page
-
-
-def alike(text: str) -> list[str]:
-    """Leave out what is another one each time: times, ports, sizes."""
-    return [re.sub(r"\s*\d[\d.,]*", " 0", line) for line in text.splitlines()]
-
-
-async def test_page_shows_the_output_as_it_is(tmp_path: Path) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    shown, timeline = (
-        textwrap.dedent(text)
-        for text in re.findall(
-            r"^\.\. code-block:: (?:console|text)\n\n((?:    .*\n|\n)+)", page, re.MULTILINE
-        )
-    )
-    ca = trustme.CA(organization_name="Example Trust", organization_unit_name="Root")
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    cert = ca.issue_cert(
-        *("localhost", "www.example.org"),
-        organization_name="Example",
-        organization_unit_name="web",
-        not_after=datetime.now(UTC) + timedelta(days=90),
-    )
-
-    async def answer(stream: TLSStream[trio.SocketStream]) -> None:
-        line = await stream.receive_some()
-        await stream.send_all(line.strip()[::-1] + b"\n")
-
-    async with tls_server(answer, server_context_for(cert, ssl.TLSVersion.TLSv1_3)) as port:
-        connect = f"connect localhost:{port} --cafile {tmp_path / 'ca.pem'}".split()
-        result = await run(*connect, "--timeline", stdin=b"hello\n")
-    lines, _, output = (result.stderr).partition("sent:")
-    facts, _, on_the_wire = lines.partition("timeline:")
-    assert alike("timeline:" + on_the_wire) == alike(timeline.strip("\n"))
-    command, *expected = shown.strip("\n").splitlines()
-    assert command == "$ echo hello | trio-tlsbio connect localhost:4433 --cafile ca.pem"
-    assert alike(facts + result.stdout.decode() + "sent:" + output) == alike("\n".join(expected))
-
-
-async def test_page_has_every_option_and_exit_status() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    help_text = (await run("connect", "--help", env={"COLUMNS": "80"})).stdout.decode()
-    for option in set(re.findall(r"--[a-z0-9-]+", help_text)):
-        assert re.search(rf"`{option}\b", page), option
-    table = re.findall(r"^(\d+) +(\S.*)$", page, re.MULTILINE)
-    assert [(int(status), words) for status, words in table] == [
-        (int(status), words) for status, words in MEANINGS.items()
-    ]
-
-
-async def test_screenshots(tmp_path: Path) -> None:
-    pytest.importorskip("pty", reason="this system has no pseudo-terminals")
-    pytest.importorskip("rich", reason="rich is not installed")
-    with trio.fail_after(3 * TIMEOUT):
-        await trio.run_process(
-            [sys.executable, str(PAGE.parent / "screenshots.py"), str(tmp_path)],
-            capture_stdout=True,
-        )
-    words = {
-        "connect": ["(ClientHello)", "▶", "close_notify"],
-        "reconnect": ["4 resumed"],
-        "demo": ["All went well."],
-    }
-    for name, expected in words.items():
-        svg = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
-        text = re.sub("<[^>]*>", "", svg).replace("&#160;", " ")
-        assert all(item in text for item in expected), name
-        assert "url(http" not in svg  # a picture loads nothing
-        assert (PAGE.parent / "images" / f"{name}.svg").exists()
-        assert f"images/{name}.svg" in PAGE.read_text(encoding="utf-8")

@@ -1,26 +1,13 @@
-"""``connect --starttls``: the dialogues by themselves, and with servers that are not ours."""
+"""``connect --starttls``: the dialogues by themselves, and servers that misbehave."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-import trustme
 
-from tests.commands import Files, document, refused, run
-from tests.helpers import LIMIT
-from tests.peers import running
-from tests.programs import free_port, needs, until_it_accepts
+from tests.commands import Files, document, refused, run, run_here
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure, Status
 
@@ -227,197 +214,15 @@ async def test_not_offered(files: Files) -> None:
 
 
 @pytest.mark.parametrize("protocol", PORTS)
-async def test_silence_and_end(protocol: str) -> None:
+async def test_silence_and_end(protocol: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def leave(stream: trio.SocketStream) -> None:
         pass
 
     async with plain_server(says()) as port:
-        result = await run(
-            "connect", f"localhost:{port}", "--starttls", protocol, "--timeout", "0.5"
-        )
-        assert "TLS was not ready within 0.5 seconds" in refused(result, 5)
+        connect = ("connect", f"127.0.0.1:{port}", "--starttls", protocol)
+        result = await run_here(capfdbinary, *connect, "--timeout", "0.2")
+        assert "TLS was not ready within 0.2 seconds" in refused(result, 5)
     async with plain_server(leave) as port:
-        result = await run("connect", f"localhost:{port}", "--starttls", protocol)
+        connect = ("connect", f"127.0.0.1:{port}", "--starttls", protocol)
+        result = await run_here(capfdbinary, *connect)
         assert "before TLS could begin" in refused(result, 6)
-
-
-################################################################
-# Servers that are not ours
-################################################################
-
-
-async def check(protocol: str, port: int, ca: str, stdin: bytes = b"") -> bytes:
-    """Connect in each of the ways, and return what the server said inside TLS."""
-    connect = ("connect", f"localhost:{port}", "--cafile", ca, "--starttls", protocol)
-    result = await run(*connect, stdin=stdin)
-    assert result.status == 0, result.stderr
-    assert result.fact("STARTTLS").startswith(f"agreed on by {protocol}, in ")
-    assert result.fact("name matched") == "localhost"
-    value = document(await run(*connect, "--json", "--timeline", "--reconnect", "2"))
-    assert value["error"] is None
-    assert value["target"]["starttls"] == protocol
-    assert all(item["starttls_seconds"] > 0 for item in value["connections"])
-    # The record of the wire begins with TLS.
-    first = value["connections"][0]["timeline"]["flights"][0]["records"][0]
-    assert first["messages"] == ["ClientHello"]
-    return result.stdout
-
-
-AIOSMTPD = """
-import asyncio, ssl, sys
-from aiosmtpd.smtp import SMTP
-
-class Handler:
-    pass
-
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[1])
-
-async def main():
-    loop = asyncio.get_running_loop()
-    make = lambda: SMTP(Handler(), tls_context=context, loop=loop)
-    server = await loop.create_server(make, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-async def test_aiosmtpd(files: Files) -> None:
-    pytest.importorskip("aiosmtpd", reason="aiosmtpd is not installed")
-    with trio.fail_after(3 * LIMIT):
-        async with running(
-            *(sys.executable, "-c", AIOSMTPD, files.server), stdout=-1, stderr=subprocess.DEVNULL
-        ) as process:
-            assert process.stdout is not None
-            port = int(await process.stdout.receive_some())
-            said = await check("smtp", port, files.ca, b"EHLO me.example\r\nQUIT\r\n")
-    assert said.startswith(b"250-")
-    assert b"STARTTLS" not in said
-    assert said.endswith(b"221 Bye\r\n")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short path, as that of Unix sockets must be, which other users can enter."""
-    path = Path(tempfile.mkdtemp(prefix="tls"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@asynccontextmanager
-async def answering(port: int, log: Path, *argv: object, **options: Any) -> AsyncIterator[None]:
-    """Run a server with processes of its own, from when it accepts until all of it has ended."""
-    with trio.fail_after(3 * LIMIT), log.open("wb") as output:
-        async with running(
-            *argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **options
-        ) as process:
-            try:
-                await until_it_accepts(process, port, log.read_text)
-                yield
-            finally:
-                process.send_signal(signal.SIGINT)  # both end their children by it, and then
-                with trio.CancelScope(shield=True), trio.move_on_after(LIMIT):
-                    await process.wait()
-
-
-DOVECOT_CONFIG = """
-protocols = imap pop3
-listen = 127.0.0.1
-base_dir = {folder}/run
-state_dir = {folder}/state
-log_path = /dev/stderr
-ssl = yes
-ssl_cert = <{pem}
-ssl_key = <{pem}
-service imap-login {{
-  chroot =
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = 0
-  }}
-}}
-service pop3-login {{
-  chroot =
-  inet_listener pop3 {{
-    port = {pop3}
-  }}
-  inet_listener pop3s {{
-    port = 0
-  }}
-}}
-passdb {{
-  driver = static
-  args = nopassword=y
-}}
-"""
-
-
-@needs("dovecot")
-async def test_dovecot(files: Files, folder: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("dovecot wants to be started by root")
-    if not all(shutil.which(f"/usr/lib/dovecot/{name}") for name in ("imap", "pop3")):
-        pytest.skip("dovecot's programs imap and pop3 are not installed")
-    imap, pop3 = free_port(), free_port()
-    config = folder / "dovecot.conf"
-    config.write_text(
-        DOVECOT_CONFIG.format(folder=folder, pem=files.server, imap=imap, pop3=pop3),
-        encoding="utf-8",
-    )
-    async with answering(imap, folder / "log", "dovecot", "-F", "-c", config):
-        said = await check("imap", imap, files.ca, b"a CAPABILITY\r\nb LOGOUT\r\n")
-        assert b"* CAPABILITY IMAP4rev1" in said
-        assert b"STARTTLS" not in said
-        assert b"b OK Logout" in said
-        said = await check("pop3", pop3, files.ca, b"QUIT\r\n")
-        assert said == b"+OK Logging out\r\n"
-
-
-def postgres_program(name: str) -> str | None:
-    """Find a program of PostgreSQL, which Debian has outside of the path."""
-    beside = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    return shutil.which(name) or (str(beside[-1]) if beside else None)
-
-
-async def test_postgresql(server_cert: trustme.LeafCert, files: Files, folder: Path) -> None:
-    initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
-    if initdb is None or postgres is None:
-        pytest.skip("the programs initdb and postgres are not installed")
-    # It refuses to run as root, and its package makes a user for it.
-    user: dict[str, Any] = {"user": "postgres"} if os.geteuid() == 0 else {}
-    if user:
-        shutil.chown(folder, "postgres")
-    data, pem = folder / "data", folder / "server.pem"
-    with trio.fail_after(3 * LIMIT):
-        await trio.run_process(
-            [initdb, "-D", str(data), "-A", "trust", "-U", "test", "--no-sync"],
-            capture_stdout=True,
-            cwd=folder,
-            **user,
-        )
-    server_cert.private_key_and_cert_chain_pem.write_to_path(pem)
-    pem.chmod(0o600)
-    if user:
-        shutil.chown(pem, "postgres")
-    port = free_port()
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": folder,
-        "ssl": "on",
-        "ssl_cert_file": pem,
-        "ssl_key_file": pem,
-        "fsync": "off",
-    }
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    argv = (postgres, "-D", data, "-p", port, *options)
-    async with answering(port, folder / "log", *argv, **user):
-        # A start-up message of version 3.0 for a user that is not there gets an error.
-        startup = b"\x00\x03\x00\x00user\x00nobody\x00\x00"
-        startup = (4 + len(startup)).to_bytes(4, "big") + startup
-        said = await check("postgres", port, files.ca, startup)
-    assert b'role "nobody" does not exist' in said

@@ -1,0 +1,258 @@
+"""``serve`` as a user runs it: echoes, files, and the statistics at the end."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from tests.commands import refused, run, serve
+from tests.helpers import client_context_for
+from trio_tlsbio import CertificateError, PeerAlertError, SessionCache, TruncationError
+
+from .peers import BIG, Reader, connect, exchange, posix, request, slow_reader
+
+################################################################
+# Echo
+################################################################
+
+
+async def test_throw_away_certificate_is_verified_by_its_file() -> None:
+    async with serve() as server:
+        ca_file = Path(server.fact("its issuer"))
+        assert "PRIVATE" not in await trio.Path(ca_file).read_text()
+        assert list(ca_file.parent.iterdir()) == [ca_file]
+        assert server.fact("certificate") == "throw-away, for localhost, 127.0.0.1, ::1"
+        prefix = ["python", "-m", "trio_tlsbio"]
+        line = shlex.split(server.fact("try it with"))
+        assert line[:3] == prefix
+        result = await run(*line[3:], stdin=b"hello")
+        assert (result.status, result.stdout) == (0, b"hello")
+        assert result.fact("ALPN") == "none"
+        assert result.fact("name matched") == "127.0.0.1"
+        assert result.fact("received") == "5 bytes, then the server's close_notify"
+        result = await run("connect", f"127.0.0.1:{server.port}")
+        assert "issuer is not trusted" in refused(result, 3)
+        assert (await server.end()).status == 0
+        assert not ca_file.parent.exists()
+
+
+async def test_throw_away_certificate_is_for_the_host_too() -> None:
+    async with serve(host="127.0.0.2") as server:
+        assert server.fact("listening").startswith("127.0.0.2 port ")
+        result = await run(*shlex.split(server.fact("try it with"))[3:], stdin=b"hello")
+        assert (result.status, result.stdout) == (0, b"hello")
+        assert result.fact("name matched") == "127.0.0.2"
+
+
+async def test_all_addresses_are_tried_by_a_name() -> None:
+    async with serve(host="0.0.0.0") as server:
+        line = shlex.split(server.fact("try it with"))
+        assert line[4] == f"localhost:{server.port}"
+        result = await run(*line[3:], stdin=b"hello")
+        assert (result.status, result.stdout) == (0, b"hello")
+
+
+async def test_echo_and_its_statistics(pem: Path, context: ssl.SSLContext) -> None:
+    async with serve("--cert", pem) as server:
+        cache = SessionCache()
+        for number in range(3):
+            async with await connect(server, context, session_cache=cache) as stream:
+                data = bytes([number]) * 100_000
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(stream.send_all, data)
+                    echo = b""
+                    while len(echo) < len(data):
+                        echo += await stream.receive_some()
+                assert echo == data
+                await stream.send_eof()
+                assert await stream.receive_some() == b""
+        with pytest.raises(CertificateError):
+            async with await connect(server, ssl.create_default_context()) as stream:
+                await stream.do_handshake()
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as plain:
+            await plain.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            assert [data async for data in plain] == []
+        stream = await connect(server, context)
+        assert await exchange(stream, b"x") == b"x"
+        await trio.aclose_forcefully(stream.transport_stream)
+        await server.until("without a close_notify")
+        result = await server.end()
+    assert result.status == 0
+    assert result.fact("accepted") == "6"
+    assert result.fact("established") == "4"
+    assert result.fact("resumed") == "2"
+    assert result.fact("failed") == "2 (alert unknown ca 1, http request 1)"
+    assert result.fact("timed out") == "0"
+    assert result.fact("broken") == "1 (truncated 1)"
+    assert result.fact("cancelled") == "0"
+    assert 0 < float(result.fact("handshake").removesuffix(" ms on average")) < 20_000
+    failures = [line for line in result.stderr.splitlines() if line.startswith("connection from")]
+    assert len(failures) == 3
+    assert all(line.startswith("connection from 127.0.0.1:") for line in failures)
+    assert failures[1].endswith(": the peer spoke plain HTTP to a TLS port")
+
+
+async def test_handshake_timeout(pem: Path) -> None:
+    async with serve("--cert", pem, "--handshake-timeout", "0.3") as server:
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as silent:
+            assert [data async for data in silent] == []
+        await server.until("connection from")
+        result = await server.end()
+    assert result.fact("timed out") == "1"
+    assert result.fact("failed") == "1 (handshake timeout 1)"
+    assert result.fact("handshake") == "none"
+    assert "no handshake within 0.3 seconds" in result.stderr
+
+
+async def test_max_connections(pem: Path, context: ssl.SSLContext) -> None:
+    async with serve("--cert", pem, "--max-connections", "1") as server:
+        first = await connect(server, context)
+        await exchange(first, b"first")
+        second = await connect(server, context)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.do_handshake)
+            for _ in range(20):
+                await exchange(first, b"still")
+            assert second.handshake is None
+            await first.aclose()
+        assert await exchange(second, b"second") == b"second"
+        await second.aclose()
+
+
+@pytest.mark.parametrize(("option", "version"), [("--tls12", "TLSv1.2"), ("--tls13", "TLSv1.3")])
+async def test_version_and_alpn(
+    option: str, version: str, pem: Path, ca: trustme.CA, ca_pem: Path
+) -> None:
+    async with serve("--cert", pem, option, "--alpn", "b,a") as server:
+        result = await run(
+            *("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem), "--alpn", "a,b"),
+        )
+    assert (result.fact("version"), result.fact("ALPN")) == (version, "b")
+
+
+@pytest.mark.parametrize("option", [None, "required", "optional"])
+async def test_client_certificates(
+    option: str | None, pem: Path, ca: trustme.CA, ca_pem: Path
+) -> None:
+    options = () if option is None else ("--client-cert", option)
+    bare, equipped = client_context_for(ca), client_context_for(ca)
+    ca.issue_cert("client@client.example").configure_cert(equipped)
+    async with serve("--cert", pem, "--client-ca", ca_pem, *options) as server:
+        async with await connect(server, equipped) as stream:
+            assert await exchange(stream, b"hello") == b"hello"
+        stream = await connect(server, bare)
+        if option == "optional":
+            assert await exchange(stream, b"hello") == b"hello"
+        else:
+            with pytest.raises(PeerAlertError, match="certificate_required"):
+                await exchange(stream, b"hello")
+        await trio.aclose_forcefully(stream)
+        # One of an issuer that is not in the file never gets in.
+        other = client_context_for(ca)
+        trustme.CA().issue_cert("client@client.example").configure_cert(other)
+        stream = await connect(server, other)
+        with pytest.raises(PeerAlertError, match="unknown_ca"):
+            await exchange(stream, b"hello")
+        await trio.aclose_forcefully(stream)
+
+
+async def test_line_to_try_tells_of_the_client_certificate(ca_pem: Path) -> None:
+    async with serve("--client-ca", ca_pem) as server:
+        assert server.fact("try it with").endswith("ca.pem --cert FILE")
+
+
+async def test_separate_key(
+    server_cert: trustme.LeafCert, tmp_path: Path, context: ssl.SSLContext
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    server_cert.cert_chain_pems[0].write_to_path(cert)
+    server_cert.private_key_pem.write_to_path(key)
+    async with (
+        serve("--cert", cert, "--key", key) as server,
+        await connect(server, context) as stream,
+    ):
+        assert await exchange(stream, b"hello") == b"hello"
+
+
+@posix
+async def test_goes_on_when_nobody_reads_what_it_says(pem: Path, context: ssl.SSLContext) -> None:
+    async with serve("--cert", pem) as server:
+        assert server.process.stderr is not None
+        await server.process.stderr.aclose()
+        async with await trio.open_tcp_stream("127.0.0.1", server.port) as plain:
+            await plain.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            assert [data async for data in plain] == []
+        async with await connect(server, context) as stream:
+            assert await exchange(stream, b"hello") == b"hello"
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
+
+
+################################################################
+# Files
+################################################################
+
+
+async def test_http_is_what_is_agreed_on(pem: Path, site: Path, ca_pem: Path) -> None:
+    async with serve("--cert", pem, "--directory", site) as server:
+        result = await run(
+            *("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem)),
+            *("--alpn", "h2,http/1.1"),
+            stdin=request("/hello.txt"),
+        )
+    assert result.fact("ALPN") == "http/1.1"
+    assert result.stdout.endswith(b"\r\n\r\n0123456789")
+    assert result.fact("received").endswith("then the server's close_notify")
+
+
+async def test_client_that_ends_without_a_close_notify_is_no_failure(
+    pem: Path, site: Path, context: ssl.SSLContext
+) -> None:
+    async with serve("--cert", pem, "--directory", site) as server:
+        stream = await connect(server, context)
+        await stream.send_all(request("/hello.txt"))
+        assert (await Reader(stream).reply()).status == 200
+        await stream.transport_stream.send_eof()
+        assert await stream.receive_some() == b""  # the server's close_notify
+        await trio.aclose_forcefully(stream)
+        result = await server.end()
+    assert result.fact("broken") == "0"
+
+
+@posix
+async def test_file_that_shrinks_breaks_the_connection(
+    pem: Path, site: Path, context: ssl.SSLContext
+) -> None:
+    path = site / "\x1b]0;owned\x07.bin"
+    with path.open("wb") as file:
+        file.truncate(BIG)
+    async with serve("--cert", pem, "--directory", site) as server:
+        stream = await slow_reader(server, context)
+        await stream.send_all(request("/%1b%5d0;owned%07.bin"))
+        reader = Reader(stream)
+        await reader.receive()
+        os.truncate(path, 0)
+        with pytest.raises(TruncationError):
+            await reader.reply()
+        await trio.aclose_forcefully(stream)
+        await server.until("has become shorter")
+
+        async with await connect(server, context) as stream:  # the others are served on
+            await stream.send_all(request("/hello.txt"))
+            assert (await Reader(stream).reply()).status == 200
+        result = await server.end()
+    assert result.status == 0
+    assert result.fact("broken") == "1 (UnfinishedError 1)"
+    (line,) = (said for said in result.stderr.splitlines() if "has become shorter" in said)
+    assert line.startswith("connection from 127.0.0.1:")
+    assert r"\x1b]0;owned\x07.bin" in line
+    assert "\x1b" not in result.stderr
+    assert "\x07" not in result.stderr

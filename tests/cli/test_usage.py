@@ -1,0 +1,208 @@
+"""Commands that end before they begin: usage errors, missing extras, help and version."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tests.certificates import Certificate, Issued, rsa_key
+from tests.commands import Files, Result, refused, run
+from trio_tlsbio.cli import main
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command to its end, in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_it(*args: str) -> Result:
+        status: Any
+        try:
+            status = main(args)
+        except SystemExit as exc:
+            status = exc.code
+        out, err = capsys.readouterr()
+        return Result(status, out.encode(), err)
+
+    return run_it
+
+
+################################################################
+# Usage errors
+################################################################
+
+
+def check_usage_error(result: Result, words: str) -> None:
+    assert (result.status, result.stdout) == (2, b"")
+    assert words in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "COMMAND"),
+        (("demo", "more"), "unrecognized arguments"),
+        (("connect", "a.example", "--key", __file__), "--key needs --cert"),
+        (("serve", "--port", "65536"), "the port must be"),
+    ],
+)
+async def test_usage_errors_of_a_process(args: tuple[str, ...], words: str) -> None:
+    check_usage_error(await run(*args), words)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "COMMAND"),
+        (("dance",), "invalid choice: 'dance'"),
+        (("connect",), "HOST[:PORT]"),
+        (("connect", "https://a.example/"), "not a URL"),
+        (("connect", "a.example:0"), "the port must be"),
+        (("connect", "a.example:http"), "the port must be"),
+        (("connect", "a.example:"), "the port must be"),
+        (("connect", "[::1]443"), "the port must be"),
+        (("connect", ""), "not a host name"),
+        (("connect", ":443"), "not a host name"),
+        (("connect", "a.example", "--servername", ".example"), "not a host name"),
+        (("connect", "a.example", "--timeout", "0"), "seconds above 0"),
+        (("connect", "a.example", "--timeout", "nan"), "seconds above 0"),
+        (("connect", "a.example", "--timeout", "soon"), "seconds above 0"),
+        (("connect", "a.example", "--alpn", "h2,,h3"), "not a list"),
+        (("connect", "a.example", "--cafile", "no/such.pem"), os.strerror(errno.ENOENT)),
+        (("connect", "a.example", "--tls12", "--tls13"), "not allowed with"),
+        (("connect", "a.example", "--insecure", "--cafile", __file__), "not allowed with"),
+        (("connect", "a.example", "--cafile", __file__), "no certificate in PEM form"),
+        (("connect", "a.example", "--cert", __file__), "no certificate with its private key"),
+        (("connect", "a.example", "--key", __file__), "--key needs --cert"),
+        (("connect", "a.example", "--reconnect", "0"), "not a number from 1"),
+        (("connect", "a.example", "--reconnect", "many"), "not a number from 1"),
+        (("connect", "a.example", "--starttls", "ftp"), "invalid choice"),
+    ],
+)
+def test_usage_errors(args: tuple[str, ...], words: str, command: Command) -> None:
+    check_usage_error(command(*args), words)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--port", "65536"), "the port must be"),
+        (("--port", "https"), "the port must be"),
+        (("--port", "-1"), "the port must be"),
+        (("--host", ""), "not a host name"),
+        (("--host", "no_such_name"), "no certificate can be made for this name"),
+        (("--directory", "no/such/directory"), "there is no such directory"),
+        (("--directory", __file__), "there is no such directory"),
+        (("--cert", "no/such.pem"), os.strerror(errno.ENOENT)),
+        (("--cert", __file__), "no certificate with its private key"),
+        (("--key", __file__), "--key needs --cert"),
+        (("--client-ca", __file__), "no certificate in PEM form"),
+        (("--client-cert", "optional"), "--client-cert needs --client-ca"),
+        (("--client-cert", "perhaps"), "invalid choice"),
+        (("--alpn", "h2,,h3"), "not a list"),
+        (("--tls12", "--tls13"), "not allowed with"),
+        (("--handshake-timeout", "0"), "seconds above 0"),
+        (("--drain-timeout", "soon"), "seconds above 0"),
+        (("--max-connections", "0"), "not a number above 0"),
+        (("more",), "unrecognized arguments"),
+    ],
+)
+def test_usage_errors_of_serve(args: tuple[str, ...], words: str, command: Command) -> None:
+    check_usage_error(command("serve", *args), words)
+
+
+def test_key_of_another_certificate(files: Files, command: Command) -> None:
+    result = command("connect", "a.example", "--cert", files.client, "--key", files.server)
+    assert refused(result, 2) == (
+        f"--cert {files.client}: the private key belongs to another certificate"
+    )
+
+
+def test_key_that_is_too_weak(ca: trustme.CA, tmp_path: Path, command: Command) -> None:
+    pem = tmp_path / "weak.pem"
+    weak = Certificate(key=rsa_key(1024)).signed_by(Issued.of(ca))
+    pem.write_bytes(weak.key_pem + weak.pem)
+    result = command("connect", "a.example", "--cert", str(pem))
+    assert "is too weak for OpenSSL's security level" in refused(result, 2)
+
+
+def test_encrypted_key_is_not_asked_for(
+    server_cert: trustme.LeafCert, tmp_path: Path, command: Command
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(server_cert.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"password"),
+    )
+    pem = tmp_path / "encrypted.pem"
+    pem.write_bytes(encrypted + server_cert.cert_chain_pems[0].bytes())
+    result = command("serve", "--port", "0", "--cert", str(pem))
+    assert refused(result, 2) == f"--cert {pem}: the private key is encrypted"
+
+
+################################################################
+# Help and version
+################################################################
+
+
+@pytest.mark.parametrize(
+    "args", [("--help",), ("connect", "--help"), ("demo", "--help"), ("serve", "--help")]
+)
+def test_help_lists_the_exit_statuses(args: tuple[str, ...], command: Command) -> None:
+    result = command(*args)
+    assert (result.status, result.stderr) == (0, "")
+    text = result.stdout.decode()
+    listed = text.partition("exit status:\n")[2].split("\n")
+    assert [int(line.split()[0]) for line in listed if line] == [*range(9), 130, 141]
+    assert max(map(len, text.splitlines())) <= 100
+
+
+async def test_version() -> None:
+    result = await run("--version")
+    assert result.status == 0
+    assert result.stdout.startswith(b"trio-tlsbio ")
+
+
+################################################################
+# What can't be served
+################################################################
+
+
+@pytest.mark.parametrize(
+    ("module", "args"), [("trustme", ()), ("h11", ("--directory", "."))], ids=["trustme", "h11"]
+)
+async def test_missing_extras(module: str, args: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise ImportError('not here')\n")
+    result = await run("serve", "--port", "0", *args, env={"PYTHONPATH": str(tmp_path)})
+    message = refused(result, 7)
+    assert f"takes {module}: pip install 'trio-tlsbio[serve]'" in message
+    assert len(result.stderr.splitlines()) == 1
+
+
+async def test_port_in_use(pem: Path) -> None:
+    with closing(socket.socket()) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        result = await run("serve", "--cert", str(pem), "--port", str(port))
+    assert refused(result, 8) == (
+        f"can't listen on 127.0.0.1 port {port}: {os.strerror(errno.EADDRINUSE)}"
+    )
+
+
+async def test_host_that_is_not_found(pem: Path) -> None:
+    result = await run("serve", "--cert", str(pem), "--host", "nowhere.invalid")  # RFC 6761
+    assert refused(result, 8).startswith("can't listen on nowhere.invalid port 4433: ")

@@ -1,0 +1,205 @@
+"""Every block of code in README and docs/ is run, and what it is said to print is what it prints.
+
+A block is a program of docs/examples, which test_examples.py or a test elsewhere imports and runs;
+or Python that a test executes (see ``runs``); or commands, whose arguments the real parsers read.
+Where the output is shown as well, as in the tutorial, the commands are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trio_tlsbio
+import trio_tlsbio.testing
+from tests.docblocks import BLOCKS, CLAIMED, Block, docstring_blocks
+from tests.helpers import DOCS, ROOT
+from trio_tlsbio.cli import _parser
+
+README = ROOT / "README.md"
+
+QUICK_START = [
+    "python3 -m venv .venv && .venv/bin/pip install -q '.[demo]'"
+    " && .venv/bin/python -m trio_tlsbio demo",
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest",
+]
+
+
+################################################################
+# The code in the text
+################################################################
+
+
+def markdown_blocks(language: str) -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_readme_shows_the_examples() -> None:
+    assert markdown_blocks("python") == [
+        (DOCS / "examples" / name).read_text(encoding="utf-8")
+        for name in ("client.py", "server.py")
+    ]
+
+
+def test_readme_quick_start() -> None:
+    assert markdown_blocks("sh") == ["\n".join(QUICK_START) + "\n"]
+
+
+def test_readme_links() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+################################################################
+# Text
+################################################################
+
+
+def text_blocks(page: str) -> list[Block]:
+    return [block for block in BLOCKS if block.page == page and block.language == "text"]
+
+
+def test_closing_quotes_the_code() -> None:
+    (block,) = text_blocks("closing.rst")
+    quoted = " ".join(block.text.split())
+    assert f"\n``{quoted}``\n" in (DOCS / "errors.rst").read_text(encoding="utf-8")
+
+
+################################################################
+# Commands
+################################################################
+
+
+def commands(block: Block) -> list[str]:
+    """Return the commands of a block for a shell."""
+    lines = block.text.replace("\\\n", "").splitlines()
+    if block.language == "console":
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def benchmark_parser() -> argparse.ArgumentParser:
+    """Build the parser of the benchmarks, which can't be imported without what they measure."""
+    tree = ast.parse((ROOT / "benchmarks" / "__main__.py").read_text(encoding="utf-8"))
+    (main,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "main")
+    lines = [ast.unparse(n) for n in main.body if re.match(r"parser( =|\.add)", ast.unparse(n))]
+    names: dict[str, Any] = {"argparse": argparse, "Path": Path, "GROUPS": ["bulk"], "__doc__": ""}
+    exec("\n".join(lines), names)
+    parser = names["parser"]
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
+
+
+def check_pip(args: list[str]) -> None:
+    assert args[0] == "install"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for arg in args[1:]:
+        if arg.startswith("-"):
+            assert arg in {"-q", "-e"}
+            continue
+        match = re.fullmatch(r"(?:\.|\.\./trio-tlsbio|trio-tlsbio)(?:\[([\w,]+)\])?", arg)
+        assert match is not None, arg
+        extras = match[1].split(",") if match[1] else []
+        assert set(extras) <= project["optional-dependencies"].keys()
+
+
+def check_command(words: list[str]) -> None:
+    """Let the real parser read a command; raise if nobody here knows it."""
+    program = words[0].removeprefix(".venv/bin/")
+    match [program, *words[1:]]:
+        case ["python" | "python3", "-m", "trio_tlsbio", *args] | ["trio-tlsbio", *args]:
+            _parser().parse_args(args)
+        case ["python", "benchmarks", *args]:
+            benchmark_parser().parse_args(args)
+        case ["python3", "-m", "venv", ".venv"] | [".", ".venv/bin/activate"]:
+            pass
+        case ["python", "-m", "pytest" | "trustme"] | ["mkdir" | "cd" | "echo", _]:
+            pass
+        case ["python", name] if name.endswith(".py"):
+            assert f":caption: {name}\n" in (DOCS / "tutorial.rst").read_text(encoding="utf-8")
+        case ["pip", *args]:
+            check_pip(args)
+        case _:
+            pytest.fail(f"no test knows the command {shlex.join(words)}")
+
+
+SHELL = [block for block in BLOCKS if block.language in {"sh", "console"}]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    block.ran = True
+    for line in commands(block):
+        for command in re.split(r" && | \| ", line):
+            words = shlex.split(command)
+            for word in words:  # what has to be there
+                if word.endswith((".pem", ".key")):
+                    Path(word).touch()
+            if "--directory" in words:
+                Path(words[words.index("--directory") + 1]).mkdir(exist_ok=True)
+            check_command(words)
+
+
+def test_wrong_commands_are_found() -> None:
+    for command in (
+        "python -m trio_tlsbio serve --colour",
+        "python benchmarks --slowly",
+        "pip install '.[everything]'",
+        "rm -r /",
+        "python unknown.py",
+    ):
+        with pytest.raises((SystemExit, AssertionError, pytest.fail.Exception)):
+            check_command(shlex.split(command))
+
+
+################################################################
+# No block is left out
+################################################################
+
+
+def test_every_block_is_run() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):  # tests of blocks may be anywhere
+        if re.search(r"^@runs\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    examples = {path.name for path in (DOCS / "examples").glob("*.py")}
+    readme = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
+    # See above, test_errors_page.py and cli/test_page.py.
+    texts = {"cli.rst", "closing.rst", "errors.rst"}
+    for block in BLOCKS:
+        if block.include is not None:
+            # test_examples.py sees that each of them has a test.
+            assert block.include.removeprefix("examples/") in examples, block
+        elif block.language == "python" and block not in readme:
+            assert block in CLAIMED, f"{block} is run by no test: see runs() in docblocks.py"
+        elif block.language in {"json", "text"}:
+            assert block.page in texts, f"{block} is compared with nothing"
+        else:
+            assert block in readme or block in SHELL, f"{block}: {block.language}?"
+
+
+def test_examples_in_docstrings_name_what_there_is() -> None:
+    """They are pieces, and not run; but they are Python, and their arguments have real names."""
+    package = Path(trio_tlsbio.__file__).parent
+    blocks = [block for path in package.glob("*.py") for block in docstring_blocks(path)]
+    assert len(blocks) >= 5
+    for block in blocks:
+        compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        for node in ast.walk(ast.parse(block.text)):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(trio_tlsbio, ast.unparse(node.func), None)
+            if called is not None:
+                names = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+                inspect.signature(called).bind(*node.args, **names)

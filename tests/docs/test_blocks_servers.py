@@ -1,0 +1,204 @@
+"""The code of servers.rst and performance.rst."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from tests.docblocks import Block, example, runs
+from tests.helpers import HOST, client_context_for, echo, port_of, serving, tcp_pair
+from trio_tlsbio import (
+    PeerAlertError,
+    ReloadingContext,
+    TLSError,
+    TLSListener,
+    TruncationError,
+    serve_tls_listeners,
+    sni_context,
+)
+
+from .peers import NAME, Logged, Stream, bounded_nursery, check_echo, connect
+
+
+@runs("servers.rst", "sock = trio.socket.from_stdlib_socket")
+async def test_servers_systemd(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    sock = socket.create_server((HOST, 0))
+    port = sock.getsockname()[1]
+    names = {
+        "trio": trio,
+        "socket": SimpleNamespace(socket=lambda fileno: sock),  # descriptor 3 is taken here
+        "TLSListener": TLSListener,
+        "context": context,
+        "serve_tls_listeners": serve_tls_listeners,
+        "echo": echo,
+    }
+    async with bounded_nursery() as nursery:
+        nursery.start_soon(partial(block.run, **names))
+        await check_echo(await connect(port, client_context))
+        nursery.cancel_scope.cancel()
+
+
+@runs("servers.rst", "async def handler(stream):\n    with trio.move_on_after(60)")
+async def test_servers_time_limit(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    names = await block.run(trio=trio)
+    async with serving(names["handler"], context) as port:
+        await check_echo(await connect(port, client_context))
+
+
+@runs("servers.rst", "def on_error(stream, exc):")
+async def test_servers_on_error(
+    block: Block,
+    client_context: ssl.SSLContext,
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    started, listeners = trio.open_memory_channel[Any](1)
+
+    async def serve(handler: Any, port: int, context: ssl.SSLContext, **options: Any) -> None:
+        assert port == 4433
+        async with serving(handler, context, **options) as chosen:
+            await started.send(chosen)
+            await trio.sleep_forever()
+
+    async def fail_once(stream: Stream) -> None:
+        if await stream.receive_some() == b"fail":
+            raise ZeroDivisionError
+        await stream.send_all(b"hello")
+
+    names = {"logging": logging, "serve_tls_over_tcp": serve, "echo": fail_once}
+    async with bounded_nursery() as nursery:
+        nursery.start_soon(partial(block.run, **names, context=context))
+        port = await listeners.receive()
+        async with await connect(port, client_context) as stream:
+            await stream.send_all(b"fail")
+            with pytest.raises(TruncationError):
+                await stream.receive_some()
+        await check_echo(await connect(port, client_context))
+        nursery.cancel_scope.cancel()
+    assert "a handler has failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+@runs("servers.rst", "async def handler(stream):\n    try:")
+async def test_servers_trio_serve_listeners(
+    block: Block,
+    client_context: ssl.SSLContext,
+    context: ssl.SSLContext,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = await block.run(talk=echo, TLSError=TLSError)
+    listener = TLSListener((await trio.open_tcp_listeners(0, host=HOST))[0], context)
+    async with bounded_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, names["handler"], [listener])
+        async with await trio.open_tcp_stream(HOST, port_of(listener)) as plain:
+            await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            async for _ in plain:  # the alert
+                pass
+        await check_echo(await connect(port_of(listener), client_context))
+        nursery.cancel_scope.cancel()
+    assert capsys.readouterr().out == "lost a client: the peer spoke plain HTTP to a TLS port\n"
+
+
+async def certificate_at(port: int, context: ssl.SSLContext) -> object:
+    async with await connect(port, context) as stream:
+        await stream.do_handshake()
+        return stream.getpeercert(binary_form=True)
+
+
+@runs("servers.rst", "context = ReloadingContext(make_context, files=")
+async def test_servers_reload_files(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def renew() -> bytes:
+        cert = ca.issue_cert(NAME)
+        cert.private_key_pem.write_to_path("server.key")
+        cert.cert_chain_pems[0].write_to_path("server.pem")
+        return ssl.PEM_cert_to_DER_cert(cert.cert_chain_pems[0].bytes().decode())
+
+    first = renew()
+    names = await block.run(
+        ReloadingContext=ReloadingContext, make_context=example("reloading").make_context
+    )
+    async with serving(echo, names["context"]) as port:
+        assert await certificate_at(port, client_context_for(ca)) == first
+        second = renew()
+        assert await certificate_at(port, client_context_for(ca)) == second
+
+
+@runs("servers.rst", "def make_context():\n    contexts = {}")
+async def test_servers_several_names(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.example", "b.example"):
+        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(f"{name}.pem")
+    names = await block.run(ssl=ssl, sni_context=sni_context, ReloadingContext=ReloadingContext)
+    async with serving(echo, names["context"]) as port:
+        for name in ("a.example", "b.example"):
+            await check_echo(await connect(port, client_context_for(ca), name))
+
+
+@runs("servers.rst", "context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=")
+async def test_servers_client_certificates(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cert = ca.issue_cert(NAME)
+    cert.private_key_pem.write_to_path("server.key")
+    cert.cert_chain_pems[0].write_to_path("server.pem")
+    ca.cert_pem.write_to_path("clients-ca.pem")
+    names = await block.run(ssl=ssl)
+    async with serving(echo, names["context"]) as port:
+        async with await connect(port, client_context_for(ca)) as stream:
+            with pytest.raises(PeerAlertError, match="certificate_required"):
+                await stream.receive_some()
+        context = client_context_for(ca)
+        ca.issue_cert("alice@example.org").configure_cert(context)
+        await check_echo(await connect(port, context))
+
+
+@runs("servers.rst", 'logger = logging.getLogger("trio_tlsbio.server")')
+async def test_servers_logging(block: Block, context: ssl.SSLContext, logged: Logged) -> None:
+    async def knock(port: int) -> None:
+        async with await trio.open_tcp_stream(HOST, port) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            async for _ in stream:
+                pass
+
+    logger = logging.getLogger("trio_tlsbio.server")
+    try:
+        async with serving(echo, context) as port:
+            await knock(port)
+            assert "plain HTTP" in await logged.receive_channel.receive()
+            await block.run(logging=logging)
+            await knock(port)
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert logged.receive_channel.statistics().current_buffer_used == 0
+
+
+@runs("performance.rst", "tcp.socket.setsockopt(")
+async def test_performance_not_sent_low_water_mark(block: Block) -> None:
+    if not hasattr(trio.socket, "TCP_NOTSENT_LOWAT"):
+        pytest.skip("this system has no TCP_NOTSENT_LOWAT")
+    async with tcp_pair() as (tcp, _):
+        option = trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT
+        assert tcp.getsockopt(*option) == 16 * 1024  # as the page says
+        await block.run(tcp=tcp, trio=trio)
+        assert tcp.getsockopt(*option) == 0

@@ -15,7 +15,14 @@ import trio
 import trio.testing
 import trustme
 
-from tests.helpers import HOST, client_context_for, server_context_for, serving, wrap_pair
+from tests.helpers import (
+    HOST,
+    client_context_for,
+    port_of,
+    server_context_for,
+    serving,
+    wrap_pair,
+)
 from trio_tlsbio import (
     CertificateError,
     HandshakeTimeoutError,
@@ -540,6 +547,41 @@ async def test_a_failed_handshake_leaves_nothing_behind(server_context: ssl.SSLC
     assert len(connector.session_cache) == 0
 
 
+async def test_a_context_that_can_offer_nothing_leaves_no_connection_open(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client_context.maximum_version = ssl.TLSVersion.TLSv1_3
+    client_context.minimum_version = ssl.TLSVersion.TLSv1_3
+    client_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    (listener,) = await trio.open_tcp_listeners(0, host=HOST)
+    async with listener:
+        with pytest.raises(ValueError, match="nothing can be offered") as caught:
+            await open_tls_over_tcp_stream(HOST, port_of(listener), ssl_context=client_context)
+        assert caught.tb  # which would keep it
+        async with await listener.accept() as accepted:
+            with trio.fail_after(10):
+                assert await accepted.receive_some() == b""
+
+
+@pytest.mark.parametrize("how", ["connect", "reconnect"])
+async def test_https_compatible_is_handed_on(
+    how: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async def answer_and_vanish(stream: Stream) -> None:
+        await stream.send_all(b"answer")
+        await stream.transport_stream.aclose()
+
+    async with serving(answer_and_vanish, server_context) as port:
+        options: Any = {"ssl_context": client_context, "https_compatible": True}
+        if how == "connect":
+            stream = await TLSConnector(**options).connect(HOST, port)
+        else:
+            stream = await anext(reconnect(HOST, port, **options))
+        assert await stream.receive_some() == b"answer"
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+
+
 ################################################################
 # Reconnecting
 ################################################################
@@ -1009,6 +1051,14 @@ async def test_cancellation_ends_it_at_once(
         await next_of(connector, connect, initial_delay=100, attempt_timeout=100)
     assert scope.cancelled_caught
     assert trio.current_time() - start == 3
+
+
+async def test_it_tries_for_years(
+    connector: TLSConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    attempts = Attempts(*[OSError("nobody there")] * 1100)
+    await next_of(connector, attempts, max_delay=60)
+    assert len(attempts.times) == 1101
 
 
 async def test_nobody_is_told_to_wait_without_a_need(connector: TLSConnector) -> None:

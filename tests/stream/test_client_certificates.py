@@ -302,6 +302,22 @@ def test_client_answers_and_ends_at_once(ca: trustme.CA, asking: Asking) -> None
     assert server.receive() == b""
 
 
+def test_client_answers_and_fails_at_once(ca: trustme.CA, asking: Asking) -> None:
+    ca.issue_cert(CLIENT).configure_cert(asking.client)
+    client, server = asking.connections()
+    server.verify_client_post_handshake()
+    transfer(server, client)
+    assert client.receive() is None
+    client.send(b"damaged on its way")
+    data = bytearray(client.data_to_send())
+    data[-1] ^= 1
+    server.feed(data)
+    for _ in range(2):
+        with pytest.raises(TLSError, match="damaged"):
+            server.client_has_answered()
+    assert names_in(server.handshake) is None
+
+
 def test_client_sends_data_without_end_instead_of_answering(asking: Asking) -> None:
     client, server = asking.connections()
     server.verify_client_post_handshake()

@@ -37,6 +37,9 @@ GREETING = b"220 what has waited in the other's socket since the beginning\r\n" 
 SHORT = 0.2
 LONG = 4.0
 
+# Longer than any test may take: what waits for it instead of the peer fails.
+NEVER = 600
+
 sides = pytest.mark.parametrize("side", ["client", "server"])
 layer_counts = pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
 sizes = pytest.mark.parametrize("size", list(SIZES.values()), ids=list(SIZES))
@@ -458,6 +461,43 @@ async def test_somebody_else_is_in_the_handshake(
         assert trio.current_time() - start <= 7
 
 
+@sides
+@pytest.mark.parametrize("operation", ["do_handshake", "send_eof"])
+async def test_a_handshake_that_a_close_completes_leaves_the_stream_closed(
+    operation: str, side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        pair = wrap_pair(*transports, client_context, server_context)
+        ours, theirs = pair if side == "client" else pair[::-1]
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect_closed, getattr(ours, operation))
+                await wait_all_tasks_blocked()
+                nursery.start_soon(ours.aclose)
+                await wait_all_tasks_blocked()
+                assert await theirs.receive_some() == b""
+                await theirs.aclose()
+
+
+@sides
+async def test_a_close_throws_away_a_flood_and_then_waits_for_the_end(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side, close_timeout=NEVER) as (
+        ours,
+        theirs,
+    ):
+        await ours.send_all(b"all there is")
+        for _ in range(3000):  # more records than one call decrypts
+            assert theirs.send_nowait(b"x")
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ours.aclose)
+                await wait_all_tasks_blocked()
+                assert await receive_all(theirs) == b"all there is"
+                await theirs.aclose()
+
+
 ################################################################
 # In a cancelled scope
 ################################################################
@@ -575,9 +615,6 @@ async def test_a_peer_that_resets_while_it_is_waited_for_is_no_error(
 ################################################################
 # With something left from a cancelled send
 ################################################################
-
-# Longer than any test may take: what waits for it instead of the peer fails.
-NEVER = 600
 
 
 async def cut_send(stream: TLSStream[Any], payload: bytes) -> bytes:

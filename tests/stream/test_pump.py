@@ -415,6 +415,39 @@ async def test_closing_wakes_a_task_that_waits_for_room() -> None:
         assert await all_from(theirs) == b"abcd"
 
 
+@pytest.mark.parametrize("how", ["aclose", "abort"])
+async def test_closing_wakes_a_task_that_waits_for_room_while_the_transport_is_stuck(
+    how: str,
+) -> None:
+    class Shielded(Lockstep):
+        """Half of a send would break it, so it does not let itself be cancelled."""
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            with trio.CancelScope(shield=True):
+                await super().send_all(data)
+
+    ours = Shielded(trio.testing.memory_stream_pair()[0])
+    ours.gate = trio.Event()
+    woken = trio.Event()
+    async with open_pump(ours, max_buffer=4) as stream, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send() -> None:
+            with pytest.raises(trio.ClosedResourceError, match="this stream was closed"):
+                await stream.send_all(b"abcdefgh")
+            woken.set()
+
+        await trio.testing.wait_all_tasks_blocked()
+        if how == "aclose":
+            nursery.start_soon(stream.aclose)
+        else:
+            stream.abort()
+        await trio.testing.wait_all_tasks_blocked()
+        is_woken = woken.is_set()
+        ours.gate.set()
+    assert is_woken
+
+
 async def test_a_closed_stream_need_not_report_that_the_transport_broke() -> None:
     ours, theirs = make_pair()
     async with open_pump(ours) as stream:

@@ -18,12 +18,14 @@ from tests.helpers import NAME, both_handshakes, echo, reset_when_closed
 from trio_tlsbio import (
     CertificateError,
     ReloadingContext,
+    TLSConnector,
     TLSError,
     TLSListener,
     TLSStream,
     TruncationError,
     open_tls_over_tcp_listeners,
     open_tls_over_tcp_stream,
+    reconnect,
     serve_tls_over_tcp,
 )
 
@@ -279,6 +281,24 @@ async def test_options_for_connecting_reach_trio(
     with pytest.raises(OSError, match="nobody"):
         await connect(happy_eyeballs_delay=1.5)
     assert tcp_calls == [("a.example", 443, 0.25), ("a.example", 443, 1.5)]
+
+
+async def test_options_of_a_connector_reach_trio(
+    client_context: ssl.SSLContext, tcp_calls: list[tuple[object, ...]]
+) -> None:
+    connector = TLSConnector(ssl_context=client_context, happy_eyeballs_delay=1.5)
+    with pytest.raises(OSError, match="nobody"):
+        await connector.connect("a.example", 443)
+    supply = reconnect(
+        "a.example",
+        443,
+        ssl_context=client_context,
+        happy_eyeballs_delay=2.5,
+        should_retry=lambda _: False,
+    )
+    with pytest.raises(OSError, match="nobody"):
+        await anext(supply)
+    assert tcp_calls == [("a.example", 443, 1.5), ("a.example", 443, 2.5)]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import attrs
 import pytest
 import trustme
+from OpenSSL import SSL
 
 from tests.helpers import (
     NAME,
@@ -306,6 +308,32 @@ def test_closing_keeps_what_has_arrived_unread(connected: Pair) -> None:
     assert client.receive() == b"more"
     transfer(client, server)
     assert server.receive() == b""
+
+
+def test_closing_keeps_data_that_comes_after_a_request_for_a_new_handshake(
+    ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_max_proto_version(SSL.TLS1_2_VERSION)  # the last that renegotiates
+    server_cert.configure_cert(context)
+    server = SSL.Connection(context, None)
+    server.set_accept_state()
+    client_context = client_context_for(ca, ssl.TLSVersion.TLSv1_2)
+    client = TLSConnection(client_context, server_hostname=NAME)
+    while not client.do_handshake():
+        server.bio_write(client.data_to_send())
+        with suppress(SSL.WantReadError):
+            server.do_handshake()
+        client.feed(server.bio_read(65536))
+    assert client.receive() is None
+
+    assert server.renegotiate()
+    server.do_handshake()  # writes a HelloRequest
+    server.send(b"data")
+    client.feed(server.bio_read(65536))
+    client.send_close_notify()
+    assert not client.wants_data
+    assert client.receive() == b"data"
 
 
 @CHUNKS

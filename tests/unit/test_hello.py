@@ -154,6 +154,19 @@ def test_second_hello_is_looked_at_too(
     assert server.data_to_send() == alert
 
 
+def test_second_hello_in_the_same_record_is_looked_at_too(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    hello = hello_of(client_context)
+    other = hello.replace(NAME.encode(), b"ghost." + NAME.encode()[6:])
+    messages = hello[5:] + other[5:]
+    server = TLSConnection(server_context, server_side=True)
+    feed(server, hello[:3] + len(messages).to_bytes(2) + messages)
+    with pytest.raises(TLSError, match="another name in its second"):
+        server.do_handshake()
+    assert server.data_to_send() == ILLEGAL_PARAMETER
+
+
 ################################################################
 # All the others
 ################################################################
@@ -315,3 +328,23 @@ def test_its_repr_has_nothing_of_the_client() -> None:
     watch = HelloWatch()
     watch.add(b"\x16\x03\x01\x00\x04\x01\x00\x00\xff")
     assert "01" not in repr(watch)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_hello_may_be_as_long_as_the_bound_and_no_longer(more: int) -> None:
+    # With the header of its message, and apart from those of the records.
+    watch = HelloWatch()
+    length = MAX_HELLO_BYTES + more - 4
+    watch.add(b"\x16\x03\x01\x00\x04\x01" + length.to_bytes(3))
+    assert (watch.refusal is None) == (not more)
+
+    # With the headers of its records.
+    watch = HelloWatch()
+    left = MAX_HELLO_BYTES + more
+    watch.add(b"\x16\x03\x01\x00\x04\x01\x00\xff\xf0")
+    left -= 9
+    while left:
+        size = min(left, 16384 + 5)
+        watch.add(b"\x16\x03\x01" + (size - 5).to_bytes(2) + bytes(size - 5))
+        left -= size
+    assert (watch.refusal is None) == (not more)

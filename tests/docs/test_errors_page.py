@@ -89,7 +89,8 @@ class Source:
             return
         # Functions that make one by one of these are looked through like all others.
         local = {each.name for each in ast.walk(self.tree) if isinstance(each, Function)}
-        known = EXCEPTIONS | local | {"AssertionError", "again", "error", "claim", "min"}
+        # An OSError has the system's words.
+        known = EXCEPTIONS | local | {"AssertionError", "OSError", "again", "error", "claim", "min"}
         assert name in known, f"{self.name}:{call.lineno} raises {name}, which is not known here"
 
     def _texts(self, node: ast.expr, within: ast.AST) -> list[str]:

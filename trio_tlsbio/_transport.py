@@ -658,7 +658,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
             raise _closed()
         try:
             await trio.lowlevel.wait_writable(descriptor)  # cancelled, it has sent nothing
-            self._mark_sent(_write(self._fileno(), pieces[:_MOST_PIECES]))
+            self._mark_sent(calls.write(self._fileno(), pieces[:_MOST_PIECES]))
         except (BlockingIOError, InterruptedError):
             pass  # it was not that writable
         except OSError as exc:
@@ -666,7 +666,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         try:
-            return _write(self._fileno(), pieces[:_MOST_PIECES])
+            return calls.write(self._fileno(), pieces[:_MOST_PIECES])
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
@@ -682,7 +682,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def _read_nowait(self) -> bytes | None:
         try:
-            return _read(self._fileno(), _RECEIVE_BYTES)
+            return calls.read(self._fileno(), _RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as exc:
@@ -701,7 +701,7 @@ class _SocketTransport(Transport[trio.SocketStream]):
         return _peer_has_gone(self._fileno())
 
     def unacknowledged(self) -> int | None:
-        return _unacknowledged(self._fileno())
+        return calls.unacknowledged(self._fileno())
 
     def end_direction(self) -> bool:
         return SocketCalls(self._stream).end_direction()
@@ -725,7 +725,7 @@ class SocketCalls:
         nothing now.
         """
         try:
-            return _write(self._stream.socket.fileno(), pieces[:_MOST_PIECES])
+            return calls.write(self._stream.socket.fileno(), pieces[:_MOST_PIECES])
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as exc:
@@ -738,7 +738,7 @@ class SocketCalls:
     def receive_nowait(self) -> bytes | None:
         """Return what has arrived, ``b""`` at the end; None if nothing has."""
         try:
-            return _read(self._stream.socket.fileno(), _RECEIVE_BYTES)
+            return calls.read(self._stream.socket.fileno(), _RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as exc:
@@ -765,6 +765,8 @@ class SocketCalls:
 
 @contextmanager
 def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
+    if descriptor < 0:  # a closed socket's, for which the standard library has a ValueError
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     # With family and type given, making it costs no system call.
     borrowed = stdlib_socket.socket(
         stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
@@ -777,36 +779,68 @@ def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
         borrowed.detach()  # the descriptor stays the stream's
 
 
-def _peek(descriptor: int) -> bytes:
-    with _borrowed(descriptor) as socket:
-        return socket.recv(1, stdlib_socket.MSG_PEEK)
+class PortableCalls:
+    """The calls that work on every system. Windows has no others."""
 
-
-if sys.platform != "win32":
-    _read, _write = os.read, os.writev
-else:
-
-    def _read(descriptor: int, max_bytes: int) -> bytes:
+    @staticmethod
+    def read(descriptor: int, max_bytes: int, /) -> bytes:
+        """Read what has arrived, ``max_bytes`` at most; ``b""`` at the end."""
         with _borrowed(descriptor) as socket:
             return socket.recv(max_bytes)
 
-    def _write(descriptor: int, pieces: Sequence[Data]) -> int:
+    @staticmethod
+    def write(descriptor: int, pieces: Sequence[Data], /) -> int:
+        """Write as much as the socket takes, and return how many bytes that was."""
         with _borrowed(descriptor) as socket:
             return socket.send(b"".join(pieces))
 
+    @staticmethod
+    def peer_has_gone(descriptor: int) -> bool:
+        """See :meth:`Transport.peer_has_gone`."""
+        try:  # the end shows once all before it was received
+            with _borrowed(descriptor) as socket:
+                return socket.recv(1, stdlib_socket.MSG_PEEK) == b""
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+    @staticmethod
+    def unacknowledged(descriptor: int) -> int | None:  # noqa: ARG004 - it can't be asked
+        """See :meth:`Transport.unacknowledged`."""
+        return None
+
+
+# Everything that depends on the system is chosen here, and looked up at each use, so that a test
+# can choose another system's.
+calls: type[PortableCalls] = PortableCalls
+
+if sys.platform != "win32":
+
+    class PosixCalls(PortableCalls):
+        """Cheaper ones, where sockets are files. macOS has no more than these."""
+
+        read = staticmethod(os.read)
+        write = staticmethod(os.writev)
+
+    # PyPy lacks the name; its poll() knows the flag.
+    _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000 if sys.platform == "linux" else 0)
+
+    class PollingCalls(PosixCalls):
+        """Those of a system that shows the end before what came earlier is received."""
+
+        @staticmethod
+        def peer_has_gone(descriptor: int) -> bool:
+            """See :meth:`Transport.peer_has_gone`."""
+            poll = select.poll()
+            poll.register(descriptor, _POLLRDHUP)
+            return bool(poll.poll(0))
+
+    calls = PollingCalls if _POLLRDHUP else PosixCalls
 
 if sys.platform == "linux":
     # The first field of struct tcp_info in linux/tcp.h is the state; Python has no name for this.
     _TCP_CLOSE = 7
-
-    def _unacknowledged(descriptor: int) -> int | None:
-        try:  # SIOCOUTQ in tcp(7)
-            answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
-        except OSError:
-            return None
-        if _is_reset(descriptor):
-            return 0  # the system counts on, but sends nothing any more
-        return int.from_bytes(answer, sys.byteorder)
 
     def _is_reset(descriptor: int) -> bool:
         try:
@@ -816,29 +850,25 @@ if sys.platform == "linux":
             return False
         return info[0] == _TCP_CLOSE
 
-else:
+    class LinuxCalls(PollingCalls):
+        """All that Linux can do."""
 
-    def _unacknowledged(_: int) -> int | None:
-        return None
+        @staticmethod
+        def unacknowledged(descriptor: int) -> int | None:
+            """See :meth:`Transport.unacknowledged`."""
+            try:  # SIOCOUTQ in tcp(7)
+                answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
+            except OSError:
+                return None
+            if _is_reset(descriptor):
+                return 0  # the system counts on, but sends nothing any more
+            return int.from_bytes(answer, sys.byteorder)
 
-
-# PyPy lacks the name; its poll() knows the flag.
-_POLLRDHUP: int | None = getattr(select, "POLLRDHUP", 0x2000 if sys.platform == "linux" else None)
+    calls = LinuxCalls
 
 
 def _peer_has_gone(descriptor: int) -> bool:
-    if descriptor < 0:
-        return False
-    if _POLLRDHUP is None:  # the end shows once all before it was received
-        try:
-            return _peek(descriptor) == b""
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            return True
-    poll = select.poll()
-    poll.register(descriptor, _POLLRDHUP)
-    return bool(poll.poll(0))
+    return descriptor >= 0 and calls.peer_has_gone(descriptor)
 
 
 def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:

@@ -1,0 +1,42 @@
+"""The socket calls of other systems, where every system has them.
+
+``pytest -p tests.systems --as-on windows`` runs any tests with those of Windows. What can't be had
+so is the other system's own behaviour: what its sockets do, which errors they report, and when.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from trio_tlsbio import _transport
+
+CALLS: dict[str, type[_transport.PortableCalls]] = {"windows": _transport.PortableCalls}
+if sys.platform != "win32":
+    CALLS["macos"] = _transport.PosixCalls
+
+
+@contextmanager
+def calls_of(system: str) -> Iterator[None]:
+    """Use the socket calls of a system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_transport, "calls", CALLS[system])
+        yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--as-on", choices=sorted(CALLS), help="use the socket calls of that system")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def as_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Use them in all tests."""
+    system = request.config.getoption("--as-on")
+    if system is None:
+        yield
+    else:
+        with calls_of(system):
+            yield

@@ -698,7 +698,14 @@ class _SocketTransport(Transport[trio.SocketStream]):
         return self._was_woken and self._fileno() >= 0
 
     def peer_has_gone(self) -> bool:
-        return _peer_has_gone(self._fileno())
+        try:
+            return _peer_has_gone(self._fileno())
+        except OSError as exc:  # a system may report it once only
+            if self._receive_error is None:
+                broken = _stream_error(exc)
+                broken.__cause__ = exc
+                self._break("receiving", broken)
+            return True
 
     def unacknowledged(self) -> int | None:
         return calls.unacknowledged(self._fileno())
@@ -746,7 +753,10 @@ class SocketCalls:
 
     def peer_has_gone(self) -> bool:
         """See :meth:`Transport.peer_has_gone`."""
-        return _peer_has_gone(self._stream.socket.fileno())
+        try:
+            return _peer_has_gone(self._stream.socket.fileno())
+        except OSError:
+            return True
 
     def end_direction(self) -> bool:
         """See :meth:`Transport.end_direction`."""
@@ -796,14 +806,12 @@ class PortableCalls:
 
     @staticmethod
     def peer_has_gone(descriptor: int) -> bool:
-        """See :meth:`Transport.peer_has_gone`."""
+        """Whether it has, as far as the system shows that. Raises the OSError that shows it."""
         try:  # the end shows once all before it was received
             with _borrowed(descriptor) as socket:
                 return socket.recv(1, stdlib_socket.MSG_PEEK) == b""
         except (BlockingIOError, InterruptedError):
             return False
-        except OSError:
-            return True
 
     @staticmethod
     def unacknowledged(descriptor: int) -> int | None:  # noqa: ARG004 - it can't be asked
@@ -831,7 +839,7 @@ if sys.platform != "win32":
 
         @staticmethod
         def peer_has_gone(descriptor: int) -> bool:
-            """See :meth:`Transport.peer_has_gone`."""
+            """See :meth:`PortableCalls.peer_has_gone`."""
             poll = select.poll()
             poll.register(descriptor, _POLLRDHUP)
             return bool(poll.poll(0))
@@ -855,7 +863,7 @@ if sys.platform == "linux":
 
         @staticmethod
         def unacknowledged(descriptor: int) -> int | None:
-            """See :meth:`Transport.unacknowledged`."""
+            """See :meth:`PortableCalls.unacknowledged`."""
             try:  # SIOCOUTQ in tcp(7)
                 answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
             except OSError:

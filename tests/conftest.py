@@ -10,7 +10,7 @@ import trustme
 
 from .helpers import NAME, VERSIONS, client_context_for, server_context_for
 
-pytest_plugins = ["tests.selection", "tests.tables"]
+pytest_plugins = ["tests.selection", "tests.systems", "tests.tables"]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """The socket calls of other systems, where every system has them.
 
-``pytest -p tests.systems --as-on windows`` runs any tests with those of Windows. What can't be had
-so is the other system's own behaviour: what its sockets do, which errors they report, and when.
+``pytest --as-on windows`` runs the tests with those of Windows. This does not imitate the other
+system itself: what its sockets do, which errors they report, and when. Tests that wait until
+``peer_has_gone()`` shows an end behind unread data fail with them, as they do on that system.
 """
 
 from __future__ import annotations

@@ -581,8 +581,9 @@ class TLSStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         """Whether the peer has ended the transport, so that what is sent from now on may be lost.
 
         This shows without receiving what came before. It is False where the transport can't show
-        it: over others than sockets, and streams of this class. A program that only sends need not
-        ask: :meth:`send_all` and :meth:`send_nowait` do so now and then, and raise.
+        it: over others than sockets, and streams of this class. macOS and Windows show it only
+        once the socket has nothing left to read. A program that only sends need not ask:
+        :meth:`send_all` and :meth:`send_nowait` do so now and then, and raise.
         """
         return self._transport.peer_has_gone()
 

@@ -850,6 +850,14 @@ if sys.platform == "linux":
     # The first field of struct tcp_info in linux/tcp.h is the state; Python has no name for this.
     _TCP_CLOSE = 7
 
+    def _is_reset(descriptor: int) -> bool:
+        try:
+            with _borrowed(descriptor) as socket:
+                info = socket.getsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, 1)
+        except OSError:  # it is no TCP
+            return False
+        return info[0] == _TCP_CLOSE
+
     class LinuxCalls(PollingCalls):
         """All that Linux can do."""
 
@@ -863,14 +871,6 @@ if sys.platform == "linux":
             if _is_reset(descriptor):
                 return 0  # the system counts on, but sends nothing any more
             return int.from_bytes(answer, sys.byteorder)
-
-    def _is_reset(descriptor: int) -> bool:
-        try:
-            with _borrowed(descriptor) as socket:
-                info = socket.getsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, 1)
-        except OSError:  # it is no TCP
-            return False
-        return info[0] == _TCP_CLOSE
 
     calls = LinuxCalls
 

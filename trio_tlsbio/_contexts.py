@@ -75,10 +75,22 @@ def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
     ciphers = context.get_ciphers()
     # TLS 1.3 has no others, and does not name a key exchange.
     kept = [
-        cipher for cipher in ciphers if cipher["aead"] and cipher["kea"] in ("kx-ecdhe", "kx-any")
+        cipher
+        for cipher in ciphers
+        if cipher["aead"] and _key_exchange(cipher) in ("kx-ecdhe", "kx-any")
     ]
     if kept != ciphers:
         context.set_ciphers(":".join(cipher["name"] for cipher in kept))
+
+
+def _key_exchange(cipher: Mapping[str, Any]) -> str:
+    """Return OpenSSL's name for how a cipher suite agrees on a key."""
+    if isinstance(cipher["kea"], str):
+        return cipher["kea"]
+    # PyPy has only a pointer there.
+    match = re.search(r" Kx=(\S+)", cipher["description"])
+    short = match[1] if match else ""
+    return {"ECDH": "kx-ecdhe", "any": "kx-any"}.get(short, short)
 
 
 ################################################################

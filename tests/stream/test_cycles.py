@@ -23,6 +23,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from tests.helpers import (
     both_handshakes,
     client_context_for,
+    counts_references,
     reset,
     server_context_for,
     tcp_pair,
@@ -31,6 +32,8 @@ from tests.helpers import (
 from trio_tlsbio import PeerAlertError, TLSError, TLSStream
 
 CLOSE_TIMEOUT = 0.05
+
+pytestmark = counts_references
 
 
 async def quietly(operation: Callable[..., Awaitable[object]], *args: object) -> None:

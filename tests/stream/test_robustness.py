@@ -20,6 +20,7 @@ from tests.helpers import (
     NAME,
     both_handshakes,
     client_context_for,
+    counts_references,
     failures,
     server_context_for,
     shake_hands,
@@ -144,6 +145,7 @@ async def test_the_transport_is_closed_whatever_fails(
         assert ours.socket.fileno() == -1
 
 
+@counts_references
 @pytest.mark.usefixtures("no_garbage_collector")
 async def test_a_failed_connection_leaves_no_cycle(
     server_context: ssl.SSLContext, tls_version: ssl.TLSVersion

@@ -26,6 +26,7 @@ from tests.helpers import (
     HOST,
     NAME,
     client_context_for,
+    counts_references,
     echo,
     reset_when_closed,
     server_context_for,
@@ -916,6 +917,7 @@ async def test_failed_handshake_that_is_cut_off_is_counted_once(
     assert len(caplog.records) == 1
 
 
+@counts_references
 async def test_failed_connections_leave_no_cycles(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import attrs
 
 __all__ = [
+    "IS_PYPY",
     "ContextProvider",
     "ReloadingContext",
     "make_default_context",
@@ -32,7 +33,7 @@ _logger = logging.getLogger("trio_tlsbio.server")
 # How many connections may come, at most, before it is tried again to make a context.
 _MOST_TO_SKIP = 1024
 
-_IS_PYPY = sys.implementation.name == "pypy"
+IS_PYPY = sys.implementation.name == "pypy"
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -440,7 +441,7 @@ def context_for_name(ssl_context: ssl.SSLContext, name: str | None) -> ssl.SSLCo
     one that refuses the name.
     """
     callback = ssl_context.sni_callback
-    if _IS_PYPY:  # which does not return what was set, but an object that holds it
+    if IS_PYPY:  # which does not return what was set, but an object that holds it
         callback = getattr(callback, "callback", None)
     context = callback.context_for(name) if isinstance(callback, _ByName) else None
     return context or ssl_context

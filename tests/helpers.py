@@ -35,6 +35,10 @@ counts_references = pytest.mark.skipif(
     reason="PyPy frees objects some time after the last reference is gone",
 )
 
+reports_security_level = pytest.mark.skipif(
+    not hasattr(ssl.SSLContext, "security_level"), reason="PyPy does not report security levels"
+)
+
 VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
 
 

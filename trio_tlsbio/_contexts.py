@@ -119,6 +119,8 @@ def _why(exc: Exception) -> str:
         return "the certificate, or that of an issuer, is signed with too weak a hash"
     if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
         return f"a file holds no certificate, or no private key, in PEM form ({exc})"
+    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
+        return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
     return str(exc) or type(exc).__name__
 
 

@@ -13,7 +13,13 @@ import attrs
 import pytest
 import trustme
 
-from tests.helpers import NAME, client_context_for, server_context_for, shake_hands
+from tests.helpers import (
+    NAME,
+    client_context_for,
+    reports_security_level,
+    server_context_for,
+    shake_hands,
+)
 from trio_tlsbio import (
     SessionCache,
     SessionCacheStatistics,
@@ -279,11 +285,6 @@ def change_strictness(context: ssl.SSLContext) -> None:
 
 def want_longer_keys(context: ssl.SSLContext) -> None:
     context.set_ciphers("DEFAULT:@SECLEVEL=3")
-
-
-reports_security_level = pytest.mark.skipif(
-    not hasattr(ssl.SSLContext, "security_level"), reason="PyPy does not report security levels"
-)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 import trustme
@@ -27,6 +29,15 @@ HOST = "127.0.0.1"
 
 # No conversation on loopback takes longer than this, in seconds.
 LIMIT = 30
+
+counts_references = pytest.mark.skipif(
+    not hasattr(sys, "getrefcount"),
+    reason="PyPy frees objects some time after the last reference is gone",
+)
+
+reports_security_level = pytest.mark.skipif(
+    not hasattr(ssl.SSLContext, "security_level"), reason="PyPy does not report security levels"
+)
 
 VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}
 

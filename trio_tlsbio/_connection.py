@@ -15,7 +15,7 @@ import attrs
 import idna
 import trio
 
-from ._contexts import context_for_name, note_requested_hostname, refused_hostname
+from ._contexts import IS_PYPY, context_for_name, note_requested_hostname, refused_hostname
 from ._errors import (
     PeerAlertError,
     PostHandshakeAuthError,
@@ -25,7 +25,7 @@ from ._errors import (
     truncated,
 )
 from ._hello import HelloWatch
-from ._info import HandshakeInfo, presented_names
+from ._info import HandshakeInfo, empty_error_queue, presented_names
 from ._key_exchange import KeyExchangeWatch
 from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume, session_id
 from ._records import (
@@ -595,6 +595,8 @@ class TLSConnection:
         incoming, fed, read = self._incoming, self._fed, self._ssl_object.read
         suspect: TLSError | None = None
         fed.allowance, self.is_behind = _MOST_RECORDS, False
+        if IS_PYPY:
+            empty_error_queue()  # see _may_be_foreign()
         if self._receive_state is _OPEN and not incoming.pending and not self._refill():
             # Only the rest of a record that was read in part can be there.
             self.wants_data = not (
@@ -724,6 +726,8 @@ class TLSConnection:
         """
         if not self._incoming.pending:
             self._refill()
+        if IS_PYPY:
+            empty_error_queue()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
@@ -839,6 +843,7 @@ class TLSConnection:
         try:
             self._ssl_object.verify_client_post_handshake()
         except ssl.SSLError as exc:
+            _clean_up()
             error = PostHandshakeAuthError(
                 "this client can't be asked for a certificate after the handshake: it does not "
                 f"offer that, or speaks {self._handshake.version}",
@@ -914,6 +919,8 @@ class TLSConnection:
         # A slice of a view is no copy.
         left = data if is_short else memoryview(data).cast("B")
         suspect: TLSError | None = None
+        if IS_PYPY:
+            empty_error_queue()
         while left:  # an empty write would mean the end to OpenSSL
             try:
                 left = left[self._ssl_object.write(left[:RECORD_BYTES]) :]
@@ -1003,6 +1010,8 @@ class TLSConnection:
             self.wants_data = wanted_data and self._send_state is _OPEN
 
     def _shut_down(self, suspect: TLSError | None = None) -> None:
+        if IS_PYPY:
+            empty_error_queue()
         try:
             self._ssl_object.unwrap()
         except ssl.SSLWantReadError:
@@ -1010,6 +1019,7 @@ class TLSConnection:
         except Exception as exc:
             if getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT":
                 self.held.append(None)  # the peer renegotiates
+                _clean_up()
             elif suspect is None and _may_be_foreign(exc):
                 self._shut_down(self._explained(exc))
             else:
@@ -1127,6 +1137,7 @@ class TLSConnection:
 
     def _explained(self, exc: Exception) -> TLSError:
         """Return what an exception of OpenSSL, or of Python code above it, means."""
+        _clean_up()
         if isinstance(exc, ssl.SSLError):
             return explain(
                 exc,
@@ -1161,6 +1172,7 @@ class TLSConnection:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and
         after a fatal alert even what looks like a clean end.
         """
+        _clean_up()
         self._happened(Event.FAILURE, suspect or self._explained(exc))
 
     def abort(self, error: TLSError) -> None:
@@ -1190,12 +1202,21 @@ def _may_be_foreign(exc: BaseException) -> bool:
     OpenSSL is asked again, with the queue empty, as CPython leaves it. An error that really comes
     from another part of OpenSSL while TLS is at work (a certificate that can't be parsed) is not
     lost: asked again, OpenSSL only knows that the connection has failed.
+
+    PyPy leaves every error in the queue, those of other connections too, which look like our own.
+    There the queue is emptied before OpenSSL is called, and after it has failed.
     """
     return (
         isinstance(exc, ssl.SSLError)
         and exc.errno == ssl.SSL_ERROR_SSL
         and getattr(exc, "library", "SSL") != "SSL"
     )
+
+
+def _clean_up() -> None:
+    """Keep an error of this connection from becoming one of others: see _may_be_foreign()."""
+    if IS_PYPY:
+        empty_error_queue()
 
 
 def _wait_for_no_rest(_: bytes) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import attrs
 
 __all__ = [
+    "IS_PYPY",
     "ContextProvider",
     "ReloadingContext",
     "make_default_context",
@@ -32,7 +33,7 @@ _logger = logging.getLogger("trio_tlsbio.server")
 # How many connections may come, at most, before it is tried again to make a context.
 _MOST_TO_SKIP = 1024
 
-_IS_PYPY = sys.implementation.name == "pypy"
+IS_PYPY = sys.implementation.name == "pypy"
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -75,10 +76,22 @@ def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
     ciphers = context.get_ciphers()
     # TLS 1.3 has no others, and does not name a key exchange.
     kept = [
-        cipher for cipher in ciphers if cipher["aead"] and cipher["kea"] in ("kx-ecdhe", "kx-any")
+        cipher
+        for cipher in ciphers
+        if cipher["aead"] and _key_exchange(cipher) in ("kx-ecdhe", "kx-any")
     ]
     if kept != ciphers:
         context.set_ciphers(":".join(cipher["name"] for cipher in kept))
+
+
+def _key_exchange(cipher: Mapping[str, Any]) -> str:
+    """Return OpenSSL's name for how a cipher suite agrees on a key."""
+    if isinstance(cipher["kea"], str):
+        return cipher["kea"]
+    # PyPy has only a pointer there.
+    match = re.search(r" Kx=(\S+)", cipher["description"])
+    short = match[1] if match else ""
+    return {"ECDH": "kx-ecdhe", "any": "kx-any"}.get(short, short)
 
 
 ################################################################
@@ -106,6 +119,8 @@ def _why(exc: Exception) -> str:
         return "the certificate, or that of an issuer, is signed with too weak a hash"
     if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
         return f"a file holds no certificate, or no private key, in PEM form ({exc})"
+    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
+        return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
     return str(exc) or type(exc).__name__
 
 
@@ -428,7 +443,7 @@ def context_for_name(ssl_context: ssl.SSLContext, name: str | None) -> ssl.SSLCo
     one that refuses the name.
     """
     callback = ssl_context.sni_callback
-    if _IS_PYPY:  # which does not return what was set, but an object that holds it
+    if IS_PYPY:  # which does not return what was set, but an object that holds it
         callback = getattr(callback, "callback", None)
     context = callback.context_for(name) if isinstance(callback, _ByName) else None
     return context or ssl_context

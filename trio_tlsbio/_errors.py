@@ -10,6 +10,7 @@ from typing import ClassVar
 import trio
 
 from ._words import ALERTS as _ALERTS
+from ._words import NEWER_ALERTS as _NEWER_ALERTS
 from ._words import REASONS as _REASONS
 from ._words import VERIFY_CODES as _VERIFY_CODES
 
@@ -137,13 +138,30 @@ _IP_ADDRESS_MISMATCH = 64
 # What stands for an alert that OpenSSL has no name for: all of its own reasons have one.
 _UNNAMED = "UNKNOWN_ERROR"
 
+# OpenSSL's number for an alert that it received is this plus the alert's own. The number of an
+# error has the library and more in the bits above its reason.
+_ALERT_OFFSET = 1000
+_REASON_MASK = 0xFFF
+
 
 def _reason_of(exc: ssl.SSLError) -> str | None:
-    """Return OpenSSL's reason name, also for those that CPython has no name for."""
+    """Return OpenSSL's reason name, also for those that Python has no name for."""
     reason: str | None = getattr(exc, "reason", None)
-    if reason is None and (text := re.match(r"\[SSL\] (.+?) \(", str(exc))):
-        reason = text[1].upper().replace(" ", "_")
-    return reason
+    if reason is not None:
+        return reason
+    if _unnamed_alert_in(exc) is not None:
+        return _UNNAMED
+    # CPython's text ends with a line of its source in brackets.
+    text = re.match(r"\[SSL\] (.+?)(?: \(|$)", str(exc))
+    return text[1].upper().replace(" ", "_") if text else None
+
+
+def _unnamed_alert_in(exc: ssl.SSLError) -> int | None:
+    """Return the number of an alert that OpenSSL has no name for. Only PyPy reports it."""
+    if match := re.search(r"unknown error for errcode (\d+)$", str(exc)):
+        number = (int(match[1]) & _REASON_MASK) - _ALERT_OFFSET
+        return number if 0 <= number <= 255 else None
+    return None
 
 
 def _alert_in(reason: str | None) -> str | None:
@@ -196,11 +214,14 @@ def explain(
             message = f"the peer's certificate was refused: {words or exc}"
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
+        number = _unnamed_alert_in(exc)
+        alert = _NEWER_ALERTS.get(number, alert)
         words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
         if agrees_by_psk and alert in _UNREADABLE_ALERTS:
             words = _ALERTS["bad_record_mac"]
             words = f"the pre-shared keys (PSK) of both sides differ, or {words}"
-        message = f"the peer ended the connection: {words} (alert {alert})"
+        shown = number if alert == "unknown" and number is not None else alert
+        message = f"the peer ended the connection: {words} (alert {shown})"
         error = PeerAlertError(message, alert=alert, reason=reason)
     elif refused_hostname is not None:
         # OpenSSL only knows that some callback has said no.

@@ -75,7 +75,7 @@ def clean_error_queue() -> Iterator[None]:
 
 
 def empty_error_queue() -> None:
-    """Have CPython report an error of OpenSSL, which empties the queue. It takes 2 microseconds."""
+    """Have Python report an error of OpenSSL, which empties the queue. It takes 2 microseconds."""
     with suppress(ssl.SSLError):
         _scratch_context.load_verify_locations(cadata=b"\0")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ALERTS", "REASONS", "VERIFY_CODES"]
+__all__ = ["ALERTS", "NEWER_ALERTS", "REASONS", "VERIFY_CODES"]
 
 # The alerts of RFC 9846 section 6 that a peer may send, as what they tell the one who gets
 # them. OpenSSL names some after the protocol version that introduced them.
@@ -43,8 +43,13 @@ ALERTS = {
     "unknown_psk_identity": "it knows no pre-shared key (PSK) for the identity that we sent",
     "certificate_required": "it wants a client certificate, and we sent none",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
+    "general_error": "it does not say why",
+    "ech_required": "it requires Encrypted Client Hello (ECH), which Python does not support",
     "unknown": "it sent an alert that has no name here",
 }
+
+# The alerts of IANA's registry that OpenSSL has no name for.
+NEWER_ALERTS: dict[int | None, str] = {117: "general_error", 121: "ech_required"}
 
 # What several reasons have in common.
 _NO_TLS_RECORD = "the peer sent something that is not a TLS record"

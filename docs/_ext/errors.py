@@ -86,6 +86,8 @@ _ALERT_CURES = {
     "unknown_psk_identity": "Compare the identities of both sides.",
     "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
     "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",
+    "general_error": "Look into the peer's log.",
+    "ech_required": "Let the server accept clients without ECH.",
     "unknown": "Look into the peer's log.",
 }
 

@@ -27,7 +27,7 @@ from anyio.streams.stapled import StapledByteStream, StapledObjectStream
 
 import trio_tlsbio
 import trio_tlsbio.anyio
-from tests.helpers import DOCS, HOST, LIMIT, NAME
+from tests.helpers import DOCS, HOST, LIMIT, NAME, counts_references
 from trio_tlsbio import SessionCache
 from trio_tlsbio.anyio import (
     CertificateError,
@@ -664,6 +664,7 @@ async def test_a_handler_of_handshake_errors_may_close_the_stream(
             assert await stream.receive() == b"hello"
 
 
+@counts_references
 async def test_what_is_no_exception_is_raised_again_and_then_freed() -> None:
     class Leave(BaseException):
         pass

@@ -23,6 +23,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from tests.helpers import (
     both_handshakes,
     client_context_for,
+    counts_references,
     reset,
     server_context_for,
     tcp_pair,
@@ -31,6 +32,8 @@ from tests.helpers import (
 from trio_tlsbio import PeerAlertError, TLSError, TLSStream
 
 CLOSE_TIMEOUT = 0.05
+
+pytestmark = counts_references
 
 
 async def quietly(operation: Callable[..., Awaitable[object]], *args: object) -> None:
@@ -247,6 +250,7 @@ def no_garbage_collector() -> Iterator[None]:
     gc.enable()
 
 
+@counts_references
 @pytest.mark.usefixtures("no_garbage_collector")
 async def test_a_failed_connection_leaves_no_cycle(
     server_context: ssl.SSLContext, tls_version: ssl.TLSVersion

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.helpers import NAME, both_handshakes, tcp_pair, wrap_pair
+from tests.helpers import NAME, both_handshakes, counts_references, tcp_pair, wrap_pair
 from trio_tlsbio import PumpedStream, TLSError, TLSStream, TruncationError, open_pump
 
 
@@ -332,6 +332,7 @@ async def test_leaving_over_a_broken_transport(how: str, is_known: bool) -> None
     assert not await is_open(ours)
 
 
+@counts_references
 async def test_an_error_of_the_transport_is_freed_with_the_stream() -> None:
     class Broken(trio.BrokenResourceError):
         pass

@@ -20,7 +20,7 @@ import trio.testing
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from tests.docblocks import Block, runs
-from tests.helpers import DOCS, LIMIT, tcp_pair
+from tests.helpers import DOCS, LIMIT, counts_references, tcp_pair
 from tests.peers import running
 from tests.programs import needs
 from trio_tlsbio import (
@@ -290,6 +290,7 @@ async def test_handshakes_that_fail(
             await do_handshakes(*streams)
 
 
+@counts_references
 async def test_an_error_of_a_handshake_is_freed(authority: CertificateAuthority) -> None:
     references: list[weakref.ref[TLSError]] = []
 

@@ -547,6 +547,39 @@ def test_a_server_that_does_not_speak_tls(client_context: ssl.SSLContext) -> Non
         client.receive()
 
 
+@pytest.mark.parametrize("ending", ["bad record", "not TLS", "alert"])
+def test_a_failure_stays_in_its_connection(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, ending: str
+) -> None:
+    client, server = make_pair(client_context, server_context)
+    shake_hands(client, server)
+    other = TLSConnection(client_context, server_hostname=NAME)
+    other.data_to_send()
+    if ending == "alert":
+        other.feed(b"\x15\x03\x03\x00\x02\x02\x28")
+    elif ending == "not TLS":
+        other.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    else:
+        peer, other = make_pair(client_context, server_context)
+        shake_hands(peer, other)
+        peer.send(b"x")
+        bad = bytearray(peer.data_to_send())
+        bad[-1] ^= 1
+        other.feed(bad)
+    with pytest.raises(TLSError):
+        other.receive()
+    # The error queue of OpenSSL belongs to the thread.
+    client.send(b"hello")
+    record = client.data_to_send()
+    server.feed(record[:-1])
+    assert server.receive() is None
+    server.feed(record[-1:])
+    assert server.receive() == b"hello"
+    server.send_close_notify()
+    transfer(server, client)
+    assert client.receive() == b""
+
+
 def test_the_first_error_is_remembered_on_both_sides(connected: Pair) -> None:
     client, server = connected
     client.send(b"good")

@@ -15,7 +15,13 @@ import pytest
 import trustme
 
 from tests.certificates import CLIENT, Certificate, Issued, load_revocation_list
-from tests.helpers import client_context_for, failures, server_context_for, shake_hands
+from tests.helpers import (
+    client_context_for,
+    failures,
+    reports_security_level,
+    server_context_for,
+    shake_hands,
+)
 from trio_tlsbio import (
     CertificateError,
     HandshakeInfo,
@@ -425,6 +431,7 @@ def test_names_with_revocation_lists_are_refused(
         sni_context(contexts)
 
 
+@reports_security_level  # without which no contexts can be compared
 def test_names_that_let_in_others_clients_are_refused(
     ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
 ) -> None:
@@ -593,7 +600,14 @@ ASKED = ("a.example", "b.example", "x.c.example")
 
 
 @pytest.mark.parametrize("first", ASKED)
-@pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ssl.CERT_NONE,
+        pytest.param(ssl.CERT_OPTIONAL, marks=reports_security_level),
+        pytest.param(ssl.CERT_REQUIRED, marks=reports_security_level),
+    ],
+)
 def test_a_session_is_resumed_under_no_other_name(
     mode: ssl.VerifyMode,
     first: str,
@@ -616,6 +630,7 @@ def test_a_session_is_resumed_under_no_other_name(
         assert bool(handshake.peer_certificate) == bool(mode)
 
 
+@reports_security_level
 @pytest.mark.parametrize("names", [("a.example", "b.example"), ("b.example", "a.example")])
 def test_a_certificate_of_one_name_gets_nobody_in_at_another(
     names: tuple[str, str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trio_tlsbio._records import RECORD_BYTES, Records, is_acceptable, reason_of_refusal
@@ -30,6 +30,7 @@ def record(length: int) -> bytes:
     single=st.booleans(),
     eager=st.booleans(),
 )
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # PyPy has to warm up
 def test_what_is_taken_ends_with_a_record_wherever_it_can(
     record_lengths: list[int],
     sizes: list[int],

@@ -13,7 +13,13 @@ import attrs
 import pytest
 import trustme
 
-from tests.helpers import NAME, client_context_for, server_context_for, shake_hands
+from tests.helpers import (
+    NAME,
+    client_context_for,
+    reports_security_level,
+    server_context_for,
+    shake_hands,
+)
 from trio_tlsbio import (
     SessionCache,
     SessionCacheStatistics,
@@ -282,7 +288,13 @@ def want_longer_keys(context: ssl.SSLContext) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [verify_nothing, check_no_name, change_strictness, want_longer_keys]
+    "change",
+    [
+        verify_nothing,
+        check_no_name,
+        change_strictness,
+        pytest.param(want_longer_keys, marks=reports_security_level),
+    ],
 )
 def test_never_under_other_verification_settings(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext, change: Any

@@ -244,3 +244,52 @@ def test_every_alert_has_words(alert: str) -> None:
     explanation = explained(exc)
     assert isinstance(explanation, PeerAlertError)
     assert _words.ALERTS[alert] in str(explanation)
+
+
+def error_of_pypy(text: str) -> ssl.SSLError:
+    """Make the exception that PyPy makes of a reason that it has no name for."""
+    exc = ssl.SSLError(ssl.SSL_ERROR_SSL, f"[SSL] {text}")
+    exc.__dict__.update(library="SSL", reason=None)
+    return exc
+
+
+@pytest.mark.parametrize("text", [*GENERIC, *NEWER])
+def test_reasons_that_pypy_has_no_name_for(text: str) -> None:
+    explanation = explained(error_of_pypy(text))
+    assert str(explanation) == _words.REASONS[text.upper().replace(" ", "_")]
+
+
+def test_an_alert_that_pypy_has_no_name_for() -> None:
+    explanation = explained(error_of_pypy("tlsv1 alert no application protocol"))
+    assert isinstance(explanation, PeerAlertError)
+    assert explanation.alert == "no_application_protocol"
+
+
+@pytest.mark.parametrize(
+    ("number", "alert", "shown"),
+    [(117, "general_error", "general_error"), (121, "ech_required", "ech_required")]
+    + [(number, "unknown", str(number)) for number in (0, 103, 255)],
+)
+@pytest.mark.parametrize("library", [20 << 23, 20 << 24 | 148 << 12], ids=["3.0", "1.1.1"])
+def test_an_alert_that_openssl_has_no_name_for(
+    number: int, alert: str, shown: str, library: int
+) -> None:
+    code = library | 1000 + number
+    explanation = explained(error_of_pypy(f"unknown error for errcode {code}"))
+    assert isinstance(explanation, PeerAlertError)
+    assert explanation.alert == alert
+    assert str(explanation).endswith(f"{_words.ALERTS[alert]} (alert {shown})")
+    assert explanation.reason == "UNKNOWN_ERROR"
+
+
+def test_cpython_hides_the_number_of_an_alert_without_a_name() -> None:
+    explanation = explained(error("unknown error"))
+    assert isinstance(explanation, PeerAlertError)
+    assert explanation.alert == "unknown"
+    assert str(explanation).endswith("(alert unknown)")
+
+
+def test_an_error_without_words_that_is_no_alert() -> None:
+    explanation = explained(error_of_pypy(f"unknown error for errcode {20 << 23 | 999}"))
+    assert not isinstance(explanation, PeerAlertError)
+    assert str(explanation).startswith("TLS failed: [SSL] unknown error")

@@ -14,7 +14,14 @@ import trio
 import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.helpers import HOST, NAME, client_context_for, echo, server_context_for
+from tests.helpers import (
+    HOST,
+    NAME,
+    client_context_for,
+    counts_references,
+    echo,
+    server_context_for,
+)
 from tests.stream.serving.servers import OneStream, Server, Stream, serving
 from trio_tlsbio import (
     ConnectionAccepted,
@@ -196,6 +203,7 @@ async def test_failed_handshake_that_is_cut_off_is_counted_once(
     assert len(caplog.records) == 1
 
 
+@counts_references
 async def test_failed_connections_leave_no_cycles(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:

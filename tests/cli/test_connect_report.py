@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,10 @@ async def test_json(server: Chain, tls_version: ssl.TLSVersion) -> None:
     assert connection["timeline"]["bytes_not_kept"] == 0
 
 
-async def test_json_errors(server: Chain, tmp_path: Path) -> None:
+async def test_json_errors(
+    server: Chain, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     async with tls_server(echo, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--json")
         value = document(
@@ -260,7 +264,10 @@ async def test_timeline_of_a_handshake_that_fails(server: Chain) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file modes")
-async def test_keylog(server: Chain, tmp_path: Path) -> None:
+async def test_keylog(
+    server: Chain, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     keys = tmp_path / "keys.log"
     async with tls_server(echo, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--keylog", str(keys))

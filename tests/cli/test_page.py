@@ -8,13 +8,14 @@ import ssl
 import sys
 import textwrap
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trustme
 
-from tests.commands import TIMEOUT, document, run
+from tests.commands import TIMEOUT, document, run, run_here
 from tests.helpers import DOCS, server_context_for
 from trio_tlsbio import TLSStream
 from trio_tlsbio.cli._status import MEANINGS
@@ -33,7 +34,10 @@ def keys_of(value: object, path: str = "") -> set[str]:
     return {path.removesuffix("[]")}
 
 
-async def test_page_shows_the_json_as_it_is(server: Chain) -> None:
+async def test_page_shows_the_json_as_it_is(
+    server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     page = PAGE.read_text(encoding="utf-8")
     whole, error = map(
         json.loads, re.findall(r"^\.\. code-block:: json\n\n((?:    .*\n|\n)+)", page, re.MULTILINE)

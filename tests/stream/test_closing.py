@@ -487,9 +487,12 @@ async def test_a_close_throws_away_a_flood_and_then_waits_for_the_end(
     ):
         await ours.send_all(b"all there is")
         for _ in range(3000):  # more records than one call decrypts
-            assert theirs.send_nowait(b"x")
+            theirs.connection.send(b"x")
+        flood = theirs.connection.data_to_send()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(theirs.transport_stream.send_all, flood)
+                await wait_all_tasks_blocked()
                 nursery.start_soon(ours.aclose)
                 await wait_all_tasks_blocked()
                 assert await receive_all(theirs) == b"all there is"

@@ -58,6 +58,16 @@ async def test_what_arrives_with_the_drain_is_not_overlooked(how: str) -> None:
         assert await drain.receive_some(server) == b"later", "nothing is lost"
 
 
+async def test_nothing_is_kept_of_what_was_received() -> None:
+    drain = Drain()
+    client, server = memory_stream_pair()
+    await client.send_all(b"data")
+    assert await drain.receive_some(server) == b"data"
+    await client.aclose()
+    assert await drain.receive_some(server) == b""
+    assert repr(drain) == repr(Drain())
+
+
 async def test_silent_clients_of_a_listener_of_another_class_hold_up_no_drain(
     server_context: ssl.SSLContext,
 ) -> None:

@@ -16,7 +16,15 @@ from anyio.abc import SocketAttribute
 from anyio.streams.stapled import StapledByteStream
 
 from tests.helpers import HOST, LIMIT
-from trio_tlsbio.anyio import TLSConnectable, TLSListener, TLSStream, _trio_stream_for, connect_tcp
+from trio_tlsbio.anyio import (
+    TLSConnectable,
+    TLSError,
+    TLSListener,
+    TLSStream,
+    _trio_stream_for,
+    as_connectable,
+    connect_tcp,
+)
 
 
 @asynccontextmanager
@@ -122,6 +130,30 @@ async def test_what_is_left_of_an_item_is_received_with_a_checkpoint() -> None:
             tasks.cancel_scope.cancel()
 
 
+async def test_the_alert_of_a_refused_client_is_followed_by_an_end(
+    server_context: ssl.SSLContext,
+) -> None:
+    """A socket that is closed while something is unread sends a reset."""
+    async with listening() as (listener, port):
+
+        async def refuse(tcp: anyio.abc.SocketStream) -> None:
+            with pytest.raises(TLSError):
+                await TLSStream.wrap(tcp, server_side=True, ssl_context=server_context)
+
+        async with anyio.create_task_group() as tasks:
+            tcp = await anyio.connect_tcp(HOST, port)
+            much = b"\x16\x03\x01\x00\x04\x02\x00\x00\x00" + bytes(800_000)
+            tasks.start_soon(tcp.send, much)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(listener.serve, refuse)
+            alert = await tcp.receive()
+            assert alert[0] == 21
+            with pytest.raises(anyio.EndOfStream):
+                await tcp.receive()
+            await tcp.aclose()
+            tasks.cancel_scope.cancel()
+
+
 async def test_a_context_that_can_not_be_made_leaves_no_connection_open(
     server_context: ssl.SSLContext,
 ) -> None:
@@ -187,3 +219,12 @@ async def test_a_connectable_hands_on_what_is_compatible(
             assert await stream.receive() == b"answer"
             with pytest.raises(anyio.EndOfStream):
                 await stream.receive()
+
+
+def test_the_host_stands_for_a_name_that_is_empty(client_context: ssl.SSLContext) -> None:
+    for name in ("", None):
+        connectable = as_connectable(
+            (HOST, 1), tls=True, ssl_context=client_context, tls_hostname=name
+        )
+        assert isinstance(connectable, TLSConnectable)
+        assert connectable.hostname == HOST

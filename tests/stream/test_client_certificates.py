@@ -419,6 +419,28 @@ async def test_only_one_receives(asking: Asking) -> None:
     assert isinstance(client, TLSStream)
 
 
+async def test_answer_that_comes_after_the_stream_was_closed(
+    ca: trustme.CA, asking: Asking
+) -> None:
+    ca.issue_cert(CLIENT).configure_cert(asking.client)
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, asking.client, asking.server)
+        await both_handshakes(client, server)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def ask() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await server.verify_client_post_handshake()
+
+                await wait_all_tasks_blocked()
+                nursery.start_soon(server.aclose)
+                await wait_all_tasks_blocked()
+                assert await client.receive_some() == b""
+                await client.aclose()
+
+
 async def test_answer_goes_out_with_data_that_comes_after_the_request(
     ca: trustme.CA, asking: Asking
 ) -> None:

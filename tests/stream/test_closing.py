@@ -489,13 +489,97 @@ async def test_a_close_throws_away_a_flood_and_then_waits_for_the_end(
     ):
         await ours.send_all(b"all there is")
         for _ in range(3000):  # more records than one call decrypts
-            assert theirs.send_nowait(b"x")
+            theirs.connection.send(b"x")
+        flood = theirs.connection.data_to_send()
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(theirs.transport_stream.send_all, flood)
+                await wait_all_tasks_blocked()
                 nursery.start_soon(ours.aclose)
                 await wait_all_tasks_blocked()
                 assert await receive_all(theirs) == b"all there is"
                 await theirs.aclose()
+
+
+@sides
+async def test_a_send_that_a_close_completes_leaves_the_stream_closed(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(
+        client_context, server_context, side, receive_buffer=65536, close_timeout=NEVER
+    ) as (ours, theirs):
+        bottom(ours).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        payload = bytes(250_000)  # all of it is encrypted at once, and does not fit
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect_closed, partial(ours.send_all, payload))
+                await wait_all_tasks_blocked()
+                nursery.start_soon(ours.aclose)
+                await wait_all_tasks_blocked()
+                assert ours.connection.unsent
+                assert await receive_all(theirs) == payload
+                await theirs.aclose()
+
+
+@sides
+async def test_two_ends_that_were_said_before_need_not_be_waited_for(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(client_context, server_context, side, close_timeout=NEVER) as (
+        ours,
+        theirs,
+    ):
+        await ours.send_eof()
+        await theirs.send_eof()  # and leaves its socket open
+        with trio.fail_after(20):
+            await ours.aclose()
+        assert await receive_all(theirs) == b""
+
+
+@sides
+async def test_unwrapping_takes_in_no_more_than_closing_throws_away(
+    side: str, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with established(
+        client_context, server_context, side, receive_buffer=65536, close_max_bytes=99999
+    ) as (ours, theirs):
+        clog(ours)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(theirs.send_all, bytes(8_000_000))
+                await wait_all_tasks_blocked()
+                nursery.start_soon(ours.unwrap)
+                await wait_all_tasks_blocked(0.1)
+                assert 99999 / 2 < ours.connection.bytes_to_receive < 1_000_000
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_transport_that_an_abort_could_not_close_is_closed_without_waiting(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, autojump_clock: MockClock
+) -> None:
+    near, far = memory_stream_pair()
+
+    class Slow(trio.abc.Stream):
+        """A stream that takes time to close, unless it has to be at once."""
+
+        send_all = staticmethod(near.send_all)
+        receive_some = staticmethod(near.receive_some)
+        wait_send_all_might_not_block = staticmethod(near.wait_send_all_might_not_block)
+
+        async def aclose(self) -> None:
+            try:
+                await trio.sleep(3)
+            finally:
+                await trio.aclose_forcefully(near)
+
+    client, server = wrap_pair(Slow(), far, client_context, server_context)
+    await both_handshakes(client, server)
+    start = trio.current_time()
+    assert not client.abort()
+    await client.aclose()
+    assert trio.current_time() == start
+    with pytest.raises(TruncationError):
+        await server.receive_some()
 
 
 ################################################################

@@ -466,6 +466,16 @@ def test_wrong_name(ca: trustme.CA, pair: Pair) -> None:
     assert server_error.alert == "bad_certificate"
 
 
+@pytest.mark.parametrize(("count", "end"), [(5, ""), (6, ", ...")])
+def test_a_wrong_name_is_told_with_five_at_most(
+    count: int, end: str, ca: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    names = [f"{number}.example" for number in range(count)]
+    context = server_context_for(ca.issue_cert(*names), client_context.minimum_version)
+    error, _ = failures(*make_pair(client_context, context))
+    assert str(error) == f"the certificate is for {', '.join(names[:5])}{end}, not {NAME}"
+
+
 def test_unknown_ca(server_context: ssl.SSLContext, tls_version: ssl.TLSVersion) -> None:
     context = client_context_for(trustme.CA(), tls_version)
     client_error, server_error = failures(*make_pair(context, server_context))
@@ -982,6 +992,14 @@ def test_what_openssl_wrote_for_its_own_error_goes_out(
     _, server_error = failures(*make_pair(context, server_context))
     assert isinstance(server_error, PeerAlertError)
     assert server_error.alert == "unknown_ca"
+
+
+def test_an_alert_that_openssl_spells_in_another_way(client_context: ssl.SSLContext) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x15\x03\x03\x00\x02\x02\x5a")
+    with pytest.raises(PeerAlertError) as caught:
+        client.do_handshake()
+    assert caught.value.alert == "user_canceled"
 
 
 def test_an_alert_that_no_rfc_has(client_context: ssl.SSLContext) -> None:

@@ -8,6 +8,7 @@ import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -288,6 +289,27 @@ def test_a_reload_does_not_change_the_side(
 # Several names
 ################################################################
 
+
+def test_how_many_connections_go_by_before_the_next_try(
+    pem: Path, renew: Callable[[str], None], make_context: Callable[[], ssl.SSLContext]
+) -> None:
+    tries: list[int] = []
+    connections = 0
+
+    def make() -> ssl.SSLContext:
+        tries.append(connections)
+        if connections:
+            raise OSError("no descriptors")
+        return make_context()
+
+    current = ReloadingContext(make, files=[pem])
+    renew("two.example")
+    for connections in range(1, 5000):  # noqa: B007  # make() reads it
+        current()
+    gaps = [after - before for before, after in pairwise(tries)]
+    assert gaps[1:] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024, 1024]
+
+
 NAMES = ("a.example", "b.example", "*.c.example")
 
 
@@ -328,7 +350,9 @@ def test_each_name_has_its_certificate(
     assert server.handshake.server_hostname == asked
 
 
-@pytest.mark.parametrize("asked", ["other.example", "c.example", "y.x.c.example", None])
+@pytest.mark.parametrize(
+    "asked", ["other.example", "c.example", "y.x.c.example", "*.c.example", None]
+)
 def test_other_names_are_refused(
     asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
 ) -> None:
@@ -426,6 +450,7 @@ def test_names_with_revocation_lists_are_refused(
 ) -> None:
     for context in contexts.values():
         context.verify_mode = ssl.CERT_REQUIRED
+        ca.configure_trust(context)
     load_revocation_list(contexts["a.example"], Issued.of(ca).revokes())
     with pytest.raises(ValueError, match="has revocation lists"):
         sni_context(contexts)

@@ -107,6 +107,17 @@ def test_a_single_letter_is_enough(
     assert caught.value.alert == "unrecognized_name"
 
 
+def test_name_that_is_not_served_is_told_in_printable_characters(
+    client_context: ssl.SSLContext, server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion
+) -> None:
+    context = sni_context({NAME: server_context_for(server_cert, tls_version)})
+    server = TLSConnection(context, server_side=True)
+    server.feed(hello_of(client_context).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
+    with pytest.raises(TLSError) as caught:
+        server.do_handshake()
+    assert str(caught.value) == r"the peer asked for \n\r\x1b[31mred.com, which is not served here"
+
+
 def test_warnings_between_the_pieces_change_nothing(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
@@ -293,6 +304,21 @@ def test_hello_that_is_cut_anywhere_has_no_name(client_context: ssl.SSLContext) 
     for end in range(len(message)):
         assert server_name_in(message[:end]) is None
     assert server_name_in(message + b"x") is None
+
+
+def test_name_with_something_behind_it_is_none() -> None:
+    def vector(content: bytes, length_size: int = 2) -> bytes:
+        return len(content).to_bytes(length_size) + content
+
+    def hello(behind_name: bytes, behind_list: bytes) -> bytes:
+        names = vector(b"\0" + vector(NAME.encode()) + behind_name)
+        extensions = vector(b"\0\0" + vector(names + behind_list))
+        body = b"\x03\x03" + bytes(32) + b"\0" + vector(b"\x13\x01") + b"\1\0" + extensions
+        return b"\x01" + vector(body, 3)
+
+    assert server_name_in(hello(b"", b"")) == NAME.encode()
+    assert server_name_in(hello(b"x", b"")) is None
+    assert server_name_in(hello(b"", b"x")) is None
 
 
 @pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])

@@ -11,6 +11,7 @@ import trustme
 
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
 from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession
+from trio_tlsbio._hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._key_exchange import GROUPS, KeyExchangeWatch
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -188,6 +189,18 @@ def test_server_key_exchange(cipher: str, suite: bytes, exchange: bytes, group: 
     assert watched(server_hello(suite), message(12, exchange), cipher=cipher) == group
 
 
+def test_status_of_a_certificate_comes_before_the_group() -> None:
+    certificate, status = message(11, bytes(100)), message(22, bytes(100))
+    exchange = message(12, b"\x03" + (24).to_bytes(2))
+    assert watched(server_hello(b"\xc0\x2f"), certificate, status, exchange) == "secp384r1"
+
+
+def test_another_hello_is_asked_for_without_a_group() -> None:
+    cookie = b"\0\x2c\0\4\0\2ab"
+    retry = server_hello(b"\x13\x01", cookie).replace(bytes(32), HELLO_RETRY_REQUEST)
+    assert watched(retry, server_hello(b"\x13\x01", key_share(24))) == "secp384r1"
+
+
 @pytest.mark.parametrize("number", [*GROUPS, 0x0A0A])
 def test_names_of_groups(number: int) -> None:
     expected = GROUPS.get(number, "0x0a0a")
@@ -201,3 +214,11 @@ def test_nothing_is_kept_of_what_has_no_end() -> None:
     assert watch.is_over
     watch.add(server_hello(b"\x13\x01", key_share(29)))
     assert watch.group("") is None
+
+
+def test_nothing_is_kept_of_a_message_that_is_too_long() -> None:
+    watch = KeyExchangeWatch()
+    watch.add(b"\x16\x03\x03\x00\x04\x0b\xff\xff\xff")
+    while not watch.is_over:
+        watch.add(b"\x16\x03\x03\x40\x00" + bytes(1 << 14))
+    assert not watch._messages

@@ -33,6 +33,7 @@ from trio_tlsbio import (
     TruncationError,
     open_tls_over_tcp_stream,
 )
+from trio_tlsbio._contexts import IS_PYPY
 from trio_tlsbio.cli._http import Part, Site, UnfinishedError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
@@ -296,7 +297,8 @@ async def test_goes_on_when_nobody_reads_what_it_says(
         async with await connect(server, client_context) as stream:
             assert await exchange(stream, b"hello") == b"hello"
         server.process.send_signal(signal.SIGTERM)
-        assert await server.process.wait() == 0
+        # PyPy itself says so if its stderr can't be written to at the end.
+        assert await server.process.wait() == (120 if IS_PYPY else 0)
 
 
 ################################################################

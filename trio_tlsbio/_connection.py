@@ -35,6 +35,7 @@ from ._records import (
     RECORD_BYTES,
     Data,
     Records,
+    byte_view,
     is_acceptable,
     is_possible_in_plaintext,
     reason_of_refusal,
@@ -917,7 +918,7 @@ class TLSConnection:
             return
         is_short = isinstance(data, bytes) and len(data) <= RECORD_BYTES
         # A slice of a view is no copy.
-        left = data if is_short else memoryview(data).cast("B")
+        left = data if is_short else byte_view(data)
         suspect: TLSError | None = None
         if IS_PYPY:
             empty_error_queue()

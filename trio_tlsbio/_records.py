@@ -19,6 +19,7 @@ __all__ = [
     "RECORD_BYTES",
     "Data",
     "Records",
+    "byte_view",
     "is_acceptable",
     "is_possible",
     "is_possible_in_plaintext",
@@ -68,6 +69,13 @@ _HANDSHAKE_SHIFT = 7
 
 # What an AEAD adds to a record at most: the explicit nonce of TLS 1.2 and the tag.
 _AEAD_BYTES = 24
+
+
+def byte_view(data: Data) -> memoryview:
+    """Return a view of data that counts in bytes."""
+    view = memoryview(data)
+    is_simple = view.format == "B" and view.ndim == 1 and view.contiguous
+    return view if is_simple else view.cast("B")  # PyPy copies 30 times slower out of such a view
 
 
 def is_possible(record: bytes) -> bool:

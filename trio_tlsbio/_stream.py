@@ -22,7 +22,7 @@ from trio.lowlevel import enable_ki_protection
 from ._connection import SLICE_BYTES, Data, TLSConnection
 from ._errors import HandshakeTimeoutError, PeerAlertError, TLSError, TruncationError
 from ._info import HandshakeInfo
-from ._records import RECORD_BYTES
+from ._records import RECORD_BYTES, byte_view
 from ._sessions import TLSSession, refuse_copy
 from ._states import State
 from ._transport import ConflictDetector, Transport, beside, close_nowait, transport_for
@@ -1089,7 +1089,7 @@ def _slices(data: Data) -> Sequence[bytes | memoryview]:
     """Cut data where other tasks get their turn. There is always a first slice, if an empty one."""
     if isinstance(data, bytes) and len(data) <= SLICE_BYTES:
         return (data,)
-    view = memoryview(data).cast("B")
+    view = byte_view(data)
     return [view[start : start + SLICE_BYTES] for start in range(0, len(view) or 1, SLICE_BYTES)]
 
 

@@ -55,7 +55,7 @@ from ._options import (
     usage_error,
 )
 from ._starttls import PORTS, Dialogue
-from ._status import Failure, Status, reasons, status_of, what_counts
+from ._status import Failure, Status, leaves, reasons, status_of, what_counts
 from ._views import View, view_for
 from ._words import Stopwatch, say
 
@@ -474,15 +474,14 @@ async def _converse(plan: _Plan, view: View) -> None:
     watch = Stopwatch()
     conversation = Conversation(stream, half_close=not plan.https_compatible)
     try:
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(conversation.send_input)
-                nursery.start_soon(conversation.receive_output)
-            await stream.aclose()
-        except* TLSError:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conversation.send_input)
+            nursery.start_soon(conversation.receive_output)
+        await stream.aclose()
+    except BaseException as exc:
+        # On PyPy an "except*" replaces the KeyboardInterrupt of a group by an AssertionError.
+        if any(isinstance(leaf, TLSError) for leaf in leaves(exc)):
             view.tell(Ending.of(stream, conversation.received))
-            raise
-    except BaseException:
         # The alert is out already; a server that fails gets no say in how long this takes.
         await trio.aclose_forcefully(stream)
         raise

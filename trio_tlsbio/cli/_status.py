@@ -19,7 +19,16 @@ from trio_tlsbio import (
     TruncationError,
 )
 
-__all__ = ["MEANINGS", "Failure", "Status", "hint_for", "reasons", "status_of", "what_counts"]
+__all__ = [
+    "MEANINGS",
+    "Failure",
+    "Status",
+    "hint_for",
+    "leaves",
+    "reasons",
+    "status_of",
+    "what_counts",
+]
 
 
 class Status(enum.IntEnum):
@@ -106,21 +115,22 @@ def hint_for(exc: BaseException) -> str | None:
             return None
 
 
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, and in the groups in it; another one itself."""
     if isinstance(exc, BaseExceptionGroup):
         for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield exc
 
 
 def what_counts(exc: BaseException) -> BaseException:
     """Take the exception that tells most out of the groups that nurseries make."""
-    leaves = list(_leaves(exc))
-    for leaf in leaves:
+    found = list(leaves(exc))
+    for leaf in found:
         if isinstance(leaf, KeyboardInterrupt) or status_of(leaf) is None:
             return leaf
-    return leaves[0]
+    return found[0]
 
 
 def reasons(exc: OSError) -> str:
@@ -130,7 +140,7 @@ def reasons(exc: OSError) -> str:
         os.strerror(leaf.errno)
         if leaf.errno is not None and not isinstance(leaf, socket.gaierror)
         else leaf.strerror or str(leaf)
-        for leaf in _leaves(exc.__cause__ or exc)
+        for leaf in leaves(exc.__cause__ or exc)
         if isinstance(leaf, OSError)
     ]
     return "; ".join(dict.fromkeys(words))

@@ -137,6 +137,7 @@ async def nothing(_: Ends) -> None:
 Scenario: TypeAlias = Callable[[Ends], Awaitable[None]]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("layers", [1, 2], ids=["tls", "tls in tls"])
 @pytest.mark.parametrize(
     "scenario",

@@ -52,10 +52,11 @@ async def test_data_and_end(
         await until_readable(client)
         assert await client.receive_some() == b""
         assert client.is_readable()
-        await client.aclose()
-        with pytest.raises(trio.ClosedResourceError):
-            client.is_readable()
-        await server.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.aclose)  # or the client would wait for it
+            await client.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                client.is_readable()
 
 
 async def test_tickets_say_nothing(

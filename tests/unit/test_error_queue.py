@@ -566,6 +566,7 @@ def _outcome(call: Callable[[TLSConnection], object], connection: TLSConnection)
     return result, sent, states
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("call", list(CALLS))
 @pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.__name__.strip("_"))
 @pytest.mark.parametrize("side", [0, 1], ids=["client", "server"])

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import trio
 
@@ -72,7 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     status = _run(partial(options.run, options))
-    if status in (Status.OUTPUT_CLOSED, Status.FAILED_HERE) and sys.stdout is not None:
-        # What is buffered would be written at the interpreter's end, and might fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if status in (Status.OUTPUT_CLOSED, Status.FAILED_HERE):
+        _write_no_more(sys.stdout)
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:  # nobody reads it
+        _write_no_more(sys.stderr)
     return int(status)
+
+
+def _write_no_more(stream: TextIO | None) -> None:
+    """Throw away what is buffered. The interpreter would write it at its end, and fail: some make
+    that their exit status.
+    """
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

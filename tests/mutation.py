@@ -53,6 +53,7 @@ _PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 _LONGEST = 600
 
 _OPTIONS = [
+    "--numprocesses=0",
     "-p",
     "no:cacheprovider",
     "-p",

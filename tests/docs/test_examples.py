@@ -388,7 +388,7 @@ TEST_EXAMPLES = {"recording": 1, "testing_tls": 5, "testing_core": 1}
 def report() -> str:
     """What pytest tells of them, one line for each test; none of them waits."""
     paths = [str(DOCS / "examples" / f"{name}.py") for name in TEST_EXAMPLES]
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-n0", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, "-o", "timeout=20", *paths],
         cwd=ROOT,

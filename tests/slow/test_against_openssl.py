@@ -81,6 +81,28 @@ class Ours:
 
 SIDES = (Bare, Ours)
 
+# What the record layer refuses things for. OpenSSL 3.2 and later keep that to themselves, and
+# tests/unit/test_records.py has which one is told where.
+REFUSALS = {
+    "BAD_RECORD_TYPE",
+    "DATA_LENGTH_TOO_LONG",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+    "ENCRYPTED_LENGTH_TOO_LONG",
+    "HTTP_REQUEST",
+    "LENGTH_TOO_SHORT",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+    "WRONG_VERSION_NUMBER",
+}
+
+
+def assert_alike(ours: Answer, expected: Answer) -> None:
+    """Check that ours is OpenSSL's own answer, but for a reason that it has kept to itself."""
+    if expected.error == "RECORD_LAYER_FAILURE":
+        assert ours.error in REFUSALS
+        expected = attrs.evolve(expected, error=ours.error)
+    assert ours == expected
+
 
 def answer(server: Bare | Ours, data: bytes, size: int) -> Answer:
     """Give a server data in pieces, until it answers."""
@@ -124,7 +146,7 @@ def sslv2_hello() -> bytes:
 )
 def test_before_the_handshake(server_context: ssl.SSLContext, beginning: bytes, size: int) -> None:
     expected, ours = (answer(side(server_context), beginning, size) for side in SIDES)
-    assert ours == expected
+    assert_alike(ours, expected)
 
 
 CHANGES: dict[str, Callable[[bytes], bytes]] = {
@@ -166,4 +188,4 @@ def test_after_the_handshake(
         client.send(b"hello world!!")
         answers.append(answer(server, change(client.data_to_send()), size))
     expected, ours = answers
-    assert ours == expected
+    assert_alike(ours, expected)

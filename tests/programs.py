@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -183,7 +184,8 @@ http {{
 
 NGINX_SERVER = """
     server {{
-        listen 127.0.0.1:{port} ssl{http2};
+        listen 127.0.0.1:{port} ssl{listen_options};
+        {http2}
         ssl_certificate {pem};
         ssl_certificate_key {pem};
         ssl_protocols {version};
@@ -191,6 +193,14 @@ NGINX_SERVER = """
         return 200 "you asked for $request_uri";
     }}
 """
+
+
+@cache
+def _nginx_http2() -> tuple[str, str]:
+    """How to ask nginx for HTTP/2: with an option of the port, or from 1.25.1 on by a directive."""
+    said = subprocess.run(("nginx", "-v"), capture_output=True, text=True, check=True).stderr
+    version = tuple(map(int, re.findall(r"\d+", said)[:3]))
+    return ("", "http2 on;") if version >= (1, 25, 1) else (" http2", "")
 
 
 def nginx_argv(directory: Path, servers: str) -> tuple[object, ...]:
@@ -214,12 +224,14 @@ async def nginx(
     Without ``tickets`` it keeps the sessions itself.
     """
     port = port or free_port()
+    on_listen, directive = _nginx_http2() if http2 else ("", "")
     server = NGINX_SERVER.format(
         port=port,
         pem=pem,
         version=NGINX_VERSIONS[version],
         tickets="on" if tickets else "off",
-        http2=" http2" if http2 else "",
+        listen_options=on_listen,
+        http2=directive,
     )
     log = pem.parent / "nginx.log"
     async with listening(port, log, *nginx_argv(pem.parent, server)):

@@ -54,6 +54,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     case: Case = request.param
     if case.stack.version() is None:
         pytest.skip(f"{case.stack.name}: {case.stack.needs} is not installed")
+    case.stack.prepare()
     return case
 
 

@@ -42,7 +42,7 @@ STACK = Stack(
         run=curl,
         speech=HTTP,
         words={
-            Aspect.RESUMED: b"SSL re-using session ID",
+            Aspect.RESUMED: b"using session",
             Aspect.ALPN: b"ALPN: server accepted " + ALPN_TAKEN.encode(),
         },
         cannot={Aspect.HALF_CLOSE: "it ends when it has the answer"},

@@ -306,6 +306,9 @@ class Server:
     )
     """How a client without a certificate is refused: by an alert, or with an answer (bytes)."""
 
+    former_refusal: str = ""
+    """The alert of older versions, where it is another one."""
+
     cut_after_our_end: str = ""
     """Why it sends no close_notify of its own, after its answer, once it has had ours; empty if it
     does send one, as RFC 9846 section 6.1 wants it.
@@ -335,6 +338,9 @@ class Stack:
 
     version: Callable[[], str | None] = attrs.field(repr=False)
     """Its version in its own words; None if it is not installed."""
+
+    prepare: Callable[[], None] = attrs.field(default=lambda: None, repr=False)
+    """Builds its program, if that has not been done yet. It may take long."""
 
     server: Server | None = attrs.field(default=None, repr=False)
     client: Client | None = attrs.field(default=None, repr=False)

@@ -5,6 +5,7 @@ Its terms are arguments in the form name=value, and it has each certificate as P
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +13,22 @@ from typing import Any
 
 from . import scripted
 from .formats import PASSWORD, pkcs12
-from .harness import VERSIONS, Aspect, Stack, run, version_of
+from .harness import Aspect, Stack, version_of
 
 _DIRECTORY = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
+_CLASS = Path(_DIRECTORY.name) / "Peer.class"
+
+
 async def _java() -> tuple[object, ...]:
-    """The program, compiled if it has not been yet."""
-    directory = Path(_DIRECTORY.name)
-    if not (directory / "Peer.class").exists():
-        await run("javac", "-d", directory, Path(__file__).with_name("Peer.java"))
-    return ("java", "-cp", directory, "Peer")
+    return ("java", "-cp", _CLASS.parent, "Peer")
+
+
+def _compile() -> None:
+    if not _CLASS.exists():
+        source = Path(__file__).with_name("Peer.java")
+        subprocess.run(("javac", "-d", _CLASS.parent, source), check=True)
 
 
 def _arguments(terms: Mapping[str, Any]) -> list[str]:
@@ -47,13 +53,13 @@ _CLIENT_WORDS = {Aspect.ALPN: scripted.CLIENT_WORDS[Aspect.ALPN]}
 STACK = Stack(
     name="Java",
     needs="the JDK with java and javac",
+    prepare=_compile,
     version=version_of("javac", "-version", pattern=r"javac (\S+)"),
     server=scripted.server(
         _java,
         encode=_arguments,
         words=_SERVER_WORDS,
-        # RFC 9846 has an alert for this, certificate_required, but it is not used in Java 17.
-        refusals=dict.fromkeys(VERSIONS, "bad_certificate"),
+        former_refusal="bad_certificate",  # in Java 17
         # sun.security.ssl.X509KeyManagerImpl: what lacks it counts as unfit, whatever its name.
         cannot={
             Aspect.SNI: "chooses an EC certificate by name only if its key usage has keyAgreement"

@@ -125,7 +125,7 @@ async def test_client_certificate(
             with pytest.raises(PeerAlertError) as raised:
                 async with connected(server, context) as stream:
                     await stream.receive_some()  # in TLS 1.3 the handshake itself went well
-            assert raised.value.alert == refusal
+            assert raised.value.alert in {refusal, case.server.former_refusal}
         async with connected(server, with_certificate) as stream:
             await ask(stream, server, case)
 

@@ -30,13 +30,15 @@ HOST = "127.0.0.1"
 # No conversation on loopback takes longer than this, in seconds.
 LIMIT = 30
 
-counts_references = pytest.mark.skipif(
-    not hasattr(sys, "getrefcount"),
-    reason="PyPy frees objects some time after the last reference is gone",
+# Of what a Python may lack: where it does, there is nothing to test. See tests/selection.py.
+counts_references = pytest.mark.where(
+    hasattr(sys, "getrefcount"), "PyPy frees objects some time after the last reference is gone"
 )
-
-reports_security_level = pytest.mark.skipif(
-    not hasattr(ssl.SSLContext, "security_level"), reason="PyPy does not report security levels"
+reports_security_level = pytest.mark.where(
+    hasattr(ssl.SSLContext, "security_level"), "PyPy does not report security levels"
+)
+has_psk = pytest.mark.where(
+    getattr(ssl, "HAS_PSK", False), "ssl.HAS_PSK: Python 3.13 or newer, and OpenSSL's"
 )
 
 VERSIONS = {"tls12": ssl.TLSVersion.TLSv1_2, "tls13": ssl.TLSVersion.TLSv1_3}

@@ -29,6 +29,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docs: what README and docs/ say holds")
     config.addinivalue_line("markers", "slow: a search; only a sample of it runs by default")
     config.addinivalue_line("markers", "needs(program): takes a program, so it is of the world")
+    config.addinivalue_line(
+        "markers", "where(condition, why): tests what not every Python has; elsewhere it is no test"
+    )
     config.addinivalue_line("markers", "sample(one_in): by default one in so many cases is run")
     # Workers of pytest-xdist get the option, but not where the arguments came from.
     if config.args_source is pytest.Config.ArgsSource.ARGS:
@@ -48,13 +51,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("all"):
-        return
-    tests: defaultdict[str, list[pytest.Item]] = defaultdict(list)
-    for item in items:
-        if not (item.get_closest_marker("world") or item.get_closest_marker("docs")):
-            tests[item.nodeid.partition("[")[0]].append(item)
-    chosen = {item for name, cases in tests.items() for item in _sample(name, cases)}
+    chosen = {item for item in items if all(mark.args[0] for mark in item.iter_markers("where"))}
+    if not config.getoption("all"):
+        tests: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+        for item in items:
+            if not (item.get_closest_marker("world") or item.get_closest_marker("docs")):
+                tests[item.nodeid.partition("[")[0]].append(item)
+        chosen &= {item for name, cases in tests.items() for item in _sample(name, cases)}
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = [item for item in items if item in chosen]
 

@@ -20,7 +20,7 @@ import trustme
 import trio_tlsbio
 import trio_tlsbio.testing
 from tests.docblocks import example
-from tests.helpers import DOCS, HOST, NAME, ROOT, client_context_for, port_of, serving
+from tests.helpers import DOCS, HOST, NAME, ROOT, client_context_for, has_psk, port_of, serving
 from trio_tlsbio import (
     ReloadingContext,
     SessionCache,
@@ -347,9 +347,7 @@ async def test_metrics(
     ]
 
 
-@pytest.mark.skipif(
-    not getattr(ssl, "HAS_PSK", False), reason="ssl.HAS_PSK: Python 3.13 or newer, and OpenSSL's"
-)
+@has_psk
 async def test_psk(server_cert: trustme.LeafCert) -> None:
     psk: Any = example("psk")
     keys = {f"sensor-{number}": bytes([number] * 32) for number in range(5)}

@@ -25,13 +25,12 @@ from trio_tlsbio import (
 )
 from trio_tlsbio._native_session import _COPIES, LOOKS_ARE_CHEAP, _pointer_of, current_session
 
-needs_libssl = pytest.mark.skipif(
-    not (_COPIES and LOOKS_ARE_CHEAP), reason="sessions are not taken from libssl here"
+needs_libssl = pytest.mark.where(
+    _COPIES and LOOKS_ARE_CHEAP, "elsewhere sessions are not taken from libssl"
 )
-
-copies_sessions = pytest.mark.skipif(
-    sys.implementation.name == "pypy",
-    reason="PyPy does not copy a session, which ends with a connection that is freed unclosed",
+copies_sessions = pytest.mark.where(
+    sys.implementation.name != "pypy",
+    "PyPy does not copy a session, which ends with a connection that is freed unclosed",
 )
 
 

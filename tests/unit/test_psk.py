@@ -11,7 +11,7 @@ import trio
 import trio.testing
 import trustme
 
-from tests.helpers import NAME, both_handshakes, failures, shake_hands, wrap_pair
+from tests.helpers import NAME, both_handshakes, failures, has_psk, shake_hands, wrap_pair
 from trio_tlsbio import (
     CertificateError,
     PeerAlertError,
@@ -20,9 +20,7 @@ from trio_tlsbio import (
     sni_context,
 )
 
-pytestmark = pytest.mark.skipif(
-    not getattr(ssl, "HAS_PSK", False), reason="ssl.HAS_PSK: Python 3.13 or newer, and OpenSSL's"
-)
+pytestmark = has_psk
 
 KEY = bytes(range(32))
 KEYS = {"alice": KEY}

@@ -97,7 +97,7 @@ def _ascii_name(server_hostname: str | bytes) -> str:
         return address
     if not name.isascii():
         # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
-        # in which some names mean another host. The idna package comes with Trio.
+        # in which some names mean another host. The package idna comes with Trio.
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as exc:

@@ -17,8 +17,8 @@ import pytest
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "tables"
 
-# Workers that share out single tests would tear the rows apart that several tests tell together.
-DISTRIBUTIONS = ("no", "loadgroup")
+# Workers that share out single tests would tear the rows apart that tests of one file tell together.
+DISTRIBUTIONS = ("no", "loadfile")
 
 # What rows are sorted by, their number in this process, and the cells.
 Row = tuple[int, int, list[str]]
@@ -91,7 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("write_tables") and config.getoption("dist", "no") not in DISTRIBUTIONS:
-        raise pytest.UsageError("--write-tables with workers takes --dist=loadgroup")
+        raise pytest.UsageError("--write-tables with workers takes --dist=loadfile")
     config.pluginmanager.register(TableWriter(config), "tables")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import metadata
 from typing import Any
 
 import anyio
@@ -25,6 +26,10 @@ from trio_tlsbio.anyio import (
     as_connectable,
     connect_tcp,
 )
+
+# anyio 4.10 takes a socket that it has not closed itself for a broken one.
+IS_OLD = tuple(map(int, metadata.version("anyio").split(".")[:2])) < (4, 16)
+CLOSED = anyio.BrokenResourceError if IS_OLD else anyio.ClosedResourceError
 
 
 @asynccontextmanager
@@ -67,7 +72,7 @@ async def test_a_socket_of_anyio_knows_that_it_is_closed(
         stream = await connect_tcp(HOST, port, ssl_context=client_context)
         await stream.aclose()
         assert isinstance(stream, TLSStream)
-        with pytest.raises(anyio.ClosedResourceError):
+        with pytest.raises(CLOSED):
             await stream.transport_stream.receive()
 
 

@@ -78,12 +78,3 @@ def table(request: pytest.FixtureRequest, tables: Tables) -> Iterator[None]:
     for place, (stack, side) in enumerate(product(STACKS, Side)):
         if cells := row(stack, side, shown):
             tables.tell("interop", *cells, place=place)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker show all that a row tells."""
-    for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            case = item.callspec.params.get("case")
-            if isinstance(case, Case):
-                item.add_marker(pytest.mark.xdist_group(f"{case.stack.name} {case.side.name}"))

@@ -17,7 +17,7 @@ import pytest
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "tables"
 
-# Workers that share out single tests would tear the rows apart that tests of one file tell together.
+# Workers that share out single tests would tear rows apart that tests of one file tell together.
 DISTRIBUTIONS = ("no", "loadfile")
 
 # What rows are sorted by, their number in this process, and the cells.

@@ -597,7 +597,7 @@ class TLSConnection:
         suspect: TLSError | None = None
         fed.allowance, self.is_behind = _MOST_RECORDS, False
         if IS_PYPY:
-            empty_error_queue()  # see _may_be_foreign()
+            empty_error_queue()  # as _clean_up() does, without a call for each message
         if self._receive_state is _OPEN and not incoming.pending and not self._refill():
             # Only the rest of a record that was read in part can be there.
             self.wants_data = not (
@@ -727,8 +727,7 @@ class TLSConnection:
         """
         if not self._incoming.pending:
             self._refill()
-        if IS_PYPY:
-            empty_error_queue()
+        _clean_up()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
@@ -1011,8 +1010,7 @@ class TLSConnection:
             self.wants_data = wanted_data and self._send_state is _OPEN
 
     def _shut_down(self, suspect: TLSError | None = None) -> None:
-        if IS_PYPY:
-            empty_error_queue()
+        _clean_up()
         try:
             self._ssl_object.unwrap()
         except ssl.SSLWantReadError:

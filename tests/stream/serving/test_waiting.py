@@ -11,17 +11,14 @@ from typing import Any
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import (
     HOST,
     LIMIT,
     NAME,
-    client_context_for,
     echo,
     port_of,
-    server_context_for,
     serving,
 )
 from trio_tlsbio import (
@@ -31,16 +28,6 @@ from trio_tlsbio import (
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
-
-
-@pytest.fixture
-def client_context(ca: trustme.CA) -> ssl.SSLContext:
-    return client_context_for(ca)
-
-
-@pytest.fixture
-def server_context(server_cert: trustme.LeafCert) -> ssl.SSLContext:
-    return server_context_for(server_cert)
 
 
 async def ask(stream: TLSStream[Any]) -> None:

@@ -43,9 +43,12 @@ python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(_?ssl|os|socket|trio|attrs|collections\.abc|typing|anyio|httpcore|httpx)\..*"),
-    (r"py:class", r"(trio_tlsbio\.\w+\.)?(T_Stream|StreamT|_Stream|Certificate)"),
+    (r"py:class", r"(trio_tlsbio(\.\w+)+\.)?(T_Stream|StreamT|_Stream|Certificate)"),
     # Several exceptions in one entry of a docstring's "Raises".
     (r"py:exc", r"\w+, \w+"),
-    (r"py:class", r"trio_tlsbio\._native_session\.AnySession"),  # an ssl.SSLSession or the like
-    (r"py:class", r"trio_tlsbio\.testing\.T_\w+|datetime\.datetime|ipaddress\.\w+"),
+    (
+        r"py:class",
+        r"trio_tlsbio\._core\.native_session\.AnySession",
+    ),  # an ssl.SSLSession or the like
+    (r"py:class", r"trio_tlsbio\.testing(\.\w+)?\.T_\w+|datetime\.datetime|ipaddress\.\w+"),
 ]

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from trio_tlsbio import certificate_names, decoded_chain
-from trio_tlsbio._errors import printable
-from trio_tlsbio._info import presented_names
+from trio_tlsbio._core.certificates import presented_names
+from trio_tlsbio._core.errors import printable
 from trio_tlsbio.cli import _facts
 
 from ._forge import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from trio_tlsbio import State
-from trio_tlsbio._records import RECORD_BYTES
+from trio_tlsbio._core.records import RECORD_BYTES
 
 from ._forge import (
     ALERT,

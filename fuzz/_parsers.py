@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h11
 
-from trio_tlsbio._records import HEADER_BYTES, RECORD_BYTES, Records
+from trio_tlsbio._core.records import HEADER_BYTES, RECORD_BYTES, Records
 from trio_tlsbio.cli._http import Part, Site
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure

@@ -1,8 +1,9 @@
 """The mutation check: small changes of the library, each of which a test should notice.
 
-``python tests/mutation.py _records --work FOLDER`` judges the mutants of a module with Cosmic Ray,
-in a copy of the tree, and prints those that no test noticed. What is tried, and with which tests,
-is in mutation.toml; see docs/mutation.rst. Run again with the same folder, it goes on where it was.
+``python tests/mutation.py _core/records --work FOLDER`` judges the mutants of a module with Cosmic
+Ray, in a copy of the tree, and prints those that no test noticed. What is tried, and with which
+tests, is in mutation.toml; see docs/mutation.rst. Run again with the same folder, it goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -197,10 +198,10 @@ class Selection:
 
 def judge(module: str, config: dict[str, Any], work: Path, sample: int | None) -> WorkDB:
     """Judge the mutants of a module, in a copy of the tree beneath ``work``."""
-    tree = work / module
+    tree = work / module.replace("/", "-")
     if not tree.exists():
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "_build"))
-    path = Path("trio_tlsbio", f"{module}.py")
+    path = Path("trio_tlsbio", f"{module}.py")  # such as _core/records
     files = config["tests"][module]
     with chdir(tree):
         database = WorkDB("session.sqlite", WorkDB.Mode.create)

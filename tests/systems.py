@@ -13,18 +13,18 @@ from contextlib import contextmanager
 
 import pytest
 
-from trio_tlsbio import _transport
+from trio_tlsbio._stream import sockets
 
-CALLS: dict[str, type[_transport.PortableCalls]] = {"windows": _transport.PortableCalls}
+CALLS: dict[str, type[sockets.PortableCalls]] = {"windows": sockets.PortableCalls}
 if sys.platform != "win32":
-    CALLS["macos"] = _transport.PosixCalls
+    CALLS["macos"] = sockets.PosixCalls
 
 
 @contextmanager
 def calls_of(system: str) -> Iterator[None]:
     """Use the socket calls of a system."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_transport, "calls", CALLS[system])
+        patch.setattr(sockets, "calls", CALLS[system])
         yield
 
 

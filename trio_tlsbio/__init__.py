@@ -2,18 +2,9 @@
 
 from trio import NeedHandshakeError
 
-from ._client import (
-    Reconnecting,
-    Retry,
-    TLSConnector,
-    is_worth_retrying,
-    open_tls_over_tcp_stream,
-    reconnect,
-)
-from ._connection import TLSConnection
-from ._contexts import ContextProvider, ReloadingContext, sni_context
-from ._drain import Drain
-from ._errors import (
+from ._core.certificates import certificate_names, decoded_chain
+from ._core.connection import TLSConnection
+from ._core.errors import (
     CertificateError,
     HandshakeTimeoutError,
     PeerAlertError,
@@ -21,8 +12,14 @@ from ._errors import (
     TLSError,
     TruncationError,
 )
-from ._info import HandshakeInfo, certificate_names, decoded_chain
-from ._monitor import (
+from ._core.handshake_info import HandshakeInfo
+from ._core.sessions import TLSSession
+from ._core.sni import sni_context
+from ._core.states import State
+from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
+from ._net.drain import Drain
+from ._net.listening import TLSListener, open_tls_over_tcp_listeners
+from ._net.monitor import (
     AcceptFailed,
     ConnectionAccepted,
     ConnectionClosed,
@@ -32,16 +29,13 @@ from ._monitor import (
     ServerMonitor,
     ServerStatistics,
 )
-from ._pump import PumpedStream, open_pump
-from ._server import (
-    TLSListener,
-    open_tls_over_tcp_listeners,
-    serve_tls_listeners,
-    serve_tls_over_tcp,
-)
-from ._sessions import SessionCache, SessionCacheStatistics, TLSSession
-from ._states import State
-from ._stream import TLSStream, start_tls
+from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
+from ._net.reloading import ContextProvider, ReloadingContext
+from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
+from ._net.session_cache import SessionCache, SessionCacheStatistics
+from ._stream.pump import PumpedStream, open_pump
+from ._stream.stream import TLSStream
+from ._stream.upgrade import start_tls
 
 __all__ = [
     "AcceptFailed",

@@ -17,10 +17,10 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._client import resume_over
-from ._errors import TLSError
-from ._sessions import SessionCache
-from ._stream import TLSStream
+from ._core.errors import TLSError
+from ._net.connecting import resume_over
+from ._net.session_cache import SessionCache
+from ._stream.stream import TLSStream
 
 __all__ = ["HTTPBackend", "HTTPBody", "HTTPStream", "HTTPTransport", "SocketOption"]
 

@@ -26,13 +26,14 @@ from trio.lowlevel import enable_ki_protection
 
 import trio_tlsbio
 
-from ._client import resume_over
-from ._connection import check_arguments
-from ._contexts import make_default_context
-from ._errors import printable
-from ._server import close_after, current_context, first_of, is_failure_of
-from ._sessions import SessionCache
-from ._stream import CLOSE_TIMEOUT, check_timeouts
+from ._core.arguments import check_arguments
+from ._core.errors import printable
+from ._net.connecting import resume_over
+from ._net.default_context import make_default_context
+from ._net.listening import current_context
+from ._net.serving import close_after, first_of, is_failure_of
+from ._net.session_cache import SessionCache
+from ._stream.stream import CLOSE_TIMEOUT, check_timeouts
 
 __all__ = [
     "CertificateError",

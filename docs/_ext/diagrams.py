@@ -20,8 +20,8 @@ from docutils import nodes  # type: ignore[import-untyped]
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio import _connection
-from trio_tlsbio._connection import SLICE_BYTES
+from trio_tlsbio._core import connection
+from trio_tlsbio._core.connection import SLICE_BYTES
 
 _ROOT = Path(__file__).parents[2]
 _PROJECT = _ROOT / "pyproject.toml"
@@ -45,20 +45,26 @@ FLOW = {
 }
 
 
-def layers() -> list[list[str]]:
-    """Return the rooms of each floor, the highest floor first."""
+def stairs() -> dict[str, list[list[str]]]:
+    """Return the modules of each package, by floors, the highest first."""
     contracts = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]
-    (stair,) = (each for each in contracts["contracts"] if each["type"] == "layers")
-    return [re.split(r" *[|:] *", layer) for layer in stair["layers"]]
+    return {
+        container: [re.split(r" *[|:] *", layer) for layer in contract["layers"]]
+        for contract in contracts["contracts"]
+        if contract["type"] == "layers"
+        for container in contract["containers"]
+    }
 
 
-def purpose(room: str) -> str:
+def _path(container: str, room: str) -> Path:
+    path = _PACKAGE.parent.joinpath(*container.split("."), room)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def purpose(container: str, room: str) -> str:
     """Return what a room says of itself, in one line."""
-    path = _PACKAGE / f"{room}.py"
-    if not path.exists():
-        path = _PACKAGE / room / "__init__.py"
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    line = " ".join(text.partition("\n\n")[0].split())
+    tree = ast.parse(_path(container, room).read_text(encoding="utf-8"))
+    line = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
     return re.sub(r":\w+:(`[^`]+`)", r"`\1`", line)  # a role refers to what has no page
 
 
@@ -81,9 +87,9 @@ def _svg(name: str, title: str, height: float, parts: Iterable[str]) -> str:
     )
 
 
-def stair() -> str:
+def stair(container: str) -> str:
     """Draw the rooms: each floor reaches further out than the one above, as steps do."""
-    floors = layers()
+    floors = stairs()[container]
     parts = []
     for level, rooms in enumerate(floors):
         left = _INDENT * (len(floors) - 1 - level)
@@ -91,8 +97,8 @@ def stair() -> str:
         for index, room in enumerate(rooms):
             parts.append(_box(room, left + 1 + index * (width + _GAP), level * _STEP + 5, width))
     names = "; ".join(", ".join(rooms) for rooms in floors)
-    title = f"The rooms of the package, from the highest floor down: {names}"
-    return _svg("stair", title, len(floors) * _STEP, parts)
+    title = f"The modules of {container}, from the highest floor down: {names}"
+    return _svg(container.replace(".", "-"), title, len(floors) * _STEP, parts)
 
 
 def flow() -> str:
@@ -128,25 +134,28 @@ def flow() -> str:
 
 
 class Stair(SphinxDirective):
-    """Draw the stair, and list its rooms."""
+    """Draw the stair inside of a package, and list its rooms."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        (container,) = self.arguments
         self.env.note_dependency(str(_PROJECT))
-        rooms = [room for floor in layers() for room in floor]
+        rooms = [room for floor in stairs()[container] for room in floor]
         for room in rooms:
-            self.env.note_dependency(str(_PACKAGE / f"{room}.py"))
+            self.env.note_dependency(str(_path(container, room)))
         figure = nodes.figure()
-        figure += nodes.raw("", stair(), format="html")
+        figure += nodes.raw("", stair(container), format="html")
         figure += nodes.caption("", "Every import points down.")
-        rows = [(f"``{room}``", purpose(room)) for room in rooms]
-        return [figure, *parse(self, list_table(("Room", "What lives there"), rows, (20, 80)))]
+        rows = [(f"``{room}``", purpose(container, room)) for room in rooms]
+        return [figure, *parse(self, list_table(("Module", "What it is for"), rows, (20, 80)))]
 
 
 class Flow(SphinxDirective):
     """Draw how bytes flow."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(_connection.__file__)
+        self.env.note_dependency(connection.__file__)
         figure = nodes.figure()
         figure += nodes.raw("", flow(), format="html")
         figure += nodes.caption("", "Plaintext at the top, ciphertext at the bottom.")

@@ -1,4 +1,4 @@
-"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: the messages of _words.py.
+"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: the messages of words.py.
 
 The messages come from the tables in the code; what to do about each is told here. A message
 without a cure ends the build, so that none is forgotten.
@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio import _words
+from trio_tlsbio._core import words
 
 _DAMAGED = (
     "Rare over TCP. Look for two tasks or programs that write to one socket, and for devices on "
@@ -444,12 +444,12 @@ _CERTIFICATE_CURES = {
 def tables() -> dict[str, tuple[str, str, dict[Any, str], dict[Any, str]]]:
     """Return each table's heading for its keys, beginning of its messages, messages and cures."""
     return {
-        "alerts": ("Alert", "the peer ended the connection: ", _words.ALERTS, _ALERT_CURES),
-        "reasons": ("``reason``", "", _words.REASONS, _REASON_CURES),
+        "alerts": ("Alert", "the peer ended the connection: ", words.ALERTS, _ALERT_CURES),
+        "reasons": ("``reason``", "", words.REASONS, _REASON_CURES),
         "certificates": (
             "``verify_code``",
             "the peer's certificate was refused: ",
-            _words.VERIFY_CODES,
+            words.VERIFY_CODES,
             _CERTIFICATE_CURES,
         ),
     }
@@ -461,14 +461,14 @@ class ErrorTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(_words.__file__)
+        self.env.note_dependency(words.__file__)
         self.env.note_dependency(__file__)
         name = self.arguments[0]
         heading, _, messages, cures = tables()[name]
         if messages.keys() != cures.keys():
             different = sorted(map(str, messages.keys() ^ cures.keys()))
             raise ExtensionError(
-                f"docs/_ext/errors.py and _words.py differ in {name}: {', '.join(different)}"
+                f"docs/_ext/errors.py and words.py differ in {name}: {', '.join(different)}"
             )
         groups: dict[tuple[str, str], list[str]] = {}
         for key, message in messages.items():

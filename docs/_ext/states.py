@@ -1,4 +1,4 @@
-"""Directives that draw and list what is in trio_tlsbio._states.TRANSITIONS.
+"""Directives that draw and list what is in trio_tlsbio._core.states.TRANSITIONS.
 
 ``.. states-diagram:: send`` draws one direction as an SVG, ``.. states-table::`` lists the
 transitions of both, and ``.. states-list::`` the states and their meaning.
@@ -16,8 +16,8 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio import _states
-from trio_tlsbio._states import TRANSITIONS, Event, Side, State
+from trio_tlsbio._core import states
+from trio_tlsbio._core.states import TRANSITIONS, Event, Side, State
 
 # The middle of each state's box. With the two ends of an unclean life above and below, no
 # transition crosses another one.
@@ -133,7 +133,7 @@ class StatesDiagram(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         side = Side(self.arguments[0])
-        self.env.note_dependency(_states.__file__)
+        self.env.note_dependency(states.__file__)
         figure = nodes.figure()
         figure += nodes.raw("", diagram(side), format="html")
         figure += nodes.caption("", _TITLES[side])
@@ -144,7 +144,7 @@ class StatesTable(SphinxDirective):
     """List the transitions of both directions."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(_states.__file__)
+        self.env.note_dependency(states.__file__)
         rows = [
             (side.value, f"``{source.name}``", event.value, f"``{target.name}``")
             for side, table in TRANSITIONS.items()
@@ -157,8 +157,8 @@ class StatesList(SphinxDirective):
     """List the states with the comments that they have in the code."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(_states.__file__)
-        comments = ModuleAnalyzer.for_module(_states.__name__).find_attr_docs()
+        self.env.note_dependency(states.__file__)
+        comments = ModuleAnalyzer.for_module(states.__name__).find_attr_docs()
         rows = [
             (f"``{state.name}``", " ".join(comments["State", state.name]).strip())
             for state in State

@@ -163,15 +163,18 @@ def diagrams(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("diagrams")
 
 
-def test_the_stair_is_the_contract(site: Path, diagrams: Any) -> None:
-    rooms = [room for floor in diagrams.layers() for room in floor]
-    package = Path(trio_tlsbio.__file__).parent
-    there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert set(rooms) == there - {"__init__", "__pycache__"}
+def test_the_stairs_are_the_contracts(site: Path, diagrams: Any) -> None:
+    root = Path(trio_tlsbio.__file__).parents[1]
     page = (site / "design.html").read_text(encoding="utf-8")
-    for room in rooms:
-        assert f">{room}</text>" in page
-        assert diagrams.purpose(room), room
+    assert len(diagrams.stairs()) == 4
+    for container, floors in diagrams.stairs().items():
+        rooms = [room for floor in floors for room in floor]
+        package = root.joinpath(*container.split("."))
+        there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert set(rooms) == there - {"__init__", "__pycache__"}
+        for room in rooms:
+            assert f">{room}</text>" in page
+            assert diagrams.purpose(container, room), room
 
 
 def test_the_flow_names_what_there_is(site: Path, diagrams: Any) -> None:

@@ -21,7 +21,7 @@ from fuzz._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 from fuzz.targets import TARGETS, Target
 from tests.helpers import ROOT
 from trio_tlsbio import TLSConnection, TLSError, TruncationError
-from trio_tlsbio._records import Records
+from trio_tlsbio._core.records import Records
 from trio_tlsbio.cli import _facts
 from trio_tlsbio.cli._http import Site
 

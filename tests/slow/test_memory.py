@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import NAME, ROOT, VERSIONS, shake_hands
 from trio_tlsbio import TLSConnection
-from trio_tlsbio._native_session import LOOKS_ARE_CHEAP
+from trio_tlsbio._core.native_session import LOOKS_ARE_CHEAP
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"

@@ -23,7 +23,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from tests.cancelling import Canceller, Operation, at_every_step
 from tests.helpers import both_handshakes, tcp_pair, wrap_pair
 from trio_tlsbio import TLSError, TLSStream, TruncationError, open_pump
-from trio_tlsbio._connection import Data
+from trio_tlsbio._core.records import Data
 
 Pair: TypeAlias = tuple[TLSStream[Any], TLSStream[Any]]
 

@@ -33,12 +33,12 @@ from trio_tlsbio import (
     TLSError,
     TLSStream,
     TruncationError,
-    _words,
     is_worth_retrying,
     open_tls_over_tcp_stream,
     reconnect,
     start_tls,
 )
+from trio_tlsbio._core import words
 from trio_tlsbio.testing import do_handshakes
 
 Stream: TypeAlias = TLSStream[trio.SocketStream]
@@ -944,7 +944,7 @@ async def test_a_server_that_is_shutting_down_is_tried_again(
 
 
 def test_which_alerts_are_worth_another_attempt() -> None:
-    alerts = {"close_notify", "user_canceled", *_words.ALERTS} - {"user_cancelled"}
+    alerts = {"close_notify", "user_canceled", *words.ALERTS} - {"user_cancelled"}
     worth = {a for a in alerts if is_worth_retrying(PeerAlertError("no", alert=a))}
     assert worth == {
         "close_notify",

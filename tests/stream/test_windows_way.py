@@ -16,7 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers import LIMIT, both_handshakes, reset, tcp_pair, wrap_pair
 from tests.systems import CALLS, calls_of
-from trio_tlsbio import TLSError, TLSStream, TruncationError, _stream, _transport
+from trio_tlsbio import TLSError, TLSStream, TruncationError
+from trio_tlsbio._stream import sockets
+from trio_tlsbio._stream import stream as stream_module
 
 # Our stream, the peer's, and the peer's socket.
 Ends: TypeAlias = tuple[TLSStream[Any], TLSStream[Any], trio.SocketStream]
@@ -90,8 +92,8 @@ async def until_gone(stream: TLSStream[Any]) -> None:
 
 
 def test_the_calls_are_those_of_the_system(system: str) -> None:
-    assert _transport.calls is CALLS[system]
-    assert _transport.calls.unacknowledged(0) is None
+    assert sockets.calls is CALLS[system]
+    assert sockets.calls.unacknowledged(0) is None
 
 
 ################################################################
@@ -136,7 +138,7 @@ async def test_more_pieces_than_a_call_takes(ends: Ends) -> None:
     ours, theirs, _ = ends
     for _ in range(300):
         ours.connection.send(b"x")
-    assert len(ours.connection.unsent) > _transport._MOST_PIECES
+    assert len(ours.connection.unsent) > sockets.MOST_PIECES
     await ours.send_all(b"y")
     assert await receive_exactly(theirs, 301) == b"x" * 300 + b"y"
 
@@ -222,7 +224,7 @@ async def test_a_reset_is_no_end(
 async def test_a_closed_socket_is_reported_as_closed(
     default_timeout: float | None, ends: Ends
 ) -> None:
-    calls = _transport.SocketCalls(ends[0].transport_stream)
+    calls = sockets.SocketCalls(ends[0].transport_stream)
     socket.setdefaulttimeout(default_timeout)
     try:
         assert calls.receive_nowait() is None
@@ -328,7 +330,7 @@ async def test_a_reset_that_shows_that_the_peer_has_gone_is_no_end(ends: Ends) -
 async def test_the_first_send_to_a_peer_that_has_gone_fails(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "_LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(stream_module, "_LOOK_INTERVAL", 0.0)
     ours, theirs, their_socket = ends
     await ours.send_all(b"x")
     assert await theirs.receive_some() == b"x"

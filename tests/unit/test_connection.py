@@ -28,8 +28,8 @@ from trio_tlsbio import (
     TLSError,
     TruncationError,
 )
-from trio_tlsbio._connection import SLICE_BYTES
-from trio_tlsbio._records import RECORD_BYTES
+from trio_tlsbio._core.connection import SLICE_BYTES
+from trio_tlsbio._core.records import RECORD_BYTES
 from trio_tlsbio.testing import transfer
 
 CHUNKS = pytest.mark.parametrize("chunk", [1, 7, None], ids=["1", "7", "whole"])

@@ -46,7 +46,7 @@ from trio_tlsbio import (
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
-from trio_tlsbio._info import presented_names
+from trio_tlsbio._core.certificates import presented_names
 from trio_tlsbio.testing import exchange
 
 # The library that the ssl module has loaded: no other one counts.

@@ -12,7 +12,7 @@ import trustme
 
 from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
 from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
-from trio_tlsbio._hello import MAX_HELLO_BYTES, HelloWatch, server_name_in
+from trio_tlsbio._core.hello import MAX_HELLO_BYTES, HelloWatch, server_name_in
 from trio_tlsbio.testing import transfer
 
 # As long as NAME, so that it can take its place.

@@ -20,14 +20,14 @@ from trio_tlsbio import (
     TLSSession,
     TLSStream,
     TruncationError,
-    _connection,
-    _native_session,
 )
-from trio_tlsbio._native_session import _COPIES, LOOKS_ARE_CHEAP, _pointer_of, current_session
+from trio_tlsbio._core import connection, native_session
+from trio_tlsbio._core.native_session import _COPIES, LOOKS_ARE_CHEAP, _pointer_of, current_session
 
 needs_libssl = pytest.mark.where(
     _COPIES and LOOKS_ARE_CHEAP, "elsewhere sessions are not taken from libssl"
 )
+
 copies_sessions = pytest.mark.where(
     sys.implementation.name != "pypy",
     "PyPy does not copy a session, which ends with a connection that is freed unclosed",
@@ -151,7 +151,7 @@ def test_an_object_of_another_layout_is_asked_by_python(
     looks: Looks,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_native_session, "_pointer_of", lambda _: None)
+    monkeypatch.setattr(native_session, "_pointer_of", lambda _: None)
     _, sessions = connect(client_context, server_context)
     assert looks.count > 0
     assert is_resumed(connect(client_context, server_context, sessions[0])[0])
@@ -201,8 +201,8 @@ def test_a_session_may_be_the_last_that_keeps_its_context(
 @pytest.fixture
 def no_libssl(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python that copies sessions, and whose libssl can't be reached."""
-    monkeypatch.setattr(_native_session, "_libssl", lambda: None)
-    monkeypatch.setattr(_connection, "_MOST_LOOKS", 1)
+    monkeypatch.setattr(native_session, "_libssl", lambda: None)
+    monkeypatch.setattr(connection, "_MOST_LOOKS", 1)
 
 
 @pytest.mark.usefixtures("no_libssl")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trio_tlsbio._records import RECORD_BYTES, Records, is_acceptable, reason_of_refusal
+from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable
+from trio_tlsbio._core.refusals import reason_of_refusal
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
 MOST_BYTES = 5 + RECORD_BYTES + 2048

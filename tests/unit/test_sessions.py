@@ -27,8 +27,8 @@ from trio_tlsbio import (
     TLSConnection,
     TLSError,
     TLSSession,
-    _sessions,
 )
+from trio_tlsbio._net import session_cache
 from trio_tlsbio.testing import transfer
 
 
@@ -501,7 +501,7 @@ def test_a_ticket_that_is_used_elsewhere_is_not_given_out(sessions: list[TLSSess
 
 def test_used_tickets_take_a_bounded_room(sessions: list[TLSSession]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sessions, "_MOST_USED", 2)
+        patch.setattr(session_cache, "_MOST_USED", 2)
         context = sessions[0].ssl_context
         cache = SessionCache()
         for session in sessions[:3]:
@@ -518,7 +518,7 @@ def test_used_tickets_take_a_bounded_room(sessions: list[TLSSession]) -> None:
 def test_the_ticket_that_was_not_used_for_longest_is_forgotten(sessions: list[TLSSession]) -> None:
     cache = SessionCache()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_sessions, "_MOST_USED", 2)
+        patch.setattr(session_cache, "_MOST_USED", 2)
         for index in (0, 1, 0, 2):
             cache.mark_used(sessions[index])
     for session in sessions[:3]:

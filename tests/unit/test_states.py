@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trio_tlsbio._states import TRANSITIONS, Event, Side, State, advance
+from trio_tlsbio._core.states import TRANSITIONS, Event, Side, State, advance
 
 
 @pytest.mark.parametrize("side", list(Side))

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from trio_tlsbio import PeerAlertError, TLSError, _words
-from trio_tlsbio._errors import explain, printable
+from trio_tlsbio import PeerAlertError, TLSError
+from trio_tlsbio._core import words as known
+from trio_tlsbio._core.errors import printable
+from trio_tlsbio._core.explain import explain
 
 # OpenSSL's reasons that can't reach a connection of this library, by what they are about.
 UNREACHABLE = {
@@ -193,14 +195,14 @@ def test_every_reason_of_this_openssl_has_words_though_python_may_have_no_name_f
 @pytest.mark.parametrize("text", GENERIC + NEWER)
 def test_reasons_that_python_has_no_name_for(text: str) -> None:
     explanation = explained(error(text))
-    assert str(explanation) == _words.REASONS[text.upper().replace(" ", "_")]
+    assert str(explanation) == known.REASONS[text.upper().replace(" ", "_")]
     assert explanation.reason == text.upper().replace(" ", "_")
 
 
 def test_no_reason_is_in_two_places() -> None:
     listed = [reason for reasons in UNREACHABLE.values() for reason in reasons.split()]
     assert len(listed) == len(set(listed))
-    assert not NOT_WORDED & _words.REASONS.keys()
+    assert not NOT_WORDED & known.REASONS.keys()
 
 
 def test_reasons_of_other_libraries_are_not_mistaken_for_the_handshakes() -> None:
@@ -232,19 +234,19 @@ def test_the_words_say_what_is_wrong(reason: str, expected: str) -> None:
 
 
 def test_the_words_are_for_people() -> None:
-    for words in (*_words.ALERTS.values(), *_words.REASONS.values(), *_words.VERIFY_CODES.values()):
+    for words in (*known.ALERTS.values(), *known.REASONS.values(), *known.VERIFY_CODES.values()):
         assert words == printable(words)
         assert not words.endswith(".")
         # No names of codes, nor two words in one where two lines of code meet.
         assert not re.search(r"[A-Z]{3,}_[A-Z_]{12}|  |[a-z][.,:][a-z]", words.replace("_X509", ""))
 
 
-@pytest.mark.parametrize("alert", _words.ALERTS)
+@pytest.mark.parametrize("alert", known.ALERTS)
 def test_every_alert_has_words(alert: str) -> None:
     exc = error(reason=f"TLSV1_ALERT_{alert.upper()}")
     explanation = explained(exc)
     assert isinstance(explanation, PeerAlertError)
-    assert _words.ALERTS[alert] in str(explanation)
+    assert known.ALERTS[alert] in str(explanation)
 
 
 def error_of_pypy(text: str) -> ssl.SSLError:
@@ -257,7 +259,7 @@ def error_of_pypy(text: str) -> ssl.SSLError:
 @pytest.mark.parametrize("text", [*GENERIC, *NEWER])
 def test_reasons_that_pypy_has_no_name_for(text: str) -> None:
     explanation = explained(error_of_pypy(text))
-    assert str(explanation) == _words.REASONS[text.upper().replace(" ", "_")]
+    assert str(explanation) == known.REASONS[text.upper().replace(" ", "_")]
 
 
 def test_an_alert_that_pypy_has_no_name_for() -> None:
@@ -279,7 +281,7 @@ def test_an_alert_that_openssl_has_no_name_for(
     explanation = explained(error_of_pypy(f"unknown error for errcode {code}"))
     assert isinstance(explanation, PeerAlertError)
     assert explanation.alert == alert
-    assert str(explanation).endswith(f"{_words.ALERTS[alert]} (alert {shown})")
+    assert str(explanation).endswith(f"{known.ALERTS[alert]} (alert {shown})")
     assert explanation.reason == "UNKNOWN_ERROR"
 
 

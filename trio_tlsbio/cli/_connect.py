@@ -23,7 +23,7 @@ from trio_tlsbio import (
     TruncationError,
     start_tls,
 )
-from trio_tlsbio._contexts import make_default_context
+from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio.testing import RecordedStream
 
 from ._converse import Conversation

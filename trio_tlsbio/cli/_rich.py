@@ -8,7 +8,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from trio_tlsbio._errors import printable
+from trio_tlsbio._core.errors import printable
 from trio_tlsbio.testing import Direction
 
 from ._facts import (

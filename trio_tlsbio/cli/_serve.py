@@ -32,7 +32,7 @@ from trio_tlsbio import (
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
-from trio_tlsbio._contexts import make_default_context
+from trio_tlsbio._net.default_context import make_default_context
 
 from ._options import (
     Commands,

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from trio_tlsbio import HandshakeInfo
-from trio_tlsbio._errors import printable
+from trio_tlsbio._core.errors import printable
 
 from ._facts import CertificateFacts, Ending, Handshake
 

@@ -26,7 +26,7 @@ from fuzz._forge import Keys, Keys12, Keys13, keys12, records_in
 from fuzz._randomness import Randomness
 from fuzz._setup import CIPHER13, KEYS, NAME
 from trio_tlsbio import TLSSession
-from trio_tlsbio._native_session import AnySession
+from trio_tlsbio._core.native_session import AnySession
 
 from .subjects import Act, Action, Ours, Plain
 

@@ -13,7 +13,7 @@ import trustme
 from fuzz._forge import ALERT, HANDSHAKE, KEY_UPDATE, Keys, Keys13, keys12, take_records
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for
 from trio_tlsbio import TLSConnection, TLSError, TLSStream
-from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
+from trio_tlsbio.testing._recording import _ALERTS as ALERT_NAMES
 
 SIDES = ("client", "server")
 

@@ -11,7 +11,7 @@ import pytest
 from fuzz._forge import ALERT, APPLICATION_DATA, FATAL, WARNING, record, take_records
 from tests.tables import Tables
 from trio_tlsbio import PeerAlertError, State, TLSConnection
-from trio_tlsbio._recording import _ALERTS as ALERT_NAMES
+from trio_tlsbio.testing._recording import _ALERTS as ALERT_NAMES
 
 from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, both, sealed
 from .peer import Arena, HostilePeer, outcome_of

@@ -15,7 +15,7 @@ from tests.tables import Tables
 
 from .flood import FLOODS, KIB, Flood
 
-# What is received before another task has its turn, at most: see trio_tlsbio._transport.
+# What is received before another task has its turn, at most: see RECEIVE_BYTES.
 MOST_AT_ONCE = 4 * 96 * KIB
 SMALLEST_RECORD = 22
 

@@ -29,7 +29,7 @@ from fuzz._forge import (
 )
 from tests.helpers import tcp_pair
 from trio_tlsbio import TLSConnection, TLSStream
-from trio_tlsbio._records import RECORD_BYTES, Records
+from trio_tlsbio._core.records import RECORD_BYTES, Records
 
 from .cases import Arenas
 from .flood import HELLO_REQUEST_MESSAGE, KIB, SMALL_TICKET, certificate_request

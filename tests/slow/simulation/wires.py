@@ -10,7 +10,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from trio_tlsbio._connection import Data
+from trio_tlsbio._core.records import Data
 
 WIDE = 64 * 1024
 """How many bytes a wire holds while a connection is brought into its state."""

@@ -14,17 +14,17 @@ __all__ = [
     "APPLICATION_DATA",
     "CHANGE_CIPHER_SPEC",
     "DATA_SHIFT",
+    "Data",
     "HANDSHAKE",
     "HEADER_BYTES",
     "RECORD_BYTES",
-    "Data",
     "Records",
     "byte_view",
     "is_acceptable",
     "is_possible",
     "is_possible_in_plaintext",
-    "reason_of_refusal",
     "record_bounds",
+    "record_length",
 ]
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -47,23 +47,6 @@ DATA_SHIFT = 12
 ``1 << DATA_SHIFT`` bytes.
 """
 
-# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 9846 section
-# 5.2); and how long a record OpenSSL 3.0 has room for.
-_MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
-_MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
-
-# AlertDescription: RFC 9846 section 6.
-_UNEXPECTED_MESSAGE, _BAD_RECORD_MAC, _RECORD_OVERFLOW = 10, 20, 22
-_DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
-
-# Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
-# it answers by an alert in plaintext.
-_BY_TYPE = {CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", HANDSHAKE: "RECORD_TOO_SMALL"}
-_BY_ALERT = {
-    _BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
-    _PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
-}
-
 # A record of type handshake may hold thousands of messages.
 _HANDSHAKE_SHIFT = 7
 
@@ -80,12 +63,12 @@ def byte_view(data: Data) -> memoryview:
 
 def is_possible(record: bytes) -> bool:
     """Whether a record with this header may exist in any phase."""
-    return record[0] in _TYPES and record[1] == 3 and _length(record, 0) <= _MOST_BYTES
+    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
 
 
 def is_possible_in_plaintext(record: bytes) -> bool:
     """Whether a record with this header may exist before anything is encrypted."""
-    return record[0] in _TYPES and record[1] == 3 and _length(record, 0) <= RECORD_BYTES
+    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
 
 
 def is_acceptable(record: bytes) -> bool:
@@ -97,101 +80,22 @@ def is_acceptable(record: bytes) -> bool:
     return (
         record[0] == APPLICATION_DATA
         and record[1:3] == b"\x03\x03"
-        and _length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
+        and record_length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
     )
 
 
 def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
     """Yield where each whole record in ``data`` begins and ends, from ``start`` on."""
     while start + HEADER_BYTES <= len(data):
-        end = start + HEADER_BYTES + _length(data, start)
+        end = start + HEADER_BYTES + record_length(data, start)
         if end > len(data):
             return
         yield start, end
         start = end
 
 
-def _length(data: Data, start: int) -> int:
+def record_length(data: Data, start: int) -> int:
     return data[start + 3] << 8 | data[start + 4]
-
-
-def reason_of_refusal(
-    header: bytes, rest: bytes, written: bytes, *, is_split: bool, is_tls13: bool
-) -> str | None:
-    """Return why OpenSSL has refused a record, as OpenSSL 3.0 names the reason.
-
-    From 3.2 on OpenSSL reports the same for all that its record layer refuses. Its alert shows
-    more, unless it is encrypted, and what it has not read shows whether a header was enough.
-
-    Args:
-      header: The ``last_header`` of the queue that the records were taken from.
-      rest: What OpenSSL has not read of the records that it was given.
-      written: What OpenSSL has written to be sent, which ends with its alert.
-      is_split: Whether more of the last record is missing.
-      is_tls13: Whether TLS 1.3 is agreed on already.
-
-    Returns:
-      None if that can't be known: OpenSSL has read a whole record that is encrypted, and can't
-      decrypt it, or does not allow what is in it.
-    """
-    alert = b""
-    for start, end in record_bounds(written):
-        alert = written[start:end]
-    is_whole = not is_split and _are_whole(rest, 0)
-    is_known = is_split or (
-        len(header) == HEADER_BYTES
-        and (length := _length(header, 0)) > 0
-        and _are_whole(rest, length)
-    )
-    if len(alert) == HEADER_BYTES + 2 and alert[0] == ALERT:
-        length = _length(header, 0) if is_known else len(rest)
-        return _reason_by_alert(alert[-1], header, length, is_whole=is_whole)
-    is_tls13 = is_tls13 or alert[:1] == bytes([APPLICATION_DATA])
-    if is_known:
-        return _reason_by_header(header, is_tls13=is_tls13)
-    if is_whole:
-        return None
-    # Its header was enough, and it is application data by that.
-    likely = bytes([APPLICATION_DATA, 3, 3, *min(len(rest), 0xFFFF).to_bytes(2, "big")])
-    return _reason_by_header(likely, is_tls13=is_tls13) or "WRONG_VERSION_NUMBER"
-
-
-def _reason_by_alert(alert: int, header: bytes, length: int, *, is_whole: bool) -> str | None:
-    """Return what an alert in plaintext means. ``is_whole`` unless a header was enough for it."""
-    if alert == _UNEXPECTED_MESSAGE and is_whole:
-        return _BY_TYPE.get(header[0]) if header else None
-    if alert == _UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
-        return "BAD_RECORD_TYPE" if header[1:2] == b"\x03" else "WRONG_VERSION_NUMBER"
-    if alert == _RECORD_OVERFLOW:
-        return _reason_by_length(length, RECORD_BYTES + _MOST_ADDED) or "DATA_LENGTH_TOO_LONG"
-    if alert == _DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
-        return "LENGTH_TOO_SHORT" if is_whole else "WRONG_VERSION_NUMBER"
-    return _BY_ALERT.get(alert)
-
-
-def _reason_by_header(header: bytes, *, is_tls13: bool) -> str | None:
-    """Return what is wrong with the header of an encrypted record."""
-    if is_tls13 and header[1] == 3 and header[0] != APPLICATION_DATA:
-        return "BAD_RECORD_TYPE"
-    if header[1:3] != b"\x03\x03":
-        return "WRONG_VERSION_NUMBER"
-    most_added = _MOST_ADDED_TLS13 if is_tls13 else _MOST_ADDED
-    return _reason_by_length(_length(header, 0), RECORD_BYTES + most_added)
-
-
-def _reason_by_length(length: int, most: int) -> str | None:
-    if length > _MOST_BUFFERED:
-        return "PACKET_LENGTH_TOO_LONG"
-    return "ENCRYPTED_LENGTH_TOO_LONG" if length > most else None
-
-
-def _are_whole(data: bytes, start: int) -> bool:
-    """Whether nothing but whole records follows."""
-    end = start
-    for begin, end in record_bounds(data, start):
-        if not is_possible(data[begin:end]):
-            return False
-    return end == len(data)
 
 
 @attrs.define(eq=False)
@@ -351,7 +255,7 @@ class Records:
             # A ClientHello in the format of SSLv2, which some OpenSSLs accept: RFC 5246, E.2.
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
             return max(length, HEADER_BYTES)  # OpenSSL refuses less, once it has that much
-        return HEADER_BYTES + _length(data, start)
+        return HEADER_BYTES + record_length(data, start)
 
     def _begin_next(self) -> None:
         self._begin(self._later.popleft() if self._later else b"")

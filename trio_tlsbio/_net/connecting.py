@@ -11,22 +11,16 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from ._connection import check_arguments
-from ._contexts import make_default_context
-from ._errors import TLSError
-from ._reconnecting import Reconnecting, Retry, is_worth_retrying
-from ._sessions import SessionCache, TLSSession
-from ._stream import TLSStream
+from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._core.errors import TLSError
+from trio_tlsbio._core.sessions import TLSSession
+from trio_tlsbio._stream.stream import TLSStream
 
-__all__ = [
-    "Reconnecting",
-    "Retry",
-    "TLSConnector",
-    "is_worth_retrying",
-    "open_tls_over_tcp_stream",
-    "reconnect",
-    "resume_over",
-]
+from .default_context import make_default_context
+from .reconnecting import Reconnecting, Retry, is_worth_retrying
+from .session_cache import SessionCache
+
+__all__ = ["TLSConnector", "open_tls_over_tcp_stream", "reconnect", "resume_over"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 

@@ -11,14 +11,14 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from ._errors import (
+from trio_tlsbio._core.errors import (
     CertificateError,
     HandshakeTimeoutError,
     PeerAlertError,
     TLSError,
     TruncationError,
 )
-from ._stream import TLSStream
+from trio_tlsbio._stream.stream import TLSStream
 
 __all__ = ["Connect", "Reconnecting", "Retry", "is_worth_retrying"]
 

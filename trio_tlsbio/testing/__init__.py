@@ -17,19 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import trio
 
-from ._connection import TLSConnection
-from ._errors import PeerAlertError, TLSError
-from ._faults import (
-    Corrupt,
-    Cut,
-    Fault,
-    FaultyLine,
-    FaultyStream,
-    Insert,
-    Reset,
-    Split,
-    Stall,
-)
+from trio_tlsbio._core.connection import TLSConnection
+from trio_tlsbio._core.errors import PeerAlertError, TLSError
+from trio_tlsbio._stream.stream import TLSStream
+
+from ._faults import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset, Split, Stall
 from ._recording import (
     Conversation,
     Direction,
@@ -40,7 +32,6 @@ from ._recording import (
     flights_of,
     records_of,
 )
-from ._stream import TLSStream
 
 if TYPE_CHECKING:
     import trustme

@@ -10,15 +10,15 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._records import HEADER_BYTES, Data, Records
-from ._transport import (
-    ConflictDetector,
+from trio_tlsbio._core.records import HEADER_BYTES, Data, Records
+from trio_tlsbio._stream.abstract import (
     CountingStream,
     ImmediateStream,
     LingeringStream,
-    SocketCalls,
     WatchedStream,
 )
+from trio_tlsbio._stream.sockets import SocketCalls
+from trio_tlsbio._stream.turns import ConflictDetector
 
 __all__ = [
     "Conversation",

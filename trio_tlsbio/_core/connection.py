@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import operator
-import re
 import ssl
 import sys
 from contextlib import suppress
@@ -12,23 +10,18 @@ from functools import partial
 from typing import NoReturn
 
 import attrs
-import idna
 import trio
 
-from ._contexts import IS_PYPY, context_for_name, note_requested_hostname, refused_hostname
-from ._errors import (
-    PeerAlertError,
-    PostHandshakeAuthError,
-    TLSError,
-    caused_by,
-    explain,
-    truncated,
-)
-from ._hello import HelloWatch
-from ._info import HandshakeInfo, empty_error_queue, presented_names
-from ._key_exchange import KeyExchangeWatch
-from ._native_session import LOOKS_ARE_CHEAP, AnySession, current_session, resume, session_id
-from ._records import (
+from .arguments import check_arguments
+from .certificates import presented_names
+from .error_queue import IS_PYPY, clean_up, empty_error_queue, is_openssl_error, may_be_foreign
+from .errors import PeerAlertError, PostHandshakeAuthError, TLSError, caused_by, truncated
+from .explain import explain
+from .handshake_info import HandshakeInfo
+from .hello import HelloWatch
+from .key_exchange import KeyExchangeWatch
+from .native_session import LOOKS_ARE_CHEAP, current_session, resume, session_id
+from .records import (
     APPLICATION_DATA,
     DATA_SHIFT,
     HEADER_BYTES,
@@ -38,13 +31,14 @@ from ._records import (
     byte_view,
     is_acceptable,
     is_possible_in_plaintext,
-    reason_of_refusal,
     record_bounds,
 )
-from ._sessions import TLSSession, VerificationSettings, refuse_copy
-from ._states import Event, Side, State, advance
+from .refusals import reason_of_refusal
+from .sessions import TLSSession, VerificationSettings, refuse_copy
+from .sni import context_for_name, note_requested_hostname, refused_hostname
+from .states import Event, Side, State, advance
 
-__all__ = ["SLICE_BYTES", "Data", "TLSConnection", "check_arguments"]
+__all__ = ["SLICE_BYTES", "TLSConnection"]
 
 # To look up an enum's member takes as long as three calls do, so it is done once.
 _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
@@ -73,100 +67,8 @@ _SEAL_BYTES = HEADER_BYTES + 1 + 16
 # An encrypted KeyUpdate (RFC 9846 section 4.7.3).
 _KEY_UPDATE_BYTES = 5 + _SEAL_BYTES
 
-# What no host name has, but URLs and addresses with a port do.
-_NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
-
 SLICE_BYTES = 16 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""
-
-
-def _ascii_name(server_hostname: str | bytes) -> str:
-    """Return a host name in the ASCII form in which it goes into the handshake."""
-    if isinstance(server_hostname, bytes | bytearray):
-        try:
-            name = server_hostname.decode("ascii")
-        except UnicodeDecodeError as exc:
-            raise ValueError("server_hostname: bytes must be ASCII") from exc
-    elif isinstance(server_hostname, str):
-        name = server_hostname
-    else:
-        raise TypeError(
-            f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
-        )
-    if address := _ip_address(name):
-        return address
-    if not name.isascii():
-        # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
-        # in which some names mean another host. The package idna comes with Trio.
-        try:
-            name = idna.encode(name, uts46=True).decode("ascii")
-        except idna.IDNAError as exc:
-            raise ValueError(
-                f"server_hostname: {server_hostname!r} is not a host name: {exc}"
-            ) from exc
-    # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
-    # of SNI, and certificates don't have it.
-    name = name.removesuffix(".")
-    # RFC 1035 section 2.3.4: the ssl module would raise a bare UnicodeError, after connecting.
-    labels_fit = all(0 < len(label) <= 63 for label in name.split("."))
-    if not labels_fit or len(name) > 253 or _NOT_IN_NAMES.search(name):
-        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
-    return name
-
-
-def _ip_address(name: str) -> str | None:
-    """Return an IP address without its zone, which certificates don't have; None for others.
-
-    The zone of an IPv6 address means an interface of this machine: RFC 4007 section 11.2 keeps it
-    off the wire.
-    """
-    if ":" not in name and not name[-1:].isdigit():
-        return None  # without an exception that would say so
-    address, _, zone = name.partition("%")
-    try:
-        is_v6 = ipaddress.ip_address(address).version == 6
-    except ValueError:
-        return None
-    return address if is_v6 or not zone else None
-
-
-def check_arguments(
-    ssl_context: ssl.SSLContext,
-    *,
-    server_side: bool,
-    server_hostname: str | bytes | None,
-    session: TLSSession | None,
-) -> tuple[str | None, AnySession | None]:
-    """Check what a connection is to be made of, and return the ASCII name and the raw session.
-
-    Raises:
-      ValueError: for arguments that don't go together.
-      TypeError: for arguments of a wrong type.
-    """
-    if not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
-    other_side = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
-    if ssl_context.protocol is other_side:
-        raise ValueError(f"ssl_context was made for the other side, by {other_side.name}")
-    name = None if server_hostname is None else _ascii_name(server_hostname)
-    if server_side:
-        if name is not None:
-            raise ValueError("server_hostname is for clients: a server has no name to check")
-        if session is not None:
-            raise ValueError("session is for clients: a server resumes what it is offered")
-    elif ssl_context.check_hostname and name is None:
-        # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at all.
-        raise ValueError(
-            "the SSLContext checks host names (check_hostname), so a client needs server_hostname"
-        )
-    if session is None:
-        return name, None
-    if not isinstance(session, TLSSession):
-        raise TypeError(
-            f"session must be a TLSSession, not {type(session).__name__}: a raw session does not "
-            "say for which name it was verified"
-        )
-    return name, session.resumed_by(ssl_context, name)
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -597,7 +499,7 @@ class TLSConnection:
         suspect: TLSError | None = None
         fed.allowance, self.is_behind = _MOST_RECORDS, False
         if IS_PYPY:
-            empty_error_queue()  # as _clean_up() does, without a call for each message
+            empty_error_queue()  # as clean_up() does, without a call for each message
         if self._receive_state is _OPEN and not incoming.pending and not self._refill():
             # Only the rest of a record that was read in part can be there.
             self.wants_data = not (
@@ -608,7 +510,7 @@ class TLSConnection:
                 # One call returns one record at most.
                 chunk = read(min(left, RECORD_BYTES))
             except Exception as exc:
-                if suspect is None and _may_be_foreign(exc):
+                if suspect is None and may_be_foreign(exc):
                     suspect = self._explained(exc)
                     continue
                 if self._goes_on_after(exc, suspect):
@@ -642,7 +544,7 @@ class TLSConnection:
         """Whether to read again. What ends the direction is left in its state.
 
         ``suspect`` is the error that OpenSSL had before, if it was asked again: see
-        :func:`_may_be_foreign`.
+        :func:`may_be_foreign`.
         """
         if isinstance(exc, ssl.SSLWantReadError):
             self._may_hold_message = False
@@ -727,7 +629,7 @@ class TLSConnection:
         """
         if not self._incoming.pending:
             self._refill()
-        _clean_up()
+        clean_up()
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             self._ssl_object.do_handshake()
@@ -739,7 +641,7 @@ class TLSConnection:
             self._happened(Event.FAILURE, PeerAlertError(message, alert="close_notify"))
         except Exception as exc:
             self._drop_finished(exc)
-            if suspect is None and _may_be_foreign(exc):
+            if suspect is None and may_be_foreign(exc):
                 self._shake_hands(self._explained(exc))
             else:
                 self._fail(exc, suspect)
@@ -783,7 +685,7 @@ class TLSConnection:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
         while Python code above it (truststore, for one) has refused the peer.
         """
-        if self._ssl_object.version() is not None or not _is_openssl_error(exc):
+        if self._ssl_object.version() is not None or not is_openssl_error(exc):
             self._outgoing.read()
 
     def _begin_collecting(self) -> None:
@@ -843,7 +745,7 @@ class TLSConnection:
         try:
             self._ssl_object.verify_client_post_handshake()
         except ssl.SSLError as exc:
-            _clean_up()
+            clean_up()
             error = PostHandshakeAuthError(
                 "this client can't be asked for a certificate after the handshake: it does not "
                 f"offer that, or speaks {self._handshake.version}",
@@ -928,7 +830,7 @@ class TLSConnection:
                 self.held.append(bytes(left))  # alone: what is held already is sent before
                 left = b""
             except Exception as exc:
-                if suspect is None and _may_be_foreign(exc):
+                if suspect is None and may_be_foreign(exc):
                     suspect = self._explained(exc)
                     continue
                 self._fail(exc, suspect)
@@ -1010,7 +912,7 @@ class TLSConnection:
             self.wants_data = wanted_data and self._send_state is _OPEN
 
     def _shut_down(self, suspect: TLSError | None = None) -> None:
-        _clean_up()
+        clean_up()
         try:
             self._ssl_object.unwrap()
         except ssl.SSLWantReadError:
@@ -1018,8 +920,8 @@ class TLSConnection:
         except Exception as exc:
             if getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT":
                 self.held.append(None)  # the peer renegotiates
-                _clean_up()
-            elif suspect is None and _may_be_foreign(exc):
+                clean_up()
+            elif suspect is None and may_be_foreign(exc):
                 self._shut_down(self._explained(exc))
             else:
                 self._fail(exc, suspect)
@@ -1136,7 +1038,7 @@ class TLSConnection:
 
     def _explained(self, exc: Exception) -> TLSError:
         """Return what an exception of OpenSSL, or of Python code above it, means."""
-        _clean_up()
+        clean_up()
         if isinstance(exc, ssl.SSLError):
             return explain(
                 exc,
@@ -1171,7 +1073,7 @@ class TLSConnection:
         """Remember the first error: OpenSSL reports only consequences of it from then on, and
         after a fatal alert even what looks like a clean end.
         """
-        _clean_up()
+        clean_up()
         self._happened(Event.FAILURE, suspect or self._explained(exc))
 
     def abort(self, error: TLSError) -> None:
@@ -1185,37 +1087,6 @@ class TLSConnection:
         """Raise what keeps data from being sent: a failure, or an end before the handshake."""
         if self._send_error is not None:
             raise self._send_error.again()
-
-
-def _is_openssl_error(exc: BaseException) -> bool:
-    # CPython gives every SSLError that it makes from OpenSSL's error queue a library attribute;
-    # one that was raised by Python code has none.
-    return isinstance(exc, ssl.SSLError) and hasattr(exc, "library")
-
-
-def _may_be_foreign(exc: BaseException) -> bool:
-    """Whether an error may be one that other code has left in OpenSSL's error queue.
-
-    The queue is the thread's, and SSL_get_error(3) takes what is in it for the verdict on the call
-    before: decoding an odd certificate, anywhere in the thread, would break this connection. Then
-    OpenSSL is asked again, with the queue empty, as CPython leaves it. An error that really comes
-    from another part of OpenSSL while TLS is at work (a certificate that can't be parsed) is not
-    lost: asked again, OpenSSL only knows that the connection has failed.
-
-    PyPy leaves every error in the queue, those of other connections too, which look like our own.
-    There the queue is emptied before OpenSSL is called, and after it has failed.
-    """
-    return (
-        isinstance(exc, ssl.SSLError)
-        and exc.errno == ssl.SSL_ERROR_SSL
-        and getattr(exc, "library", "SSL") != "SSL"
-    )
-
-
-def _clean_up() -> None:
-    """Keep an error of this connection from becoming one of others: see _may_be_foreign()."""
-    if IS_PYPY:
-        empty_error_queue()
 
 
 def _wait_for_no_rest(_: bytes) -> bool:

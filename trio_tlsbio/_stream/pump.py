@@ -14,8 +14,11 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._connection import Data
-from ._transport import ConflictDetector, ImmediateStream, SocketCalls, beside, close_nowait
+from trio_tlsbio._core.records import Data
+
+from .abstract import ImmediateStream, close_nowait
+from .sockets import SocketCalls
+from .turns import ConflictDetector, beside
 
 __all__ = ["PumpedStream", "open_pump"]
 

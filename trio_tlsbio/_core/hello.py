@@ -6,14 +6,14 @@ import hashlib
 
 import attrs
 
-from ._errors import TLSError, printable
-from ._records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
+from .errors import TLSError, printable
+from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
 
 __all__ = [
     "HELLO_RETRY_REQUEST",
+    "HelloWatch",
     "MAX_HELLO_BYTES",
     "MESSAGE_HEADER_BYTES",
-    "HelloWatch",
     "MalformedError",
     "Reader",
     "message_bytes",

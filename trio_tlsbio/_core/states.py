@@ -12,7 +12,7 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["TRANSITIONS", "Event", "Side", "State", "advance"]
+__all__ = ["Event", "Side", "State", "TRANSITIONS", "advance"]
 
 
 class Side(enum.Enum):

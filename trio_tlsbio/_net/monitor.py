@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import attrs
 
-from ._errors import TLSError
-from ._info import HandshakeInfo
+from trio_tlsbio._core.errors import TLSError
+from trio_tlsbio._core.handshake_info import HandshakeInfo
 
 __all__ = [
     "AcceptFailed",

@@ -9,159 +9,37 @@ leaves nothing behind but ciphertext that waits its turn.
 from __future__ import annotations
 
 import copy
-import errno
-import inspect
-import os
-import select
-import socket as stdlib_socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from types import TracebackType
-from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import ClassVar, Generic, TypeVar
 
 if sys.platform == "linux":
-    import fcntl
-    import termios
+    pass
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._connection import SLICE_BYTES, Data, TLSConnection
-from ._errors import TLSError, TruncationError, caused_by
+from trio_tlsbio._core.connection import SLICE_BYTES, TLSConnection
+from trio_tlsbio._core.errors import TLSError, TruncationError, caused_by
+from trio_tlsbio._core.records import Data
+from trio_tlsbio._stream import sockets
 
-__all__ = [
-    "ConflictDetector",
-    "CountingStream",
-    "ImmediateStream",
-    "LingeringStream",
-    "SocketCalls",
-    "Transport",
-    "WatchedStream",
-    "beside",
-    "close_nowait",
-    "transport_for",
-]
+from .abstract import CountingStream, ImmediateStream, LingeringStream, WatchedStream
+from .sockets import MOST_PIECES, RECEIVE_BYTES, SocketCalls, closed_error, stream_error
+from .turns import beside
 
-# How much is taken from a socket at a time, in bytes. It is below the 128 KiB from which on glibc's
-# malloc asks the system for new pages each time.
-_RECEIVE_BYTES = 96 * 1024
+__all__ = ["Transport", "transport_for"]
 
 # How often it is read again, as long as that much was there. To wait costs more than to read.
 _MORE_READS = 3
-
-# How many pieces go to a socket at a time. A slice has 16 of them, and systems take 1024 (IOV_MAX
-# in sysconf(3)).
-_MOST_PIECES = 64
 
 # How much that the peer has made us write may wait to be sent while receiving goes on, in bytes.
 _MOST_ANSWERED = 2 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
-
-
-@attrs.define(eq=False)
-class ConflictDetector:
-    """Makes it an error that two tasks do the same thing at once.
-
-    Where each call counts, set and reset :attr:`is_busy` in place of a ``with`` block.
-    """
-
-    _message: str
-    is_busy: bool = attrs.field(default=False, init=False)
-
-    def error(self) -> trio.BusyResourceError:
-        """Return what to raise where it is busy."""
-        return trio.BusyResourceError(self._message)
-
-    def __enter__(self) -> None:
-        if self.is_busy:
-            raise self.error()
-        self.is_busy = True
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.is_busy = False
-
-
-@asynccontextmanager
-async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
-    """Run a task beside a block of code, and cancel it when the block ends.
-
-    What the block raises comes out as it is, not in a group as from a nursery.
-    """
-    error: BaseException | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(task)
-            try:
-                yield
-            except BaseException as exc:
-                error = exc
-            nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # Ctrl-C while the task was ending
-        error = group.exceptions[0]
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error  # or its traceback would keep it alive in a cycle
-
-
-@runtime_checkable
-class CountingStream(Protocol):
-    """A stream that tells how much a cancelled send has sent, as a :class:`TLSStream` does."""
-
-    @property
-    def is_cancel_safe(self) -> bool:
-        """Whether it really can, which may depend on what is beneath."""
-        ...
-
-    @property
-    def bytes_committed(self) -> int:
-        """How many bytes it has taken on itself to deliver, since it was made."""
-        ...
-
-    def send_nowait(self, data: Data) -> int:
-        """Take on as much of ``data`` as is possible without waiting, and return how much."""
-        ...
-
-    async def send_all(self, data: Data) -> None:
-        """Send all of it."""
-        ...
-
-
-@runtime_checkable
-class ImmediateStream(Protocol):
-    """A stream that can receive without waiting, as a :class:`TLSStream` over a socket can."""
-
-    def receive_nowait(self) -> bytes | None:
-        """Return what has arrived, ``b""`` at the end; None if nothing has."""
-        ...
-
-
-@runtime_checkable
-class LingeringStream(Protocol):
-    """A stream over a socket, which must not be closed before the peer has closed."""
-
-    def end_direction(self) -> bool:
-        """See :meth:`Transport.end_direction`."""
-        ...
-
-
-@runtime_checkable
-class WatchedStream(Protocol):
-    """A stream that shows whether the peer has gone, as a :class:`TLSStream` over a socket does."""
-
-    def peer_has_gone(self) -> bool:
-        """See :meth:`Transport.peer_has_gone`."""
-        ...
 
 
 @attrs.define(eq=False)
@@ -517,7 +395,7 @@ class Transport(ABC, Generic[StreamT]):
             self.check_receive()  # another task may have met an error meanwhile
             return 0
         self._feed(data)
-        more = self.receive_nowait(_MORE_READS) if len(data) == _RECEIVE_BYTES else 0
+        more = self.receive_nowait(_MORE_READS) if len(data) == RECEIVE_BYTES else 0
         return len(data) + more
 
     def _feed(self, data: Data) -> None:
@@ -655,38 +533,38 @@ class _SocketTransport(Transport[trio.SocketStream]):
             raise trio.ClosedResourceError("can't send data after sending EOF")
         descriptor = self._fileno()
         if descriptor < 0:
-            raise _closed()
+            raise closed_error()
         try:
             await trio.lowlevel.wait_writable(descriptor)  # cancelled, it has sent nothing
-            self._mark_sent(calls.write(self._fileno(), pieces[:_MOST_PIECES]))
+            self._mark_sent(sockets.calls.write(self._fileno(), pieces[:MOST_PIECES]))
         except (BlockingIOError, InterruptedError):
             pass  # it was not that writable
         except OSError as exc:
-            raise _stream_error(exc) from exc
+            raise stream_error(exc) from exc
 
     def _send_some_nowait(self, pieces: Sequence[Data]) -> int:
         try:
-            return calls.write(self._fileno(), pieces[:_MOST_PIECES])
+            return sockets.calls.write(self._fileno(), pieces[:MOST_PIECES])
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
-            raise _stream_error(exc) from exc
+            raise stream_error(exc) from exc
 
     def _receive_some(self) -> Awaitable[None]:
         # Waiting first: mostly nothing has come yet, and finding that out is not free.
         self._was_woken = False
         descriptor = self._fileno()
         if descriptor < 0:
-            raise _closed()
+            raise closed_error()
         return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105 - the caller awaits it
 
     def _read_nowait(self) -> bytes | None:
         try:
-            return calls.read(self._fileno(), _RECEIVE_BYTES)
+            return sockets.calls.read(self._fileno(), RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as exc:
-            raise _stream_error(exc) from exc
+            raise stream_error(exc) from exc
 
     def _interrupt_receive(self) -> None:
         # This wakes those who wait for the socket, and a wait costs no cancel scope. Nobody else
@@ -699,184 +577,19 @@ class _SocketTransport(Transport[trio.SocketStream]):
 
     def peer_has_gone(self) -> bool:
         try:
-            return _peer_has_gone(self._fileno())
+            return sockets.peer_has_gone(self._fileno())
         except OSError as exc:  # a system may report it once only
             if self._receive_error is None:
-                broken = _stream_error(exc)
+                broken = stream_error(exc)
                 broken.__cause__ = exc
                 self._break("receiving", broken)
             return True
 
     def unacknowledged(self) -> int | None:
-        return calls.unacknowledged(self._fileno())
+        return sockets.calls.unacknowledged(self._fileno())
 
     def end_direction(self) -> bool:
         return SocketCalls(self._stream).end_direction()
-
-
-@attrs.frozen
-class SocketCalls:
-    """What can be done with a socket without waiting."""
-
-    _stream: trio.SocketStream
-
-    def check_send(self) -> None:
-        """Raise :exc:`trio.ClosedResourceError` if our direction, or all of it, was closed."""
-        if self._stream.socket.fileno() < 0:
-            raise _closed()
-        if self._stream.socket.did_shutdown_SHUT_WR:
-            raise trio.ClosedResourceError("can't send data after sending EOF")
-
-    def send_nowait(self, pieces: Sequence[Data]) -> int | None:
-        """Send as much as the socket takes, and return how many bytes that was; None if it takes
-        nothing now.
-        """
-        try:
-            return calls.write(self._stream.socket.fileno(), pieces[:_MOST_PIECES])
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError as exc:
-            raise _stream_error(exc) from exc
-
-    async def wait_writable(self) -> None:
-        """Wait until it takes something."""
-        await trio.lowlevel.wait_writable(self._stream.socket.fileno())
-
-    def receive_nowait(self) -> bytes | None:
-        """Return what has arrived, ``b""`` at the end; None if nothing has."""
-        try:
-            return calls.read(self._stream.socket.fileno(), _RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError as exc:
-            raise _stream_error(exc) from exc
-
-    def peer_has_gone(self) -> bool:
-        """See :meth:`Transport.peer_has_gone`."""
-        try:
-            return _peer_has_gone(self._stream.socket.fileno())
-        except OSError:
-            return True
-
-    def end_direction(self) -> bool:
-        """See :meth:`Transport.end_direction`."""
-        # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
-        # then the peer's kernel may throw away what it has not read yet. RFC 9112 section 9.6
-        # tells the same of HTTP.
-        socket = self._stream.socket
-        if socket.fileno() >= 0 and not socket.did_shutdown_SHUT_WR:
-            with suppress(OSError):  # the peer has reset it already
-                socket.shutdown(stdlib_socket.SHUT_WR)
-        return True
-
-
-# Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
-
-
-@contextmanager
-def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
-    if descriptor < 0:  # a closed socket's, for which the standard library has a ValueError
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    # With family and type given, making it costs no system call.
-    borrowed = stdlib_socket.socket(
-        stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
-    )
-    if stdlib_socket.getdefaulttimeout() is not None:
-        borrowed.settimeout(0)  # or it would wait that long
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()  # the descriptor stays the stream's
-
-
-class PortableCalls:
-    """The calls that work on every system. Windows has no others."""
-
-    @staticmethod
-    def read(descriptor: int, max_bytes: int, /) -> bytes:
-        """Read what has arrived, ``max_bytes`` at most; ``b""`` at the end."""
-        with _borrowed(descriptor) as socket:
-            return socket.recv(max_bytes)
-
-    @staticmethod
-    def write(descriptor: int, pieces: Sequence[Data], /) -> int:
-        """Write as much as the socket takes, and return how many bytes that was."""
-        with _borrowed(descriptor) as socket:
-            return socket.send(b"".join(pieces))
-
-    @staticmethod
-    def peer_has_gone(descriptor: int) -> bool:
-        """Whether it has, as far as the system shows that. Raises the OSError that shows it."""
-        try:  # the end shows once all before it was received
-            with _borrowed(descriptor) as socket:
-                return socket.recv(1, stdlib_socket.MSG_PEEK) == b""
-        except (BlockingIOError, InterruptedError):
-            return False
-
-    @staticmethod
-    def unacknowledged(descriptor: int) -> int | None:  # noqa: ARG004 - it can't be asked
-        """See :meth:`Transport.unacknowledged`."""
-        return None
-
-
-# Everything that depends on the system is chosen here, and looked up at each use, so that a test
-# can choose another system's.
-calls: type[PortableCalls] = PortableCalls
-
-if sys.platform != "win32":
-
-    class PosixCalls(PortableCalls):
-        """Cheaper ones, where sockets are files. macOS has no more than these."""
-
-        read = staticmethod(os.read)
-        write = staticmethod(os.writev)
-
-    # PyPy lacks the name; its poll() knows the flag.
-    _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000 if sys.platform == "linux" else 0)
-
-    class PollingCalls(PosixCalls):
-        """Those of a system that shows the end before what came earlier is received."""
-
-        @staticmethod
-        def peer_has_gone(descriptor: int) -> bool:
-            """See :meth:`PortableCalls.peer_has_gone`."""
-            poll = select.poll()
-            poll.register(descriptor, _POLLRDHUP)
-            return bool(poll.poll(0))
-
-    calls = PollingCalls if _POLLRDHUP else PosixCalls
-
-if sys.platform == "linux":
-    # The first field of struct tcp_info in linux/tcp.h is the state; Python has no name for this.
-    _TCP_CLOSE = 7
-
-    def _is_reset(descriptor: int) -> bool:
-        try:
-            with _borrowed(descriptor) as socket:
-                info = socket.getsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, 1)
-        except OSError:  # it is no TCP
-            return False
-        return info[0] == _TCP_CLOSE
-
-    class LinuxCalls(PollingCalls):
-        """All that Linux can do."""
-
-        @staticmethod
-        def unacknowledged(descriptor: int) -> int | None:
-            """See :meth:`PortableCalls.unacknowledged`."""
-            try:  # SIOCOUTQ in tcp(7)
-                answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4))
-            except OSError:
-                return None
-            if _is_reset(descriptor):
-                return 0  # the system counts on, but sends nothing any more
-            return int.from_bytes(answer, sys.byteorder)
-
-    calls = LinuxCalls
-
-
-def _peer_has_gone(descriptor: int) -> bool:
-    return descriptor >= 0 and calls.peer_has_gone(descriptor)
 
 
 def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transport[trio.abc.Stream]:
@@ -888,36 +601,9 @@ def transport_for(stream: trio.abc.Stream, connection: TLSConnection) -> Transpo
     return _StreamTransport(stream, connection)
 
 
-def close_nowait(stream: trio.abc.AsyncResource) -> bool:
-    """Close a stream without waiting, and return whether it can be closed so."""
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    elif isinstance(stream, trio.StapledStream):
-        halves = stream.send_stream, stream.receive_stream
-        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
-    elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
-        if inspect.iscoroutinefunction(close):
-            return False
-        return close() is not False  # a stream that carries another one may not be able to
-    else:
-        return False
-    return True
-
-
 def _without_traceback(exc: Exception) -> Exception:
     """Return a copy of an exception of other code, which is going to be raised itself."""
     try:
         return copy.copy(exc)
     except Exception:
         return RuntimeError(f"{type(exc).__name__}: {exc}")
-
-
-def _stream_error(exc: OSError) -> Exception:
-    """Return the exception by which Trio's streams report an OSError."""
-    if exc.errno in (errno.EBADF, errno.ENOTSOCK):
-        return _closed()
-    return trio.BrokenResourceError(f"socket connection broken: {exc}")
-
-
-def _closed() -> trio.ClosedResourceError:
-    return trio.ClosedResourceError("this socket was already closed")

@@ -13,8 +13,8 @@ from typing import Generic, TypeAlias, TypeVar
 import attrs
 import trio
 
-from ._connection import Data
-from ._transport import ConflictDetector
+from trio_tlsbio._core.records import Data
+from trio_tlsbio._stream.turns import ConflictDetector
 
 __all__ = [
     "Corrupt",

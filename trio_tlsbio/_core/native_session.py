@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import attrs
 
-__all__ = ["LOOKS_ARE_CHEAP", "AnySession", "current_session", "resume", "session_id"]
+__all__ = ["AnySession", "LOOKS_ARE_CHEAP", "current_session", "resume", "session_id"]
 
 
 class AnySession(Protocol):

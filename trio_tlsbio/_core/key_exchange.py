@@ -6,14 +6,8 @@ from contextlib import suppress
 
 import attrs
 
-from ._hello import (
-    HELLO_RETRY_REQUEST,
-    MESSAGE_HEADER_BYTES,
-    MalformedError,
-    Reader,
-    message_bytes,
-)
-from ._records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
+from .hello import HELLO_RETRY_REQUEST, MESSAGE_HEADER_BYTES, MalformedError, Reader, message_bytes
+from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
 __all__ = ["GROUPS", "KeyExchangeWatch"]
 

@@ -1,0 +1,1 @@
+"""TLS without I/O, clock or tasks: bytes in, bytes out."""

@@ -1,0 +1,129 @@
+"""What is in the certificates that a peer presents."""
+
+from __future__ import annotations
+
+import _ssl
+import ipaddress
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from .error_queue import clean_error_queue, empty_error_queue
+
+__all__ = [
+    "Certificate",
+    "certificate_names",
+    "decoded_certificate",
+    "decoded_chain",
+    "is_same_name",
+    "peer_chain",
+    "presented_names",
+]
+
+# A certificate as SSLObject.getpeercert() decodes it.
+Certificate = Mapping[str, Any]
+
+
+def certificate_names(certificate: Certificate) -> tuple[str, ...]:
+    """Return the DNS names and IP addresses that a certificate is valid for.
+
+    Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
+    section 2).
+
+    Args:
+      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
+    """
+    names = []
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind == "DNS":
+            names.append(value)
+        elif kind == "IP Address":
+            with suppress(ValueError):  # one that is malformed stands for nobody
+                # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
+                names.append(str(ipaddress.ip_address(value.strip())))
+    return tuple(names)
+
+
+def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+    # Public from Python 3.13 on, but there only as DER, which the standard library can't decode;
+    # the object beneath has had this method since 3.10. Without it we know less, and say less.
+    sslobj = getattr(ssl_object, "_sslobj", None)
+    get_chain = getattr(sslobj, "get_unverified_chain", None)
+    if get_chain is None:
+        return ()
+    # A client that was asked for a certificate after the handshake, and has none, leaves a None.
+    return tuple(certificate for certificate in get_chain() or () if certificate is not None)
+
+
+def _in_der(certificate: Any) -> bytes:
+    data: bytes = certificate.public_bytes(_ssl.ENCODING_DER)
+    return data
+
+
+def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
+    """Return the names in the certificate that the peer presented, refused ones included.
+
+    getpeercert() tells nothing of a handshake that failed, when one wants to know most.
+    """
+    chain = raw_chain(ssl_object)
+    with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
+        return certificate_names(chain[0].get_info()) if chain else ()
+    return ()
+
+
+def decoded_certificate(ssl_object: ssl.SSLObject) -> Certificate | None:
+    try:
+        if (certificate := ssl_object.getpeercert()) is not None:
+            empty_error_queue()
+        return certificate
+    except (ValueError, ssl.SSLError):
+        # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
+        # not.
+        return {}
+
+
+def peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+    leaf = ssl_object.getpeercert(binary_form=True)
+    if leaf is None:
+        return ()
+    chain = tuple(map(_in_der, raw_chain(ssl_object)))
+    # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
+    return chain if leaf in chain else (leaf, *chain)
+
+
+def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
+    """Decode the certificates that the peer presented, its own first.
+
+    They are in the order of :attr:`HandshakeInfo.peer_certificate_chain`, and like it what was
+    sent, verified or not. It takes a while, so it is not part of the handshake.
+
+    Args:
+      ssl_object: Of a connection whose handshake is done, such as
+        :attr:`TLSConnection.ssl_object`.
+
+    Returns:
+      For each the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of one, empty where
+      that can't be had.
+    """
+    decoded: dict[bytes, Certificate] = {}
+    for certificate in raw_chain(ssl_object):
+        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
+            decoded[_in_der(certificate)] = certificate.get_info()
+    chain = peer_chain(ssl_object)
+    if chain and chain[0] not in decoded:
+        decoded[chain[0]] = decoded_certificate(ssl_object) or {}
+    return tuple(decoded.get(certificate, {}) for certificate in chain)
+
+
+def is_same_name(pattern: str, hostname: str) -> bool:
+    """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
+    try:
+        return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
+    except ValueError:
+        pass
+    pattern, hostname = pattern.lower(), hostname.lower()
+    if pattern.startswith("*."):
+        # A wildcard stands for exactly one label, the leftmost.
+        return hostname.partition(".")[2] == pattern[2:]
+    return pattern == hostname

@@ -1,0 +1,126 @@
+"""From an error of OpenSSL to one of ours, in plain words."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Sequence
+
+from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable
+from .words import ALERTS as _ALERTS
+from .words import NEWER_ALERTS as _NEWER_ALERTS
+from .words import REASONS as _REASONS
+from .words import VERIFY_CODES as _VERIFY_CODES
+
+__all__ = ["explain"]
+
+# What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
+# from its own, and the first record that is encrypted can't be read.
+_UNREADABLE = {"DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE"}
+_UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
+
+_HOSTNAME_MISMATCH = 62
+_IP_ADDRESS_MISMATCH = 64
+
+# What stands for an alert that OpenSSL has no name for: all of its own reasons have one.
+_UNNAMED = "UNKNOWN_ERROR"
+
+# OpenSSL's number for an alert that it received is this plus the alert's own. The number of an
+# error has the library and more in the bits above its reason.
+_ALERT_OFFSET = 1000
+_REASON_MASK = 0xFFF
+
+
+def _reason_of(exc: ssl.SSLError) -> str | None:
+    """Return OpenSSL's reason name, also for those that Python has no name for."""
+    reason: str | None = getattr(exc, "reason", None)
+    if reason is not None:
+        return reason
+    if _unnamed_alert_in(exc) is not None:
+        return _UNNAMED
+    # CPython's text ends with a line of its source in brackets.
+    text = re.match(r"\[SSL\] (.+?)(?: \(|$)", str(exc))
+    return text[1].upper().replace(" ", "_") if text else None
+
+
+def _unnamed_alert_in(exc: ssl.SSLError) -> int | None:
+    """Return the number of an alert that OpenSSL has no name for. Only PyPy reports it."""
+    if match := re.search(r"unknown error for errcode (\d+)$", str(exc)):
+        number = (int(match[1]) & _REASON_MASK) - _ALERT_OFFSET
+        return number if 0 <= number <= 255 else None
+    return None
+
+
+def _alert_in(reason: str | None) -> str | None:
+    """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
+    *received* as reasons that begin with the version that introduced them.
+    """
+    if reason == _UNNAMED:
+        return "unknown"
+    if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
+        alert = match[1].lower()
+        if alert in _ALERTS:
+            return "user_canceled" if alert == "user_cancelled" else alert
+    return None
+
+
+def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
+    """Say that a certificate for ``names`` was presented where ``expected`` was wanted."""
+    if not names:
+        return f"the certificate is not valid for {expected}"
+    some = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+    return f"the certificate is for {some}, not {expected}"
+
+
+def explain(
+    exc: ssl.SSLError,
+    *,
+    names: Callable[[], Sequence[str]],
+    server_hostname: str | None,
+    refused_hostname: str | None,
+    agrees_by_psk: bool,
+    refusal: Callable[[], str | None],
+) -> TLSError:
+    """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
+
+    ``names()`` are those in the certificate that the peer presented, as far as they are known.
+    ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
+    whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal()`` is the
+    reason why a record was refused, as far as it is known: newer OpenSSLs don't report it.
+    """
+    reason = _reason_of(exc)
+    if reason == "RECORD_LAYER_FAILURE":
+        reason = refusal() or reason
+    error: TLSError
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        code: int | None = getattr(exc, "verify_code", None)
+        if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
+            message = certificate_mismatch(names(), server_hostname)
+        else:
+            words = _VERIFY_CODES.get(code or 0) or getattr(exc, "verify_message", None)
+            message = f"the peer's certificate was refused: {words or exc}"
+        error = CertificateError(message, reason=reason, verify_code=code)
+    elif alert := _alert_in(reason):
+        number = _unnamed_alert_in(exc)
+        alert = _NEWER_ALERTS.get(number, alert)
+        words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
+        if agrees_by_psk and alert in _UNREADABLE_ALERTS:
+            words = _ALERTS["bad_record_mac"]
+            words = f"the pre-shared keys (PSK) of both sides differ, or {words}"
+        shown = number if alert == "unknown" and number is not None else alert
+        message = f"the peer ended the connection: {words} (alert {shown})"
+        error = PeerAlertError(message, alert=alert, reason=reason)
+    elif refused_hostname is not None:
+        # OpenSSL only knows that some callback has said no.
+        message = f"the peer asked for {printable(refused_hostname)}, which is not served here"
+        error = TLSError(message, reason="UNRECOGNIZED_NAME")
+    elif agrees_by_psk and reason in _UNREADABLE:
+        words = _REASONS["DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
+        message = f"the pre-shared keys (PSK) of both sides differ, or {words}"
+        error = TLSError(message, reason=reason)
+    elif reason in _REASONS and getattr(exc, "library", None) in {"SSL", None}:
+        # Other libraries of OpenSSL have reasons of the same names.
+        error = TLSError(_REASONS[reason], reason=reason)
+    else:
+        error = TLSError(f"TLS failed: {exc}", reason=reason)
+    return caused_by(error, exc)

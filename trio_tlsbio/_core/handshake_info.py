@@ -1,0 +1,100 @@
+"""What a finished handshake agreed on."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+
+import attrs
+
+from .certificates import (
+    Certificate,
+    certificate_names,
+    decoded_certificate,
+    is_same_name,
+    peer_chain,
+)
+from .sni import requested_hostname
+
+__all__ = ["HandshakeInfo"]
+
+
+@attrs.frozen
+class HandshakeInfo:
+    """What a finished handshake agreed on, and who the peer is."""
+
+    version: str
+    """The protocol version, such as ``"TLSv1.3"``."""
+
+    cipher: str
+    """The cipher suite, by OpenSSL's name for it."""
+
+    cipher_bits: int
+    """The length of the cipher's secret key, in bits."""
+
+    group: str | None
+    """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``; its number if it
+    has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is so in a resumed
+    session, with RSA key exchange, and with Diffie-Hellman over numbers."""
+
+    alpn_protocol: str | None
+    """The application protocol that ALPN chose (RFC 7301)."""
+
+    server_hostname: str | None
+    """The name that the client asked for and checked, in its ASCII form. On a server, the name that
+    the client asked for, if the context has an ``sni_callback``, as a :func:`sni_context` has."""
+
+    session_reused: bool
+    """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
+    also true of one with an external pre-shared key, which OpenSSL treats as a session."""
+
+    peer_certificate: Certificate | None = attrs.field(repr=False, hash=False)
+    """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
+    sent none, empty if the context does not verify certificates, or if it can't be decoded."""
+
+    peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
+    """The certificates that the peer presented, in DER form, its own first. They are what was
+    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
+    :func:`decoded_chain` tells what is in them."""
+
+    @property
+    def is_post_quantum(self) -> bool:
+        """Whether the key exchange withstands quantum computers: whether ML-KEM, alone or in a
+        hybrid, takes part. The certificates' signatures are another matter.
+        """
+        return "MLKEM" in (self.group or "")
+
+    @property
+    def matched_name(self) -> str | None:
+        """The name in the peer's certificate that stands for :attr:`server_hostname`.
+
+        This is for people to read: OpenSSL did the check that counts.
+        """
+        if self.server_hostname is None or not self.peer_certificate:
+            return None
+        for name in certificate_names(self.peer_certificate):
+            if is_same_name(name, self.server_hostname):
+                return name
+        return None
+
+    @classmethod
+    def of(cls, ssl_object: ssl.SSLObject, group: Callable[[str], str | None]) -> HandshakeInfo:
+        """Read it off an SSLObject whose handshake is done.
+
+        Few of them tell the group of the key exchange: ``group()`` returns it for a cipher suite.
+        """
+        cipher = ssl_object.cipher()
+        version = ssl_object.version()
+        assert cipher is not None
+        assert version is not None
+        return cls(
+            version=version,
+            cipher=cipher[0],
+            cipher_bits=cipher[2],
+            group=group(cipher[0]),
+            alpn_protocol=ssl_object.selected_alpn_protocol(),
+            server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
+            session_reused=bool(ssl_object.session_reused),
+            peer_certificate=decoded_certificate(ssl_object),
+            peer_certificate_chain=peer_chain(ssl_object),
+        )

@@ -1,0 +1,113 @@
+"""Why OpenSSL has refused a record, read off the bytes."""
+
+from __future__ import annotations
+
+from .records import (
+    ALERT,
+    APPLICATION_DATA,
+    CHANGE_CIPHER_SPEC,
+    HANDSHAKE,
+    HEADER_BYTES,
+    RECORD_BYTES,
+    is_possible,
+    record_bounds,
+    record_length,
+)
+
+__all__ = ["reason_of_refusal"]
+
+# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 9846 section
+# 5.2); and how long a record OpenSSL 3.0 has room for.
+_MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
+_MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
+
+# AlertDescription: RFC 9846 section 6.
+_UNEXPECTED_MESSAGE, _BAD_RECORD_MAC, _RECORD_OVERFLOW = 10, 20, 22
+_DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
+
+# Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
+# it answers by an alert in plaintext.
+_BY_TYPE = {CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", HANDSHAKE: "RECORD_TOO_SMALL"}
+_BY_ALERT = {
+    _BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+    _PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
+}
+
+
+def reason_of_refusal(
+    header: bytes, rest: bytes, written: bytes, *, is_split: bool, is_tls13: bool
+) -> str | None:
+    """Return why OpenSSL has refused a record, as OpenSSL 3.0 names the reason.
+
+    From 3.2 on OpenSSL reports the same for all that its record layer refuses. Its alert shows
+    more, unless it is encrypted, and what it has not read shows whether a header was enough.
+
+    Args:
+      header: The ``last_header`` of the queue that the records were taken from.
+      rest: What OpenSSL has not read of the records that it was given.
+      written: What OpenSSL has written to be sent, which ends with its alert.
+      is_split: Whether more of the last record is missing.
+      is_tls13: Whether TLS 1.3 is agreed on already.
+
+    Returns:
+      None if that can't be known: OpenSSL has read a whole record that is encrypted, and can't
+      decrypt it, or does not allow what is in it.
+    """
+    alert = b""
+    for start, end in record_bounds(written):
+        alert = written[start:end]
+    is_whole = not is_split and _are_whole(rest, 0)
+    is_known = is_split or (
+        len(header) == HEADER_BYTES
+        and (length := record_length(header, 0)) > 0
+        and _are_whole(rest, length)
+    )
+    if len(alert) == HEADER_BYTES + 2 and alert[0] == ALERT:
+        length = record_length(header, 0) if is_known else len(rest)
+        return _reason_by_alert(alert[-1], header, length, is_whole=is_whole)
+    is_tls13 = is_tls13 or alert[:1] == bytes([APPLICATION_DATA])
+    if is_known:
+        return _reason_by_header(header, is_tls13=is_tls13)
+    if is_whole:
+        return None
+    # Its header was enough, and it is application data by that.
+    likely = bytes([APPLICATION_DATA, 3, 3, *min(len(rest), 0xFFFF).to_bytes(2, "big")])
+    return _reason_by_header(likely, is_tls13=is_tls13) or "WRONG_VERSION_NUMBER"
+
+
+def _reason_by_alert(alert: int, header: bytes, length: int, *, is_whole: bool) -> str | None:
+    """Return what an alert in plaintext means. ``is_whole`` unless a header was enough for it."""
+    if alert == _UNEXPECTED_MESSAGE and is_whole:
+        return _BY_TYPE.get(header[0]) if header else None
+    if alert == _UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
+        return "BAD_RECORD_TYPE" if header[1:2] == b"\x03" else "WRONG_VERSION_NUMBER"
+    if alert == _RECORD_OVERFLOW:
+        return _reason_by_length(length, RECORD_BYTES + _MOST_ADDED) or "DATA_LENGTH_TOO_LONG"
+    if alert == _DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
+        return "LENGTH_TOO_SHORT" if is_whole else "WRONG_VERSION_NUMBER"
+    return _BY_ALERT.get(alert)
+
+
+def _reason_by_header(header: bytes, *, is_tls13: bool) -> str | None:
+    """Return what is wrong with the header of an encrypted record."""
+    if is_tls13 and header[1] == 3 and header[0] != APPLICATION_DATA:
+        return "BAD_RECORD_TYPE"
+    if header[1:3] != b"\x03\x03":
+        return "WRONG_VERSION_NUMBER"
+    most_added = _MOST_ADDED_TLS13 if is_tls13 else _MOST_ADDED
+    return _reason_by_length(record_length(header, 0), RECORD_BYTES + most_added)
+
+
+def _reason_by_length(length: int, most: int) -> str | None:
+    if length > _MOST_BUFFERED:
+        return "PACKET_LENGTH_TOO_LONG"
+    return "ENCRYPTED_LENGTH_TOO_LONG" if length > most else None
+
+
+def _are_whole(data: bytes, start: int) -> bool:
+    """Whether nothing but whole records follows."""
+    end = start
+    for begin, end in record_bounds(data, start):
+        if not is_possible(data[begin:end]):
+            return False
+    return end == len(data)

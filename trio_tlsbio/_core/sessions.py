@@ -1,0 +1,130 @@
+"""TLS sessions, bound to the one use for which they are safe."""
+
+from __future__ import annotations
+
+import ssl
+from typing import NoReturn
+
+import attrs
+
+from .native_session import AnySession, session_id
+from .sni import security_level
+
+__all__ = ["TLSSession", "VerificationSettings", "refuse_copy"]
+
+
+def refuse_copy(holder: object) -> NoReturn:
+    """Refuse to pickle or copy an object that holds keys, for its ``__reduce__``.
+
+    Keys don't leave the process, and a copy would share with the original what only one may use.
+    """
+    name = type(holder).__name__
+    raise TypeError(f"a {name} holds secret keys, and can't be pickled or copied")
+
+
+@attrs.frozen
+class VerificationSettings:
+    """The part of an SSLContext that decides which peers it accepts.
+
+    A connection takes them over when it is made; a context may be changed afterwards.
+    """
+
+    verify_mode: ssl.VerifyMode
+    verify_flags: ssl.VerifyFlags
+    check_hostname: bool
+    hostname_checks_common_name: bool
+    security_level: int | None
+    # Not how many certificates are trusted: OpenSSL loads those of a directory when it needs them,
+    # and where more are trusted, no peer is refused that was accepted before.
+    revocation_lists: int
+
+    @classmethod
+    def of(cls, ssl_context: ssl.SSLContext) -> VerificationSettings:
+        """Take a snapshot of a context's settings as they are now."""
+        return cls(
+            verify_mode=ssl_context.verify_mode,
+            verify_flags=ssl_context.verify_flags,
+            check_hostname=ssl_context.check_hostname,
+            hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
+            security_level=security_level(ssl_context),
+            revocation_lists=ssl_context.cert_store_stats()["crl"],
+        )
+
+
+@attrs.frozen(eq=False)
+class TLSSession:
+    """What a later connection to the same server can resume with, skipping most of the handshake.
+
+    OpenSSL checks neither certificate nor name again when it resumes: a session from
+    ``a.example`` that is offered to ``b.example`` completes a handshake that a fresh one would
+    refuse. So a session carries the name, the context and the verification settings under which
+    it was made, and :class:`TLSConnection` and :class:`TLSStream` take it under those alone.
+
+    Sessions come from connections (:attr:`TLSStream.session`, ``on_session``) and can't be made by
+    hand. They hold keys: their repr shows none, and they can't be pickled.
+    """
+
+    server_hostname: str | None
+    """The name that was checked when the session was made, in its ASCII form."""
+
+    single_use: bool
+    """Whether it should be offered only once, as a ticket of TLS 1.3."""
+
+    _ssl_context: ssl.SSLContext = attrs.field(repr=False)
+    # What the settings are read from: a context may wrap another one, as truststore's does, and
+    # not hand on all that can be read from that.
+    _native_context: ssl.SSLContext = attrs.field(repr=False)
+    _settings: VerificationSettings = attrs.field(repr=False)
+    _ssl_session: AnySession = attrs.field(repr=False)
+
+    @property
+    def id(self) -> bytes:
+        """What tells it from other sessions. Not secret, but it links connections."""
+        return session_id(self._ssl_session)
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The context that it was made with, and that can resume it."""
+        return self._ssl_context
+
+    @property
+    def lifetime(self) -> float:
+        """How long it may be resumed after it was received, in seconds, if the server plays along.
+
+        The server's own hint, but at most the context's timeout, and seven days (RFC 9846 section
+        4.7.1).
+        """
+        session = self._ssl_session
+        lifetime = min(session.timeout, 7 * 24 * 3600)
+        hint = session.ticket_lifetime_hint
+        # In TLS 1.3 a hint of 0 means not to keep it; before, that nothing is said (RFC 5077).
+        return min(hint, lifetime) if hint or self.single_use else lifetime
+
+    def fits(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> bool:
+        """Whether it is safe to resume for this use: whether :meth:`resumed_by` would take it."""
+        try:
+            self.resumed_by(ssl_context, server_hostname)
+        except ValueError:
+            return False
+        return True
+
+    def resumed_by(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> AnySession:
+        """Return what OpenSSL resumes with; :exc:`ValueError` if this use would not be safe."""
+        if self._ssl_context is not ssl_context:
+            raise ValueError(
+                "this session was made with another SSLContext, and can't be resumed with this one"
+            )
+        if self.server_hostname != server_hostname:
+            raise ValueError(
+                f"this session was made with {self.server_hostname}, and resuming it with "
+                f"{server_hostname} would skip the check of that name"
+            )
+        if self._settings != VerificationSettings.of(self._native_context):
+            raise ValueError(
+                "the SSLContext's verification settings changed since this session was made, and "
+                "resuming it would skip the new checks"
+            )
+        return self._ssl_session
+
+    def __reduce__(self) -> NoReturn:
+        refuse_copy(self)

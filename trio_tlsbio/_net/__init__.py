@@ -1,0 +1,1 @@
+"""Clients and servers over TCP: connecting, listening, serving."""

@@ -1,0 +1,66 @@
+"""The context where the caller gives none."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["make_default_context"]
+
+################################################################
+# Where the caller gives none
+################################################################
+
+# ssl.OP_LEGACY_SERVER_CONNECT, which Python has had since 3.12. OpenSSL before 3.0 sets it.
+_OP_LEGACY_SERVER_CONNECT = 0x4
+
+
+def make_default_context(
+    purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH, *, cafile: str | None = None
+) -> ssl.SSLContext:
+    """Make a context as :func:`ssl.create_default_context` does, and hold it to RFC 9325.
+
+    It only takes away: what Python, OpenSSL or the system's policy refuses stays refused.
+
+    Args:
+      purpose: Whom the context authenticates.
+      cafile: The authorities to trust, in place of the system's.
+
+    Raises:
+      OSError: if ``cafile`` can't be used.
+    """
+    context = ssl.create_default_context(purpose, cafile=cafile)
+    # Section 3.1.1. Some builds of Python set no minimum.
+    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+    _keep_recommended_ciphers(context)
+    context.options &= ~_OP_LEGACY_SERVER_CONNECT  # section 3.5
+    context.hostname_checks_common_name = False  # section 7.1; RFC 9525 section 2
+    if purpose is ssl.Purpose.CLIENT_AUTH:
+        # A client could make the server work for as long as the connection lasts.
+        context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
+    """Leave the TLS 1.2 cipher suites with forward secrecy and AEAD: RFC 9325 sections 4.1, 4.2."""
+    ciphers = context.get_ciphers()
+    # TLS 1.3 has no others, and does not name a key exchange.
+    kept = [
+        cipher
+        for cipher in ciphers
+        if cipher["aead"] and _key_exchange(cipher) in ("kx-ecdhe", "kx-any")
+    ]
+    if kept != ciphers:
+        context.set_ciphers(":".join(cipher["name"] for cipher in kept))
+
+
+def _key_exchange(cipher: Mapping[str, Any]) -> str:
+    """Return OpenSSL's name for how a cipher suite agrees on a key."""
+    if isinstance(cipher["kea"], str):
+        return cipher["kea"]
+    # PyPy has only a pointer there.
+    match = re.search(r" Kx=(\S+)", cipher["description"])
+    short = match[1] if match else ""
+    return {"ECDH": "kx-ecdhe", "any": "kx-any"}.get(short, short)

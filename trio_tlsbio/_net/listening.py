@@ -1,0 +1,162 @@
+"""Listeners whose connections speak TLS."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Generic
+
+import attrs
+import trio
+
+from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._stream.stream import CLOSE_TIMEOUT, T_Stream, TLSStream, check_timeouts
+
+from .reloading import ContextProvider
+
+__all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over_tcp_listeners"]
+
+HANDSHAKE_TIMEOUT = 15.0
+
+
+################################################################
+# Listening
+################################################################
+
+
+def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+    """Return the context for the next connection."""
+    if isinstance(ssl_context, ssl.SSLContext):
+        return ssl_context
+    provider: object = ssl_context
+    if isinstance(provider, type) or not callable(provider):
+        raise TypeError(
+            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+            f"not {type(provider).__name__}"
+        )
+    return ssl_context()
+
+
+@attrs.define(eq=False, init=False)
+class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
+    """A listener whose connections speak TLS. A drop-in for :class:`trio.SSLListener`.
+
+    :func:`serve_tls_listeners` serves it so that no client can end or block the server. With
+    :func:`trio.serve_listeners` no client can block it either, but the handler has the handshake
+    to do, by using the stream, and gets the :exc:`TLSError` of one that fails or takes longer than
+    ``handshake_timeout``.
+
+    Args:
+      transport_listener: The listener whose connections are wrapped.
+      ssl_context: The settings, with the server's certificate; or a function that returns them,
+        which is called for each connection: a :class:`ReloadingContext`, for example. Whatever it
+        raises, :meth:`accept` raises, and that ends the server.
+      https_compatible: See :class:`TLSStream`.
+      handshake_timeout: How long a handshake may take, in seconds.
+      close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
+
+    Raises:
+      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one.
+      ValueError: for a context that was made for clients, and timeouts that make no sense.
+    """
+
+    transport_listener: trio.abc.Listener[T_Stream]
+    """The listener it was made with."""
+
+    _ssl_context: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
+    _https_compatible: bool
+    _handshake_timeout: float
+    _close_timeout: float
+    # What the function that gives the context has raised, which is no failure of accepting.
+    _context_error: BaseException | None = attrs.field(repr=False)
+    _closed: trio.Event = attrs.field(repr=False)
+
+    def __init__(
+        self,
+        transport_listener: trio.abc.Listener[T_Stream],
+        ssl_context: ssl.SSLContext | ContextProvider,
+        *,
+        https_compatible: bool = False,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        close_timeout: float = CLOSE_TIMEOUT,
+    ) -> None:
+        _check_options(ssl_context, handshake_timeout, close_timeout)
+        self.transport_listener = transport_listener
+        self._ssl_context = ssl_context
+        self._https_compatible = https_compatible
+        self._handshake_timeout = handshake_timeout
+        self._close_timeout = close_timeout
+        self._context_error = None
+        self._closed = trio.Event()
+
+    async def accept(self) -> TLSStream[T_Stream]:
+        """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
+        so that no client can hold up the others.
+        """
+        transport_stream = await self.transport_listener.accept()
+        try:
+            return TLSStream(
+                transport_stream,
+                current_context(self._ssl_context),
+                server_side=True,
+                https_compatible=self._https_compatible,
+                handshake_timeout=self._handshake_timeout,
+                close_timeout=self._close_timeout,
+            )
+        except BaseException as exc:  # of the function that gives the context
+            self._context_error = exc
+            await trio.aclose_forcefully(transport_stream)
+            raise
+
+    async def aclose(self) -> None:
+        """Close the transport listener."""
+        self._closed.set()
+        await self.transport_listener.aclose()
+
+
+def _check_options(
+    ssl_context: ssl.SSLContext | ContextProvider, handshake_timeout: float, close_timeout: float
+) -> None:
+    check_arguments(
+        current_context(ssl_context), server_side=True, server_hostname=None, session=None
+    )
+    check_timeouts(handshake_timeout, close_timeout)
+
+
+async def open_tls_over_tcp_listeners(
+    port: int,
+    ssl_context: ssl.SSLContext | ContextProvider,
+    *,
+    host: str | bytes | None = None,
+    https_compatible: bool = False,
+    backlog: int | None = None,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    close_timeout: float = CLOSE_TIMEOUT,
+) -> list[TLSListener[trio.SocketStream]]:
+    """Listen for TLS connections on a TCP port. A drop-in for
+    :func:`trio.open_ssl_over_tcp_listeners`.
+
+    Args:
+      port: The port; 0 lets the kernel choose one.
+      ssl_context: See :class:`TLSListener`, as for those that are not told of here.
+      host: The address to bind to; all of the machine's by default.
+      https_compatible: See :class:`TLSStream`.
+      backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
+      handshake_timeout: How long a handshake may take, in seconds.
+      close_timeout: How long closing waits for the client, in seconds.
+
+    Raises:
+      OSError: if the port can't be had.
+      TypeError: as :class:`TLSListener`, before listening.
+      ValueError: as :class:`TLSListener`, before listening.
+    """
+    _check_options(ssl_context, handshake_timeout, close_timeout)
+    return [
+        TLSListener(
+            listener,
+            ssl_context,
+            https_compatible=https_compatible,
+            handshake_timeout=handshake_timeout,
+            close_timeout=close_timeout,
+        )
+        for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    ]

@@ -1,0 +1,181 @@
+"""A server's context, made anew when its certificate is renewed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import attrs
+
+__all__ = ["ContextProvider", "ReloadingContext"]
+
+ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
+
+_logger = logging.getLogger("trio_tlsbio.server")
+
+# How many connections may come, at most, before it is tried again to make a context.
+_MOST_TO_SKIP = 1024
+
+_Path: TypeAlias = str | os.PathLike[str]
+
+
+################################################################
+# Renewed certificates
+################################################################
+
+
+def _stamp(path: _Path) -> tuple[int, ...] | None:
+    """Return what tells one state of a file from another; None if there is no such file."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116  # it follows the links that ACME clients swap
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _why(exc: Exception) -> str:
+    """Say in plain words why files can't be used."""
+    reason = getattr(exc, "reason", None)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the private key belongs to another certificate"
+    if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
+        return "the certificate's key, or that of an issuer, is too weak for this security level"
+    if reason == "CA_MD_TOO_WEAK":
+        return "the certificate, or that of an issuer, is signed with too weak a hash"
+    if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
+        return f"a file holds no certificate, or no private key, in PEM form ({exc})"
+    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
+        return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
+    return str(exc) or type(exc).__name__
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class ReloadingContext:
+    """An SSLContext that is made anew when its files change, or when it is asked to.
+
+    Pass it to a server in place of a context. For each connection the server calls it, which looks
+    at the files, so the first handshake after a change uses the new certificate. Connections that
+    are open go on with the one they began with. If the new context can't be made, the old one
+    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then::
+
+        def make_context() -> ssl.SSLContext:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain("server.pem", "server.key")
+            return context
+
+        context = ReloadingContext(make_context, files=["server.pem", "server.key"])
+
+    A new context has new keys for session tickets: each client makes one full handshake after a
+    reload, and so sees the new certificate.
+
+    Args:
+      make_context: Makes the context. It is called at once, and for each reload; it may read files,
+        which blocks. A reload whose context is for the other side than the first one fails.
+      files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
+      on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
+        for the same reason. It must not raise.
+
+    Raises:
+      TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
+      Exception: whatever the first call of ``make_context`` raises.
+    """
+
+    _make_context: ContextProvider
+    _files: tuple[_Path, ...]
+    _on_reload: Callable[[Exception | None], object] | None
+    _stamps: tuple[tuple[int, ...] | None, ...]
+    _current: ssl.SSLContext
+    _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
+    _error: Exception | None  # of the last try
+    # How many connections have come since, and come before the next try.
+    _skipped: int
+    _to_skip: int
+
+    def __init__(
+        self,
+        make_context: ContextProvider,
+        *,
+        files: Iterable[_Path] = (),
+        on_reload: Callable[[Exception | None], object] | None = None,
+    ) -> None:
+        self._make_context = make_context
+        self._protocol = None
+        self._files = tuple(files)
+        self._on_reload = on_reload
+        self._stamps = self._look()
+        self._current = self._make()
+        self._protocol = self._current.protocol
+        self._error = None
+        self._skipped, self._to_skip = 0, 1
+
+    def __repr__(self) -> str:
+        return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
+
+    def __call__(self) -> ssl.SSLContext:
+        """Return the context for the next connection, made anew if a file has changed."""
+        if self._files:
+            if self._look() != self._stamps:
+                self._reload(is_news=True)
+            elif self._error is not None:
+                self._try_again()
+        return self._current
+
+    def _try_again(self) -> None:
+        # It may have failed for a passing reason. But each try blocks, and clients are what brings
+        # us here, so each time twice as many of them go by before the next one.
+        self._skipped += 1
+        if self._skipped >= self._to_skip:
+            self._skipped = 0
+            self._to_skip = min(2 * self._to_skip, _MOST_TO_SKIP)
+            self._reload(is_news=False)
+
+    def reload(self) -> bool:
+        """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
+
+        Returns:
+          Whether it could be made. If not, the old one stays.
+        """
+        return self._reload(is_news=True)
+
+    def _reload(self, *, is_news: bool) -> bool:
+        if is_news:
+            self._skipped, self._to_skip = 0, 1
+        # Before the files are read: one that changes meanwhile will be noticed.
+        self._stamps = self._look()
+        before, self._error = self._error, None
+        try:
+            self._current = self._make()
+        except Exception as exc:
+            self._error = exc
+        if is_news or repr(before) != repr(self._error):
+            self._report()
+        return self._error is None
+
+    def _report(self) -> None:
+        if self._error is not None:
+            names = f" from {', '.join(map(str, self._files))}" if self._files else ""
+            why = _why(self._error)
+            _logger.error(
+                "the SSLContext can't be made anew%s, and the old one stays: %s", names, why
+            )
+        if self._on_reload is not None:
+            self._on_reload(self._error)
+
+    def _make(self) -> ssl.SSLContext:
+        context: object = self._make_context()
+        if not isinstance(context, ssl.SSLContext):
+            raise TypeError(
+                f"make_context must return an ssl.SSLContext, not {type(context).__name__}"
+            )
+        if self._protocol is not None and context.protocol is not self._protocol:
+            raise ValueError(
+                f"make_context must stay with {self._protocol.name}, by which it made the first "
+                f"context: {context.protocol.name} may be for the other side"
+            )
+        return context
+
+    def _look(self) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(map(_stamp, self._files))

@@ -1,0 +1,1 @@
+"""One TLS connection as a Trio stream."""

@@ -1,0 +1,78 @@
+"""What a transport stream may offer besides Trio's interface."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Protocol, runtime_checkable
+
+import trio
+
+from trio_tlsbio._core.records import Data
+
+__all__ = ["CountingStream", "ImmediateStream", "LingeringStream", "WatchedStream", "close_nowait"]
+
+
+@runtime_checkable
+class CountingStream(Protocol):
+    """A stream that tells how much a cancelled send has sent, as a :class:`TLSStream` does."""
+
+    @property
+    def is_cancel_safe(self) -> bool:
+        """Whether it really can, which may depend on what is beneath."""
+        ...
+
+    @property
+    def bytes_committed(self) -> int:
+        """How many bytes it has taken on itself to deliver, since it was made."""
+        ...
+
+    def send_nowait(self, data: Data) -> int:
+        """Take on as much of ``data`` as is possible without waiting, and return how much."""
+        ...
+
+    async def send_all(self, data: Data) -> None:
+        """Send all of it."""
+        ...
+
+
+@runtime_checkable
+class ImmediateStream(Protocol):
+    """A stream that can receive without waiting, as a :class:`TLSStream` over a socket can."""
+
+    def receive_nowait(self) -> bytes | None:
+        """Return what has arrived, ``b""`` at the end; None if nothing has."""
+        ...
+
+
+@runtime_checkable
+class LingeringStream(Protocol):
+    """A stream over a socket, which must not be closed before the peer has closed."""
+
+    def end_direction(self) -> bool:
+        """See :meth:`Transport.end_direction`."""
+        ...
+
+
+@runtime_checkable
+class WatchedStream(Protocol):
+    """A stream that shows whether the peer has gone, as a :class:`TLSStream` over a socket does."""
+
+    def peer_has_gone(self) -> bool:
+        """See :meth:`Transport.peer_has_gone`."""
+        ...
+
+
+def close_nowait(stream: trio.abc.AsyncResource) -> bool:
+    """Close a stream without waiting, and return whether it can be closed so."""
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    elif isinstance(stream, trio.StapledStream):
+        halves = stream.send_stream, stream.receive_stream
+        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
+    elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
+        if inspect.iscoroutinefunction(close):
+            return False
+        return close() is not False  # a stream that carries another one may not be able to
+    else:
+        return False
+    return True

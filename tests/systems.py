@@ -13,18 +13,18 @@ from contextlib import contextmanager
 
 import pytest
 
-from trio_tlsbio._stream import sockets
+from trio_tlsbio._stream import system_calls
 
-CALLS: dict[str, type[sockets.PortableCalls]] = {"windows": sockets.PortableCalls}
+CALLS: dict[str, type[system_calls.PortableCalls]] = {"windows": system_calls.PortableCalls}
 if sys.platform != "win32":
-    CALLS["macos"] = sockets.PosixCalls
+    CALLS["macos"] = system_calls.PosixCalls
 
 
 @contextmanager
 def calls_of(system: str) -> Iterator[None]:
     """Use the socket calls of a system."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sockets, "calls", CALLS[system])
+        patch.setattr(system_calls, "calls", CALLS[system])
         yield
 
 

@@ -33,7 +33,7 @@ from ._net.default_context import make_default_context
 from ._net.listening import current_context
 from ._net.serving import close_after, first_of, is_failure_of
 from ._net.session_cache import SessionCache
-from ._stream.stream import CLOSE_TIMEOUT, check_timeouts
+from ._stream.stream import check_handshake_timeout
 
 __all__ = [
     "CertificateError",
@@ -432,7 +432,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     def __attrs_post_init__(self) -> None:
         context = current_context(self.ssl_context)
         check_arguments(context, server_side=True, server_hostname=None, session=None)
-        check_timeouts(self.handshake_timeout, CLOSE_TIMEOUT)
+        check_handshake_timeout(self.handshake_timeout)
 
     @staticmethod
     async def handle_handshake_error(

@@ -21,6 +21,7 @@ from fuzz._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 from fuzz.targets import TARGETS, Target
 from tests.helpers import ROOT
 from trio_tlsbio import TLSConnection, TLSError, TruncationError
+from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Records
 from trio_tlsbio.cli import _facts
 from trio_tlsbio.cli._http import Site
@@ -187,7 +188,7 @@ def test_a_truncation_that_is_taken_for_an_end_is_seen(monkeypatch: pytest.Monke
 def test_an_alert_that_is_lost_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     garbage = bytes([3, 10, 6, *b"\x17\x03\x03\x00\x01x", 6, 0, 0, 0])
     TARGETS["open"].run(_HONEST + garbage)
-    monkeypatch.setattr(TLSConnection, "_collect", lambda self: self._outgoing.read())
+    monkeypatch.setattr(Outbox, "collect", lambda self: self.bio.read())
     with pytest.raises(AssertionError, match="no alert after"):
         TARGETS["open"].run(_HONEST + garbage)
 

@@ -185,25 +185,21 @@ def test_a_connection_that_ends_in_a_renegotiation_holds_nothing_for_ever(
     ca: trustme.CA, server_cert: trustme.LeafCert
 ) -> None:
     version = ssl.TLSVersion.TLSv1_2
-    client = TLSConnection(client_context_for(ca, version), server_hostname=NAME)
+    context = client_context_for(ca, version)
+    context.sslobject_class = WantsRead
+    client = TLSConnection(context, server_hostname=NAME)
     server = TLSConnection(server_context_for(server_cert, version), server_side=True)
     shake_hands(client, server)
-    client.held.append(b"as in a renegotiation")
-    client._ssl_object = WantsRead(client._ssl_object)  # type: ignore[assignment]
+    client.send(b"as in a renegotiation")
+    assert client.held
     client.feed_eof()
     with pytest.raises(TruncationError, match="renegotiated"):
         client.do_handshake()
     assert not client.held
 
 
-class WantsRead:
-    """An SSLObject in the midst of a handshake."""
-
-    def __init__(self, ssl_object: ssl.SSLObject) -> None:
-        self._ssl_object = ssl_object
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ssl_object, name)
+class WantsRead(ssl.SSLObject):
+    """An SSLObject in the middle of another handshake."""
 
     def write(self, data: Any) -> NoReturn:
         raise ssl.SSLWantReadError

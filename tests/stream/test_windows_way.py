@@ -17,8 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.helpers import LIMIT, both_handshakes, reset, tcp_pair, wrap_pair
 from tests.systems import CALLS, calls_of
 from trio_tlsbio import TLSError, TLSStream, TruncationError
-from trio_tlsbio._stream import sockets
-from trio_tlsbio._stream import stream as stream_module
+from trio_tlsbio._stream import peer_watch, sockets, system_calls
 
 # Our stream, the peer's, and the peer's socket.
 Ends: TypeAlias = tuple[TLSStream[Any], TLSStream[Any], trio.SocketStream]
@@ -92,8 +91,8 @@ async def until_gone(stream: TLSStream[Any]) -> None:
 
 
 def test_the_calls_are_those_of_the_system(system: str) -> None:
-    assert sockets.calls is CALLS[system]
-    assert sockets.calls.unacknowledged(0) is None
+    assert system_calls.calls is CALLS[system]
+    assert system_calls.calls.unacknowledged(0) is None
 
 
 ################################################################
@@ -227,12 +226,12 @@ async def test_a_closed_socket_is_reported_as_closed(
     calls = sockets.SocketCalls(ends[0].transport_stream)
     socket.setdefaulttimeout(default_timeout)
     try:
-        assert calls.receive_nowait() is None
+        assert calls.read_nowait() is None
         ends[0].transport_stream.socket.close()
         with pytest.raises(trio.ClosedResourceError):
-            calls.receive_nowait()
+            calls.read_nowait()
         with pytest.raises(trio.ClosedResourceError):
-            calls.send_nowait([b"x"])
+            calls.write_nowait([b"x"])
         assert not calls.peer_has_gone()
     finally:
         socket.setdefaulttimeout(None)
@@ -330,7 +329,7 @@ async def test_a_reset_that_shows_that_the_peer_has_gone_is_no_end(ends: Ends) -
 async def test_the_first_send_to_a_peer_that_has_gone_fails(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "_LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(peer_watch, "_LOOK_INTERVAL", 0.0)
     ours, theirs, their_socket = ends
     await ours.send_all(b"x")
     assert await theirs.receive_some() == b"x"

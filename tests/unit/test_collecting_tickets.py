@@ -9,6 +9,7 @@ import trustme
 
 from tests.helpers import NAME, client_context_for, server_context_for, shake_hands
 from trio_tlsbio import TLSConnection, TLSError
+from trio_tlsbio._core.sessions import SessionSource
 from trio_tlsbio.testing import transfer
 
 
@@ -46,7 +47,7 @@ def test_a_ticket_that_comes_with_data_is_found_at_the_end(
     server.do_handshake()
     tickets = server.data_to_send()
     client.receive()
-    client._by_record = False  # as after data
+    client._inbox.is_single = False  # as after data
     server.send(b"data")
     client.feed(tickets + server.data_to_send())
     assert client.receive() == b"data"
@@ -65,17 +66,20 @@ def test_tickets_without_end_are_not_all_looked_at(
 
 
 def test_reading_to_the_last_byte_is_not_taken_for_a_ticket(
-    ca: trustme.CA, server_cert: trustme.LeafCert
+    ca: trustme.CA, server_cert: trustme.LeafCert, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = TLSConnection(client_context_for(ca), server_hostname=NAME, collect_sessions=True)
     server = TLSConnection(server_context_for(server_cert), server_side=True)
     shake_hands(client, server)
     client.receive()
-    looks = client._looks_left
+    looks: list[ssl.SSLObject] = []
+    monkeypatch.setattr(SessionSource, "session_of", lambda _, ssl_object: looks.append(ssl_object))
     for _ in range(20):
         server.send(b"three")
         transfer(server, client)
         client.feed(b"")
         assert client.receive(5) == b"three"
         assert client.receive(5) is None
-    assert client._looks_left == looks
+    assert not looks
+    client.look_for_session()
+    assert not looks  # there is one already

@@ -37,7 +37,7 @@ from trio_tlsbio import (
     open_tls_over_tcp_stream,
     serve_tls_over_tcp,
 )
-from trio_tlsbio._core.error_queue import IS_PYPY
+from trio_tlsbio._core.openssl_errors import IS_PYPY
 from trio_tlsbio._net.default_context import _keep_recommended_ciphers, make_default_context
 from trio_tlsbio.cli import _connect, _serve
 from trio_tlsbio.testing import CertificateAuthority

@@ -21,7 +21,7 @@ from trio_tlsbio import (
     TLSStream,
     TruncationError,
 )
-from trio_tlsbio._core import connection, native_session
+from trio_tlsbio._core import native_session, tickets
 from trio_tlsbio._core.native_session import _COPIES, LOOKS_ARE_CHEAP, _pointer_of, current_session
 
 needs_libssl = pytest.mark.where(
@@ -202,7 +202,7 @@ def test_a_session_may_be_the_last_that_keeps_its_context(
 def no_libssl(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python that copies sessions, and whose libssl can't be reached."""
     monkeypatch.setattr(native_session, "_libssl", lambda: None)
-    monkeypatch.setattr(connection, "_MOST_LOOKS", 1)
+    monkeypatch.setattr(tickets, "_MOST_LOOKS", 1)
 
 
 @pytest.mark.usefixtures("no_libssl")

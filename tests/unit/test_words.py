@@ -145,7 +145,7 @@ def explained(exc: ssl.SSLError) -> TLSError:
         server_hostname="server.example",
         refused_hostname=None,
         agrees_by_psk=False,
-        refusal=lambda: None,
+        refusal=None,
     )
 
 

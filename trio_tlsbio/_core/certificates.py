@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from .error_queue import clean_error_queue, empty_error_queue
+from .openssl_errors import clean_error_queue, empty_error_queue
 
 __all__ = [
     "Certificate",

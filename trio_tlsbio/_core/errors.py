@@ -6,11 +6,13 @@ import ssl
 from collections.abc import Iterator
 from typing import ClassVar
 
+import attrs
 import trio
 
 __all__ = [
     "CertificateError",
     "HandshakeTimeoutError",
+    "Origin",
     "PeerAlertError",
     "PostHandshakeAuthError",
     "TLSError",
@@ -122,6 +124,33 @@ class HandshakeTimeoutError(TLSError):
     """The handshake was not done within the time that was allowed for it."""
 
     _error_type = "handshake_timeout"
+
+
+@attrs.define(eq=False)
+class Origin:
+    """What errors come from: a connection, and those whose errors it carries."""
+
+    _sources: frozenset[object] = attrs.field(factory=lambda: frozenset({object()}), init=False)
+
+    def claim(self, error: TLSError) -> TLSError:
+        """Mark an error as one of this connection, and return it."""
+        error._sources = self._sources
+        return error
+
+    def run_inside(self, outer: Origin) -> None:
+        """Count errors from here as errors of ``outer`` too, whose peer causes them."""
+        self._sources |= outer._sources
+
+    def adopt(self, error: TLSError) -> None:
+        """Count errors from here as errors of where ``error`` is from, too, which carries this."""
+        self._sources |= error._sources
+
+    def is_source_of(self, exc: BaseException) -> bool:
+        """Whether an exception is an error from here, and not from another connection.
+
+        An error of a connection that runs inside this one, TLS in TLS, counts too.
+        """
+        return isinstance(exc, TLSError) and not self._sources.isdisjoint(exc._sources)
 
 
 def caused_by(error: TLSError, cause: BaseException) -> TLSError:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from .certificates import presented_names
+from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable
+from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
+from .sni import refused_hostname
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
 from .words import VERIFY_CODES as _VERIFY_CODES
 
-__all__ = ["explain"]
+__all__ = ["explain", "explained"]
 
 # What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
 # from its own, and the first record that is encrypted can't be read.
@@ -22,40 +27,12 @@ _UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
 _HOSTNAME_MISMATCH = 62
 _IP_ADDRESS_MISMATCH = 64
 
-# What stands for an alert that OpenSSL has no name for: all of its own reasons have one.
-_UNNAMED = "UNKNOWN_ERROR"
-
-# OpenSSL's number for an alert that it received is this plus the alert's own. The number of an
-# error has the library and more in the bits above its reason.
-_ALERT_OFFSET = 1000
-_REASON_MASK = 0xFFF
-
-
-def _reason_of(exc: ssl.SSLError) -> str | None:
-    """Return OpenSSL's reason name, also for those that Python has no name for."""
-    reason: str | None = getattr(exc, "reason", None)
-    if reason is not None:
-        return reason
-    if _unnamed_alert_in(exc) is not None:
-        return _UNNAMED
-    # CPython's text ends with a line of its source in brackets.
-    text = re.match(r"\[SSL\] (.+?)(?: \(|$)", str(exc))
-    return text[1].upper().replace(" ", "_") if text else None
-
-
-def _unnamed_alert_in(exc: ssl.SSLError) -> int | None:
-    """Return the number of an alert that OpenSSL has no name for. Only PyPy reports it."""
-    if match := re.search(r"unknown error for errcode (\d+)$", str(exc)):
-        number = (int(match[1]) & _REASON_MASK) - _ALERT_OFFSET
-        return number if 0 <= number <= 255 else None
-    return None
-
 
 def _alert_in(reason: str | None) -> str | None:
     """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
     *received* as reasons that begin with the version that introduced them.
     """
-    if reason == _UNNAMED:
+    if reason == UNNAMED_ALERT:
         return "unknown"
     if match := re.match(r"(?:SSLV3|TLSV1|TLSV13)_(?:ALERT_)?(.+)", reason or ""):
         alert = match[1].lower()
@@ -79,18 +56,18 @@ def explain(
     server_hostname: str | None,
     refused_hostname: str | None,
     agrees_by_psk: bool,
-    refusal: Callable[[], str | None],
+    refusal: str | None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
     ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
-    whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal()`` is the
-    reason why a record was refused, as far as it is known: newer OpenSSLs don't report it.
+    whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal`` is the
+    reason why a record was refused, if it is known: newer OpenSSLs don't report it.
     """
-    reason = _reason_of(exc)
+    reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
-        reason = refusal() or reason
+        reason = refusal or reason
     error: TLSError
     if isinstance(exc, ssl.SSLCertVerificationError):
         code: int | None = getattr(exc, "verify_code", None)
@@ -101,7 +78,7 @@ def explain(
             message = f"the peer's certificate was refused: {words or exc}"
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
-        number = _unnamed_alert_in(exc)
+        number = unnamed_alert_in(exc)
         alert = _NEWER_ALERTS.get(number, alert)
         words = _ALERTS.get(alert, _ALERTS["user_cancelled"])
         if agrees_by_psk and alert in _UNREADABLE_ALERTS:
@@ -124,3 +101,27 @@ def explain(
     else:
         error = TLSError(f"TLS failed: {exc}", reason=reason)
     return caused_by(error, exc)
+
+
+def explained(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
+    """Return what a failure of OpenSSL, or of Python code that is called by it, means.
+
+    Args:
+      failure: The failure.
+      ssl_object: The object on which it happened.
+      is_open: Whether its handshake was done.
+    """
+    exc = failure.exc
+    if not isinstance(exc, ssl.SSLError):
+        error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
+        return caused_by(error, exc)
+    cipher = None if is_open else ssl_object.cipher()
+    return explain(
+        exc,
+        names=partial(presented_names, ssl_object),
+        server_hostname=ssl_object.server_hostname,
+        refused_hostname=refused_hostname(ssl_object),
+        # Cipher suites of TLS 1.3 don't say.
+        agrees_by_psk=cipher is not None and "PSK" in cipher[0],
+        refusal=failure.refusal,
+    )

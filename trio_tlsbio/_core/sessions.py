@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import attrs
 
-from .native_session import AnySession, session_id
+from .native_session import AnySession, current_session, session_id
 from .sni import security_level
 
-__all__ = ["TLSSession", "VerificationSettings", "refuse_copy"]
+__all__ = ["SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 
 
 def refuse_copy(holder: object) -> NoReturn:
@@ -128,3 +128,53 @@ class TLSSession:
 
     def __reduce__(self) -> NoReturn:
         refuse_copy(self)
+
+
+@attrs.frozen(eq=False)
+class SessionSource:
+    """Makes the sessions of a client's connection, bound to what its peer is verified under."""
+
+    _ssl_context: ssl.SSLContext
+    _native_context: ssl.SSLContext
+    # As they were when the connection was made.
+    _settings: VerificationSettings
+    #: The id of the session that the client has offered.
+    offered_id: bytes | None
+
+    @classmethod
+    def of(
+        cls, ssl_context: ssl.SSLContext, ssl_object: ssl.SSLObject, offered: TLSSession | None
+    ) -> SessionSource:
+        """Return that of a new connection."""
+        context = ssl_object.context
+        if offered is None:
+            return cls(ssl_context, context, VerificationSettings.of(context), None)
+        # It would not fit if the context had other settings.
+        return cls(ssl_context, context, offered._settings, offered.id)
+
+    def session_of(self, ssl_object: ssl.SSLObject) -> TLSSession | None:
+        """Return the latest session that the server has given, if it can be resumed safely."""
+        if (
+            type(ssl_object).do_handshake is not ssl.SSLObject.do_handshake
+            # Another context was set: what was verified is not known any more.
+            or ssl_object.context is not self._native_context
+        ):
+            return None
+        session = current_session(ssl_object)
+        # TLS 1.3 has a session object from the start, but it is of use only with a ticket; in
+        # TLS 1.2 the server may remember it by its id instead.
+        if session is None or not (session.has_ticket or session.id):
+            return None
+        # RFC 9846 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
+        # it has offered stays in place until the server gives another one.
+        single_use = ssl_object.version() == "TLSv1.3"
+        if single_use and session_id(session) == self.offered_id:
+            return None
+        return TLSSession(
+            ssl_object.server_hostname,
+            single_use,
+            self._ssl_context,
+            self._native_context,
+            self._settings,
+            session,
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from .error_queue import IS_PYPY
+from .openssl_errors import IS_PYPY
 
 __all__ = [
     "context_for_name",

@@ -12,7 +12,11 @@ import enum
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["Event", "Side", "State", "TRANSITIONS", "advance"]
+import attrs
+
+from .errors import Origin, TLSError
+
+__all__ = ["Event", "Lifecycle", "Side", "State", "TRANSITIONS", "advance"]
 
 
 class Side(enum.Enum):
@@ -78,3 +82,40 @@ TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyTy
 def advance(side: Side, state: State, event: Event) -> State:
     """Return the state that ``event`` leads ``side`` to."""
     return TRANSITIONS[side].get((state, event), state)
+
+
+@attrs.define(eq=False)
+class Lifecycle:
+    """The states of both directions, and the errors that ended them. Nothing else changes them."""
+
+    send: State = State.HANDSHAKE
+    receive: State = State.HANDSHAKE
+    send_error: TLSError | None = None
+    receive_error: TLSError | None = None
+    origin: Origin = attrs.field(factory=Origin)
+
+    def happened(self, event: Event, error: TLSError | None = None) -> None:
+        """Move both directions on, and keep the error for those that it ends."""
+        if error is not None:
+            self.origin.claim(error)
+        state = advance(Side.SEND, self.send, event)
+        if state is not self.send:
+            self.send, self.send_error = state, error
+        state = advance(Side.RECEIVE, self.receive, event)
+        if state is not self.receive:
+            self.receive, self.receive_error = state, error
+
+    @property
+    def error(self) -> TLSError | None:
+        """The failure that ended either direction; None if there is none, or the end is clean."""
+        return self.receive_error or self.send_error
+
+    def check_send(self) -> None:
+        """Raise what keeps data from being sent: a failure, or an end before the handshake."""
+        if self.send_error is not None:
+            raise self.send_error.again()
+
+    def check_receive(self) -> None:
+        """Raise what keeps data from being received, if that is not the peer's close_notify."""
+        if self.receive_error is not None:
+            raise self.receive_error.again()

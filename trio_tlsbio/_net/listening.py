@@ -9,7 +9,8 @@ import attrs
 import trio
 
 from trio_tlsbio._core.arguments import check_arguments
-from trio_tlsbio._stream.stream import CLOSE_TIMEOUT, T_Stream, TLSStream, check_timeouts
+from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
+from trio_tlsbio._stream.stream import T_Stream, TLSStream, check_handshake_timeout
 
 from .reloading import ContextProvider
 
@@ -119,7 +120,8 @@ def _check_options(
     check_arguments(
         current_context(ssl_context), server_side=True, server_hostname=None, session=None
     )
-    check_timeouts(handshake_timeout, close_timeout)
+    check_handshake_timeout(handshake_timeout)
+    ClosePolicy(timeout=close_timeout)
 
 
 async def open_tls_over_tcp_listeners(

@@ -15,7 +15,8 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
-from trio_tlsbio._stream.stream import CLOSE_TIMEOUT, TLSStream
+from trio_tlsbio._stream.closing import CLOSE_TIMEOUT
+from trio_tlsbio._stream.stream import TLSStream
 
 from .listening import HANDSHAKE_TIMEOUT, TLSListener, open_tls_over_tcp_listeners
 from .monitor import (
@@ -194,7 +195,7 @@ class _Server(Generic[T_Stream]):
             for stream in self._streams:
                 stream.stop_lingering()
             for stream, scope in self._shaking.items():
-                if not stream._has_received:
+                if not stream.has_received:
                     scope.deadline = trio.current_time()
 
     @enable_ki_protection
@@ -313,7 +314,7 @@ class _Server(Generic[T_Stream]):
             finally:
                 del self._shaking[stream]
         if scope.cancelled_caught:
-            if not stream._has_received:
+            if not stream.has_received:
                 error = TruncationError("the server drains, and the client has not sent anything")
                 stream.connection.abort(error)
             await stream.do_handshake()  # it goes on where it was
@@ -350,7 +351,7 @@ def _log_failure(error: TLSError, stream: TLSStream[Any], peer: str) -> None:
     words = printable(str(error))  # which may come from the peer
     # Load balancers connect and go, to see whether the server is there. A client that keeps silent
     # for as long as a handshake may take is another matter.
-    if stream._has_received or isinstance(error, HandshakeTimeoutError):
+    if stream.has_received or isinstance(error, HandshakeTimeoutError):
         _logger.warning("connection from %s: %s", peer, words, extra=extra)
     else:
         _logger.debug("connection from %s: %s", peer, words, extra=extra)

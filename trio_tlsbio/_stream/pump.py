@@ -125,7 +125,7 @@ class PumpedStream(trio.abc.Stream):
         """
         stream = self.transport_stream
         if isinstance(stream, trio.SocketStream):
-            return self._received(SocketCalls(stream).receive_nowait())
+            return self._received(SocketCalls(stream).read_nowait())
         if isinstance(stream, ImmediateStream):
             return self._received(stream.receive_nowait())
         return None

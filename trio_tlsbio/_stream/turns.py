@@ -9,7 +9,9 @@ from types import TracebackType
 import attrs
 import trio
 
-__all__ = ["ConflictDetector", "beside"]
+from trio_tlsbio._core.errors import TLSError
+
+__all__ = ["ConflictDetector", "Turn", "beside"]
 
 
 @attrs.define(eq=False)
@@ -38,6 +40,37 @@ class ConflictDetector:
         traceback: TracebackType | None,
     ) -> None:
         self.is_busy = False
+
+
+@attrs.define(eq=False)
+class Turn:
+    """One direction of a transport. One task has the turn; others wait until it leaves.
+
+    They look again then: the direction may have failed, and what they need may be there.
+    """
+
+    is_taken: bool = attrs.field(default=False, init=False)
+    #: What keeps every task from taking it.
+    error: TLSError | None = attrs.field(default=None, init=False)
+    #: Where the others wait; made by the first of them.
+    waiting: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
+
+    def check(self) -> None:
+        """Raise the error, if there is one."""
+        if self.error is not None:
+            raise self.error.again()
+
+    def leave(self) -> None:
+        """Let the others look."""
+        self.is_taken = False
+        if self.waiting is not None:
+            self.waiting.unpark_all()
+
+    async def wait(self) -> None:
+        """Wait until the task that has the turn leaves."""
+        if self.waiting is None:
+            self.waiting = trio.lowlevel.ParkingLot()
+        await self.waiting.park()
 
 
 @asynccontextmanager

@@ -280,11 +280,11 @@ class RecordedStream(trio.abc.HalfCloseableStream):
 
     async def _send_to(self, socket: SocketCalls, view: memoryview) -> None:
         await trio.lowlevel.checkpoint()
-        socket.check_send()
+        socket.check_socket()
         start = 0
         while start < len(view):
-            count = socket.send_nowait([view[start:]])
-            if count is None:
+            count = socket.write_nowait([view[start:]])
+            if not count:
                 await socket.wait_writable()  # cancelled, it has sent nothing
                 continue
             self._sent(view[start : start + count])
@@ -297,8 +297,8 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         """
         with self._send_conflict, memoryview(data) as whole, whole.cast("B") as view:
             if self._socket is not None:
-                self._socket.check_send()
-                count = self._socket.send_nowait([view]) or 0
+                self._socket.check_socket()
+                count = self._socket.write_nowait([view])
             elif (counting := self._counting) is not None:
                 count = counting.send_nowait(view)
             else:
@@ -325,7 +325,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         """
         data: bytes | None = None
         if self._socket is not None:
-            data = self._socket.receive_nowait()
+            data = self._socket.read_nowait()
         elif isinstance(self.transport_stream, ImmediateStream):
             data = self.transport_stream.receive_nowait()
         if data:

@@ -228,7 +228,7 @@ async def test_a_peer_that_reads_nothing_can_not_fill_the_memory(
     arenas: Arenas, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 65536  # the less, the sooner this is over
-    monkeypatch.setattr("trio_tlsbio._stream.transports._MOST_ANSWERED", limit)
+    monkeypatch.setattr("trio_tlsbio._stream.transport._MOST_ANSWERED", limit)
     arena13 = arenas["server", "tls13"]
     async with tcp_pair() as (theirs, ours):
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES // 2)

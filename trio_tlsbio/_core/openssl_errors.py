@@ -1,7 +1,8 @@
-"""OpenSSL's error queue, which all connections of a thread share."""
+"""How OpenSSL reports errors, and the queue that all connections of a thread share."""
 
 from __future__ import annotations
 
+import re
 import ssl
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,14 @@ from contextlib import contextmanager, suppress
 
 __all__ = [
     "IS_PYPY",
+    "UNNAMED_ALERT",
     "clean_error_queue",
     "clean_up",
     "empty_error_queue",
     "is_openssl_error",
     "may_be_foreign",
+    "reason_of",
+    "unnamed_alert_in",
 ]
 
 # Never used for a connection.
@@ -72,3 +76,32 @@ def clean_up() -> None:
     """Keep an error of this connection from becoming one of others: see may_be_foreign()."""
     if IS_PYPY:
         empty_error_queue()
+
+
+UNNAMED_ALERT = "UNKNOWN_ERROR"
+"""Stands for an alert that OpenSSL has no name for: all of its own reasons have one."""
+
+# OpenSSL's number for an alert that it received is this plus the alert's own. The number of an
+# error has the library and more in the bits above its reason.
+_ALERT_OFFSET = 1000
+_REASON_MASK = 0xFFF
+
+
+def reason_of(exc: ssl.SSLError) -> str | None:
+    """Return OpenSSL's reason name, also for those that Python has no name for."""
+    reason: str | None = getattr(exc, "reason", None)
+    if reason is not None:
+        return reason
+    if unnamed_alert_in(exc) is not None:
+        return UNNAMED_ALERT
+    # CPython's text ends with a line of its source in brackets.
+    text = re.match(r"\[SSL\] (.+?)(?: \(|$)", str(exc))
+    return text[1].upper().replace(" ", "_") if text else None
+
+
+def unnamed_alert_in(exc: ssl.SSLError) -> int | None:
+    """Return the number of an alert that OpenSSL has no name for. Only PyPy reports it."""
+    if match := re.search(r"unknown error for errcode (\d+)$", str(exc)):
+        number = (int(match[1]) & _REASON_MASK) - _ALERT_OFFSET
+        return number if 0 <= number <= 255 else None
+    return None

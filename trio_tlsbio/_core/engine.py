@@ -1,0 +1,270 @@
+"""OpenSSL on an open connection, and all that is odd about it and about Python's ssl module."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+
+from .errors import TLSError
+from .inbox import MOST_RECORDS, Inbox
+from .openssl_errors import IS_PYPY, clean_up, empty_error_queue, may_be_foreign, reason_of
+from .outbox import Outbox
+from .records import DATA_SHIFT, HEADER_BYTES, RECORD_BYTES, Data, byte_view, is_acceptable
+from .refusals import reason_of_refusal
+from .states import Event
+
+__all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "ask"]
+
+SEAL_BYTES = HEADER_BYTES + 1 + 16
+"""What encryption adds in TLS 1.3: header, content type, tag (RFC 9846 section 5.2), in bytes."""
+
+# What a record may cost in TLS 1.3, where all look alike until they are decrypted: one without data
+# may be a KeyUpdate, which takes as long as 16 others, or hold a ticket in every 18 bytes, which
+# takes as long as two. A request for a certificate takes a signature.
+_KEY_UPDATE_COST = 16
+_SIGNATURE_COST = 192
+_TICKETS_SHIFT = 3
+
+
+_ALL = sys.maxsize
+
+
+@attrs.frozen
+class Failure:
+    """OpenSSL, or Python code that is called by it, can't go on."""
+
+    exc: Exception
+    refusal: str | None = None
+    """Why OpenSSL has refused a record, by its own name for the reason, if that is known."""
+
+
+Happening: TypeAlias = Event | Failure | TLSError
+
+
+def ask(method: Callable[..., Any], *args: object, suspect: Exception | None = None) -> Any:
+    """Call a method of an SSLObject; again if its error may not be its own.
+
+    Args:
+      method: The method to call.
+      *args: Its arguments.
+      suspect: The error of a first call, after which this is the second. It is what is raised if
+        the second call fails too: OpenSSL only knows then that the connection has failed before.
+        See :func:`may_be_foreign`.
+    """
+    clean_up()
+    if suspect is None:
+        try:
+            return method(*args)
+        except Exception as exc:
+            if not may_be_foreign(exc):
+                raise
+            suspect = exc
+    try:
+        return method(*args)
+    except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        raise
+    except Exception as exc:
+        if _is_shut_down_too_early(exc):
+            raise
+    raise suspect
+
+
+def _is_shut_down_too_early(exc: Exception) -> bool:
+    """Whether a close_notify can't be written yet, because the peer renegotiates."""
+    return getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT"
+
+
+@attrs.define(eq=False)
+class Engine:
+    """Decrypts from the inbox, encrypts into the outbox, and says what happens meanwhile."""
+
+    ssl_object: ssl.SSLObject
+    inbox: Inbox
+    outbox: Outbox
+    #: Called after records that were no data.
+    on_message: Callable[[], None] | None = None
+    #: Called with what OpenSSL has written while it decrypted.
+    on_answers: Callable[[bytes], None] | None = None
+    #: Whether the peer may begin another handshake, as it may in TLS 1.2.
+    may_renegotiate: bool = False
+    #: Whether any data was decrypted.
+    has_decrypted: bool = False
+    # Whether OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2 one
+    # may follow the Finished in the same record.
+    _may_hold_message: bool = False
+
+    def open(self, *, is_tls13: bool, may_sign: bool) -> None:
+        """Begin with data, after the handshake.
+
+        Args:
+          is_tls13: Whether that is what was agreed on.
+          may_sign: Whether this side may be asked for a certificate, and so for a signature.
+        """
+        inbox = self.inbox
+        if is_tls13:
+            inbox.records.cost = _SIGNATURE_COST if may_sign else _KEY_UPDATE_COST
+            inbox.records.shift = _TICKETS_SHIFT
+        self.may_renegotiate = self._may_hold_message = not is_tls13
+        inbox.wants_data = is_tls13 and inbox.is_empty and not inbox.has_ended
+
+    @property
+    def may_have_read_ahead(self) -> bool:
+        """Whether there may be something to decrypt."""
+        inbox = self.inbox
+        return bool(
+            self._may_hold_message
+            or inbox.bio.pending
+            or inbox.records.waiting
+            or self.ssl_object.pending()
+        )
+
+    # One loop, since each record would pay for a call.
+    def decrypt(  # noqa: C901, PLR0912, PLR0915
+        self, max_bytes: int | None
+    ) -> tuple[bytes, Happening | None]:
+        """Return what can be decrypted now, ``max_bytes`` at most, and what has ended that.
+
+        If nothing has, the inbox tells whether more is needed, or this call has done its share.
+        """
+        chunks: list[bytes] = []
+        happening: Happening | None = None
+        left = _ALL if max_bytes is None else max_bytes
+        inbox, read = self.inbox, self.ssl_object.read
+        bio, records = inbox.bio, inbox.records
+        records.allowance, inbox.is_behind = MOST_RECORDS, False  # as begin_share() does
+        if IS_PYPY:
+            empty_error_queue()
+        if not bio.pending and not inbox.refill(is_acceptable):
+            # Only the rest of a record that was read in part can be there.
+            inbox.wants_data = not (
+                inbox.has_ended or self._may_hold_message or self.ssl_object.pending()
+            )
+        while not inbox.wants_data:
+            size = RECORD_BYTES if left > RECORD_BYTES else left  # noqa: FURB136 - min() is a call
+            try:
+                try:
+                    chunk = read(size)  # of one record at most
+                except ssl.SSLError as exc:
+                    if not may_be_foreign(exc):
+                        raise
+                    chunk = ask(read, size, suspect=exc)
+            except ssl.SSLWantReadError:
+                if self._goes_on_after_message():
+                    continue
+                if inbox.has_ended and not inbox.is_behind:
+                    happening = Event.TRANSPORT_ENDED
+                break
+            except ssl.SSLZeroReturnError:
+                happening = Event.CLOSE_NOTIFY_RECEIVED
+                break
+            except Exception as exc:
+                happening = self.failure(exc)
+                break
+            if not chunk:  # had we sent our close_notify, it would have been an exception
+                happening = Event.CLOSE_NOTIFY_RECEIVED
+                break
+            chunks.append(chunk)
+            size = len(chunk)
+            left -= size
+            if records.waiting:
+                # Data costs less than what the record could have been.
+                records.allowance += records.cost - 1 + ((size + SEAL_BYTES) >> records.shift)
+                records.allowance -= size >> DATA_SHIFT
+            if not left:
+                break
+            if not bio.pending and not (records.waiting and inbox.refill(is_acceptable)):
+                # Without the exception that would say so.
+                if records.waiting:
+                    inbox.ask_for_more()
+                else:
+                    inbox.wants_data = not inbox.has_ended
+                break
+        if self.outbox.bio.pending:
+            self._collect_answers(happening)
+        if not chunks:
+            return b"", happening
+        self.has_decrypted = True
+        inbox.is_single = False  # the first tickets come before data
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks), happening
+
+    def _goes_on_after_message(self) -> bool:
+        """Take note of what was no data, and give OpenSSL what follows, if that is there."""
+        self._may_hold_message = False
+        self._collect_answers(None)  # or the BIO would grow with all of them, and stay so
+        if self.on_message is not None and not self.inbox.records.missing:
+            self.on_message()
+        if self.inbox.refill(is_acceptable):
+            return True
+        self.inbox.ask_for_more()
+        return False
+
+    def _collect_answers(self, happening: Happening | None) -> None:
+        answers = self.outbox.collect_answers()
+        if self.on_answers is not None and not isinstance(happening, Failure):
+            self.on_answers(answers)
+
+    def encrypt(self, data: Data) -> bytes | Failure:
+        """Encrypt data, and return what OpenSSL does not take because the peer renegotiates."""
+        left = data
+        if type(data) is not bytes or len(data) > RECORD_BYTES:
+            left = byte_view(data)  # a slice of which is no copy
+        write, outbox = self.ssl_object.write, self.outbox
+        if IS_PYPY:
+            empty_error_queue()
+        while left:  # an empty write would mean the end to OpenSSL
+            try:
+                try:
+                    taken = write(left[:RECORD_BYTES])
+                except ssl.SSLError as exc:
+                    if not may_be_foreign(exc):
+                        raise
+                    taken = ask(write, left[:RECORD_BYTES], suspect=exc)
+            except ssl.SSLWantReadError:
+                outbox.collect()
+                return bytes(left)
+            except Exception as exc:
+                failure = self.failure(exc)
+                outbox.collect()
+                return failure
+            left = left[taken:]
+            outbox.pieces.append(outbox.bio.read())
+        return b""
+
+    def close(self) -> Happening | None:
+        """Write our close_notify. None if that can't be done yet, because the peer renegotiates."""
+        # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
+        # the second looks for the peer's, and would fail for good with data of the peer before it.
+        # So the BIO is empty meanwhile.
+        self.inbox.put_back()
+        happening: Happening | None = Event.CLOSE_NOTIFY_SENT
+        try:
+            ask(self.ssl_object.unwrap)
+        except ssl.SSLWantReadError:
+            pass  # ours is written, and theirs has not come
+        except Exception as exc:
+            happening = None if _is_shut_down_too_early(exc) else self.failure(exc)
+            clean_up()
+        self.outbox.collect()
+        return happening
+
+    def failure(self, exc: Exception) -> Failure:
+        """Return what is known of a failure, while the BIOs still hold what belongs to it."""
+        clean_up()
+        if not isinstance(exc, ssl.SSLError) or reason_of(exc) != "RECORD_LAYER_FAILURE":
+            return Failure(exc)
+        inbox, outbox = self.inbox, self.outbox
+        rest, written = inbox.bio.read(), outbox.bio.read()
+        inbox.bio.write(rest)
+        outbox.bio.write(written)
+        refusal = reason_of_refusal(
+            inbox.records.last_header,
+            rest,
+            written,
+            is_split=inbox.records.missing > 0,
+            is_tls13=self.ssl_object.version() == "TLSv1.3",
+        )
+        return Failure(exc, refusal)

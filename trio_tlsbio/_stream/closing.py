@@ -1,0 +1,274 @@
+"""How a connection ends: closed, closed at once, or given back as plaintext."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
+from trio_tlsbio._core.states import State
+
+from .abstract import close_nowait
+from .driver import Driver
+from .turns import beside
+
+__all__ = ["CLOSE_TIMEOUT", "ClosePolicy", "Closing"]
+
+CLOSE_TIMEOUT = 5.0
+"""How long :meth:`TLSStream.aclose` waits for the peer by default, in seconds."""
+
+# How long a peer that sends data where unwrap() expects its end has to be silent before that is an
+# error, in seconds.
+_PAUSE = 0.1
+
+
+@attrs.frozen
+class ClosePolicy:
+    """What a close does, and what it may take. See :class:`TLSStream` for the parameters."""
+
+    https_compatible: bool = False
+    timeout: float = attrs.field(default=CLOSE_TIMEOUT)
+    max_bytes: int = attrs.field(default=1024 * 1024)
+
+    @timeout.validator
+    def _check_timeout(self, _: object, value: float) -> None:
+        if not value >= 0:
+            raise ValueError("close_timeout must not be negative")
+
+    @max_bytes.validator
+    def _check_max_bytes(self, _: object, value: int) -> None:
+        if value < 0:
+            raise ValueError("close_max_bytes must not be negative")
+
+
+@attrs.define(eq=False)
+class Closing:
+    """The end of one connection.
+
+    A close vouches that the peer has got everything, by its close_notify (RFC 9846 section 6.1).
+    So there is none where not all was said.
+    """
+
+    policy: ClosePolicy
+    _driver: Driver
+    #: Whether the stream is closed, or about to be.
+    has_begun: bool = attrs.field(default=False, init=False)
+    #: Set when the transport is closed, or was given back.
+    closed: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _is_aborted: bool = attrs.field(default=False, init=False)
+    _lingers: bool = attrs.field(default=True, init=False)  # until stop_lingering()
+    _lingering: trio.CancelScope | None = attrs.field(default=None, init=False)
+
+    def check_open(self) -> None:
+        """Raise :exc:`trio.ClosedResourceError` if the stream is closed, or about to be."""
+        if self.has_begun:
+            raise trio.ClosedResourceError("this TLSStream was closed")
+
+    @property
+    def _vouches(self) -> bool:
+        """Whether a close may say that the peer has got everything."""
+        return not (self.policy.https_compatible or self._is_aborted or self._driver.is_cut)
+
+    ################################################################
+    # Closing the transport
+    ################################################################
+
+    async def close(self, transport_stream: trio.abc.AsyncResource) -> None:
+        """End the connection and close its transport: see :meth:`TLSStream.aclose`."""
+        is_first, self.has_begun = not self.has_begun, True
+        if self.closed.is_set():
+            await trio.lowlevel.checkpoint()
+            return
+        error_before = self._driver.connection.error
+        deadline = trio.current_time() + (0.0 if self._is_aborted else self.policy.timeout)
+        if isinstance(error_before, HandshakeTimeoutError):
+            deadline = -math.inf  # the peer was waited for long enough
+        try:
+            with trio.CancelScope(deadline=deadline):
+                await (self._end() if is_first else self.closed.wait())
+        except KeyboardInterrupt:
+            deadline = -math.inf  # it comes only once, and the transport has to close at once
+            raise
+        finally:
+            if not self.closed.is_set():
+                try:
+                    self._end_nowait()
+                finally:
+                    await self._close_transport(transport_stream, deadline)
+        if error_before is None:
+            self._raise_what_was_found()
+
+    def abort(self, transport_stream: trio.abc.AsyncResource) -> bool:
+        """Close at once, and vouch for nothing: see :meth:`TLSStream.abort`."""
+        if not self.closed.is_set():
+            self.has_begun = self._is_aborted = True
+            self._end_nowait()
+            if close_nowait(transport_stream):
+                self.closed.set()
+        return self.closed.is_set()
+
+    async def _close_transport(
+        self, transport_stream: trio.abc.AsyncResource, deadline: float
+    ) -> None:
+        # Not only the first task that comes here: one that is cancelled makes the transport, if
+        # another task waits for it, close at once.
+        try:
+            with trio.CancelScope(deadline=deadline):  # cancelled, it closes at once
+                await transport_stream.aclose()
+        finally:
+            self.closed.set()
+
+    def _raise_what_was_found(self) -> None:
+        """Raise what a close has found, if no other call can have raised it."""
+        connection = self._driver.connection
+        failed_in_handshake = connection.handshake is None and connection.send_state is State.FAILED
+        if isinstance(connection.error, PeerAlertError) or failed_in_handshake:
+            assert connection.error is not None
+            raise connection.error.again()
+
+    ################################################################
+    # The end of both directions
+    ################################################################
+
+    async def _end(self) -> None:
+        connection, transport = self._driver.connection, self._driver.transport
+        if self.policy.https_compatible and connection.send_state is State.HANDSHAKE:
+            return  # there is nothing that could be lost
+        # A peer that has gone already is no error here, nor a stream that broke before.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if self._vouches:
+                await self._driver.complete_handshake()
+            transport.receive_nowait(1)  # a record that fails is answered by an alert
+            if self._vouches:
+                connection.send_close_notify()
+            else:
+                self._discard()
+        if isinstance(connection.error, HandshakeTimeoutError):
+            return  # the peer was waited for long enough
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            # Whatever was raised: the alert, or what was committed before.
+            await self._flush_and_receive(self._discard)
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._wait_for_the_peer()
+
+    def _end_nowait(self) -> None:
+        connection, transport = self._driver.connection, self._driver.transport
+        if not connection.is_behind:
+            transport.receive_nowait(1)
+        if connection.handshake is not None and self._vouches:
+            with suppress(TLSError):
+                connection.send_close_notify()
+        self._discard()
+        transport.inbox.discard()
+        transport.receive_nowait()  # what is left unread would make closing a reset
+        self._driver.report_last_session()
+        if connection.send_state is not State.HANDSHAKE:  # half of one is of no use
+            transport.flush_nowait()
+        transport.end_direction()
+
+    async def _flush_and_receive(self, take: Callable[[], object]) -> None:
+        """Flush what is pending, and receive meanwhile: the peer may have something to send too,
+        and not read before that is gone.
+
+        ``take`` is called for what was received.
+        """
+        if self._driver.transport.flush_nowait() and not self._driver.has_pending:
+            return
+        async with beside(partial(self._receive_meanwhile, take)):
+            await self._driver.flush_held()
+
+    @enable_ki_protection  # a new task does not get it from the one that starts it
+    async def _receive_meanwhile(self, take: Callable[[], object]) -> None:
+        transport, left = self._driver.transport, self.policy.max_bytes
+        with suppress(trio.Cancelled, Exception):  # the task that waits for the end meets it too
+            while left > 0 and not transport.has_ended:
+                left -= await transport.receive(while_flushing=True)
+                take()
+
+    def _discard(self) -> None:
+        """Look at what has arrived, for the end or an alert, and throw it away. What one call does
+        not get to is thrown away unread.
+        """
+        connection = self._driver.connection
+        if not connection.is_behind:
+            with suppress(TLSError):
+                self._driver.receive()
+        if connection.is_behind:
+            self._driver.transport.inbox.discard()
+
+    ################################################################
+    # Lingering
+    ################################################################
+
+    def stop_lingering(self) -> None:
+        """See :meth:`TLSStream.stop_lingering`."""
+        self._lingers = False
+        if self._lingering is not None:
+            self._lingering.cancel()
+
+    async def _wait_for_the_peer(self) -> None:
+        """Wait until the peer sends no more, if closing the transport now could do harm."""
+        transport = self._driver.transport
+        if not transport.end_direction() or not transport.has_sent:
+            return
+        if self._lingers or transport.unacknowledged() is None:
+            with trio.CancelScope() as self._lingering:
+                await self._receive_until_the_end()
+                return
+        delay = 0.001
+        while transport.unacknowledged():
+            await trio.sleep(delay)  # nothing wakes a task for an acknowledgement
+            delay = min(2 * delay, 0.1)
+
+    async def _receive_until_the_end(self) -> None:
+        connection, transport = self._driver.connection, self._driver.transport
+        left = self.policy.max_bytes
+        self._discard()
+        while left > 0 and not (
+            transport.inbox.has_ended or connection.receive_state is State.CLOSED
+        ):
+            left -= await transport.receive()
+            self._discard()
+
+    ################################################################
+    # Back to plaintext
+    ################################################################
+
+    async def unwrap(self) -> bytes:
+        """End TLS in both directions, and return what was received after it.
+
+        See :meth:`TLSStream.unwrap`.
+        """
+        driver, connection = self._driver, self._driver.connection
+        await driver.send_close_notify()
+        await self._flush_and_receive(connection.look_ahead)
+        connection.look_ahead()
+        while (
+            connection.receive_state is State.OPEN
+            and connection.bytes_to_receive <= self.policy.max_bytes
+        ):
+            # Once there is data, all of it is taken in until the peer pauses: it may have much
+            # left to send before its close_notify, and wait for us to read.
+            pause = _PAUSE if connection.bytes_to_receive else math.inf
+            with trio.move_on_after(pause) as scope:
+                await driver.exchange()
+            connection.look_ahead()
+            if scope.cancelled_caught:
+                break
+        self.check_open()
+        if connection.bytes_to_receive:
+            message = (
+                f"the peer sent {connection.bytes_to_receive} bytes of data where unwrap() "
+                "expected its close_notify: receive until b'' first"
+            )
+            raise connection.lifecycle.origin.claim(TLSError(message))
+        await driver.step(driver.receive)
+        self.has_begun = True
+        self.closed.set()
+        return connection.trailing_data

@@ -2,7 +2,6 @@
 
 from trio import NeedHandshakeError
 
-from ._core.certificates import certificate_names, decoded_chain
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,
@@ -68,8 +67,6 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
-    "certificate_names",
-    "decoded_chain",
     "is_worth_retrying",
     "open_pump",
     "open_tls_over_tcp_listeners",

@@ -20,9 +20,8 @@ from trio_tlsbio import (
     TLSConnection,
     TLSError,
     TLSStream,
-    certificate_names,
-    decoded_chain,
 )
+from trio_tlsbio._core.certificates import certificate_names
 from trio_tlsbio.testing import Flight
 
 from ._status import Status, hint_for
@@ -125,13 +124,7 @@ class Handshake:
             seconds=seconds,
             info=info,
             is_verified=stream.context.verify_mode is not ssl.CERT_NONE,
-            chain=tuple(
-                map(
-                    _certificate,
-                    info.peer_certificate_chain,
-                    decoded_chain(stream.connection.ssl_object),
-                )
-            ),
+            chain=tuple(map(_certificate, info.peer_certificate_chain, info.decoded_chain)),
         )
 
 

@@ -13,15 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from trio_tlsbio import (
-    HandshakeInfo,
-    PeerAlertError,
-    State,
-    TLSConnection,
-    TLSError,
-    TLSStream,
-)
+from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError, TLSStream
 from trio_tlsbio._core.certificates import certificate_names
+from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 
 from ._status import Status, hint_for

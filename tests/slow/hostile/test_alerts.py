@@ -10,9 +10,10 @@ import pytest
 
 from fuzz._forge import ALERT, APPLICATION_DATA, FATAL, WARNING, record, take_records
 from tests.tables import Tables
-from trio_tlsbio import PeerAlertError, State, TLSConnection
+from trio_tlsbio import PeerAlertError, TLSConnection
 from trio_tlsbio._core.iana import Alert
 from trio_tlsbio._core.words import NEWER_ALERTS
+from trio_tlsbio.core import State
 
 from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, both, sealed
 from .peer import Arena, HostilePeer, outcome_of

@@ -15,11 +15,7 @@ import trustme
 
 from tests.helpers import LIMIT, NAME, server_context_for
 from trio_tlsbio import (
-    HandshakeCompleted,
-    HandshakeFailed,
     HandshakeInfo,
-    ServerEvent,
-    ServerMonitor,
     TLSError,
     TLSListener,
     TLSStream,
@@ -27,6 +23,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
     sni_context,
 )
+from trio_tlsbio.monitoring import HandshakeCompleted, HandshakeFailed, ServerEvent, ServerMonitor
 
 from .harness import (
     ALPN_TAKEN,

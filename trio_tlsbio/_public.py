@@ -28,7 +28,8 @@ def _publish(value: Any, module_name: str) -> None:
         value = value.__func__
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         return
-    if not value.__module__.startswith("trio_tlsbio.") or "._" not in value.__module__:
+    written_in = value.__module__ or ""  # PyPy has functions without
+    if not written_in.startswith("trio_tlsbio.") or "._" not in written_in:
         return
     if inspect.isclass(value):
         # They are strings, whose names would be looked up in the public module.

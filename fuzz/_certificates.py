@@ -11,8 +11,7 @@ import attrs
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from trio_tlsbio import certificate_names, decoded_chain
-from trio_tlsbio._core.certificates import presented_names
+from trio_tlsbio._core.certificates import certificate_names, presented_names
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio.cli import _facts
 
@@ -182,7 +181,7 @@ def _look(client: Subject, count: int) -> None:
     info = client.connection.handshake
     assert info is not None
     chain = info.peer_certificate_chain
-    decoded = decoded_chain(client.connection.ssl_object)
+    decoded = info.decoded_chain
     assert len(decoded) == len(chain) == count
     for der, certificate in zip(chain, decoded, strict=True):
         names = certificate_names(certificate)
@@ -192,5 +191,5 @@ def _look(client: Subject, count: int) -> None:
         assert printable(repr(facts)).isprintable()
         assert facts.days_left is None or isinstance(facts.days_left, int)
     matched = info.matched_name
-    assert matched is None or matched in certificate_names(info.peer_certificate or {})
+    assert matched is None or matched in info.certificate_names
     assert presented_names(client.connection.ssl_object) == certificate_names(decoded[0])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from trio_tlsbio import State
 from trio_tlsbio._core.records import RECORD_BYTES
+from trio_tlsbio.core import State
 
 from ._forge import (
     ALERT,

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import trio
 
-from trio_tlsbio import PeerAlertError, PostHandshakeAuthError, State, TLSConnection, TLSError
+from trio_tlsbio import PeerAlertError, PostHandshakeAuthError, TLSConnection, TLSError
+from trio_tlsbio.core import State
 
 from ._input import Input, as_buffer
 from ._randomness import Randomness

@@ -2,7 +2,8 @@
 
 from trio import NeedHandshakeError
 
-from ._core.certificates import certificate_names, decoded_chain
+from . import core as core
+from . import monitoring as monitoring
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,
@@ -15,37 +16,24 @@ from ._core.errors import (
 from ._core.handshake_info import HandshakeInfo
 from ._core.sessions import TLSSession
 from ._core.sni import sni_context
-from ._core.states import State
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
-from ._net.monitor import (
-    AcceptFailed,
-    ConnectionAccepted,
-    ConnectionClosed,
-    HandshakeCompleted,
-    HandshakeFailed,
-    ServerEvent,
-    ServerMonitor,
-    ServerStatistics,
-)
 from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._net.reloading import ContextProvider, ReloadingContext
 from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
-from ._net.session_cache import SessionCache, SessionCacheStatistics
+from ._net.session_cache import SessionCache
+from ._public import publish
 from ._stream.pump import PumpedStream, open_pump
 from ._stream.stream import TLSStream
 from ._stream.upgrade import start_tls
 
+__version__ = "0.1.0.dev0"
+
 __all__ = [
-    "AcceptFailed",
     "CertificateError",
-    "ConnectionAccepted",
-    "ConnectionClosed",
-    "Drain",
     "ContextProvider",
-    "HandshakeCompleted",
-    "HandshakeFailed",
+    "Drain",
     "HandshakeInfo",
     "HandshakeTimeoutError",
     "NeedHandshakeError",
@@ -55,12 +43,7 @@ __all__ = [
     "Reconnecting",
     "ReloadingContext",
     "Retry",
-    "ServerEvent",
-    "ServerMonitor",
-    "ServerStatistics",
     "SessionCache",
-    "SessionCacheStatistics",
-    "State",
     "TLSConnection",
     "TLSConnector",
     "TLSError",
@@ -68,8 +51,6 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
-    "certificate_names",
-    "decoded_chain",
     "is_worth_retrying",
     "open_pump",
     "open_tls_over_tcp_listeners",
@@ -80,3 +61,5 @@ __all__ = [
     "sni_context",
     "start_tls",
 ]
+
+publish(__name__)

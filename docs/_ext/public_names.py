@@ -19,7 +19,11 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import trio_tlsbio
+import trio_tlsbio.core
+import trio_tlsbio.monitoring
 import trio_tlsbio.testing
+
+_MODULES = trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring, trio_tlsbio.testing
 
 
 def _resolve(
@@ -29,7 +33,7 @@ def _resolve(
     if not target.startswith("trio_tlsbio._"):
         return None
     name = target.rpartition(".")[2]
-    for module in (trio_tlsbio, trio_tlsbio.testing):
+    for module in _MODULES:
         if name in module.__all__:
             return env.domains.python_domain.resolve_xref(
                 env,

@@ -7,18 +7,19 @@ from pathlib import Path
 import trio
 
 import trio_tlsbio
+from trio_tlsbio.monitoring import HandshakeCompleted, ServerEvent, ServerMonitor
 
 
 class Metrics:
     """What the monitor counts, and one count of its own: the handshakes of each TLS version."""
 
     def __init__(self) -> None:
-        self.monitor = trio_tlsbio.ServerMonitor(on_event=self.on_event)
+        self.monitor = ServerMonitor(on_event=self.on_event)
         self.versions = Counter[str]()
 
-    def on_event(self, event: trio_tlsbio.ServerEvent) -> None:
+    def on_event(self, event: ServerEvent) -> None:
         match event:
-            case trio_tlsbio.HandshakeCompleted(handshake=handshake):
+            case HandshakeCompleted(handshake=handshake):
                 self.versions[handshake.version] += 1
 
     def text(self) -> str:

@@ -18,7 +18,7 @@ import trustme
 
 from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run, run_here
 from tests.helpers import NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
-from trio_tlsbio import TLSStream, TruncationError, decoded_chain
+from trio_tlsbio import TLSStream, TruncationError
 
 from .peers import Chain, echo, tls_server
 
@@ -52,9 +52,10 @@ async def test_decoded_chain(
             await client.receive_some()  # and the tickets
             session = client.session
             assert client.handshake is not None
-            chain = decoded_chain(client.connection.ssl_object)
+            chain = client.handshake.decoded_chain
             assert len(chain) == len(client.handshake.peer_certificate_chain)
-            assert decoded_chain(peer.connection.ssl_object) == ()
+            assert peer.handshake is not None
+            assert peer.handshake.decoded_chain == peer.handshake.certificate_names == ()
     assert client.session_reused is is_resumed
     assert chain[0] == client.getpeercert()
     if not is_resumed:
@@ -68,7 +69,9 @@ async def test_decoded_chain_that_is_not_verified(server: Chain) -> None:
         client, peer = wrap_pair(*transports, context, server_context_for(server.cert))
         await both_handshakes(client, peer)
         assert client.getpeercert() == {}
-        assert ("DNS", NAME) in decoded_chain(client.connection.ssl_object)[0]["subjectAltName"]
+        assert client.handshake is not None
+        assert ("DNS", NAME) in client.handshake.decoded_chain[0]["subjectAltName"]
+        assert client.handshake.certificate_names == (), "nobody has verified it"
 
 
 async def test_chain_in_lines(server: Chain) -> None:

@@ -13,7 +13,8 @@ import trio.testing
 import trustme
 
 from tests.commands import Server, Stream, serve
-from trio_tlsbio import State, TruncationError
+from trio_tlsbio import TruncationError
+from trio_tlsbio.core import State
 
 from .peers import BIG, Reader, connect, exchange, posix, request, slow_reader
 

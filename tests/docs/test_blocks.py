@@ -192,7 +192,7 @@ def test_every_block_is_run() -> None:
 def test_examples_in_docstrings_name_what_there_is() -> None:
     """They are pieces, and not run; but they are Python, and their arguments have real names."""
     package = Path(trio_tlsbio.__file__).parent
-    blocks = [block for path in package.glob("*.py") for block in docstring_blocks(path)]
+    blocks = [block for path in package.rglob("*.py") for block in docstring_blocks(path)]
     assert len(blocks) >= 5
     for block in blocks:
         compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -31,8 +31,9 @@ def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_docs_build(site: Path) -> None:
     assert "<svg" in (site / "states.html").read_text(encoding="utf-8")
     api = (site / "api.html").read_text(encoding="utf-8")
-    for name in trio_tlsbio.__all__:
-        assert f'id="trio_tlsbio.{name}"' in api
+    for module in (trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring):
+        for name in module.__all__:
+            assert f'id="{module.__name__}.{name}"' in api
     page = (site / "testing.html").read_text(encoding="utf-8")
     for name in trio_tlsbio.testing.__all__:
         assert f'id="trio_tlsbio.testing.{name}"' in page
@@ -67,7 +68,7 @@ def strings_in_the_code() -> set[str]:
 
     return {
         text_of(node)
-        for path in Path(trio_tlsbio.__file__).parent.glob("*.py")
+        for path in Path(trio_tlsbio.__file__).parent.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant | ast.JoinedStr)
     }

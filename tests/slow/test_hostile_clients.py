@@ -26,14 +26,8 @@ from tests.helpers import (
     reset_when_closed,
     server_context_for,
 )
-from trio_tlsbio import (
-    PeerAlertError,
-    ServerMonitor,
-    TLSConnection,
-    TLSConnector,
-    TLSStream,
-    serve_tls_over_tcp,
-)
+from trio_tlsbio import PeerAlertError, TLSConnection, TLSConnector, TLSStream, serve_tls_over_tcp
+from trio_tlsbio.monitoring import ServerMonitor
 
 TIMEOUT = 600  # of a handshake, in the seconds of a clock that the test moves on
 

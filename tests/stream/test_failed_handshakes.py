@@ -11,7 +11,8 @@ from trio.testing import assert_checkpoints, memory_stream_pair
 
 from tests.helpers import wrap_pair
 from tests.stream.steps import Pair, error_of, errors_of, fail
-from trio_tlsbio import CertificateError, PeerAlertError, State, TLSError
+from trio_tlsbio import CertificateError, PeerAlertError, TLSError
+from trio_tlsbio.core import State
 
 
 async def test_server_learns_that_its_authority_is_not_known(

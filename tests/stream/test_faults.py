@@ -24,14 +24,8 @@ from tests.helpers import (
     tcp_pair,
     wrap_pair,
 )
-from trio_tlsbio import (
-    PeerAlertError,
-    State,
-    TLSConnection,
-    TLSError,
-    TLSStream,
-    TruncationError,
-)
+from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, TLSStream, TruncationError
+from trio_tlsbio.core import State
 from trio_tlsbio.testing import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset
 
 QUESTION = b"what is in the first record, and " * 5

@@ -20,16 +20,10 @@ from tests.helpers import (
     server_context_for,
     shake_hands,
 )
-from trio_tlsbio import (
-    CertificateError,
-    PeerAlertError,
-    State,
-    TLSConnection,
-    TLSError,
-    TruncationError,
-)
+from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError, TruncationError
 from trio_tlsbio._core.connection import SLICE_BYTES
 from trio_tlsbio._core.records import RECORD_BYTES
+from trio_tlsbio.core import State
 from trio_tlsbio.testing import transfer
 
 CHUNKS = pytest.mark.parametrize("chunk", [1, 7, None], ids=["1", "7", "whole"])

@@ -12,7 +12,8 @@ import trustme
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
 from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
-from trio_tlsbio._core.key_exchange import GROUPS, KeyExchangeWatch
+from trio_tlsbio._core.iana import GROUPS
+from trio_tlsbio._core.key_exchange import KeyExchangeWatch
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 HAS_MLKEM = ssl.OPENSSL_VERSION_INFO >= (3, 5)

@@ -35,8 +35,6 @@ from tests.helpers import (
     tcp_pair,
 )
 from trio_tlsbio import (
-    ServerEvent,
-    ServerMonitor,
     SessionCache,
     TLSConnection,
     TLSConnector,
@@ -46,6 +44,7 @@ from trio_tlsbio import (
     serve_tls_over_tcp,
     start_tls,
 )
+from trio_tlsbio.monitoring import ServerEvent, ServerMonitor
 from trio_tlsbio.testing import (
     CertificateAuthority,
     Corrupt,

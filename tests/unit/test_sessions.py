@@ -20,15 +20,10 @@ from tests.helpers import (
     server_context_for,
     shake_hands,
 )
-from trio_tlsbio import (
-    SessionCache,
-    SessionCacheStatistics,
-    State,
-    TLSConnection,
-    TLSError,
-    TLSSession,
-)
+from trio_tlsbio import SessionCache, TLSConnection, TLSError, TLSSession
 from trio_tlsbio._net import session_cache
+from trio_tlsbio.core import State
+from trio_tlsbio.monitoring import SessionCacheStatistics
 from trio_tlsbio.testing import transfer
 
 

@@ -18,11 +18,8 @@ import trustme
 from tests.helpers import NAME, server_context_for, serving
 from tests.peers import running
 from tests.programs import VERSION_OPTIONS, gnutls_priority, needs, s_server
-from trio_tlsbio import (
-    CertificateError,
-    ServerMonitor,
-    TLSStream,
-)
+from trio_tlsbio import CertificateError, TLSStream
+from trio_tlsbio.monitoring import ServerMonitor
 
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
 

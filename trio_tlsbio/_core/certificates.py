@@ -5,20 +5,24 @@ from __future__ import annotations
 import _ssl
 import ipaddress
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
+
+import attrs
 
 from .openssl_errors import clean_error_queue, empty_error_queue
 
 __all__ = [
     "Certificate",
     "certificate_names",
+    "copies_of",
+    "decoded",
     "decoded_certificate",
-    "decoded_chain",
     "is_same_name",
     "peer_chain",
     "presented_names",
+    "raw_chain",
 ]
 
 # A certificate as SSLObject.getpeercert() decodes it.
@@ -46,6 +50,9 @@ def certificate_names(certificate: Certificate) -> tuple[str, ...]:
 
 
 def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+    """Return OpenSSL's own objects for the certificates that the peer presented. They hold no
+    reference to the connection.
+    """
     # Public from Python 3.13 on, but there only as DER, which the standard library can't decode;
     # the object beneath has had this method since 3.10. Without it we know less, and say less.
     sslobj = getattr(ssl_object, "_sslobj", None)
@@ -72,6 +79,34 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     return ()
 
 
+def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
+    """Decode what :func:`raw_chain` returned, by its DER form, without what can't be decoded."""
+    known: dict[bytes, Certificate] = {}
+    for certificate in certificates:
+        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
+            known[_in_der(certificate)] = certificate.get_info()
+    return known
+
+
+@attrs.frozen
+class CertificateCopy:
+    """Takes the place of an object of OpenSSL's, which can't be copied or pickled."""
+
+    _der: bytes = attrs.field(repr=False)
+    _info: Certificate
+
+    def get_info(self) -> Certificate:
+        return self._info
+
+    def public_bytes(self, encoding: int) -> bytes:
+        assert encoding == _ssl.ENCODING_DER
+        return self._der
+
+
+def copies_of(certificates: Iterable[Any]) -> tuple[CertificateCopy, ...]:
+    return tuple(CertificateCopy(der, info) for der, info in decoded(certificates).items())
+
+
 def decoded_certificate(ssl_object: ssl.SSLObject) -> Certificate | None:
     try:
         if (certificate := ssl_object.getpeercert()) is not None:
@@ -83,37 +118,14 @@ def decoded_certificate(ssl_object: ssl.SSLObject) -> Certificate | None:
         return {}
 
 
-def peer_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+def peer_chain(ssl_object: ssl.SSLObject, certificates: Iterable[Any]) -> tuple[bytes, ...]:
+    """Return the chain in DER form. ``certificates`` is the :func:`raw_chain`."""
     leaf = ssl_object.getpeercert(binary_form=True)
     if leaf is None:
         return ()
-    chain = tuple(map(_in_der, raw_chain(ssl_object)))
+    chain = tuple(map(_in_der, certificates))
     # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
     return chain if leaf in chain else (leaf, *chain)
-
-
-def decoded_chain(ssl_object: ssl.SSLObject) -> tuple[Certificate, ...]:
-    """Decode the certificates that the peer presented, its own first.
-
-    They are in the order of :attr:`HandshakeInfo.peer_certificate_chain`, and like it what was
-    sent, verified or not. It takes a while, so it is not part of the handshake.
-
-    Args:
-      ssl_object: Of a connection whose handshake is done, such as
-        :attr:`TLSConnection.ssl_object`.
-
-    Returns:
-      For each the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of one, empty where
-      that can't be had.
-    """
-    decoded: dict[bytes, Certificate] = {}
-    for certificate in raw_chain(ssl_object):
-        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
-            decoded[_in_der(certificate)] = certificate.get_info()
-    chain = peer_chain(ssl_object)
-    if chain and chain[0] not in decoded:
-        decoded[chain[0]] = decoded_certificate(ssl_object) or {}
-    return tuple(decoded.get(certificate, {}) for certificate in chain)
 
 
 def is_same_name(pattern: str, hostname: str) -> bool:

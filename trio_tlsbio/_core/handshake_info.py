@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import attrs
 
 from .certificates import (
     Certificate,
     certificate_names,
+    copies_of,
+    decoded,
     decoded_certificate,
     is_same_name,
     peer_chain,
+    raw_chain,
 )
 from .sni import requested_hostname
 
@@ -55,7 +60,10 @@ class HandshakeInfo:
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
     """The certificates that the peer presented, in DER form, its own first. They are what was
     sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
-    :func:`decoded_chain` tells what is in them."""
+    :attr:`decoded_chain` is what they say."""
+
+    # What decoded_chain decodes.
+    _certificates: tuple[Any, ...] = attrs.field(default=(), repr=False, eq=False)
 
     @property
     def is_post_quantum(self) -> bool:
@@ -72,10 +80,40 @@ class HandshakeInfo:
         """
         if self.server_hostname is None or not self.peer_certificate:
             return None
-        for name in certificate_names(self.peer_certificate):
+        for name in self.certificate_names:
             if is_same_name(name, self.server_hostname):
                 return name
         return None
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """The DNS names and IP addresses that the peer's certificate is valid for.
+
+        Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
+        section 2). Empty unless the certificate was verified, as :attr:`peer_certificate` is.
+        """
+        return certificate_names(self.peer_certificate or {})
+
+    @property
+    def decoded_chain(self) -> tuple[Certificate, ...]:
+        """The certificates that the peer presented, decoded, its own first.
+
+        They are in the order of :attr:`peer_certificate_chain`, and like it what was sent, verified
+        or not. For each there is the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of a
+        certificate, empty if it can't be decoded. Decoding takes a while, so it is done each time
+        that this is asked for.
+        """
+        chain = self.peer_certificate_chain
+        known = decoded(self._certificates)
+        if chain:
+            known.setdefault(chain[0], self.peer_certificate or {})
+        return tuple(known.get(certificate, {}) for certificate in chain)
+
+    def __reduce__(self) -> tuple[partial[HandshakeInfo], tuple[()]]:
+        """Make it anew, to copy or pickle it, with copies of what OpenSSL owns."""
+        values = attrs.asdict(self, recurse=False)
+        values["certificates"] = copies_of(values.pop("_certificates"))
+        return partial(type(self), **values), ()
 
     @classmethod
     def of(cls, ssl_object: ssl.SSLObject, group: Callable[[str], str | None]) -> HandshakeInfo:
@@ -83,6 +121,7 @@ class HandshakeInfo:
 
         Few of them tell the group of the key exchange: ``group()`` returns it for a cipher suite.
         """
+        certificates = raw_chain(ssl_object)
         cipher = ssl_object.cipher()
         version = ssl_object.version()
         assert cipher is not None
@@ -96,5 +135,6 @@ class HandshakeInfo:
             server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),
             peer_certificate=decoded_certificate(ssl_object),
-            peer_certificate_chain=peer_chain(ssl_object),
+            peer_certificate_chain=peer_chain(ssl_object, certificates),
+            certificates=certificates,
         )

@@ -7,6 +7,7 @@ import hashlib
 import attrs
 
 from .errors import TLSError, printable
+from .iana import Alert, AlertLevel, ExtensionType, HandshakeType, NameType
 from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
 
 __all__ = [
@@ -24,16 +25,8 @@ __all__ = [
 MAX_HELLO_BYTES = 64 * 1024
 """How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
 
-# HandshakeType: RFC 9846 appendix B.3.
-_CLIENT_HELLO = 1
 MESSAGE_HEADER_BYTES = 4
-
-# RFC 6066 section 3.
-_SERVER_NAME, _HOST_NAME = 0, 0
-
-# AlertLevel and AlertDescription: RFC 9846 section 6.
-_WARNING, _FATAL = 1, 2
-_CLOSE_NOTIFY, _ILLEGAL_PARAMETER, _UNRECOGNIZED_NAME = 0, 47, 112
+"""Type and length, which begin a handshake message (RFC 9846 section 4), in bytes."""
 
 # Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
 # section 4.2.3.
@@ -92,7 +85,7 @@ def server_name_in(message: bytes) -> bytes | None:
 
 
 def _server_name(message: Reader) -> bytes | None:
-    if message.number(1) != _CLIENT_HELLO:
+    if message.number(1) != HandshakeType.CLIENT_HELLO:
         raise MalformedError
     hello = message.vector(3)
     if message:
@@ -104,7 +97,7 @@ def _server_name(message: Reader) -> bytes | None:
     extensions = hello.vector(2) if hello else hello
     while extensions:
         kind, content = extensions.number(2), extensions.vector(2)
-        if kind == _SERVER_NAME:
+        if kind == ExtensionType.SERVER_NAME:
             return _host_name(content)
     return None
 
@@ -112,7 +105,7 @@ def _server_name(message: Reader) -> bytes | None:
 def _host_name(extension: Reader) -> bytes:
     # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
     names = extension.vector(2)
-    if names.number(1) != _HOST_NAME:
+    if names.number(1) != NameType.HOST_NAME:
         raise MalformedError
     name = names.vector(2)
     if names or extension:
@@ -122,14 +115,16 @@ def _host_name(extension: Reader) -> bytes:
 
 def plaintext_alert(description: int) -> bytes:
     """Return the record of a fatal alert, as it is before anything is encrypted."""
-    return bytes([ALERT, 3, 3, 0, 2, _FATAL, description])
+    return bytes([ALERT, 3, 3, 0, 2, AlertLevel.FATAL, description])
 
 
 def _is_warning(record: Data) -> bool:
     """Whether it is an alert after which OpenSSL reads on: not fatal, and no close_notify."""
     if len(record) != HEADER_BYTES + 2:
         return False
-    return record[0] == ALERT and record[5] == _WARNING and record[6] != _CLOSE_NOTIFY
+    return (
+        record[0] == ALERT and record[5] == AlertLevel.WARNING and record[6] != Alert.CLOSE_NOTIFY
+    )
 
 
 @attrs.frozen
@@ -193,7 +188,7 @@ class HelloWatch:
         message = self._message
         while message and not self.is_over:
             length = message_bytes(message)
-            if message[0] != _CLIENT_HELLO:
+            if message[0] != HandshakeType.CLIENT_HELLO:
                 self.is_over = True
             elif length > MAX_HELLO_BYTES:
                 self._refuse_too_long()
@@ -211,13 +206,13 @@ class HelloWatch:
                 f"the peer asked for {printable(name)}, which is no host name: it is not ASCII",
                 reason="UNRECOGNIZED_NAME",
             )
-            self._refuse(error, _UNRECOGNIZED_NAME)
+            self._refuse(error, Alert.UNRECOGNIZED_NAME)
         elif self.has_hello and name != self.server_name:
             error = TLSError(
                 "the peer asked for another name in its second ClientHello",
                 reason="ILLEGAL_PARAMETER",
             )
-            self._refuse(error, _ILLEGAL_PARAMETER)
+            self._refuse(error, Alert.ILLEGAL_PARAMETER)
         self.server_name = name
         self._hellos += 1
 
@@ -226,7 +221,7 @@ class HelloWatch:
             f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
             reason="EXCESSIVE_MESSAGE_SIZE",
         )
-        self._refuse(error, _ILLEGAL_PARAMETER)
+        self._refuse(error, Alert.ILLEGAL_PARAMETER)
 
     def _refuse(self, error: TLSError, alert: int) -> None:
         self.refusal = Refusal(error, plaintext_alert(alert))

@@ -7,46 +7,15 @@ from contextlib import suppress
 import attrs
 
 from .hello import HELLO_RETRY_REQUEST, MESSAGE_HEADER_BYTES, MalformedError, Reader, message_bytes
+from .iana import GROUPS, CurveType, ExtensionType, HandshakeType
 from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
-__all__ = ["GROUPS", "KeyExchangeWatch"]
+__all__ = ["KeyExchangeWatch"]
 
-GROUPS = {
-    19: "secp192r1",
-    21: "secp224r1",
-    22: "secp256k1",
-    23: "secp256r1",
-    24: "secp384r1",
-    25: "secp521r1",
-    26: "brainpoolP256r1",
-    27: "brainpoolP384r1",
-    28: "brainpoolP512r1",
-    29: "x25519",
-    30: "x448",
-    31: "brainpoolP256r1tls13",
-    32: "brainpoolP384r1tls13",
-    33: "brainpoolP512r1tls13",
-    256: "ffdhe2048",
-    257: "ffdhe3072",
-    258: "ffdhe4096",
-    259: "ffdhe6144",
-    260: "ffdhe8192",
-    512: "MLKEM512",
-    513: "MLKEM768",
-    514: "MLKEM1024",
-    4587: "SecP256r1MLKEM768",
-    4588: "X25519MLKEM768",
-    4589: "SecP384r1MLKEM1024",
-}
-"""IANA's registry "TLS Supported Groups", without those that no OpenSSL of today negotiates."""
+# What TLS 1.2 may send between ServerHello and ServerKeyExchange.
+_BEFORE_KEY_EXCHANGE = (HandshakeType.CERTIFICATE, HandshakeType.CERTIFICATE_STATUS)
 
-# HandshakeType: RFC 9846 appendix B.3, RFC 5246 section 7.4.
-_SERVER_HELLO, _CERTIFICATE, _SERVER_KEY_EXCHANGE, _CERTIFICATE_STATUS = 2, 11, 12, 22
-_BEFORE_KEY_EXCHANGE = (_CERTIFICATE, _CERTIFICATE_STATUS)
-
-_KEY_SHARE = 51  # of ExtensionType: RFC 9846 section 4.3
 _TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 9846 appendix B.4
-_NAMED_CURVE = 3  # of ECCurveType: RFC 8422 section 5.4
 
 # A server's certificates may take 100 KiB, which OpenSSL allows by default.
 _MOST_BYTES = 128 * 1024
@@ -101,7 +70,7 @@ class KeyExchangeWatch:
             with suppress(MalformedError):
                 if cipher.startswith("ECDHE-PSK-"):
                     exchange.vector(2)  # psk_identity_hint: RFC 5489 section 2
-                if exchange.number(1) == _NAMED_CURVE:
+                if exchange.number(1) == CurveType.NAMED_CURVE:
                     number = exchange.number(2)
         return None if number is None else GROUPS.get(number, f"0x{number:04x}")
 
@@ -125,9 +94,9 @@ class KeyExchangeWatch:
                 return
             kind, body = messages[0], bytes(messages[MESSAGE_HEADER_BYTES:end])
             del messages[:end]
-            if kind == _SERVER_HELLO:
+            if kind == HandshakeType.SERVER_HELLO:
                 self._read_server_hello(Reader(body))
-            elif kind == _SERVER_KEY_EXCHANGE:
+            elif kind == HandshakeType.SERVER_KEY_EXCHANGE:
                 self._server_key_exchange = body
                 self._end()
             elif kind not in _BEFORE_KEY_EXCHANGE:
@@ -143,7 +112,7 @@ class KeyExchangeWatch:
         extensions = hello.vector(2) if hello else hello
         while extensions:
             kind, content = extensions.number(2), extensions.vector(2)
-            if kind == _KEY_SHARE:
+            if kind == ExtensionType.KEY_SHARE:
                 self._key_share = content.number(2)
         if cipher_suite[0] == _TLS13_SUITES:  # what follows is encrypted
             self._end()

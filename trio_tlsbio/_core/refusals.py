@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .iana import Alert
 from .records import (
     ALERT,
     APPLICATION_DATA,
@@ -21,16 +22,12 @@ __all__ = ["reason_of_refusal"]
 _MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
 _MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
 
-# AlertDescription: RFC 9846 section 6.
-_UNEXPECTED_MESSAGE, _BAD_RECORD_MAC, _RECORD_OVERFLOW = 10, 20, 22
-_DECODE_ERROR, _PROTOCOL_VERSION = 50, 70
-
 # Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
 # it answers by an alert in plaintext.
 _BY_TYPE = {CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", HANDSHAKE: "RECORD_TOO_SMALL"}
-_BY_ALERT = {
-    _BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
-    _PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
+_BY_ALERT: dict[int, str] = {
+    Alert.BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+    Alert.PROTOCOL_VERSION: "WRONG_VERSION_NUMBER",
 }
 
 
@@ -77,13 +74,13 @@ def reason_of_refusal(
 
 def _reason_by_alert(alert: int, header: bytes, length: int, *, is_whole: bool) -> str | None:
     """Return what an alert in plaintext means. ``is_whole`` unless a header was enough for it."""
-    if alert == _UNEXPECTED_MESSAGE and is_whole:
+    if alert == Alert.UNEXPECTED_MESSAGE and is_whole:
         return _BY_TYPE.get(header[0]) if header else None
-    if alert == _UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
+    if alert == Alert.UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
         return "BAD_RECORD_TYPE" if header[1:2] == b"\x03" else "WRONG_VERSION_NUMBER"
-    if alert == _RECORD_OVERFLOW:
+    if alert == Alert.RECORD_OVERFLOW:
         return _reason_by_length(length, RECORD_BYTES + _MOST_ADDED) or "DATA_LENGTH_TOO_LONG"
-    if alert == _DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
+    if alert == Alert.DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
         return "LENGTH_TOO_SHORT" if is_whole else "WRONG_VERSION_NUMBER"
     return _BY_ALERT.get(alert)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .iana import Alert
+
 __all__ = ["ALERTS", "NEWER_ALERTS", "REASONS", "VERIFY_CODES"]
 
 # The alerts of RFC 9846 section 6 that a peer may send, as what they tell the one who gets
@@ -49,7 +51,9 @@ ALERTS = {
 }
 
 # The alerts of IANA's registry that OpenSSL has no name for.
-NEWER_ALERTS: dict[int | None, str] = {117: "general_error", 121: "ech_required"}
+NEWER_ALERTS: dict[int | None, str] = {
+    alert: alert.description for alert in (Alert.GENERAL_ERROR, Alert.ECH_REQUIRED)
+}
 
 # What several reasons have in common.
 _NO_TLS_RECORD = "the peer sent something that is not a TLS record"

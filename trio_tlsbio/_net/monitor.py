@@ -60,8 +60,8 @@ class ConnectionClosed:
     handshake: HandshakeInfo | None
     """What its handshake agreed on; None if that was not completed."""
     error: Exception | None
-    """What has ended it: a :exc:`TLSError`, or an exception of the handler or of a hook. None for a
-    clean end, and where serving was cancelled."""
+    """What has ended it: a :exc:`~trio_tlsbio.TLSError`, or an exception of the handler or of a
+    hook. None for a clean end, and where serving was cancelled."""
     duration: float
     """How long it lasted, in seconds."""
 
@@ -102,15 +102,16 @@ class ServerStatistics:
     """Those of them that resumed a session. Envoy: ``ssl.session_reused``."""
 
     failed: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
-    """Handshakes that failed, by :attr:`TLSError.error_type`. Envoy: ``ssl.connection_error`` and,
-    for certificates, ``ssl.fail_verify_error`` and ``ssl.fail_verify_no_cert``."""
+    """Handshakes that failed, by :attr:`~trio_tlsbio.TLSError.error_type`. Envoy:
+    ``ssl.connection_error`` and, for certificates, ``ssl.fail_verify_error`` and
+    ``ssl.fail_verify_no_cert``."""
 
     cancelled: int = 0
     """Handshakes that were cut off because serving was cancelled."""
 
     broken: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
-    """Connections that broke after the handshake, by :attr:`TLSError.error_type`, or by the class
-    of an exception that the handler raised."""
+    """Connections that broke after the handshake, by :attr:`~trio_tlsbio.TLSError.error_type`, or
+    by the class of an exception that the handler raised."""
 
     accept_errors: int = 0
     """Times that the system could not accept a connection, for want of descriptors or memory."""
@@ -139,7 +140,7 @@ class ServerStatistics:
 class ServerMonitor:
     """Counts what happens to the connections of a server, or of several.
 
-    Pass it to :func:`serve_tls_over_tcp`, and ask for :meth:`statistics` at any time.
+    Pass it to :func:`~trio_tlsbio.serve_tls_over_tcp`, and ask for :meth:`statistics` at any time.
 
     Args:
       on_event: Called with each :data:`ServerEvent`, in the task of the connection. It must not

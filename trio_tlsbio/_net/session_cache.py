@@ -15,7 +15,7 @@ __all__ = ["SessionCache", "SessionCacheStatistics"]
 
 @attrs.frozen
 class SessionCacheStatistics:
-    """How a :class:`SessionCache` has done so far."""
+    """How a :class:`~trio_tlsbio.SessionCache` has done so far."""
 
     stored: int = 0
     """Sessions that were put in."""

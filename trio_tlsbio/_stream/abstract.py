@@ -14,20 +14,22 @@ __all__ = ["CountingStream", "ImmediateStream", "LingeringStream", "WatchedStrea
 
 @runtime_checkable
 class CountingStream(Protocol):
-    """A stream that tells how much a cancelled send has sent, as a :class:`TLSStream` does."""
+    """A stream that shows how much a cancelled send has sent, as a :class:`~trio_tlsbio.TLSStream`
+    does.
+    """
 
     @property
     def is_cancel_safe(self) -> bool:
-        """Whether it really can, which may depend on what is beneath."""
+        """Whether it really does, which may depend on the underlying stream."""
         ...
 
     @property
     def bytes_committed(self) -> int:
-        """How many bytes it has taken on itself to deliver, since it was made."""
+        """How many bytes it has committed itself to deliver since it was made."""
         ...
 
     def send_nowait(self, data: Data) -> int:
-        """Take on as much of ``data`` as is possible without waiting, and return how much."""
+        """Commit to as much of ``data`` as is possible without waiting, and return how much."""
         ...
 
     async def send_all(self, data: Data) -> None:
@@ -37,7 +39,9 @@ class CountingStream(Protocol):
 
 @runtime_checkable
 class ImmediateStream(Protocol):
-    """A stream that can receive without waiting, as a :class:`TLSStream` over a socket can."""
+    """A stream that can receive without waiting, as a :class:`~trio_tlsbio.TLSStream` over a socket
+    can.
+    """
 
     def receive_nowait(self) -> bytes | None:
         """Return what has arrived, ``b""`` at the end; None if nothing has."""
@@ -49,16 +53,24 @@ class LingeringStream(Protocol):
     """A stream over a socket, which must not be closed before the peer has closed."""
 
     def end_direction(self) -> bool:
-        """See :meth:`Transport.end_direction`."""
+        """End our direction of the socket, if there is one. Must not raise.
+
+        Returns:
+          Whether there is one: closing it before the peer has closed can destroy data in flight.
+        """
         ...
 
 
 @runtime_checkable
 class WatchedStream(Protocol):
-    """A stream that shows whether the peer has gone, as a :class:`TLSStream` over a socket does."""
+    """A stream that shows whether the peer has gone, as a :class:`~trio_tlsbio.TLSStream` over a
+    socket does.
+    """
 
     def peer_has_gone(self) -> bool:
-        """See :meth:`Transport.peer_has_gone`."""
+        """Whether the peer has ended its direction, or the whole transport, as far as that can be
+        seen without receiving what came before.
+        """
         ...
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 import trio
 
-from trio_tlsbio import State, TLSSession, TLSStream, serve_tls_over_tcp
+from trio_tlsbio import TLSSession, TLSStream, serve_tls_over_tcp
+from trio_tlsbio.core import State
 
 from ._facts import Ending, Handshake
 from ._options import Commands, add_command

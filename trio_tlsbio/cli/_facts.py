@@ -13,16 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from trio_tlsbio import (
-    HandshakeInfo,
-    PeerAlertError,
-    State,
-    TLSConnection,
-    TLSError,
-    TLSStream,
-    certificate_names,
-    decoded_chain,
-)
+from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError, TLSStream
+from trio_tlsbio._core.certificates import certificate_names
+from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 
 from ._status import Status, hint_for
@@ -125,13 +118,7 @@ class Handshake:
             seconds=seconds,
             info=info,
             is_verified=stream.context.verify_mode is not ssl.CERT_NONE,
-            chain=tuple(
-                map(
-                    _certificate,
-                    info.peer_certificate_chain,
-                    decoded_chain(stream.connection.ssl_object),
-                )
-            ),
+            chain=tuple(map(_certificate, info.peer_certificate_chain, info.decoded_chain)),
         )
 
 

@@ -20,12 +20,8 @@ import attrs
 import trio
 
 from trio_tlsbio import (
-    ConnectionClosed,
     Drain,
     ReloadingContext,
-    ServerEvent,
-    ServerMonitor,
-    ServerStatistics,
     TLSError,
     TLSListener,
     TLSStream,
@@ -33,6 +29,7 @@ from trio_tlsbio import (
     serve_tls_listeners,
 )
 from trio_tlsbio._net.default_context import make_default_context
+from trio_tlsbio.monitoring import ConnectionClosed, ServerEvent, ServerMonitor, ServerStatistics
 
 from ._options import (
     Commands,

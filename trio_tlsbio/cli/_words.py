@@ -6,13 +6,12 @@ import ssl
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from importlib import metadata
 from ipaddress import ip_address
 
 import attrs
 import trio
 
-from trio_tlsbio import HandshakeInfo
+from trio_tlsbio import HandshakeInfo, __version__
 from trio_tlsbio._core.errors import printable
 
 from ._facts import CertificateFacts, Ending, Handshake
@@ -161,14 +160,7 @@ class Stopwatch:
         return in_ms(self.seconds())
 
 
-def _version() -> str:
-    try:
-        return metadata.version("trio-tlsbio")
-    except metadata.PackageNotFoundError:  # run from a bare source tree
-        return "(unknown version)"
-
-
 def versions() -> str:
     """Return the versions that a report of a fault should name."""
     openssl = " ".join(ssl.OPENSSL_VERSION.split()[:2])
-    return f"trio-tlsbio {_version()}, Trio {trio.__version__}, {openssl}"
+    return f"trio-tlsbio {__version__}, Trio {trio.__version__}, {openssl}"

@@ -19,6 +19,7 @@ import trio
 
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import PeerAlertError, TLSError
+from trio_tlsbio._public import publish
 from trio_tlsbio._stream.stream import TLSStream
 
 from ._faults import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset, Split, Stall
@@ -430,3 +431,6 @@ async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
             raise min(errors, key=lambda error: isinstance(error, PeerAlertError))
         finally:
             errors.clear()  # or its traceback would keep it alive in a cycle
+
+
+publish(__name__)

@@ -10,6 +10,8 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST, MESSAGE_HEADER_BYTES, message_bytes
+from trio_tlsbio._core.iana import Alert, ContentType, ExtensionType, HandshakeType
 from trio_tlsbio._core.records import HEADER_BYTES, Data, Records
 from trio_tlsbio._stream.abstract import (
     CountingStream,
@@ -373,80 +375,10 @@ class RecordedStream(trio.abc.HalfCloseableStream):
 # Records and flights
 ################################################################
 
-# The registry "TLS ContentType" of IANA.
-_CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = range(20, 24)
-_CONTENT_TYPES = {
-    _CHANGE_CIPHER_SPEC: "change_cipher_spec",
-    _ALERT: "alert",
-    _HANDSHAKE: "handshake",
-    _APPLICATION_DATA: "application_data",
-    24: "heartbeat",
-}
+_CONTENT_TYPES = {int(kind): kind.name.lower() for kind in ContentType}
+_MESSAGES = {int(kind): kind.message for kind in HandshakeType}
+_ALERTS = {int(alert): alert.description for alert in Alert}
 
-# The registry "TLS HandshakeType" of IANA, in the spelling of RFC 9846 section 4 and RFC 5246
-# section 7.4.
-_SERVER_HELLO = 2
-_MESSAGES = {
-    0: "HelloRequest",
-    1: "ClientHello",
-    _SERVER_HELLO: "ServerHello",
-    4: "NewSessionTicket",
-    5: "EndOfEarlyData",
-    8: "EncryptedExtensions",
-    11: "Certificate",
-    12: "ServerKeyExchange",
-    13: "CertificateRequest",
-    14: "ServerHelloDone",
-    15: "CertificateVerify",
-    16: "ClientKeyExchange",
-    20: "Finished",
-    22: "CertificateStatus",
-    24: "KeyUpdate",
-    25: "CompressedCertificate",
-}
-
-# The registry "TLS Alerts" of IANA.
-_ALERTS = {
-    0: "close_notify",
-    10: "unexpected_message",
-    20: "bad_record_mac",
-    21: "decryption_failed",
-    22: "record_overflow",
-    30: "decompression_failure",
-    40: "handshake_failure",
-    41: "no_certificate",
-    42: "bad_certificate",
-    43: "unsupported_certificate",
-    44: "certificate_revoked",
-    45: "certificate_expired",
-    46: "certificate_unknown",
-    47: "illegal_parameter",
-    48: "unknown_ca",
-    49: "access_denied",
-    50: "decode_error",
-    51: "decrypt_error",
-    60: "export_restriction",
-    70: "protocol_version",
-    71: "insufficient_security",
-    80: "internal_error",
-    86: "inappropriate_fallback",
-    90: "user_canceled",
-    100: "no_renegotiation",
-    109: "missing_extension",
-    110: "unsupported_extension",
-    111: "certificate_unobtainable",
-    112: "unrecognized_name",
-    113: "bad_certificate_status_response",
-    114: "bad_certificate_hash_value",
-    115: "unknown_psk_identity",
-    116: "certificate_required",
-    120: "no_application_protocol",
-}
-
-# RFC 9846 section 4.2.3: by this random value a ServerHello is a HelloRetryRequest.
-_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
-
-_SUPPORTED_VERSIONS = 43  # the extension, RFC 9846 section 4.3.1
 _TLS13 = b"\x03\x04"
 
 
@@ -496,10 +428,10 @@ class _Reader:
                 # TLS 1.3 encrypts under application_data alone; its change_cipher_spec means
                 # nothing (RFC 9846 sections 5.2 and E.4).
                 is_encrypted = content_type in _CONTENT_TYPES and (
-                    content_type == _APPLICATION_DATA
+                    content_type == ContentType.APPLICATION_DATA
                     or (side.has_changed_cipher and not self._is_tls13)
                 )
-                if content_type == _CHANGE_CIPHER_SPEC:
+                if content_type == ContentType.CHANGE_CIPHER_SPEC:
                     side.has_changed_cipher = True
                 yield WireRecord(
                     time=passage.time,
@@ -512,24 +444,24 @@ class _Reader:
 
     def _messages(self, side: _Side, content_type: int, record: bytes) -> tuple[str, ...]:
         body = record[HEADER_BYTES:]
-        if content_type == _ALERT and len(body) == 2:
+        if content_type == ContentType.ALERT and len(body) == 2:
             return (_ALERTS.get(body[1], f"alert {body[1]}"),)
-        if content_type == _HANDSHAKE:
+        if content_type == ContentType.HANDSHAKE:
             side.handshake += body
             return tuple(self._handshake_messages(side.handshake))
         return ()
 
     def _handshake_messages(self, buffer: bytearray) -> Iterator[str]:
         """Take whole messages out of the buffer, and name them."""
-        while len(buffer) >= 4:
-            kind, end = buffer[0], 4 + int.from_bytes(buffer[1:4], "big")
+        while len(buffer) >= MESSAGE_HEADER_BYTES:
+            kind, end = buffer[0], message_bytes(buffer)
             if len(buffer) < end:
                 return
-            body = bytes(buffer[4:end])
+            body = bytes(buffer[MESSAGE_HEADER_BYTES:end])
             del buffer[:end]
-            if kind == _SERVER_HELLO:
+            if kind == HandshakeType.SERVER_HELLO:
                 self._is_tls13 = _chosen_version(body) == _TLS13
-                if body[2:34] == _RETRY_RANDOM:
+                if body[2:34] == HELLO_RETRY_REQUEST:
                     yield "HelloRetryRequest"
                     continue
             yield _MESSAGES.get(kind, f"message {kind}")
@@ -543,7 +475,7 @@ def _chosen_version(server_hello: bytes) -> bytes:
     while start + 4 <= len(server_hello):
         extension = int.from_bytes(server_hello[start : start + 2], "big")
         end = start + 4 + int.from_bytes(server_hello[start + 2 : start + 4], "big")
-        if extension == _SUPPORTED_VERSIONS:
+        if extension == ExtensionType.SUPPORTED_VERSIONS:
             return server_hello[start + 4 : end]
         start = end
     return server_hello[:2]

@@ -11,7 +11,8 @@ import pytest
 
 from fuzz._forge import APPLICATION_DATA, record
 from tests.tables import Tables
-from trio_tlsbio import PeerAlertError, State, TLSError
+from trio_tlsbio import PeerAlertError, TLSError
+from trio_tlsbio.core import State
 
 from .peer import SIDES, Arena, HostilePeer, Outcome, outcome_of
 

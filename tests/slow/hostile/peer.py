@@ -13,7 +13,7 @@ import trustme
 from fuzz._forge import ALERT, HANDSHAKE, KEY_UPDATE, Keys, Keys13, keys12, take_records
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for
 from trio_tlsbio import TLSConnection, TLSError, TLSStream
-from trio_tlsbio.testing._recording import _ALERTS as ALERT_NAMES
+from trio_tlsbio._core.iana import Alert
 
 SIDES = ("client", "server")
 
@@ -91,7 +91,7 @@ class HostilePeer:
         """The name of each alert that came; in a handshake, of those in plaintext."""
         contents = [r[5:] for r in self.heard_in_handshake if r[0] == ALERT and len(r) == 5 + 2]
         contents += [content for content_type, content in self.heard if content_type == ALERT]
-        return [ALERT_NAMES[content[1]] for content in contents]
+        return [Alert(content[1]).description for content in contents]
 
     ################################################################
     # Anything else

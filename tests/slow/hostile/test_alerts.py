@@ -10,14 +10,19 @@ import pytest
 
 from fuzz._forge import ALERT, APPLICATION_DATA, FATAL, WARNING, record, take_records
 from tests.tables import Tables
-from trio_tlsbio import PeerAlertError, State, TLSConnection
-from trio_tlsbio.testing._recording import _ALERTS as ALERT_NAMES
+from trio_tlsbio import PeerAlertError, TLSConnection
+from trio_tlsbio._core.iana import Alert
+from trio_tlsbio._core.words import NEWER_ALERTS
+from trio_tlsbio.core import State
 
 from .cases import NO_MESSAGE, Arenas, Case, Ends, Goes, both, sealed
 from .peer import Arena, HostilePeer, outcome_of
 
 # Descriptions without a name, too: RFC 9846 section 6.2 makes them errors.
-NAMES = ALERT_NAMES | {1: "unknown", 99: "unknown", 255: "unknown"}
+NAMES = {
+    **{int(alert): alert.description for alert in Alert if alert not in NEWER_ALERTS},
+    **dict.fromkeys((1, 99, 255), "unknown"),
+}
 
 Moment: TypeAlias = Callable[[Arena], tuple[HostilePeer, TLSConnection, Callable[[bytes], bytes]]]
 

@@ -28,7 +28,8 @@ from fuzz._forge import (
     with_extension,
 )
 from tests.tables import Tables
-from trio_tlsbio import State, TLSConnection, TruncationError
+from trio_tlsbio import TLSConnection, TruncationError
+from trio_tlsbio.core import State
 
 from .cases import (
     DAMAGED,

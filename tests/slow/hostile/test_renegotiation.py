@@ -29,8 +29,9 @@ from fuzz._forge import (
     records_in,
 )
 from tests.helpers import NAME, client_context_for, server_context_for, tcp_pair
-from trio_tlsbio import State, TLSConnection, TLSError, TLSStream, TruncationError
+from trio_tlsbio import TLSConnection, TLSError, TLSStream, TruncationError
 from trio_tlsbio._core.connection import SLICE_BYTES
+from trio_tlsbio.core import State
 
 from .cases import Arenas
 from .peer import SIDES, HostileEnd, HostilePeer, hostile_context, outcome_of

@@ -16,12 +16,12 @@ from fuzz._forge import ALERT, APPLICATION_DATA, FINISHED, HANDSHAKE, handshake,
 from tests.helpers import echo, reset, tcp_pair
 from trio_tlsbio import (
     PeerAlertError,
-    ServerMonitor,
     TLSError,
     TLSStream,
     open_tls_over_tcp_stream,
     serve_tls_over_tcp,
 )
+from trio_tlsbio.monitoring import ServerMonitor
 
 from .cases import DAMAGED, IS_SILENT, NO_MESSAGE, TOO_LONG, Arenas, inside
 from .peer import Arena, HostileEnd, HostilePeer

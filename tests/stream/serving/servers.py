@@ -11,15 +11,8 @@ import attrs
 import trio
 
 from tests.helpers import HOST
-from trio_tlsbio import (
-    ServerEvent,
-    ServerMonitor,
-    ServerStatistics,
-    TLSConnection,
-    TLSListener,
-    TLSStream,
-    serve_tls_over_tcp,
-)
+from trio_tlsbio import TLSConnection, TLSListener, TLSStream, serve_tls_over_tcp
+from trio_tlsbio.monitoring import ServerEvent, ServerMonitor, ServerStatistics
 
 LOGGER = "trio_tlsbio.server"
 

@@ -14,13 +14,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers import HOST, echo
 from tests.stream.serving.servers import LOGGER, LateClient, Server, Stream, serving
-from trio_tlsbio import (
-    Drain,
-    ServerMonitor,
-    TLSError,
-    open_tls_over_tcp_listeners,
-    serve_tls_listeners,
-)
+from trio_tlsbio import Drain, TLSError, open_tls_over_tcp_listeners, serve_tls_listeners
+from trio_tlsbio.monitoring import ServerMonitor
 
 
 async def test_closing_the_listeners_drains(

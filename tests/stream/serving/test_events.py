@@ -23,7 +23,8 @@ from tests.helpers import (
     server_context_for,
 )
 from tests.stream.serving.servers import OneStream, Server, Stream, serving
-from trio_tlsbio import (
+from trio_tlsbio import TLSConnector, TLSError, TLSListener, TLSStream, serve_tls_listeners
+from trio_tlsbio.monitoring import (
     ConnectionAccepted,
     ConnectionClosed,
     HandshakeCompleted,
@@ -31,11 +32,6 @@ from trio_tlsbio import (
     ServerEvent,
     ServerMonitor,
     ServerStatistics,
-    TLSConnector,
-    TLSError,
-    TLSListener,
-    TLSStream,
-    serve_tls_listeners,
 )
 
 

@@ -18,13 +18,13 @@ from tests.stream.serving.servers import Server, Stream, serving
 from trio_tlsbio import (
     HandshakeTimeoutError,
     PeerAlertError,
-    ServerMonitor,
     TLSConnection,
     TLSConnector,
     TLSError,
     TLSListener,
     TLSStream,
 )
+from trio_tlsbio.monitoring import ServerMonitor
 
 
 async def test_slow_handshake_under_trios_serve_listeners(

@@ -17,14 +17,13 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from tests.helpers import HOST, echo
 from tests.stream.serving.servers import serving
 from trio_tlsbio import (
-    AcceptFailed,
-    ServerEvent,
     TLSListener,
     TLSStream,
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
     serve_tls_over_tcp,
 )
+from trio_tlsbio.monitoring import AcceptFailed, ServerEvent
 
 
 async def test_options_that_make_no_sense(server_context: ssl.SSLContext) -> None:

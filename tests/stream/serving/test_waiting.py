@@ -21,13 +21,8 @@ from tests.helpers import (
     port_of,
     serving,
 )
-from trio_tlsbio import (
-    ServerMonitor,
-    TLSListener,
-    TLSStream,
-    open_tls_over_tcp_listeners,
-    serve_tls_listeners,
-)
+from trio_tlsbio import TLSListener, TLSStream, open_tls_over_tcp_listeners, serve_tls_listeners
+from trio_tlsbio.monitoring import ServerMonitor
 
 
 async def ask(stream: TLSStream[Any]) -> None:

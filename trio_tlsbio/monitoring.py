@@ -1,0 +1,30 @@
+"""Events and statistics: what happens to connections of a server, and how sessions are reused."""
+
+from __future__ import annotations
+
+from ._net.monitor import (
+    AcceptFailed,
+    ConnectionAccepted,
+    ConnectionClosed,
+    HandshakeCompleted,
+    HandshakeFailed,
+    ServerEvent,
+    ServerMonitor,
+    ServerStatistics,
+)
+from ._net.session_cache import SessionCacheStatistics
+from ._public import publish
+
+__all__ = [
+    "AcceptFailed",
+    "ConnectionAccepted",
+    "ConnectionClosed",
+    "HandshakeCompleted",
+    "HandshakeFailed",
+    "ServerEvent",
+    "ServerMonitor",
+    "ServerStatistics",
+    "SessionCacheStatistics",
+]
+
+publish(__name__)

@@ -296,13 +296,16 @@ async def _end_ours(world: World, run: Run) -> None:
 @contextmanager
 def without_collection() -> Generator[None, None, None]:
     """Turn garbage collection off, so that objects in a cycle stay alive."""
-    gc.freeze()  # so that the collection at the end looks at new objects alone
+    freezes = hasattr(gc, "freeze")  # PyPy has nothing of the kind
+    if freezes:
+        gc.freeze()  # so that the collection at the end looks at new objects alone
     gc.disable()
     try:
         yield
     finally:
         gc.collect()
-        gc.unfreeze()
+        if freezes:
+            gc.unfreeze()
         gc.enable()
 
 

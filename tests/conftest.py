@@ -8,9 +8,18 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
+from trio_tlsbio._core.openssl_errors import IS_PYPY
+
 from .helpers import NAME, VERSIONS, client_context_for, server_context_for
 
 pytest_plugins = ["tests.selection", "tests.systems", "tests.tables"]
+
+# These call OpenSSL's own functions, in the library that the ssl module has loaded. PyPy has none.
+collect_ignore = (
+    ["slow/test_differential.py", "slow/test_fuzz.py", "unit/test_error_queue.py"]
+    if IS_PYPY
+    else []
+)
 
 
 @pytest.fixture(scope="session")

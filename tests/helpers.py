@@ -31,8 +31,9 @@ HOST = "127.0.0.1"
 LIMIT = 30
 
 # Of what a Python may lack: where it does, there is nothing to test. See tests/selection.py.
+COUNTS_REFERENCES = hasattr(sys, "getrefcount")
 counts_references = pytest.mark.where(
-    hasattr(sys, "getrefcount"), "PyPy frees objects some time after the last reference is gone"
+    COUNTS_REFERENCES, "PyPy frees objects some time after the last reference is gone"
 )
 reports_security_level = pytest.mark.where(
     hasattr(ssl.SSLContext, "security_level"), "PyPy does not report security levels"

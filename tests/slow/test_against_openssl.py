@@ -50,10 +50,18 @@ class Bare:
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLError as exc:
-            return exc.reason or "INTERNAL_ERROR"  # which Python has no name for
+            return _reason_of(exc)
 
     def data_to_send(self) -> bytes:
         return self._outgoing.read()
+
+
+def _reason_of(exc: ssl.SSLError) -> str:
+    if exc.reason:
+        return exc.reason
+    # Python has no name for it. PyPy reports OpenSSL's own words.
+    is_of_records = "record layer failure" in str(exc)
+    return "RECORD_LAYER_FAILURE" if is_of_records else "INTERNAL_ERROR"
 
 
 @attrs.define(eq=False)

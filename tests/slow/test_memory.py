@@ -16,9 +16,14 @@ import pytest
 from tests.helpers import NAME, ROOT, VERSIONS, shake_hands
 from trio_tlsbio import TLSConnection
 from trio_tlsbio._core.native_session import LOOKS_ARE_CHEAP
+from trio_tlsbio._core.openssl_errors import IS_PYPY
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it"
+)
+
+measures_process = pytest.mark.where(
+    not IS_PYPY, "PyPy takes many megabytes before its garbage collector and JIT have settled"
 )
 
 KIB = 1024
@@ -303,6 +308,7 @@ def run(program: str, *args: object) -> dict[str, float]:
     return figures
 
 
+@measures_process
 @pytest.mark.parametrize("program", [KEPT_BY_CORES, KEPT_BY_STREAMS], ids=["cores", "streams"])
 def test_a_connection_keeps_little_after_256_kib_each_way(program: str) -> None:
     figures = run(program, 150)
@@ -313,6 +319,7 @@ def test_a_connection_keeps_little_after_256_kib_each_way(program: str) -> None:
     assert figures["kept"] < 64 * KIB
 
 
+@measures_process
 def test_one_send_of_200_mib_needs_little_memory_and_lets_others_run() -> None:
     figures = run(LARGE_SEND, 200 * MIB)
     print(
@@ -342,6 +349,7 @@ def test_what_goes_into_openssl_at_once_is_bounded(
     assert received == 10 * MIB
 
 
+@measures_process
 @pytest.mark.parametrize("version", list(VERSIONS))
 def test_connections_that_resume_leave_nothing_behind(version: str) -> None:
     figures = run(CONNECTOR, 2000, VERSIONS[version].value)
@@ -350,6 +358,7 @@ def test_connections_that_resume_leave_nothing_behind(version: str) -> None:
     assert figures["growth"] < 2 * MIB
 
 
+@measures_process
 def test_data_where_a_certificate_is_awaited_leaves_nothing_behind() -> None:
     figures = run(AWAITS_A_CERTIFICATE)
     print(f"{figures['growth'] / KIB:.0f} KiB more after 20,000 bytes")
@@ -357,6 +366,7 @@ def test_data_where_a_certificate_is_awaited_leaves_nothing_behind() -> None:
     assert figures["growth"] < 512 * KIB
 
 
+@measures_process
 @pytest.mark.where(LOOKS_ARE_CHEAP, "other Pythons copy a session at each look")
 def test_sessions_that_are_dropped_leave_nothing_behind() -> None:
     figures = run(SESSIONS, 10_000)

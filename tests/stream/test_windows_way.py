@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -21,6 +23,9 @@ from trio_tlsbio._stream import peer_watch, sockets, system_calls
 
 # Our stream, the peer's, and the peer's socket.
 Ends: TypeAlias = tuple[TLSStream[Any], TLSStream[Any], trio.SocketStream]
+
+# This system's own calls.
+OWN_CALLS = system_calls.calls
 
 PAYLOAD = random.Random(0).randbytes(4_000_000)
 
@@ -287,6 +292,19 @@ async def test_a_default_timeout_of_sockets_holds_up_nothing(ends: Ends) -> None
         assert ours.connection.unsent
     finally:
         socket.setdefaulttimeout(None)
+
+
+@pytest.mark.where(sys.platform != "win32", "Windows does not report the mode of a socket")
+async def test_a_socket_stays_in_non_blocking_mode(ends: Ends) -> None:
+    descriptor = ends[0].transport_stream.socket.fileno()
+    for calls in (system_calls.calls, OWN_CALLS):
+        calls.write(descriptor, [b""])
+        calls.unacknowledged(descriptor)
+        assert not os.get_blocking(descriptor)
+        with suppress(BlockingIOError):
+            calls.read(descriptor, 1)
+        calls.peer_has_gone(descriptor)
+        assert not os.get_blocking(descriptor)
 
 
 ################################################################

@@ -14,7 +14,6 @@ import functools
 import inspect
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, nullcontext, suppress
 from functools import partial
@@ -27,9 +26,6 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
-
-if sys.implementation.name == "pypy":
-    pytest.skip("PyPy has no library whose queue could be looked into", allow_module_level=True)
 
 from fuzz import _certificates
 from fuzz._forge import records_in

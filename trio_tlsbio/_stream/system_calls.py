@@ -14,6 +14,7 @@ if sys.platform == "linux":
     import fcntl
     import termios
 
+from trio_tlsbio._core.openssl_errors import IS_PYPY
 from trio_tlsbio._core.records import Data
 
 __all__ = []
@@ -25,12 +26,14 @@ __all__ = []
 def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
     if descriptor < 0:  # a closed socket's, for which the standard library has a ValueError
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    # With family and type given, making it costs no system call.
+    # With family and type given, making it costs no system call on CPython.
     borrowed = stdlib_socket.socket(
         stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
     )
-    if stdlib_socket.getdefaulttimeout() is not None:
-        borrowed.settimeout(0)  # or it would wait that long
+    if IS_PYPY or stdlib_socket.getdefaulttimeout() is not None:
+        # The new socket would wait. On PyPy so would the stream's: making it has changed the mode
+        # of the descriptor, which they share.
+        borrowed.settimeout(0)
     try:
         yield borrowed
     finally:

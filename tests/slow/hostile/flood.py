@@ -530,6 +530,7 @@ def fill(run: Run) -> None:
     beginning = [run.end.peer.seal(ALERT, b"\x01\x00")] if is_closed else []
     descriptor = theirs.socket.fileno()
     with socket.socket(fileno=os.dup(descriptor)) as borrowed, suppress(BlockingIOError):
+        borrowed.setblocking(False)  # PyPy has made it wait
         for part in itertools.chain(beginning, run.parts()):
             left = part
             while left:

@@ -147,8 +147,6 @@ def test_commands(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             for word in words:  # what has to be there
                 if word.endswith((".pem", ".key")):
                     Path(word).touch()
-            if "--directory" in words:
-                Path(words[words.index("--directory") + 1]).mkdir(exist_ok=True)
             check_command(words)
 
 

@@ -19,6 +19,7 @@ from trio_tlsbio._core.errors import printable
 from trio_tlsbio.testing import Flight
 
 from ._facts import (
+    Agreement,
     CertificateFacts,
     Closed,
     Connected,
@@ -32,7 +33,9 @@ from ._facts import (
 __all__ = [
     "HEADER",
     "Stopwatch",
+    "agreement_facts",
     "aligned",
+    "certificate_facts",
     "count",
     "ending_facts",
     "flight_words",
@@ -103,14 +106,14 @@ def _names(certificate: CertificateFacts, matched: str | None) -> str:
     return ", ".join(f"{name} (matched)" if name == matched else name for name in certificate.names)
 
 
-def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
+def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
     """Tell of the certificates, as labels and values."""
-    info, chain = handshake.info, handshake.chain
+    info, chain = agreement.info, agreement.chain
     if not chain:
         yield "certificate", "none"
         return
     leaf, *issuers = chain
-    if handshake.is_verified:
+    if agreement.is_verified:
         yield "certificate", leaf.subject or "unknown"
     else:
         yield "certificate", "not verified"
@@ -126,20 +129,18 @@ def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
         yield f"chain, {number} up", issuer.subject or "unknown"
         yield "", f"issued by {issuer.issuer or 'unknown'}"
         yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
-    if handshake.is_verified:
+    if agreement.is_verified and info.server_hostname is not None:  # clients have none to match
         yield "name matched", _matched(info)
 
 
-def handshake_facts(handshake: Handshake) -> list[tuple[str, str]]:
+def agreement_facts(info: HandshakeInfo) -> list[tuple[str, str]]:
     """Tell what a handshake agreed on, as labels and values."""
-    info = handshake.info
     return [
         ("version", info.version),
         ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
         ("key exchange", _key_exchange(info)),
         ("ALPN", info.alpn_protocol or "none"),
         ("session", "resumed" if info.session_reused else "new"),
-        *certificate_facts(handshake),
     ]
 
 
@@ -149,9 +150,14 @@ def _key_exchange(info: HandshakeInfo) -> str:
     return f"{info.group}, {'' if info.is_post_quantum else 'not '}post-quantum"
 
 
-def handshake_lines(handshake: Handshake) -> list[str]:
-    """Tell what a handshake agreed on, as aligned ``label: value`` lines."""
-    return aligned(handshake_facts(handshake))
+def handshake_facts(agreement: Agreement) -> list[tuple[str, str]]:
+    """Tell what a handshake agreed on, and who the peer is, as labels and values."""
+    return [*agreement_facts(agreement.info), *certificate_facts(agreement)]
+
+
+def handshake_lines(agreement: Agreement) -> list[str]:
+    """Tell the same as aligned ``label: value`` lines."""
+    return aligned(handshake_facts(agreement))
 
 
 def ending_facts(ending: Ending) -> list[tuple[str, str]]:
@@ -180,7 +186,7 @@ def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[t
         case Upgraded():
             return [("STARTTLS", f"agreed on by {fact.protocol}, in {in_ms(fact.seconds)}")]
         case Handshake():
-            return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact)]
+            return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact.agreement)]
         case Ending():
             return ending_facts(fact)
         case Closed():
@@ -200,7 +206,7 @@ def flight_words(flight: Flight) -> list[str]:
 def row_of(number: int, visit: Visit) -> Row:
     """Put a connection whose handshake is done into the columns of :data:`HEADER`."""
     assert visit.handshake is not None
-    info = visit.handshake.info
+    info = visit.handshake.agreement.info
     return (
         str(number),
         in_ms(visit.connected.seconds),

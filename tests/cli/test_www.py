@@ -243,22 +243,24 @@ async def test_the_docs_show_the_page_as_it_is(ca: trustme.CA) -> None:
 SMUGGLED = request(method="BREW")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        request() + SMUGGLED,
-        request({"content-length": "5", "transfer-encoding": "chunked"}) + b"0\r\n\r\n" + SMUGGLED,
-        request({"content-length": f"{len(SMUGGLED)}"}, "POST") + SMUGGLED,
-        request({"connection": "keep-alive"}),
-        request({"expect": "100-continue", "content-length": "5"}, "PUT"),
-        request(method="CONNECT"),
-        b"GET /\n\n",
-        b"GET / HTTP/1.0\nHost: h\n\r\n",
-        b"\xff\x00 nonsense\r\n\r\n",
-        request(size=MOST),
-        request(size=MOST) + bytes(100_000),
-    ],
-)
+REQUESTS = {
+    "two": request() + SMUGGLED,
+    "two lengths": request({"content-length": "5", "transfer-encoding": "chunked"})
+    + b"0\r\n\r\n"
+    + SMUGGLED,
+    "a body": request({"content-length": f"{len(SMUGGLED)}"}, "POST") + SMUGGLED,
+    "keep-alive": request({"connection": "keep-alive"}),
+    "expect": request({"expect": "100-continue", "content-length": "5"}, "PUT"),
+    "CONNECT": request(method="CONNECT"),
+    "HTTP/0.9": b"GET /\n\n",
+    "LF": b"GET / HTTP/1.0\nHost: h\n\r\n",
+    "nonsense": b"\xff\x00 nonsense\r\n\r\n",
+    "longest": request(size=MOST),
+    "longest, and more": request(size=MOST) + bytes(100_000),
+}
+
+
+@pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS.keys())
 async def test_one_answer_and_the_end_whatever_is_asked(data: bytes, contexts: Contexts) -> None:
     async with www(*contexts) as client:
         assert (await ask(client, data)).status == 200
@@ -274,7 +276,7 @@ async def test_byte_by_byte(contexts: Contexts) -> None:
     assert reply.headers["content-type"].startswith("text/html")
 
 
-@pytest.mark.parametrize("data", [request(size=MOST + 1), b"x" * 100_000])
+@pytest.mark.parametrize("data", [request(size=MOST + 1), b"x" * 100_000], ids=["whole", "endless"])
 async def test_head_that_is_too_long(data: bytes, contexts: Contexts) -> None:
     async with www(*contexts) as client:
         reply = await ask(client, data)
@@ -316,18 +318,22 @@ async def test_client_that_does_not_read(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
         await client.do_handshake()
+    begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, request())
         with pytest.raises(trio.TooSlowError):
             await Www(send_timeout=30).serve(server)
+        assert trio.current_time() - begin == pytest.approx(30)
     await trio.aclose_forcefully(server)
     await trio.aclose_forcefully(client)
 
 
-async def test_drain_before_a_request(contexts: Contexts) -> None:
+async def test_drain_before_a_request(
+    contexts: Contexts, autojump_clock: trio.testing.MockClock
+) -> None:
     drain = Drain()
     with trio.fail_after(TIMEOUT):
-        async with www(*contexts, drain=drain) as client:
+        async with www(*contexts, drain=drain, head_timeout=2 * TIMEOUT) as client:
             await client.do_handshake()
             await trio.testing.wait_all_tasks_blocked()
             drain.begin()

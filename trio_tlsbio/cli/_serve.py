@@ -96,7 +96,7 @@ def add_parser(commands: Commands) -> None:
         _serve,
         summary="echo what each client sends, or show it what was agreed on",
         description="Serve over TLS, and tell on standard error what happens. Each client gets "
-        "back what it\nsends; with --www, any HTTP request is answered by a page that shows what "
+        "back what it\nsends; with --www, any HTTP request is answered with a page that shows what "
         "the handshake\nagreed on.",
         notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
         "server: it\nlistens no more, connections that are idle end at once, and those that are "
@@ -118,7 +118,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--www",
         action="store_true",
-        help="answer any HTTP request by a page about the connection, and end that",
+        help="answer any HTTP request with a page about the connection, then close it",
     )
     parser.add_argument(
         "--cert",

@@ -1,4 +1,4 @@
-"""``serve --www``: any HTTP request is answered by one page about the connection, and the end.
+"""``serve --www``: any HTTP request is answered with one page about the connection.
 
 The request is not interpreted: only the end of its head is looked for, and whether it accepts HTML.
 What follows the head is thrown away, so a second request can't hide in it.

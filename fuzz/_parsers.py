@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from functools import cache
-from pathlib import Path
-
-import h11
 
 from trio_tlsbio._core.records import HEADER_BYTES, RECORD_BYTES, Records
-from trio_tlsbio.cli._http import Part, Site
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure
 from trio_tlsbio.testing import Conversation, Direction, Passage, flights_of, records_of
@@ -19,7 +13,7 @@ from trio_tlsbio.testing import Conversation, Direction, Passage, flights_of, re
 from ._input import Input, as_buffer
 from ._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 
-__all__ = ["fuzz_files", "fuzz_recording", "fuzz_records", "fuzz_starttls"]
+__all__ = ["fuzz_recording", "fuzz_records", "fuzz_starttls"]
 
 ################################################################
 # Records
@@ -192,72 +186,3 @@ def fuzz_starttls(data: bytes) -> None:
     assert all(len(line) < 100 for line in sent.split(b"\r\n"))
     if dialogue.is_done and protocol != "postgres":
         assert b"STARTTLS" in sent or b"STLS" in sent
-
-
-################################################################
-# Files over HTTP
-################################################################
-
-_INSIDE = b"to be seen"
-_OUTSIDE = b"not to be seen"
-
-
-@cache
-def _site() -> tuple[Site, tempfile.TemporaryDirectory[str]]:
-    """Files to serve, beside some that must not be."""
-    folder = tempfile.TemporaryDirectory(prefix="trio-tlsbio-fuzz-")
-    root = Path(folder.name).resolve()
-    for path in ("site/a.txt", "site/folder/index.html", "site/plain/x y", "site-2/a.txt", "b"):
-        file = root / path
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(_INSIDE if path.startswith("site/") else _OUTSIDE)
-        os.utime(file, (10**9, 10**9))
-    (root / "site/out").symlink_to(root / "b")
-    (root / "site/up").symlink_to(root)
-    return Site(root / "site"), folder
-
-
-_TARGETS = (
-    *(b"/", b"/a.txt", b"/folder/", b"/folder", b"/plain/", b"/out", b"/up/b", b"/plain/x%20y"),
-    *(b"/../b", b"/%2e%2e/b", b"//", b"http://x/a.txt", b"/up/site-2/a.txt", b"/a.txt/", b"*"),
-)
-_HEADERS = (b"Range: bytes=", b"If-None-Match: ", b"If-Modified-Since: ", b"If-Range: ")
-
-
-def fuzz_files(data: bytes) -> None:
-    """Any request gets an answer, and no file from outside of the directory."""
-    source = Input(data)
-    method = source.choice((b"GET", b"GET", b"GET", b"HEAD", b"POST"))
-    target = source.choice(_TARGETS) if source.byte() % 2 else b"/"
-    head = method + b" " + target + source.block() + b" HTTP/1.1\r\nHost: x\r\n"
-    for _ in range(source.byte() % 4):
-        head += source.choice(_HEADERS) + source.block() + b"\r\n"
-    http = h11.Connection(h11.SERVER)
-    http.receive_data(head + b"\r\n")
-    try:
-        request = http.next_event()
-    except h11.RemoteProtocolError:
-        return
-    if not isinstance(request, h11.Request):
-        return
-    asked = {name.decode("ascii"): value.decode("latin-1") for name, value in request.headers}
-    site, _ = _site()
-    answer = site.answer(request.method.decode("ascii"), request.target.decode("ascii"), asked)
-    try:
-        assert answer.status in {200, 206, 301, 304, 400, 404, 405, 416}
-        if isinstance(answer.body, Part):
-            span = answer.body.span
-            assert answer.body.file.read() == _INSIDE, "it leads out"
-            assert 0 <= span.start <= span.stop <= len(_INSIDE)
-            assert answer.length == len(span)
-        else:
-            assert _OUTSIDE not in answer.body
-            assert b"site-2" not in answer.body or answer.status != 200
-        h11.Response(status_code=answer.status, headers=list(answer.headers))
-        for name, value in answer.headers:
-            assert (name + value).isprintable()
-            if name == "Location":
-                assert value.startswith("/")
-                assert not value.startswith("//")
-    finally:
-        answer.close()

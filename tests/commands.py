@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -122,20 +121,6 @@ def files(
     client_cert = ca.issue_cert("client@client.example")
     client_cert.private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
     return Files(*(str(folder / name) for name in ("ca.pem", "server.pem", "client.pem")))
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    """A directory with some files, and a secret beside it."""
-    folder = tmp_path / "site"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "with index").mkdir()
-    (folder / "hello.txt").write_bytes(b"0123456789")
-    (folder / "empty.bin").touch()
-    (folder / "with index" / "index.html").write_text("<p>an index\n")
-    (folder / "sub" / "a&b.tar.gz").write_bytes(b"packed")
-    (tmp_path / "secret.txt").write_text("secret")
-    return folder
 
 
 ################################################################

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.commands import Files, files, site
+from tests.commands import Files, files
 from tests.helpers import NAME, client_context_for
 
 from .peers import Chain
 
-__all__ = ["files", "site"]  # fixtures of another module
+__all__ = ["files"]  # a fixture of another module
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import trio.testing
 import trustme
 
 from tests.commands import Server, Stream
-from trio_tlsbio import TLSStream, open_tls_over_tcp_stream, serve_tls_over_tcp
+from trio_tlsbio import open_tls_over_tcp_stream, serve_tls_over_tcp
 
 
 @attrs.frozen
@@ -94,9 +94,6 @@ async def say_and_reset(stream: Stream) -> None:
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 
-# More than what fits into the socket buffers between a server and a client that does not read.
-BIG = 64 * 1024 * 1024
-
 
 async def connect(server: Server, context: ssl.SSLContext, **options: object) -> Stream:
     return await open_tls_over_tcp_stream(
@@ -105,14 +102,6 @@ async def connect(server: Server, context: ssl.SSLContext, **options: object) ->
         ssl_context=context,
         **options,  # type: ignore[arg-type]
     )
-
-
-async def slow_reader(server: Server, context: ssl.SSLContext) -> Stream:
-    """Connect with a receive buffer that stays small."""
-    sock = trio.socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-    await sock.connect(("127.0.0.1", server.port))
-    return TLSStream(trio.SocketStream(sock), context, server_hostname="127.0.0.1")
 
 
 async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
@@ -124,56 +113,3 @@ async def exchange(stream: trio.abc.Stream, data: bytes) -> bytes:
         assert more, echo
         echo += more
     return echo
-
-
-def request(target: str, *headers: str, method: str = "GET", host: str = "h") -> bytes:
-    return "\r\n".join([f"{method} {target} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode()
-
-
-@attrs.frozen
-class Reply:
-    """An answer as it came over the wire."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@attrs.define(eq=False)
-class Reader:
-    """Takes answers apart."""
-
-    stream: trio.abc.ReceiveStream
-    data: bytearray = attrs.field(factory=bytearray)
-
-    async def receive(self) -> None:
-        more = await self.stream.receive_some()
-        assert more, bytes(self.data)
-        self.data += more
-
-    async def _until(self, is_there: Callable[[], bool]) -> None:
-        while not is_there():
-            await self.receive()
-
-    async def reply(self, *, without_body: bool = False) -> Reply:
-        await self._until(lambda: b"\r\n\r\n" in self.data)
-        head, _, _ = bytes(self.data).partition(b"\r\n\r\n")
-        del self.data[: len(head) + 4]
-        first, *lines = head.decode().split("\r\n")
-        version, status, _phrase = first.split(" ", 2)
-        assert version == "HTTP/1.1"
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        assert len(headers) == len(lines)
-        length = 0 if without_body else int(headers.get("content-length", 0))
-        await self._until(lambda: len(self.data) >= length)
-        body = bytes(self.data[:length])
-        del self.data[:length]
-        return Reply(int(status), headers, body)
-
-    async def to_end(self) -> None:
-        """Read on until the server ends, with nothing left."""
-        while await self.stream.receive_some():
-            self.data.clear()
-
-    async def has_ended(self) -> bool:
-        return not self.data and await self.stream.receive_some() == b""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -24,7 +23,6 @@ from trio_tlsbio import TLSConnection, TLSError, TruncationError
 from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Records
 from trio_tlsbio.cli import _facts
-from trio_tlsbio.cli._http import Site
 
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=lambda each: str(each.name))
 
@@ -222,11 +220,3 @@ def test_a_record_that_is_cut_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Records, "take", lambda self, single=False: bytes(take(self))[:-1])
     with pytest.raises(AssertionError):
         TARGETS["records"].run(two)
-
-
-def test_a_file_from_outside_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    link = bytes([0, 1, 5])  # GET /out
-    TARGETS["files"].run(link)
-    monkeypatch.setattr(Site, "_inside", lambda self, names: Path(self.directory, *names))
-    with pytest.raises(AssertionError, match="it leads out"):
-        TARGETS["files"].run(link)

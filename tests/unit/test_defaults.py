@@ -98,7 +98,7 @@ def of_connect() -> ssl.SSLContext:
 
 
 def of_serve() -> ssl.SSLContext:
-    options = dict.fromkeys(["client_ca", "client_cert", "alpn", "directory", "version"])
+    options = dict.fromkeys(["client_ca", "client_cert", "alpn", "www", "version"])
     equip = CertificateAuthority().issue(NAME).load_into
     return _serve._make_context(argparse.Namespace(**options), equip)
 

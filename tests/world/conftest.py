@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.commands import files, site
+from tests.commands import files
 
-__all__ = ["files", "site"]
+__all__ = ["files"]

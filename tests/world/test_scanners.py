@@ -59,7 +59,7 @@ class Explained:
 
     finding: str
     reason: str
-    where: tuple[str, ...] = ("echo", "files")
+    where: tuple[str, ...] = ("echo", "www")
     always: bool = True
 
 
@@ -74,7 +74,7 @@ EXPLAINED = {
         Explained(
             "HSTS",
             "a promise for all of a host, which is its operator's to give",
-            ("files",),
+            ("www",),
         ),
         Explained(
             "sessionresumption_ticket",
@@ -92,7 +92,7 @@ EXPLAINED = {
         Explained("certificate_path_validation", OF_TRUSTME, ("echo",)),
         Explained("no OCSP response", NO_RESPONDER),
         Explained("no signed certificate timestamps", "a private CA has no transparency log"),
-        Explained("no HSTS", "as above: its operator's to promise", ("files",)),
+        Explained("no HSTS", "as above: its operator's to promise", ("www",)),
     ],
 }
 
@@ -202,18 +202,14 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def server_of(kind: str, given: tuple[Path, Path], tmp_path: Path) -> AsyncIterator[Target]:
-    """An echo with a throw-away ECDSA certificate, or files with one by RSA that is given."""
+async def server_of(kind: str, given: tuple[Path, Path]) -> AsyncIterator[Target]:
+    """An echo with a throw-away ECDSA certificate, or ``--www`` with one by RSA that is given."""
     with trio.fail_after(SCAN_LIMIT):
         if kind == "echo":
             async with serving() as target:
                 yield target
         else:
-            site = tmp_path / "site"
-            site.mkdir()
-            (site / "index.html").write_text("<p>hello\n", encoding="utf-8")
-            options = ("--directory", site, "--cert", given[0])
-            async with serving(*options, ca_file=given[1]) as target:
+            async with serving("--www", "--cert", given[0], ca_file=given[1]) as target:
                 yield target
 
 
@@ -269,7 +265,7 @@ async def test_testssl(given: tuple[Path, Path], tmp_path: Path, tables: Tables)
 
     async def examine(kind: str) -> None:
         path = tmp_path / f"{kind}.json"
-        async with server_of(kind, given, tmp_path) as target:
+        async with server_of(kind, given) as target:
             ca = ("--add-ca", target.ca_file, "--jsonfile", path)
             said = await scan(*TESTSSL, *ca, f"localhost:{target.port}")
         assert path.exists(), said
@@ -277,9 +273,9 @@ async def test_testssl(given: tuple[Path, Path], tmp_path: Path, tables: Tables)
 
     # It waits a lot, so both at once.
     async with trio.open_nursery() as nursery:
-        for kind in ("echo", "files"):
+        for kind in ("echo", "www"):
             nursery.start_soon(examine, kind)
-    for kind in ("echo", "files"):
+    for kind in ("echo", "www"):
         reports[kind].judge("testssl.sh", kind, tables)
 
 
@@ -334,11 +330,11 @@ def weaknesses_of(certificate: ET.Element) -> Iterator[str]:
 
 
 @needs("sslscan")
-@pytest.mark.parametrize("kind", ["echo", "files"])
+@pytest.mark.parametrize("kind", ["echo", "www"])
 @pytest.mark.timeout(SCAN_LIMIT + LIMIT)
 async def test_sslscan(kind: str, given: tuple[Path, Path], tmp_path: Path, tables: Tables) -> None:
     path = tmp_path / "sslscan.xml"
-    async with server_of(kind, given, tmp_path) as target:
+    async with server_of(kind, given) as target:
         said = await scan(
             *("sslscan", "--no-colour", "--ocsp", "--show-sigs", "--timeout=20"),
             *(f"--xml={path}", "--sni-name=localhost", f"127.0.0.1:{target.port}"),
@@ -387,12 +383,12 @@ def sslyze_findings(results: dict[str, dict[str, Any]], said: str) -> Iterator[s
 
 
 @needs_sslyze
-@pytest.mark.parametrize("kind", ["echo", "files"])
+@pytest.mark.parametrize("kind", ["echo", "www"])
 @pytest.mark.timeout(SCAN_LIMIT + LIMIT)
 async def test_sslyze(kind: str, given: tuple[Path, Path], tmp_path: Path, tables: Tables) -> None:
     path = tmp_path / "sslyze.json"
-    http = ("--early_data", "--http_headers") if kind == "files" else ()
-    async with server_of(kind, given, tmp_path) as target:
+    http = ("--early_data", "--http_headers") if kind == "www" else ()
+    async with server_of(kind, given) as target:
         said = await scan(
             *(sys.executable, "-W", "ignore", "-m", "sslyze", "--mozilla_config=intermediate"),
             *("--resum", *http, "--certinfo_ca_file", target.ca_file, "--json_out", path),

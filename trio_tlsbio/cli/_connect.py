@@ -28,6 +28,7 @@ from trio_tlsbio.testing import RecordedStream
 
 from ._converse import Conversation
 from ._facts import (
+    Agreement,
     Closed,
     Connected,
     Ending,
@@ -331,7 +332,7 @@ async def _shake_hands(
             session=plan.take_session(),
             on_session=plan.put_session,
         )
-        tell(Handshake.of(stream, watch.seconds()))
+        tell(Handshake(watch.seconds(), Agreement.of(stream)))
         return stream
     finally:
         if recorded is not None:

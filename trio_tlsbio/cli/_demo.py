@@ -16,7 +16,7 @@ import trio
 from trio_tlsbio import TLSSession, TLSStream, serve_tls_over_tcp
 from trio_tlsbio.core import State
 
-from ._facts import Ending, Handshake
+from ._facts import Agreement, Ending
 from ._options import Commands, add_command
 from ._status import Failure, Status
 from ._words import (
@@ -117,8 +117,8 @@ async def _demo_connection(
     story.step("TCP connection made")
     async with TLSStream(tcp, context, server_hostname=_DEMO_NAME, session=session) as stream:
         await stream.do_handshake()
-        seconds = story.step("handshake done")
-        story.details(handshake_lines(Handshake.of(stream, seconds)))
+        story.step("handshake done")
+        story.details(handshake_lines(Agreement.of(stream)))
 
         greeting = b"Hello, server!"
         await stream.send_all(greeting)

@@ -21,6 +21,7 @@ from trio_tlsbio.testing import Flight
 from ._status import Status, hint_for
 
 __all__ = [
+    "Agreement",
     "CertificateFacts",
     "Closed",
     "Connected",
@@ -101,25 +102,31 @@ class CertificateFacts:
 
 
 @attrs.frozen
-class Handshake:
-    """The handshake is done."""
+class Agreement:
+    """What a handshake agreed on."""
 
-    seconds: float
     info: HandshakeInfo
     is_verified: bool
     chain: tuple[CertificateFacts, ...]
 
     @classmethod
-    def of(cls, stream: TLSStream[Any], seconds: float) -> Handshake:
-        """Read it off a stream whose handshake is done, and took that long."""
+    def of(cls, stream: TLSStream[Any]) -> Agreement:
+        """Read it off a stream whose handshake is done."""
         info = stream.handshake
         assert info is not None
         return cls(
-            seconds=seconds,
             info=info,
             is_verified=stream.context.verify_mode is not ssl.CERT_NONE,
             chain=tuple(map(_certificate, info.peer_certificate_chain, info.decoded_chain)),
         )
+
+
+@attrs.frozen
+class Handshake:
+    """The handshake is done."""
+
+    seconds: float
+    agreement: Agreement
 
 
 @attrs.frozen
@@ -205,7 +212,7 @@ class Summary:
         handshakes = [visit.handshake for visit in visits if visit.handshake is not None]
         return cls(
             connections=len(visits),
-            resumed=sum(handshake.info.session_reused for handshake in handshakes),
+            resumed=sum(handshake.agreement.info.session_reused for handshake in handshakes),
             tcp_median=statistics.median(visit.connected.seconds for visit in visits),
             handshake_median=statistics.median(handshake.seconds for handshake in handshakes),
         )

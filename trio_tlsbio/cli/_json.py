@@ -61,7 +61,7 @@ def _connection(visit: Visit) -> dict[str, Any]:
 
 
 def _handshake(handshake: Handshake) -> dict[str, Any]:
-    info = handshake.info
+    agreement, info = handshake.agreement, handshake.agreement.info
     return {
         "seconds": _seconds(handshake.seconds),
         "version": info.version,
@@ -71,9 +71,9 @@ def _handshake(handshake: Handshake) -> dict[str, Any]:
         "post_quantum": info.is_post_quantum,
         "alpn_protocol": info.alpn_protocol,
         "session_reused": info.session_reused,
-        "verified": handshake.is_verified,
+        "verified": agreement.is_verified,
         "matched_name": info.matched_name,
-        "certificates": [_certificate(certificate) for certificate in handshake.chain],
+        "certificates": [_certificate(certificate) for certificate in agreement.chain],
     }
 
 

@@ -23,8 +23,16 @@ from ._facts import (
     Upgraded,
     Visit,
 )
-from ._views import HEADER, flight_words, labelled, padded, row_of, summary_words
-from ._words import count, in_ms
+from ._words import (
+    HEADER,
+    count,
+    flight_words,
+    in_ms,
+    labelled,
+    padded,
+    row_of,
+    summary_words,
+)
 
 __all__ = ["RichView"]
 

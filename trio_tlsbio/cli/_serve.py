@@ -1,4 +1,4 @@
-"""``serve``: a server that echoes, or serves files, until it is told to end."""
+"""``serve``: a server that echoes, or shows what was agreed on, until it is told to end."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from ._options import (
 )
 from ._status import Failure, Status, reasons
 from ._words import aligned, count, say
+from ._www import Www
 
 __all__ = ["add_parser"]
 
@@ -84,22 +85,16 @@ def _limit(text: str) -> int:
     return int(text)
 
 
-def _directory(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: there is no such directory")
-    return Path(text)
-
-
 def add_parser(commands: Commands) -> None:
     """Describe the command."""
     parser = add_command(
         commands,
         "serve",
         _serve,
-        summary="serve files, or echo what each client sends",
-        description="Serve over TLS, and tell on standard error what happens. With --directory, "
-        "the files\nthere are served over HTTP/1.1; without it, each client gets back what it "
-        "sends.",
+        summary="echo what each client sends, or show it what was agreed on",
+        description="Serve over TLS, and tell on standard error what happens. Each client gets "
+        "back what it\nsends; with --www, any HTTP request is answered with a page that shows what "
+        "the handshake\nagreed on.",
         notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
         "server: it\nlistens no more, connections that are idle end at once, and those that are "
         "at work are\nfinished. A second signal ends it at once.\n\n",
@@ -118,10 +113,9 @@ def add_parser(commands: Commands) -> None:
         help="the port to listen on; 0 lets the system choose (default: 4433)",
     )
     parser.add_argument(
-        "--directory",
-        metavar="DIR",
-        type=_directory,
-        help="serve the files in this directory over HTTP/1.1",
+        "--www",
+        action="store_true",
+        help="answer any HTTP request with a page about the connection, then close it",
     )
     parser.add_argument(
         "--cert",
@@ -151,7 +145,7 @@ def add_parser(commands: Commands) -> None:
         "--alpn",
         metavar="PROTO[,PROTO]",
         type=protocol_list,
-        help="the application protocols to accept, best first (default: http/1.1 with --directory)",
+        help="the application protocols to accept, best first (default: http/1.1 with --www)",
     )
     add_version_options(parser)
     parser.add_argument(
@@ -174,12 +168,6 @@ def add_parser(commands: Commands) -> None:
         default=10.0,
         help="how long connections may take to finish in the end (default: 10)",
     )
-
-
-def _missing(package: str, purpose: str, exc: ImportError) -> NoReturn:
-    raise Failure(
-        Status.EXTRA_MISSING, f"{purpose} takes {package}: pip install 'trio-tlsbio[serve]'"
-    ) from exc
 
 
 ################################################################
@@ -274,7 +262,7 @@ def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
             unusable("--client-ca", options.client_ca, "certificate", exc)
         is_optional = options.client_cert == "optional"
         context.verify_mode = ssl.CERT_OPTIONAL if is_optional else ssl.CERT_REQUIRED
-    if alpn := options.alpn or (["http/1.1"] if options.directory is not None else []):
+    if alpn := options.alpn or (["http/1.1"] if options.www else []):
         context.set_alpn_protocols(alpn)
     if options.version is not None:
         context.minimum_version = context.maximum_version = options.version
@@ -291,7 +279,10 @@ def _throw_away_certificates(host: str) -> Generator[tuple[_Equip, Path]]:
     try:
         import trustme  # noqa: PLC0415  # an extra
     except ImportError as exc:
-        _missing("trustme", "serving without --cert", exc)
+        raise Failure(
+            Status.EXTRA_MISSING,
+            "serving without --cert takes trustme: pip install 'trio-tlsbio[demo]'",
+        ) from exc
     ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
 
     def equip(context: ssl.SSLContext) -> None:
@@ -319,10 +310,10 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
             name = "localhost"
     where = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     client = " --cert FILE" if options.client_ca is not None else ""
-    if options.directory is None:
-        line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
-    else:
+    if options.www:
         line = f"curl --cacert {ca_file}{client} https://{where}/"
+    else:
+        line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
     _tell(
         ("certificate", f"throw-away, for {', '.join(_names(options.host))}"),
         ("its issuer", f"{ca_file}"),
@@ -349,16 +340,6 @@ async def _echo(drain: Drain, stream: TLSStream[trio.SocketStream]) -> None:
             await stream.send_all(data)
 
 
-def _handler(options: argparse.Namespace, drain: Drain) -> _Handler:
-    if options.directory is None:
-        return partial(_echo, drain)
-    try:
-        from ._http import Site  # noqa: PLC0415  # it needs an extra
-    except ImportError as exc:
-        _missing("h11", "--directory", exc)
-    return Site(options.directory, drain).serve
-
-
 async def _listen(
     options: argparse.Namespace, context: ReloadingContext
 ) -> list[TLSListener[trio.SocketStream]]:
@@ -367,7 +348,7 @@ async def _listen(
             options.port,
             context,
             host=options.host,
-            https_compatible=options.directory is not None,
+            https_compatible=options.www,
             handshake_timeout=options.handshake_timeout,
         )
     except OSError as exc:
@@ -446,7 +427,7 @@ async def _serve(options: argparse.Namespace) -> Status:
     if options.client_ca is None and options.client_cert is not None:
         usage_error("--client-cert needs --client-ca")
     drain = Drain()
-    handler = _handler(options, drain)
+    handler: _Handler = Www(drain).serve if options.www else partial(_echo, drain)
     with ExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
         stack.enter_context(_shown_log())

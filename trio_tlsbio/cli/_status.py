@@ -55,7 +55,7 @@ MEANINGS = {
     Status.TLS_FAILED: "TLS failed otherwise: an alert, not TLS at all, a broken protocol",
     Status.HANDSHAKE_TIMEOUT: "the handshake took too long",
     Status.TRUNCATED: "the connection broke off, without a close_notify",
-    Status.EXTRA_MISSING: "trustme or h11, which the command needs, is not installed",
+    Status.EXTRA_MISSING: "trustme, which the command needs, is not installed",
     Status.FAILED_HERE: "failed on this side: standard input or output, a port, or the demo itself",
     Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal in a drain",
     Status.OUTPUT_CLOSED: "nobody reads standard output any more",

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import sys
-from itertools import groupby
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import attrs
 
-from trio_tlsbio.testing import Direction, Flight
+from trio_tlsbio.testing import Direction
 
-from ._facts import (
-    Closed,
-    Connected,
-    Ending,
-    Fact,
-    Handshake,
-    Remark,
-    Summary,
-    Timeline,
-    Upgraded,
-    Visit,
-)
+from ._facts import Fact, Remark, Summary, Timeline, Visit
 from ._words import (
+    HEADER,
     aligned,
     count,
-    ending_facts,
-    handshake_facts,
+    flight_words,
     in_ms,
+    labelled,
+    padded,
+    row_of,
     say,
+    summary_words,
 )
 
-__all__ = [
-    "HEADER",
-    "View",
-    "flight_words",
-    "labelled",
-    "padded",
-    "row_of",
-    "summary_words",
-    "view_for",
-]
-
-Row: TypeAlias = tuple[str, ...]
-
-HEADER: Row = ("#", "TCP", "handshake", "session", "version", "server's end")
-"""The columns of :func:`row_of`."""
-
-WIDTHS = (4, 10, 10, 8, 8, 12)
-"""How wide they are."""
+__all__ = ["View", "view_for"]
 
 
 class View(Protocol):
@@ -65,62 +40,6 @@ class View(Protocol):
     def tell_summary(self, summary: Summary) -> None:
         """Show what they have come to."""
         ...
-
-
-def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[tuple[str, str]]:
-    """Put a fact into labels and values."""
-    match fact:
-        case Connected():
-            where = f"to {fact.address} port {fact.port}"
-            return [("connected", f"{where}, in {in_ms(fact.seconds)}")]
-        case Upgraded():
-            return [("STARTTLS", f"agreed on by {fact.protocol}, in {in_ms(fact.seconds)}")]
-        case Handshake():
-            return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact)]
-        case Ending():
-            return ending_facts(fact)
-        case Closed():
-            return [("closed", f"{in_ms(fact.seconds)} after the handshake")]
-
-
-def flight_words(flight: Flight) -> list[str]:
-    """Tell what is in a flight; records that look alike, one after the other, are counted."""
-    lines: list[str] = []
-    for words, group in groupby(flight.records, key=str):
-        sizes = [record.size for record in group]
-        several = f"{len(sizes)} x " if len(sizes) > 1 else ""
-        lines.append(f"{several}{words}, {count(sum(sizes), 'byte')}")
-    return lines
-
-
-def row_of(number: int, visit: Visit) -> Row:
-    """Put a connection whose handshake is done into the columns of :data:`HEADER`."""
-    assert visit.handshake is not None
-    info = visit.handshake.info
-    return (
-        str(number),
-        in_ms(visit.connected.seconds),
-        in_ms(visit.handshake.seconds),
-        "resumed" if info.session_reused else "new",
-        info.version,
-        visit.ending.server_end if visit.ending else "",
-    )
-
-
-def padded(row: Row) -> Row:
-    """Align the cells of a row: numbers to the right, words to the left."""
-    return tuple(
-        cell.rjust(width) if index < 3 else cell.ljust(width)
-        for index, (cell, width) in enumerate(zip(row, WIDTHS, strict=True))
-    )
-
-
-def summary_words(summary: Summary) -> str:
-    """Sum up several connections in a line."""
-    return (
-        f"{count(summary.connections, 'connection')}, {summary.resumed} resumed; median: "
-        f"TCP {in_ms(summary.tcp_median)}, handshake {in_ms(summary.handshake_median)}"
-    )
 
 
 @attrs.frozen

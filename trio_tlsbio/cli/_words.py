@@ -7,25 +7,45 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
+from itertools import groupby
+from typing import TypeAlias
 
 import attrs
 import trio
 
 from trio_tlsbio import HandshakeInfo, __version__
 from trio_tlsbio._core.errors import printable
+from trio_tlsbio.testing import Flight
 
-from ._facts import CertificateFacts, Ending, Handshake
+from ._facts import (
+    Agreement,
+    CertificateFacts,
+    Closed,
+    Connected,
+    Ending,
+    Handshake,
+    Summary,
+    Upgraded,
+    Visit,
+)
 
 __all__ = [
+    "HEADER",
     "Stopwatch",
+    "agreement_facts",
     "aligned",
+    "certificate_facts",
     "count",
     "ending_facts",
-    "handshake_facts",
+    "flight_words",
     "handshake_lines",
     "in_ms",
+    "labelled",
+    "padded",
+    "row_of",
     "say",
     "show",
+    "summary_words",
     "versions",
 ]
 
@@ -85,14 +105,14 @@ def _names(certificate: CertificateFacts, matched: str | None) -> str:
     return ", ".join(f"{name} (matched)" if name == matched else name for name in certificate.names)
 
 
-def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
+def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
     """Tell of the certificates, as labels and values."""
-    info, chain = handshake.info, handshake.chain
+    info, chain = agreement.info, agreement.chain
     if not chain:
         yield "certificate", "none"
         return
     leaf, *issuers = chain
-    if handshake.is_verified:
+    if agreement.is_verified:
         yield "certificate", leaf.subject or "unknown"
     else:
         yield "certificate", "not verified"
@@ -108,20 +128,18 @@ def certificate_facts(handshake: Handshake) -> Iterator[tuple[str, str]]:
         yield f"chain, {number} up", issuer.subject or "unknown"
         yield "", f"issued by {issuer.issuer or 'unknown'}"
         yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
-    if handshake.is_verified:
+    if agreement.is_verified and info.server_hostname is not None:  # clients have none to match
         yield "name matched", _matched(info)
 
 
-def handshake_facts(handshake: Handshake) -> list[tuple[str, str]]:
+def agreement_facts(info: HandshakeInfo) -> list[tuple[str, str]]:
     """Tell what a handshake agreed on, as labels and values."""
-    info = handshake.info
     return [
         ("version", info.version),
         ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
         ("key exchange", _key_exchange(info)),
         ("ALPN", info.alpn_protocol or "none"),
         ("session", "resumed" if info.session_reused else "new"),
-        *certificate_facts(handshake),
     ]
 
 
@@ -131,9 +149,14 @@ def _key_exchange(info: HandshakeInfo) -> str:
     return f"{info.group}, {'' if info.is_post_quantum else 'not '}post-quantum"
 
 
-def handshake_lines(handshake: Handshake) -> list[str]:
-    """Tell what a handshake agreed on, as aligned ``label: value`` lines."""
-    return aligned(handshake_facts(handshake))
+def handshake_facts(agreement: Agreement) -> list[tuple[str, str]]:
+    """Tell what a handshake agreed on, and who the peer is, as labels and values."""
+    return [*agreement_facts(agreement.info), *certificate_facts(agreement)]
+
+
+def handshake_lines(agreement: Agreement) -> list[str]:
+    """Tell the same as aligned ``label: value`` lines."""
+    return aligned(handshake_facts(agreement))
 
 
 def ending_facts(ending: Ending) -> list[tuple[str, str]]:
@@ -142,6 +165,71 @@ def ending_facts(ending: Ending) -> list[tuple[str, str]]:
         ("sent", f"{count(ending.bytes_sent, 'byte')}, then {ending.our_end}"),
         ("received", f"{count(ending.bytes_received, 'byte')}, then {ending.their_end}"),
     ]
+
+
+Row: TypeAlias = tuple[str, ...]
+
+HEADER: Row = ("#", "TCP", "handshake", "session", "version", "server's end")
+"""The columns of :func:`row_of`."""
+
+WIDTHS = (4, 10, 10, 8, 8, 12)
+"""How wide they are."""
+
+
+def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[tuple[str, str]]:
+    """Put a fact into labels and values."""
+    match fact:
+        case Connected():
+            where = f"to {fact.address} port {fact.port}"
+            return [("connected", f"{where}, in {in_ms(fact.seconds)}")]
+        case Upgraded():
+            return [("STARTTLS", f"agreed on by {fact.protocol}, in {in_ms(fact.seconds)}")]
+        case Handshake():
+            return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact.agreement)]
+        case Ending():
+            return ending_facts(fact)
+        case Closed():
+            return [("closed", f"{in_ms(fact.seconds)} after the handshake")]
+
+
+def flight_words(flight: Flight) -> list[str]:
+    """Tell what is in a flight; records that look alike, one after the other, are counted."""
+    lines: list[str] = []
+    for words, group in groupby(flight.records, key=str):
+        sizes = [record.size for record in group]
+        several = f"{len(sizes)} x " if len(sizes) > 1 else ""
+        lines.append(f"{several}{words}, {count(sum(sizes), 'byte')}")
+    return lines
+
+
+def row_of(number: int, visit: Visit) -> Row:
+    """Put a connection whose handshake is done into the columns of :data:`HEADER`."""
+    assert visit.handshake is not None
+    info = visit.handshake.agreement.info
+    return (
+        str(number),
+        in_ms(visit.connected.seconds),
+        in_ms(visit.handshake.seconds),
+        "resumed" if info.session_reused else "new",
+        info.version,
+        visit.ending.server_end if visit.ending else "",
+    )
+
+
+def padded(row: Row) -> Row:
+    """Align the cells of a row: numbers to the right, words to the left."""
+    return tuple(
+        cell.rjust(width) if index < 3 else cell.ljust(width)
+        for index, (cell, width) in enumerate(zip(row, WIDTHS, strict=True))
+    )
+
+
+def summary_words(summary: Summary) -> str:
+    """Sum up several connections in a line."""
+    return (
+        f"{count(summary.connections, 'connection')}, {summary.resumed} resumed; median: "
+        f"TCP {in_ms(summary.tcp_median)}, handshake {in_ms(summary.handshake_median)}"
+    )
 
 
 @attrs.define

@@ -14,7 +14,8 @@ import trustme
 
 from tests.commands import facts, refused, run, serve
 from tests.helpers import client_context_for
-from trio_tlsbio import CertificateError, PeerAlertError, SessionCache, State
+from trio_tlsbio import CertificateError, PeerAlertError, SessionCache
+from trio_tlsbio.core import State
 
 from .peers import connect, exchange, posix
 

@@ -18,8 +18,9 @@ import trustme
 
 from tests.commands import TIMEOUT, facts
 from tests.helpers import DOCS, NAME, client_context_for, server_context_for
-from trio_tlsbio import Drain, State, TLSSession, TLSStream
+from trio_tlsbio import Drain, TLSSession, TLSStream
 from trio_tlsbio.cli._www import Www
+from trio_tlsbio.core import State
 
 TO_READ = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 CURL = {"accept": "*/*"}

@@ -21,8 +21,8 @@ from tests.helpers import (
     shake_hands,
 )
 from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError, TruncationError
-from trio_tlsbio._core.connection import SLICE_BYTES
 from trio_tlsbio._core.records import RECORD_BYTES
+from trio_tlsbio._stream.transport import SLICE_BYTES
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import transfer
 

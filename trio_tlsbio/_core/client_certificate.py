@@ -7,9 +7,7 @@ import ssl
 import attrs
 
 from .engine import SEAL_BYTES
-from .errors import PostHandshakeAuthError
 from .handshake_info import HandshakeInfo
-from .openssl_errors import clean_up
 from .records import record_bounds
 
 __all__ = ["CertificateRequest", "check_can_ask"]
@@ -35,30 +33,12 @@ def check_can_ask(ssl_context: ssl.SSLContext) -> None:
 
 @attrs.define(eq=False)
 class CertificateRequest:
-    """A request (RFC 9846 section 4.7.2) that was not answered yet, or was just now."""
+    """A request (RFC 9846 section 4.7.2), and what has come of it."""
 
     _ssl_object: ssl.SSLObject
     _handshake: HandshakeInfo
     #: What was agreed on, with the certificate, once that has come.
     answered: HandshakeInfo | None = attrs.field(default=None, init=False)
-
-    @classmethod
-    def write(cls, ssl_object: ssl.SSLObject, handshake: HandshakeInfo) -> CertificateRequest:
-        """Have OpenSSL write a request; ``do_handshake()`` puts it out.
-
-        Raises:
-          PostHandshakeAuthError: if the client can't be asked.
-        """
-        try:
-            ssl_object.verify_client_post_handshake()
-        except ssl.SSLError as exc:
-            clean_up()
-            raise PostHandshakeAuthError(
-                "this client can't be asked for a certificate after the handshake: it does not "
-                f"offer that, or speaks {ssl_object.version()}",
-                reason=exc.reason,
-            ) from exc
-        return cls(ssl_object, handshake)
 
     def look(self, answers: bytes) -> None:
         """Look whether what OpenSSL wrote while it decrypted shows that a certificate has come.
@@ -66,5 +46,8 @@ class CertificateRequest:
         A server sends new tickets after each answer, an empty one too (see the state machine in
         OpenSSL's statem_srvr.c), and nothing else that is longer than a KeyUpdate.
         """
-        if any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)):
-            self.answered = HandshakeInfo.of(self._ssl_object, lambda _: self._handshake.group)
+        if self.answered is None and any(
+            end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)
+        ):
+            group = self._handshake.group
+            self.answered = HandshakeInfo.of(self._ssl_object, lambda _: group)

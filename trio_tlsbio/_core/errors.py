@@ -1,4 +1,4 @@
-"""The exceptions: one hierarchy, and plain words for what OpenSSL reports in code names."""
+"""The exceptions, and what they come from."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
 from .words import VERIFY_CODES as _VERIFY_CODES
 
-__all__ = ["explain", "explained"]
+__all__ = ["explain", "error_of"]
 
 # What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
 # from its own, and the first record that is encrypted can't be read.
@@ -103,7 +103,7 @@ def explain(
     return caused_by(error, exc)
 
 
-def explained(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
+def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
     """Return what a failure of OpenSSL, or of Python code that is called by it, means.
 
     Args:

@@ -53,14 +53,21 @@ class Handshake:
             self._drop_finished(exc)
             raise
         finally:
-            flight = engine.outbox.collect()
-            if engine.ssl_object.server_side:
-                self._key_exchange.add(flight)
+            self._collect()
         return happening
 
     def group(self, cipher: str) -> str | None:
         """See :meth:`KeyExchangeWatch.group`."""
         return self._key_exchange.group(cipher)
+
+    def _collect(self) -> None:
+        """Queue what OpenSSL has written, and read it off: a server's flight has the group."""
+        engine = self._engine
+        flight = engine.outbox.collect()
+        if flight and engine.ssl_object.server_side:
+            self._key_exchange.add(flight)
+            if self._hello is not None:
+                self._hello.answered(flight)
 
     def _go_on(self) -> Happening | None:
         """Give OpenSSL more to read, or note what that takes."""
@@ -88,8 +95,7 @@ class Handshake:
         has the context; and CPython prints a traceback for a name that is not ASCII.
         """
         inbox, outbox = self._engine.inbox, self._engine.outbox
-        if outbox.bio.pending:
-            watch.answered(outbox.collect())
+        self._collect()
         is_first, may_go_on = not watch.has_hello, False
         while not (watch.is_over or may_go_on):
             record = inbox.records.take(single=True, waits_for=is_possible_in_plaintext)

@@ -1,4 +1,4 @@
-"""The contexts that the library makes; those of a server made anew, and chosen by name."""
+"""A server's contexts for several names."""
 
 from __future__ import annotations
 
@@ -21,12 +21,7 @@ __all__ = [
     "security_level",
     "sni_context",
 ]
-"""Returns the context for the next connection, as a :class:`ReloadingContext` does."""
 
-
-################################################################
-# Several names
-################################################################
 
 # What stays as the first context has it when another one takes over in the handshake: see
 # SSL_set_SSL_CTX(3). Certificates, trust, ciphers and ALPN are the other one's.

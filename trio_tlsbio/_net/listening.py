@@ -19,11 +19,6 @@ __all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over
 HANDSHAKE_TIMEOUT = 15.0
 
 
-################################################################
-# Listening
-################################################################
-
-
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
     """Return the context for the next connection."""
     if isinstance(ssl_context, ssl.SSLContext):

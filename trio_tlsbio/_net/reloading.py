@@ -13,6 +13,7 @@ import attrs
 __all__ = ["ContextProvider", "ReloadingContext"]
 
 ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
+"""Returns the context for the next connection, as a :class:`ReloadingContext` does."""
 
 _logger = logging.getLogger("trio_tlsbio.server")
 

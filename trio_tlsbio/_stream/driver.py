@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from trio_tlsbio._core.driven import DrivenConnection
+from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
@@ -30,7 +30,7 @@ _ALERT_TIMEOUT = 1.0
 class Driver:
     """What every operation of a stream is made of."""
 
-    connection: DrivenConnection
+    connection: TLSConnection
     transport: Transport[Any]
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float

@@ -18,8 +18,7 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
-from trio_tlsbio._core.connection import SLICE_BYTES, TLSConnection
-from trio_tlsbio._core.driven import DrivenConnection
+from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
@@ -30,8 +29,8 @@ from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
 from .driver import Driver
 from .peer_watch import PeerWatch
 from .queries import SSLObjectQueries
-from .transport import Transport
-from .transports import transport_for
+from .transport import SLICE_BYTES, Transport
+from .transport_kinds import transport_for
 from .turns import ConflictDetector
 
 __all__ = ["TLSStream", "T_Stream", "check_handshake_timeout"]
@@ -91,7 +90,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     """
 
     _transport_stream: T_Stream | None
-    _connection: DrivenConnection
+    _connection: TLSConnection
     _transport: Transport[Any]
     _driver: Driver
     _receive: Callable[[int | None], bytes | None]
@@ -117,7 +116,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         check_handshake_timeout(handshake_timeout)
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
         self._transport_stream = transport_stream
-        self._connection = connection = DrivenConnection(
+        self._connection = connection = TLSConnection(
             ssl_context,
             server_side=server_side,
             server_hostname=server_hostname,
@@ -487,13 +486,13 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             self._check_send_open()
             if not self._transport.has_heard and 0 < len(data) <= RECORD_BYTES:
                 self._peer_watch.look()
-            self._transport.has_heard = False
             self._transport.flush_nowait()
             self._driver.check_send()
-            if self._connection.handshake is None or self._driver.has_pending:
+            if not self._driver.is_established or self._driver.has_pending:
                 return 0
             if not self._transport.counts:
                 return 0
+            self._transport.has_heard = False
             with memoryview(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes

@@ -18,16 +18,18 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_tlsbio._core.connection import SLICE_BYTES
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError, caused_by
 from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.outbox import Outbox
-from trio_tlsbio._core.records import Data
+from trio_tlsbio._core.records import RECORD_BYTES, Data
 
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, beside
 
-__all__ = ["Transport"]
+__all__ = ["SLICE_BYTES", "Transport"]
+
+SLICE_BYTES = 16 * RECORD_BYTES
+"""How much goes to a transport at a time, in bytes."""
 
 # How often it is read again, as long as that much was there. To wait costs more than to read.
 _MORE_READS = 3

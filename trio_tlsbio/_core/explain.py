@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from .certificate_words import VERIFY_CODES as _VERIFY_CODES
 from .certificates import presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable
@@ -15,7 +16,6 @@ from .sni import refused_hostname
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
-from .words import VERIFY_CODES as _VERIFY_CODES
 
 __all__ = ["explain", "error_of"]
 

@@ -15,7 +15,7 @@ from .arguments import check_arguments
 from .client_certificate import CertificateRequest, check_can_ask
 from .engine import Engine, Failure, Happening
 from .errors import PostHandshakeAuthError, TLSError, truncated
-from .explain import error_of
+from .explain import error_of, error_of_end
 from .handshake import Handshake
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
@@ -604,16 +604,10 @@ class TLSConnection:
             happening = error_of(happening, self._engine.ssl_object, is_open=self._info is not None)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
-        elif happening is not Event.TRANSPORT_ENDED:
-            lifecycle.happened(happening)
-        elif self._info is None:
-            message = "the peer closed the connection during the handshake"
-            lifecycle.happened(happening, truncated(message))
+        elif happening is Event.TRANSPORT_ENDED:
+            lifecycle.happened(happening, error_of_end(is_open=self._info is not None))
         else:
-            message = (
-                "the connection ended without a close_notify: what was received may not be all"
-            )
-            lifecycle.happened(happening, truncated(message))
+            lifecycle.happened(happening)
         if happening is Event.CLOSE_NOTIFY_SENT:
             self.outbox.seal()
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:

@@ -303,8 +303,10 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
                 transport.flush_nowait()
             return data
         except TLSError as exc:
-            if await self._is_end(exc):
+            if self._is_end(exc):
+                await cancel_shielded_checkpoint()
                 return b""
+            await self._driver.flush_alert()
             raise
         finally:
             self._receive_conflict.is_busy = False
@@ -317,16 +319,12 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             await cancel_shielded_checkpoint()
         return data
 
-    async def _is_end(self, exc: TLSError) -> bool:
-        """Whether an error stands for the end of the data. Else the peer is sent the alert."""
+    def _is_end(self, exc: TLSError) -> bool:
+        """Whether an error stands for the end of the data."""
         if not isinstance(exc, TruncationError):
-            await self._driver.flush_alert()
             return False
         self._peer_watch.has_received_end = True
-        is_end = self._closing.policy.https_compatible
-        if is_end:
-            await cancel_shielded_checkpoint()
-        return is_end
+        return self._closing.policy.https_compatible
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
@@ -358,9 +356,8 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
                 if data == b"":
                     self._peer_watch.has_received_end = True
                 return data
-            except TruncationError:
-                self._peer_watch.has_received_end = True
-                if not self._closing.policy.https_compatible:
+            except TLSError as exc:
+                if not self._is_end(exc):
                     raise
                 return b""
             finally:

@@ -19,7 +19,7 @@ from trio.lowlevel import (
 )
 
 from trio_tlsbio._core.connection import TLSConnection
-from trio_tlsbio._core.errors import TLSError, TruncationError
+from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
@@ -124,10 +124,8 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             collect_sessions=on_session is not None,
         )
         origin = connection.lifecycle.origin
-        outer = _tls_stream_under(transport_stream)
-        if outer is not None:
-            origin.run_inside(outer._connection.lifecycle.origin)
-            outer._peer_watch.next_look = math.inf  # this one looks, and knows what is received
+        if (outer := _tls_stream_under(transport_stream)) is not None:
+            outer._carry(origin)
         self._transport = transport_for(
             transport_stream, connection.inbox, connection.outbox, origin
         )
@@ -141,6 +139,11 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._receive_conflict = ConflictDetector(
             "another task is currently receiving data on this TLSStream"
         )
+
+    def _carry(self, inner: Origin) -> None:
+        """Begin to carry another TLS stream, whose errors are also errors of this one's peer."""
+        inner.run_inside(self._connection.lifecycle.origin)
+        self._peer_watch.end()  # the inner one looks, and knows whether all is received
 
     def __repr__(self) -> str:
         state = "closed " if self._closing.has_begun else ""

@@ -12,7 +12,8 @@ import trustme
 
 from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
 from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
-from trio_tlsbio._core.hello import MAX_HELLO_BYTES, HelloWatch, server_name_in
+from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES, ClientHello
+from trio_tlsbio._core.hello import HelloWatch
 from trio_tlsbio.testing import transfer
 
 # As long as NAME, so that it can take its place.
@@ -288,39 +289,6 @@ def test_hello_without_end_is_not_kept(data: bytes, server_context: ssl.SSLConte
     assert server.data_to_send() == ILLEGAL_PARAMETER
 
 
-################################################################
-# Finding the name
-################################################################
-
-
-def test_name_in_a_hello(client_context: ssl.SSLContext) -> None:
-    assert server_name_in(hello_of(client_context)[5:]) == NAME.encode()
-    assert server_name_in(hello_of(client_context, "127.0.0.1")[5:]) is None
-    assert server_name_in(hello_of(client_context, None)[5:]) is None
-
-
-def test_hello_that_is_cut_anywhere_has_no_name(client_context: ssl.SSLContext) -> None:
-    message = hello_of(client_context)[5:]
-    for end in range(len(message)):
-        assert server_name_in(message[:end]) is None
-    assert server_name_in(message + b"x") is None
-
-
-def test_name_with_something_behind_it_is_none() -> None:
-    def vector(content: bytes, length_size: int = 2) -> bytes:
-        return len(content).to_bytes(length_size) + content
-
-    def hello(behind_name: bytes, behind_list: bytes) -> bytes:
-        names = vector(b"\0" + vector(NAME.encode()) + behind_name)
-        extensions = vector(b"\0\0" + vector(names + behind_list))
-        body = b"\x03\x03" + bytes(32) + b"\0" + vector(b"\x13\x01") + b"\1\0" + extensions
-        return b"\x01" + vector(body, 3)
-
-    assert server_name_in(hello(b"", b"")) == NAME.encode()
-    assert server_name_in(hello(b"x", b"")) is None
-    assert server_name_in(hello(b"", b"x")) is None
-
-
 @pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])
 def test_no_name_that_openssl_finds_is_overlooked(
     change: int,
@@ -341,7 +309,9 @@ def test_no_name_that_openssl_finds_is_overlooked(
         incoming.write(changed)
         with suppress(ssl.SSLError):
             context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True).do_handshake()
-        name = server_name_in(bytes(changed[5:]))
+        name = None
+        with suppress(ValueError):
+            name = ClientHello.parse(bytes(changed[5:])).requested_name
         if unraisable:
             assert name is not None
             assert not name.isascii()

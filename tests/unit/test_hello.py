@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 import trustme
 
+from tests.hellos import fragments, hello_of
 from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
 from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
 from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES, ClientHello
@@ -45,19 +46,6 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     assert not seen
 
 
-def hello_of(context: ssl.SSLContext, name: str | None = NAME) -> bytes:
-    """The record with a client's first words."""
-    context.check_hostname = False
-    return TLSConnection(context, server_hostname=name).data_to_send()
-
-
-def fragments(record: bytes, size: int) -> bytes:
-    """Cut the message in a record into records of so many bytes."""
-    message = record[5:]
-    pieces = [message[start : start + size] for start in range(0, len(message), size)]
-    return b"".join(record[:3] + len(piece).to_bytes(2) + piece for piece in pieces)
-
-
 def feed(server: TLSConnection, data: bytes, chunk: int | None = None) -> None:
     for start in range(0, len(data), chunk or len(data) or 1):
         server.feed(data[start : start + chunk if chunk else None])
@@ -76,7 +64,7 @@ def test_name_that_is_not_ascii_is_refused_in_plain_words(
     size: int, chunk: int | None, client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
     """CPython would print a traceback, and send internal_error."""
-    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
     server = TLSConnection(server_context, server_side=True)
     feed(server, fragments(hello, size) + b"and so on", chunk)
     for _ in range(2):
@@ -98,7 +86,7 @@ def test_a_single_letter_is_enough(
     name = bytearray(NAME, "ascii")
     name[position] |= 0x80
     server = TLSConnection(server_context, server_side=True)
-    server.feed(hello_of(client_context).replace(NAME.encode(), name))
+    server.feed(hello_of(client_context, NAME).replace(NAME.encode(), name))
     with pytest.raises(TLSError, match="not ASCII"):
         server.do_handshake()
     client = TLSConnection(client_context, server_hostname=NAME)
@@ -113,7 +101,7 @@ def test_name_that_is_not_served_is_told_in_printable_characters(
 ) -> None:
     context = sni_context({NAME: server_context_for(server_cert, tls_version)})
     server = TLSConnection(context, server_side=True)
-    server.feed(hello_of(client_context).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
+    server.feed(hello_of(client_context, NAME).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
     with pytest.raises(TLSError) as caught:
         server.do_handshake()
     assert str(caught.value) == r"the peer asked for \n\r\x1b[31mred.com, which is not served here"
@@ -122,7 +110,7 @@ def test_name_that_is_not_served_is_told_in_printable_characters(
 def test_warnings_between_the_pieces_change_nothing(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
     pieces = fragments(hello, 100)
     server = TLSConnection(server_context, server_side=True)
     server.feed(pieces[:105] + WARNING + pieces[105:])
@@ -169,7 +157,7 @@ def test_second_hello_is_looked_at_too(
 def test_second_hello_in_the_same_record_is_looked_at_too(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    hello = hello_of(client_context)
+    hello = hello_of(client_context, NAME)
     other = hello.replace(NAME.encode(), b"ghost." + NAME.encode()[6:])
     messages = hello[5:] + other[5:]
     server = TLSConnection(server_context, server_side=True)
@@ -301,7 +289,7 @@ def test_no_name_that_openssl_finds_is_overlooked(
     told: list[str | None] = []
     context = server_context_for(server_cert, tls_version)
     context.sni_callback = lambda _object, name, _context: told.append(name)
-    record = hello_of(client_context)
+    record = hello_of(client_context, NAME)
     for position in range(5, len(record)):
         changed = bytearray(record)
         changed[position] ^= change

@@ -9,6 +9,7 @@ import attrs
 
 from .iana import ExtensionType, HandshakeType, NameType
 from .messages import MalformedError, Reader
+from .records import Data
 
 __all__ = ["MAX_HELLO_BYTES", "ClientHello"]
 
@@ -66,7 +67,7 @@ class ClientHello:
     """The handshake message, with its header of four bytes."""
 
     @classmethod
-    def parse(cls, message: bytes) -> ClientHello:
+    def parse(cls, message: Data) -> ClientHello:
         """Read a ClientHello.
 
         What is refused here is refused by OpenSSL too. OpenSSL looks into more of the extensions,

@@ -96,7 +96,8 @@ class Hello:
 
 def browser_hello(name: bytes) -> Hello:
     """What a browser sends: GREASE, a hybrid key share, Encrypted Client Hello and more."""
-    share = numbers(GREASE[3]) + vector(b"\0") + numbers(0x11EC) + vector(bytes(1216))
+    share = numbers(GREASE[3]) + vector(b"\0") + numbers(0x11EC)
+    share += vector(bytes(1184) + bytes(range(32)))
     share += numbers(29) + vector(bytes(range(32)))
     ech = b"\0" + numbers(1, 1) + b"\x42" + vector(bytes(32)) + vector(bytes(208))
     schemes = numbers(0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601)

@@ -158,8 +158,11 @@ def extension(kind: ExtensionType, content: bytes) -> Callable[[Hello], Hello]:
 
 
 ALPN = ExtensionType.APPLICATION_LAYER_PROTOCOL_NEGOTIATION
+# Some of it OpenSSL finds while it is after something else.
+MALFORMED_ALERTS = (Alert.DECODE_ERROR, Alert.ILLEGAL_PARAMETER, Alert.PROTOCOL_VERSION)
 MALFORMED: dict[str, Callable[[Hello], Hello]] = {
     "session ID": lambda hello: attrs.evolve(hello, session_id=bytes(33)),
+    "no suites": lambda hello: attrs.evolve(hello, suites=b""),
     "odd suites": lambda hello: attrs.evolve(hello, suites=b"\x13\x01\x13"),
     "no null compression": lambda hello: attrs.evolve(hello, compressions=b"\x01"),
     "no compression": lambda hello: attrs.evolve(hello, compressions=b""),
@@ -186,8 +189,7 @@ def test_malformed_parts_are_refused_by_openssl_too(name: str, any_server: ssl.S
     good = browser_hello(NAME.encode())
     assert verdict(any_server, good.message) is None
     message = MALFORMED[name](good).message
-    alert = Alert.PROTOCOL_VERSION if "versions" in name else Alert.DECODE_ERROR
-    assert verdict(any_server, message) is alert
+    assert verdict(any_server, message) in MALFORMED_ALERTS
     with pytest.raises(ValueError, match="the ClientHello is malformed: "):
         ClientHello.parse(message)
 

@@ -97,7 +97,7 @@ class ClientHello:
         hello.take(32)  # random
         if len(hello.vector(1).rest()) > _MOST_SESSION_ID_BYTES:
             raise ValueError("the ClientHello is malformed: its session ID is too long")
-        cipher_suites = hello.vector(2).numbers()
+        cipher_suites = _some_numbers(hello.vector(2))
         if 0 not in hello.vector(1).rest():
             raise ValueError("the ClientHello is malformed: it can't do without compression")
         extensions = _extensions(hello)
@@ -173,9 +173,11 @@ def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
 
 
 def _numbers(extension: Reader | None) -> tuple[int, ...]:
-    if extension is None:
-        return ()
-    numbers = extension.only_vector(2).numbers()
+    return () if extension is None else _some_numbers(extension.only_vector(2))
+
+
+def _some_numbers(vector: Reader) -> tuple[int, ...]:
+    numbers = vector.numbers()
     if not numbers:
         raise MalformedError
     return numbers

@@ -4,6 +4,7 @@ from trio import NeedHandshakeError
 
 from . import core as core
 from . import monitoring as monitoring
+from ._core.client_hello import ClientHello
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,
@@ -24,6 +25,7 @@ from ._net.reloading import ContextProvider, ReloadingContext
 from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
 from ._net.session_cache import SessionCache
 from ._public import publish
+from ._stream.client_hello import read_client_hello
 from ._stream.pump import PumpedStream, open_pump
 from ._stream.stream import TLSStream
 from ._stream.upgrade import start_tls
@@ -32,6 +34,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CertificateError",
+    "ClientHello",
     "ContextProvider",
     "Drain",
     "HandshakeInfo",
@@ -55,6 +58,7 @@ __all__ = [
     "open_pump",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",
+    "read_client_hello",
     "reconnect",
     "serve_tls_listeners",
     "serve_tls_over_tcp",

@@ -83,6 +83,8 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
       close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
         stops waiting for the end, in bytes.
+      received: Ciphertext that was read from the transport already, by :func:`read_client_hello`
+        for example. It comes before what is read from now on.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -112,6 +114,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         handshake_timeout: float = math.inf,
         close_timeout: float = CLOSE_TIMEOUT,
         close_max_bytes: int = 1024 * 1024,
+        received: Data = b"",
     ) -> None:
         check_handshake_timeout(handshake_timeout)
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
@@ -129,6 +132,9 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._transport = transport_for(
             transport_stream, connection.inbox, connection.outbox, origin
         )
+        if received:
+            self._transport.has_heard = True
+            connection.feed(received)
         self._driver = Driver(connection, self._transport, on_session, handshake_timeout)
         self._receive = connection.receive if on_session is None else self._driver.receive
         self._closing = Closing(policy, self._driver)

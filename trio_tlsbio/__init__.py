@@ -11,12 +11,14 @@ from ._core.errors import (
     HandshakeTimeoutError,
     PeerAlertError,
     PostHandshakeAuthError,
+    RefuseHandshake,
     TLSError,
     TruncationError,
 )
 from ._core.handshake_info import HandshakeInfo
 from ._core.sessions import TLSSession
 from ._core.sni import sni_context
+from ._net.by_name import contexts_by_name
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
@@ -42,6 +44,7 @@ __all__ = [
     "NeedHandshakeError",
     "PeerAlertError",
     "PostHandshakeAuthError",
+    "RefuseHandshake",
     "PumpedStream",
     "Reconnecting",
     "ReloadingContext",
@@ -54,6 +57,7 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "contexts_by_name",
     "is_worth_retrying",
     "open_pump",
     "open_tls_over_tcp_listeners",

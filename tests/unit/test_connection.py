@@ -801,7 +801,7 @@ def test_handshake_info(pair: Pair, tls_version: ssl.TLSVersion) -> None:
         info.version = "SSLv3"
     info = server.handshake
     assert info is not None
-    assert info.server_hostname is None
+    assert info.server_hostname == NAME
     assert info.peer_certificate is None
     assert info.peer_certificate_chain == ()
     assert info.matched_name is None

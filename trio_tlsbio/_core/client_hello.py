@@ -11,7 +11,7 @@ from .iana import ExtensionType, HandshakeType, NameType
 from .messages import MalformedError, Reader
 from .records import Data
 
-__all__ = ["MAX_HELLO_BYTES", "ClientHello"]
+__all__ = ["ClientHello", "MAX_HELLO_BYTES"]
 
 MAX_HELLO_BYTES = 64 * 1024
 """How many bytes of records a ClientHello may take up. Real ones need a few KiB."""

@@ -12,9 +12,10 @@ import attrs
 import trio
 
 from .arguments import check_arguments
-from .client_certificate import CertificateRequest, check_can_ask
+from .client_certificate import CertificateRequest, ask_for_certificate
+from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
-from .errors import PostHandshakeAuthError, TLSError, truncated
+from .errors import PostHandshakeAuthError, RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
 from .handshake import Handshake
 from .handshake_info import HandshakeInfo
@@ -51,12 +52,15 @@ class TLSConnection:
             connection.feed(sock.recv(65536))  # feed_eof() if it is empty
 
     Args:
-      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured.
+      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured. None on a
+        server whose context is chosen by what the client says: see :attr:`wants_context`.
       server_side: Whether this end is the server.
       server_hostname: The name of the server, for SNI and for the check of its certificate.
         Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
         ``ssl_context.check_hostname`` is set.
       session: The session of an earlier connection to resume. Clients only.
+      verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
+        Until then no data passes, and our last message of the handshake is held back.
       collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
         takes a little time for each, and is not needed for :attr:`session`, the latest one.
 
@@ -73,7 +77,7 @@ class TLSConnection:
     outbox: Outbox
     lifecycle: Lifecycle
     _engine: Engine
-    _ssl_context: ssl.SSLContext
+    _ssl_context: ssl.SSLContext | None  # None on servers that choose it
     _handshake: Handshake | None  # until it is done
     _info: HandshakeInfo | None
     _plaintext: bytearray  # what was decrypted before it was asked for
@@ -83,18 +87,22 @@ class TLSConnection:
 
     def __init__(
         self,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | None,
         *,
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: TLSSession | None = None,
         collect_sessions: bool = False,
+        verifies_peer: bool = False,
     ) -> None:
+        if ssl_context is None and not server_side:
+            raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
+        first_context = Handshake.context_or_none_yet(ssl_context)
         name, raw_session = check_arguments(
-            ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
+            first_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
-        ssl_object = ssl_context.wrap_bio(
+        ssl_object = first_context.wrap_bio(
             self.inbox.bio,
             self.outbox.bio,
             server_side=server_side,
@@ -105,16 +113,14 @@ class TLSConnection:
             resume(ssl_object, raw_session)
         self._ssl_context = ssl_context
         self._engine = Engine(ssl_object, self.inbox, self.outbox)
-        looks_at_names = server_side and ssl_context.sni_callback is not None
-        # Each record of a ClientHello has to pass by, for the context that its name chooses.
-        self.inbox.is_single = looks_at_names
-        hello = HelloWatch() if looks_at_names else None
-        self._handshake = Handshake(self._engine, ssl_context, hello)
+        self.inbox.is_single = server_side  # so that each record of a ClientHello passes by
+        hello = HelloWatch() if server_side else None
+        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
         self._info = None
         self._plaintext = bytearray()
         self._sessions = self._tickets = self._request = None
         if not server_side:
-            self._sessions = SessionSource.of(ssl_context, ssl_object, session)
+            self._sessions = SessionSource.of(first_context, ssl_object, session)
             if collect_sessions:
                 self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
             try:
@@ -351,16 +357,72 @@ class TLSConnection:
         if self._handshake is not None:
             self.inbox.begin_share()
         while self._handshake is not None:
-            if self.inbox.wants_data or self.inbox.is_behind:
+            if self.inbox.wants_data or self.inbox.is_behind or self._handshake.is_paused:
                 return False
             if (happening := self._handshake.step()) is not None:
                 self._note(happening)
         return True
 
+    @property
+    def client_hello(self) -> ClientHello | None:
+        """What the client has said first. On servers, until the handshake is done; afterwards it is
+        in :attr:`handshake`.
+        """
+        return None if self._handshake is None else self._handshake.client_hello
+
+    @property
+    def wants_context(self) -> bool:
+        """True if a server that was made without a context needs one, for :attr:`client_hello`.
+
+        Call :meth:`use_context`, or :meth:`refuse_handshake`, and :meth:`do_handshake` again.
+        """
+        return self._handshake is not None and self._handshake.wants_context
+
+    def use_context(self, ssl_context: ssl.SSLContext) -> None:
+        """Go on with the handshake, with these settings. To be called where :attr:`wants_context`.
+
+        Raises:
+          ValueError: if no context is wanted, or for one that was made for clients.
+          TypeError: if it is no :class:`ssl.SSLContext`.
+        """
+        check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+        if self._handshake is None or not self._handshake.wants_context:
+            raise ValueError("use_context() is for servers that wait for a context")
+        self._handshake.use_context(ssl_context)
+
+    def refuse_handshake(self, refusal: RefuseHandshake) -> None:
+        """Refuse the client, where :attr:`wants_context`. Every call raises this from now on.
+
+        Raises:
+          ValueError: if no context is wanted.
+        """
+        if self._handshake is None or not self._handshake.wants_context:
+            raise ValueError("refuse_handshake() is for servers that wait for a context")
+        self._handshake.refuse(refusal)
+        self._note(refusal.error())
+
+    @property
+    def unverified(self) -> HandshakeInfo | None:
+        """What was agreed on with a peer that is to be verified now, if ``verifies_peer`` is set.
+
+        Call :meth:`accept_peer`, or :meth:`abort`, and :meth:`do_handshake` again.
+        """
+        return None if self._handshake is None else self._handshake.unverified
+
+    def accept_peer(self) -> None:
+        """Complete the handshake with the peer that is :attr:`unverified`.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        if self._handshake is None or self._handshake.unverified is None:
+            raise ValueError("accept_peer() is for a peer that is to be verified")
+        self._note(self._handshake.accept_peer())
+
     def _begin(self, handshake: Handshake) -> None:
         """Begin with data: the handshake is done."""
         ssl_object = self._engine.ssl_object
-        info = self._info = HandshakeInfo.of(ssl_object, handshake.group)
+        info = self._info = handshake.info()
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and ssl_object.context.post_handshake_auth,
@@ -392,26 +454,15 @@ class TLSConnection:
         self.lifecycle.check_send()
         if self._awaits_certificate:
             return
-        engine, handshake = self._engine, self.handshake
-        if not engine.ssl_object.server_side:
-            raise ValueError("verify_client_post_handshake() is for servers")
-        if handshake is None:
-            raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
         if self.lifecycle.send is _CLOSED:
             raise trio.ClosedResourceError(
                 "can't ask for a certificate after send_eof() or send_close_notify()"
             )
+        engine, handshake = self._engine, self.handshake
         # Its settings count, whatever an sni_callback has chosen.
-        check_can_ask(self._ssl_context)
-        try:
-            happening = engine.request_certificate()
-        except ssl.SSLError as exc:
-            error = PostHandshakeAuthError(
-                "this client can't be asked for a certificate after the handshake: it does not "
-                f"offer that, or speaks {handshake.version}",
-                reason=exc.reason,
-            )
-            raise self.lifecycle.origin.claim(error) from exc
+        context = self._ssl_context or engine.ssl_object.context
+        happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
+        assert handshake is not None
         self._request = CertificateRequest(engine.ssl_object, handshake)
         engine.on_answers = self._request.look
         if happening is not None:

@@ -68,6 +68,8 @@ class HelloWatch:
     #: Whether no further ClientHello is expected.
     is_over: bool = attrs.field(default=False, init=False)
     refusal: Refusal | None = attrs.field(default=None, init=False)
+    #: Whether OpenSSL may have all that was added and not been taken.
+    is_ready: bool = attrs.field(default=False, init=False)
     _hellos: int = attrs.field(default=0, init=False)  # how many have come
     _records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _message: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
@@ -83,7 +85,7 @@ class HelloWatch:
         return None if self.hello is None else _asked_name(self.hello)
 
     def add(self, record: Data) -> bool:
-        """Add a record, and return whether OpenSSL may have all that was added."""
+        """Add a record, and return :attr:`is_ready`."""
         self._records += record
         kind, hellos = record[0], self._hellos
         is_whole = len(record) == HEADER_BYTES + int.from_bytes(record[3:HEADER_BYTES])
@@ -94,14 +96,16 @@ class HelloWatch:
             self.is_over = True
         if len(self._records) > MAX_HELLO_BYTES and self._message and not self.is_over:
             self._refuse_too_long()
-        if self.refusal is not None:
-            return False
-        return self.is_over or self._hellos > hellos or not self._message
+        self.is_ready = self.refusal is None and (
+            self.is_over or self._hellos > hellos or not self._message
+        )
+        return self.is_ready
 
     def take(self) -> bytes:
         """Take out the records that were held back."""
         records = bytes(self._records)
         self._records.clear()
+        self.is_ready = False
         return records
 
     def answered(self, flight: Data) -> None:

@@ -15,6 +15,7 @@ from .openssl_errors import IS_PYPY
 
 __all__ = [
     "context_for_name",
+    "lookup_form",
     "note_requested_hostname",
     "refused_hostname",
     "requested_hostname",
@@ -67,7 +68,7 @@ def sni_context(
     """
     by_name: dict[str, ssl.SSLContext] = {}
     for name, context in contexts.items():
-        key = _lookup_form(name)
+        key = lookup_form(name)
         if key in by_name:
             raise ValueError(f"{name!r}: there is a context for this name already")
         by_name[key] = context
@@ -172,7 +173,7 @@ def _is_trust_known(context: ssl.SSLContext) -> bool:
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 
-def _lookup_form(name: str) -> str:
+def lookup_form(name: str) -> str:
     """Return a name as it is looked up.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ssl
 from typing import Generic
 
@@ -17,6 +18,17 @@ from .reloading import ContextProvider
 __all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over_tcp_listeners"]
 
 HANDSHAKE_TIMEOUT = 15.0
+
+
+def takes_hello(function: object) -> bool:
+    """Whether a function that gives contexts takes the ClientHello."""
+    try:
+        inspect.signature(function).bind()  # type: ignore[arg-type]
+    except TypeError:
+        return True
+    except ValueError:  # of a built-in function, for which Python can't tell
+        pass
+    return False
 
 
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:

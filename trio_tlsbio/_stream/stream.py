@@ -26,6 +26,7 @@ from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
+from .decisions import ChooseContext, Decisions, VerifyPeer, checked_function
 from .driver import Driver
 from .peer_watch import PeerWatch
 from .queries import SSLObjectQueries
@@ -67,7 +68,11 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
 
     Args:
       transport_stream: Carries the encrypted data. The stream owns it from now on.
-      ssl_context: The settings, usually made by :func:`ssl.create_default_context`.
+      ssl_context: The settings, usually made by :func:`ssl.create_default_context`. On a server
+        also a function, async or not, that gets the :class:`ClientHello` and returns the settings
+        for this client, or raises :exc:`RefuseHandshake`. It runs in the task that needs the
+        handshake, within ``handshake_timeout``. If that task is cancelled, it is called again when
+        the handshake goes on. What else it raises is raised there, and the client is refused.
       server_hostname: The name of the server that is connected to, for SNI and for the check of
         its certificate. Needed if ``ssl_context.check_hostname`` is set.
       server_side: Whether this end is the server.
@@ -85,6 +90,12 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         stops waiting for the end, in bytes.
       received: Ciphertext that was read from the transport already, by :func:`read_client_hello`
         for example. It comes before what is read from now on.
+      verify_peer: An async function that verifies the peer when OpenSSL has accepted it, also in a
+        resumed session: for revocation, pinning, or a list of clients. It gets what
+        :attr:`handshake` is going to be. Until it returns, no data passes, and our last message
+        of the handshake is held back. What it raises refuses the peer, as the cause of a
+        :exc:`TLSError`, or itself if it is one; no alert is sent. Cancelled or not returned within
+        ``handshake_timeout``, it is as with the rest of the handshake.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -104,7 +115,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     def __init__(
         self,
         transport_stream: T_Stream,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | ChooseContext,
         *,
         server_hostname: str | bytes | None = None,
         server_side: bool = False,
@@ -115,16 +126,22 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         close_timeout: float = CLOSE_TIMEOUT,
         close_max_bytes: int = 1024 * 1024,
         received: Data = b"",
+        verify_peer: VerifyPeer | None = None,
     ) -> None:
         check_handshake_timeout(handshake_timeout)
+        is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
+        choose_context = checked_function(ssl_context, "ssl_context") if is_chosen else None
+        if verify_peer is not None:
+            checked_function(verify_peer, "verify_peer")
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
         self._transport_stream = transport_stream
         self._connection = connection = TLSConnection(
-            ssl_context,
+            None if is_chosen else ssl_context,  # type: ignore[arg-type]  # which is checked there
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
             collect_sessions=on_session is not None,
+            verifies_peer=verify_peer is not None,
         )
         origin = connection.lifecycle.origin
         if (outer := _tls_stream_under(transport_stream)) is not None:
@@ -135,7 +152,8 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         if received:
             self._transport.has_heard = True
             connection.feed(received)
-        self._driver = Driver(connection, self._transport, on_session, handshake_timeout)
+        decisions = Decisions(connection, choose_context, verify_peer)
+        self._driver = Driver(connection, self._transport, decisions, on_session, handshake_timeout)
         self._receive = connection.receive if on_session is None else self._driver.receive
         self._closing = Closing(policy, self._driver)
         self._peer_watch = PeerWatch(self._driver)

@@ -108,7 +108,7 @@ async def test_send_during_a_renegotiation_leaves_nothing(
     assert transport.is_renegotiating
     await stream.send_all(b"b")
     assert not transport.is_renegotiating
-    assert not stream.connection.held
+    assert not stream.connection.outbox.held
     assert not stream.connection.unsent
 
 
@@ -191,11 +191,11 @@ def test_a_connection_that_ends_in_a_renegotiation_holds_nothing_for_ever(
     server = TLSConnection(server_context_for(server_cert, version), server_side=True)
     shake_hands(client, server)
     client.send(b"as in a renegotiation")
-    assert client.held
+    assert client.outbox.held
     client.feed_eof()
     with pytest.raises(TruncationError, match="renegotiated"):
         client.do_handshake()
-    assert not client.held
+    assert not client.outbox.held
 
 
 class WantsRead(ssl.SSLObject):

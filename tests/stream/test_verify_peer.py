@@ -145,7 +145,7 @@ async def test_it_refuses(
         ours, theirs = wrap(transports, (client_context, server_context), side, verify)
 
         async def other() -> None:
-            with pytest.raises(trio.BrokenResourceError):
+            with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
                 while True:  # a TLS 1.3 client is done before the server verifies it
                     assert await theirs.receive_some() == b"not sent"
 
@@ -239,7 +239,7 @@ def test_the_last_flight_of_a_client_is_held_back(
 ) -> None:
     client = TLSConnection(client_context, server_hostname=NAME, verifies_peer=True)
     server = TLSConnection(server_context, server_side=True)
-    with pytest.raises(ValueError, match="to be verified"):
+    with pytest.raises(ValueError, match="does not wait"):
         client.accept_peer()
     while client.unverified is None:
         transfer(client, server)

@@ -94,7 +94,7 @@ def test_what_is_sent_before_the_handshake_is_held_and_then_encrypted(pair: Pair
     client, server = pair
     client.send(b"early ")
     client.send(b"bird")
-    assert client.held == [b"early ", b"bird"]
+    assert client.outbox.held == [b"early ", b"bird"]
     shake = client.data_to_send()
     assert b"early" not in shake
     server.feed(shake)
@@ -104,7 +104,7 @@ def test_what_is_sent_before_the_handshake_is_held_and_then_encrypted(pair: Pair
         client.do_handshake()
         transfer(client, server)
         server.do_handshake()
-    assert not client.held
+    assert not client.outbox.held
     assert receive_all(server) == b"early bird"
     transfer(server, client)
     assert receive_all(client) == b"me too"

@@ -274,7 +274,7 @@ def test_the_core(sides: Sides, tls_version: ssl.TLSVersion, secrets: Secrets) -
     client = TLSConnection(sides.client, server_hostname=NAME, collect_sessions=True)
     server = TLSConnection(sides.server, server_side=True)
     client.send(PLAINTEXT)  # held
-    assert client.held
+    assert client.outbox.held
     check_shown(secrets, client)
     exchange(client, server)
     server.look_ahead()

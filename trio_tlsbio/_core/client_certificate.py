@@ -11,6 +11,7 @@ from .engine import SEAL_BYTES, Engine, Happening
 from .errors import Origin, PostHandshakeAuthError
 from .handshake_info import HandshakeInfo
 from .records import record_bounds
+from .states import Lifecycle, State
 
 __all__ = ["CertificateRequest", "ask_for_certificate"]
 
@@ -56,6 +57,17 @@ def ask_for_certificate(
             reason=exc.reason,
         )
         raise origin.claim(error) from exc
+
+
+def check_may_answer(lifecycle: Lifecycle, bytes_to_receive: int, most_bytes: int) -> None:
+    """Raise what makes it useless to go on waiting for an answer."""
+    lifecycle.check_receive()
+    if lifecycle.receive is State.CLOSED:
+        message = "the client ended its direction and did not answer with a certificate"
+        raise lifecycle.origin.claim(PostHandshakeAuthError(message))
+    if bytes_to_receive > most_bytes:
+        message = "the client sends data where it should answer with a certificate"
+        raise lifecycle.origin.claim(PostHandshakeAuthError(message))
 
 
 @attrs.define(eq=False)

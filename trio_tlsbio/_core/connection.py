@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import ssl
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
@@ -12,10 +11,10 @@ import attrs
 import trio
 
 from .arguments import check_arguments
-from .client_certificate import CertificateRequest, ask_for_certificate
+from .client_certificate import CertificateRequest, ask_for_certificate, check_may_answer
 from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
-from .errors import PostHandshakeAuthError, RefuseHandshake, TLSError, truncated
+from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
 from .handshake import Handshake
 from .handshake_info import HandshakeInfo
@@ -95,9 +94,7 @@ class TLSConnection:
         collect_sessions: bool = False,
         verifies_peer: bool = False,
     ) -> None:
-        if ssl_context is None and not server_side:
-            raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
-        first_context = Handshake.context_or_none_yet(ssl_context)
+        first_context = Handshake.first_context(ssl_context, server_side=server_side)
         name, raw_session = check_arguments(
             first_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
@@ -321,7 +318,7 @@ class TLSConnection:
         Until it is, send what :meth:`data_to_send` returns, feed what comes back (not needed
         unless :attr:`wants_data`), call again.
         While the peer renegotiates (TLS 1.2), it is not done for as long as something that was
-        given to :meth:`send` is held: see :attr:`held`.
+        given to :meth:`send` is held for that.
 
         Raises:
           TLSError: if it failed: see there for the reason.
@@ -386,9 +383,7 @@ class TLSConnection:
           TypeError: if it is no :class:`ssl.SSLContext`.
         """
         check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
-        if self._handshake is None or not self._handshake.wants_context:
-            raise ValueError("use_context() is for servers that wait for a context")
-        self._handshake.use_context(ssl_context)
+        self._paused(self.wants_context).use_context(ssl_context)
 
     def refuse_handshake(self, refusal: RefuseHandshake) -> None:
         """Refuse the client, where :attr:`wants_context`. Every call raises this from now on.
@@ -396,9 +391,7 @@ class TLSConnection:
         Raises:
           ValueError: if no context is wanted.
         """
-        if self._handshake is None or not self._handshake.wants_context:
-            raise ValueError("refuse_handshake() is for servers that wait for a context")
-        self._handshake.refuse(refusal)
+        self._paused(self.wants_context).refuse(refusal)
         self._note(refusal.error())
 
     @property
@@ -415,9 +408,13 @@ class TLSConnection:
         Raises:
           ValueError: if there is none.
         """
-        if self._handshake is None or self._handshake.unverified is None:
-            raise ValueError("accept_peer() is for a peer that is to be verified")
-        self._note(self._handshake.accept_peer())
+        self._note(self._paused(self.unverified is not None).accept_peer())
+
+    def _paused(self, is_wanted: bool) -> Handshake:
+        """Return the handshake, which waits for the decision that is told now."""
+        if self._handshake is None or not is_wanted:
+            raise ValueError("the handshake does not wait for this decision")
+        return self._handshake
 
     def _begin(self, handshake: Handshake) -> None:
         """Begin with data: the handshake is done."""
@@ -484,13 +481,7 @@ class TLSConnection:
         self.look_ahead()
         if not self._awaits_certificate:
             return True
-        self.lifecycle.check_receive()
-        if self.lifecycle.receive is _CLOSED:
-            message = "the client ended its direction and did not answer with a certificate"
-            raise self.lifecycle.origin.claim(PostHandshakeAuthError(message))
-        if len(self._plaintext) > _MOST_LOOK_AHEAD:
-            message = "the client sends data where it should answer with a certificate"
-            raise self.lifecycle.origin.claim(PostHandshakeAuthError(message))
+        check_may_answer(self.lifecycle, len(self._plaintext), _MOST_LOOK_AHEAD)
         return False
 
     @property
@@ -554,11 +545,6 @@ class TLSConnection:
         else:
             self.do_handshake()
         self.lifecycle.check_send()
-
-    @property
-    def held(self) -> Sequence[bytes | None]:
-        """Plaintext, and None for a close_notify, that is waiting for a handshake to be done."""
-        return self.outbox.held
 
     @property
     def _holds_close(self) -> bool:

@@ -53,9 +53,13 @@ class Handshake:
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
 
     @staticmethod
-    def context_or_none_yet(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+    def first_context(ssl_context: ssl.SSLContext | None, *, server_side: bool) -> ssl.SSLContext:
         """Return the context to begin with."""
-        return _context_to_come() if ssl_context is None else ssl_context
+        if ssl_context is not None:
+            return ssl_context
+        if not server_side:
+            raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
+        return _context_to_come()
 
     @property
     def is_paused(self) -> bool:

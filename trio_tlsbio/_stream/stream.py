@@ -21,7 +21,7 @@ from trio.lowlevel import (
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
-from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
+from trio_tlsbio._core.records import RECORD_BYTES, Data
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
@@ -30,7 +30,7 @@ from .decisions import ChooseContext, Decisions, VerifyPeer, checked_function
 from .driver import Driver
 from .peer_watch import PeerWatch
 from .queries import SSLObjectQueries
-from .transport import SLICE_BYTES, Transport
+from .transport import SLICE_BYTES, Transport, slices
 from .transport_kinds import transport_for
 from .turns import ConflictDetector
 
@@ -453,7 +453,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             if type(data) is bytes and len(data) <= SLICE_BYTES:
                 parts, size = (data,), len(data)
             else:
-                parts, size = _slices(data)
+                parts, size = slices(data)
             if closing.has_begun or not driver.is_established:
                 self._check_send_open()
                 await driver.complete_handshake()
@@ -656,12 +656,3 @@ def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | Non
     while stream is not None and not isinstance(stream, TLSStream):
         stream = getattr(stream, "transport_stream", None)
     return stream
-
-
-def _slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
-    """Cut data where other tasks get their turn, and return its size in bytes, too. There is always
-    a first slice, if an empty one.
-    """
-    view = byte_view(data)
-    size = len(view)
-    return [view[start : start + SLICE_BYTES] for start in range(0, size or 1, SLICE_BYTES)], size

@@ -21,12 +21,12 @@ from trio.lowlevel import enable_ki_protection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError, caused_by
 from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.outbox import Outbox
-from trio_tlsbio._core.records import RECORD_BYTES, Data
+from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, beside
 
-__all__ = ["SLICE_BYTES", "Transport"]
+__all__ = ["SLICE_BYTES", "Transport", "slices"]
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """How much goes to a transport at a time, in bytes."""
@@ -38,6 +38,15 @@ _MORE_READS = 3
 _MOST_ANSWERED = 2 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
+
+
+def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
+    """Cut data where other tasks get their turn, and return its size in bytes, too. There is always
+    a first slice, if an empty one.
+    """
+    view = byte_view(data)
+    size = len(view)
+    return [view[start : start + SLICE_BYTES] for start in range(0, size or 1, SLICE_BYTES)], size
 
 
 @attrs.define(eq=False)

@@ -208,7 +208,7 @@ def test_renegotiation_beside_large_writes_of_both_sides(
             raise
         peer = conversation.peer
         assert (peer.received, conversation.received) == (conversation.sent, peer.sent)
-        assert not conversation.victim.held
+        assert not conversation.victim.outbox.held
         renegotiations += peer.renegotiations
     assert renegotiations > 15
 
@@ -239,12 +239,12 @@ def test_what_is_held_goes_out_when_receive_ends_it(
     conversation.carry_all()
     victim.send(data)
     victim.send_close_notify()
-    assert victim.held == ([data, None] if data else [None])
+    assert victim.outbox.held == ([data, None] if data else [None])
     conversation.carry_all()
     peer.receive()
     conversation.carry_all()
     assert victim.receive() is None
-    assert not victim.held
+    assert not victim.outbox.held
     conversation.carry_all()
     with pytest.raises(SSL.ZeroReturnError):  # their close_notify
         peer.receive()
@@ -282,7 +282,7 @@ def test_what_is_sent_meanwhile_is_held(arenas: Arenas) -> None:
     victim.feed(ask(peer))
     victim.send(b"secret")
     victim.send_close_notify()
-    assert victim.held == [b"secret", None]
+    assert victim.outbox.held == [b"secret", None]
     assert not victim.do_handshake()
     victim.feed(ask(peer, 100))  # which does not go on with it
     assert not victim.do_handshake()
@@ -483,7 +483,7 @@ def test_a_request_in_the_record_of_the_finished_is_answered_at_once(
         assert victim.handshake is not None
         ((content_type, answer),) = peer.heard
         assert (content_type, answer[0]) == (HANDSHAKE, CLIENT_HELLO)
-        assert victim.held == ([b"held"] if call == "send" else [])
+        assert victim.outbox.held == ([b"held"] if call == "send" else [])
 
 
 ################################################################
@@ -529,7 +529,7 @@ async def test_what_is_held_while_it_stands_still_is_bounded(
                     await victim.send_all(part)
                 assert sending.cancelled_caught
             assert victim.bytes_committed == len(sent)
-            assert sum(len(each or b"") for each in victim.connection.held) == len(sent)
+            assert sum(len(each or b"") for each in victim.connection.outbox.held) == len(sent)
 
             scope = await nursery.start(in_scope, partial(serve, theirs))
             await victim.send_all(b"the end")

@@ -269,7 +269,7 @@ def test_calls_for_data_that_is_held_do_their_share(arenas: Arenas, work: Work, 
     while victim.is_behind:
         assert not victim.do_handshake()
     assert victim.bytes_to_receive == count - (MOST_RECORDS if call == "receive" else 0)
-    assert victim.held == [b"held"] + [b"more"] * (call == "send")
+    assert victim.outbox.held == [b"held"] + [b"more"] * (call == "send")
 
 
 def test_data_that_is_sent_while_much_is_unread_goes_out(arenas: Arenas, work: Work) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers import HOST, echo
+from tests.helpers import HOST, LIMIT, echo
 from tests.stream.serving.servers import LOGGER, LateClient, Server, Stream, serving
 from trio_tlsbio import Drain, TLSError, open_tls_over_tcp_listeners, serve_tls_listeners
 from trio_tlsbio.monitoring import ServerMonitor
@@ -269,7 +269,7 @@ async def test_a_drain_waits_for_answers_and_not_for_idle_clients(
             has_answered.set()
         assert await drain.receive_some(stream) == b""
 
-    async with serving(handler, server_context, client_context) as server:
+    async with serving(handler, server_context, client_context, close_timeout=2 * LIMIT) as server:
         stream = await server.connect()
         await stream.send_all(b"question")
         assert await stream.receive_some(5) == b"first"
@@ -277,8 +277,8 @@ async def test_a_drain_waits_for_answers_and_not_for_idle_clients(
         assert has_answered.is_set() == (not answer)  # the client's system can't take all of it
         await server.listener.aclose()
         drain.begin()
-        with trio.fail_after(3):  # a client that is waited for costs 5
-            received = b""
+        with trio.fail_after(LIMIT):  # a client that is waited for costs more
+            received = bytearray()
             while part := await stream.receive_some():
                 received += part
             await server.ended.wait()

@@ -4,6 +4,7 @@ from trio import NeedHandshakeError
 
 from . import core as core
 from . import monitoring as monitoring
+from . import ticket_keys as ticket_keys
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,

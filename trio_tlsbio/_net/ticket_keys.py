@@ -32,7 +32,7 @@ def _check_secret(_: object, __: object, value: Any) -> None:
     if not isinstance(value, bytes):
         raise TypeError(f"the secret of TicketKeys must be bytes, not {type(value).__name__}")
     if len(value) != _LENGTH:
-        raise ValueError(f"the secret of TicketKeys has {_LENGTH} bytes, not {len(value)}")
+        raise ValueError(f"the secret of TicketKeys has 80 bytes, not {len(value)}")
     if len(set(value)) == 1:
         raise ValueError("the secret of TicketKeys is one byte over and over, not random")
 
@@ -51,7 +51,7 @@ class TicketKeys:
     Who has the keys can decrypt the sessions that were recorded with TLS 1.2, and can pose as any
     client to servers with these keys. Keep them as you keep private keys, and replace them often.
 
-    Python has no API for this; libssl is called through :mod:`ctypes`. See :meth:`is_available`.
+    Python has no API for this; libssl is called through ``ctypes``. See :meth:`is_available`.
 
     The repr shows nothing of the keys, and they can't be pickled or copied.
 
@@ -102,7 +102,7 @@ class TicketKeys:
         if len(secret) != _LENGTH:
             raise ValueError(
                 f"{os.fspath(path)} has {status.st_size} bytes, and keys of session tickets are "
-                f"{_LENGTH} random bytes, as `openssl rand {_LENGTH}` writes"
+                "80 random bytes, as `openssl rand 80` writes"
             )
         return cls(secret)
 

@@ -19,6 +19,7 @@ from ._core.sessions import TLSSession
 from ._core.sni import sni_context
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
+from ._net.identity import load_identity
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
 from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._net.reloading import ContextProvider, ReloadingContext
@@ -53,6 +54,7 @@ __all__ = [
     "TLSStream",
     "TruncationError",
     "is_worth_retrying",
+    "load_identity",
     "open_pump",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import attrs
 
+from .reasons import why_unusable
 from .ticket_keys import SharedTickets
 
 __all__ = ["ContextProvider", "ReloadingContext"]
@@ -37,22 +38,6 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _why(exc: Exception) -> str:
-    """Say in plain words why files can't be used."""
-    reason = getattr(exc, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
-        return "the private key belongs to another certificate"
-    if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
-        return "the certificate's key, or that of an issuer, is too weak for this security level"
-    if reason == "CA_MD_TOO_WEAK":
-        return "the certificate, or that of an issuer, is signed with too weak a hash"
-    if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
-        return f"a file holds no certificate, or no private key, in PEM form ({exc})"
-    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
-        return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
-    return str(exc) or type(exc).__name__
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -186,10 +171,12 @@ class ReloadingContext:
         if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
             _logger.error(
-                "the SSLContext can't be made anew%s, and the old one stays: %s", names, _why(error)
+                "the SSLContext can't be made anew%s, and the old one stays: %s",
+                names,
+                why_unusable(error),
             )
         if tickets_error is not None:
-            why = _why(tickets_error)
+            why = why_unusable(tickets_error)
             _logger.error(
                 "the keys of session tickets can't be read, and the old ones stay: %s", why
             )

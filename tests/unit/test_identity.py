@@ -38,6 +38,7 @@ class Pem:
 
     certificate: bytes
     key: bytes
+    other_certificate: bytes
     other_key: bytes
 
     def encrypted(self, form: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
@@ -49,10 +50,12 @@ class Pem:
 
 @pytest.fixture
 def pem(ca: trustme.CA, server_cert: trustme.LeafCert) -> Pem:
+    other = ca.issue_cert(NAME)
     return Pem(
         b"".join(each.bytes() for each in server_cert.cert_chain_pems),
         server_cert.private_key_pem.bytes(),
-        ca.issue_cert(NAME).private_key_pem.bytes(),
+        other.cert_chain_pems[0].bytes(),
+        other.private_key_pem.bytes(),
     )
 
 
@@ -189,6 +192,10 @@ REFUSED: dict[str, tuple[Callable[[Pem], tuple[Any, ...]], str]] = {
         lambda pem: (pem.certificate, pem.other_key),
         "the private key belongs to another certificate",
     ),
+    "another certificate": (
+        lambda pem: (pem.other_certificate, pem.key),
+        "the private key belongs to another certificate",
+    ),
     "no password": (
         lambda pem: (pem.certificate, pem.encrypted()),
         "the private key is encrypted: give its password",
@@ -282,6 +289,11 @@ def test_a_key_that_is_too_weak_is_refused(
     load_identity(context, pem.certificate, pem.key)
     with pytest.raises(ValueError, match="too weak for this security level"):
         load_identity(context, weak.pem, weak.key_pem)
+    shake(ca, context)
+    issuer = Certificate(key=rsa_key(1024), is_ca=True).signed_by(None)
+    strong = Certificate().signed_by(issuer)
+    with pytest.raises(ValueError, match="too weak for this security level"):
+        load_identity(context, strong.pem + issuer.pem, strong.key_pem)
     shake(ca, context)
     context.set_ciphers("DEFAULT@SECLEVEL=0")
     load_identity(context, weak.pem, weak.key_pem)

@@ -394,12 +394,10 @@ def test_a_purpose_is_the_names_in_all_certificates() -> None:
 
 
 @available
-def test_looking_at_a_contexts_certificates_leaves_it_as_it_is() -> None:
+@pytest.mark.parametrize("kinds", [("RSA", "ECDSA"), ("ECDSA", "RSA")], ids="-".join)
+def test_looking_at_a_contexts_certificates_leaves_it_as_it_is(kinds: tuple[str, ...]) -> None:
     ca = trustme.CA()
-    context = server_with(
-        ca.issue_cert(NAME, key_type=trustme.KeyType.RSA),
-        ca.issue_cert(NAME, key_type=trustme.KeyType.ECDSA),
-    )
+    context = server_with(*(ca.issue_cert(NAME, key_type=trustme.KeyType[kind]) for kind in kinds))
     libssl, pointer = native_context._reach(context)
     before = libssl.SSL_CTX_get0_certificate(pointer)
     assert before

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from trio_tlsbio._core.openssl_errors import clean_error_queue
+from trio_tlsbio._core.openssl_errors import clean_up
 from trio_tlsbio._core.sni import security_level
 
 from .reasons import why_unusable
@@ -69,10 +69,11 @@ def load_identity(
     with _file_of(certificate_pem) as certificate_path, _file_of(key_pem) as key_path:
         for context in trial, ssl_context:
             try:
-                with clean_error_queue():
-                    context.load_cert_chain(certificate_path, key_path, ask)
+                context.load_cert_chain(certificate_path, key_path, ask)
             except ssl.SSLError as exc:
-                raise ValueError(_what_is_wrong(exc, certificate_pem, key_pem)) from exc
+                message = _what_is_wrong(exc, certificate_pem, key_pem)
+                clean_up()
+                raise ValueError(message) from exc
 
 
 ################################################################
@@ -154,11 +155,9 @@ def _what_is_wrong(exc: ssl.SSLError, certificate: bytes, key: bytes) -> str:
     if getattr(exc, "reason", None) is not None:
         return why_unusable(exc)
     # "PEM lib" does not say which.
+    text = certificate.decode("ascii", "replace").replace("\ufffd", "?")
     try:
-        with clean_error_queue():
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
-                cadata=certificate.decode("ascii", "replace").replace("\ufffd", "?")
-            )
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except ssl.SSLError:
         return "a certificate is damaged, or not whole"
     if _ENCRYPTED.search(key):

@@ -47,7 +47,8 @@ class ReloadingContext:
     Pass it to a server in place of a context. For each connection the server calls it, which looks
     at the files, so the first handshake after a change uses the new certificate. Connections that
     are open go on with the one they began with. If the new context can't be made, the old one
-    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then::
+    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then, and when a
+    file changes. So it is if a file changes while the context is made::
 
         def make_context() -> ssl.SSLContext:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -152,7 +153,11 @@ class ReloadingContext:
         if self._tickets is not None:
             self._tickets.read()
         try:
-            self._current = self._make()
+            context = self._make()
+            # It may be made of the certificate from before and the authorities from after.
+            if self._look() != self._stamps:
+                raise RuntimeError("the files changed while they were read")
+            self._current = context
         except Exception as exc:
             self._error = exc
             if self._tickets is not None:

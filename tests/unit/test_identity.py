@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.certificates import Certificate, Issued, rsa_key
-from tests.helpers import NAME, client_context_for, shake_hands
+from tests.helpers import NAME, client_context_for, reports_security_level, shake_hands
 from trio_tlsbio import HandshakeInfo, TLSConnection, load_identity
 
 HAS_MEMFD = hasattr(os, "memfd_create")
@@ -290,13 +290,21 @@ def test_a_key_that_is_too_weak_is_refused(
     with pytest.raises(ValueError, match="too weak for this security level"):
         load_identity(context, weak.pem, weak.key_pem)
     shake(ca, context)
+    context.set_ciphers("DEFAULT@SECLEVEL=0")
+    load_identity(context, weak.pem, weak.key_pem)
+
+
+@reports_security_level
+def test_an_issuer_that_is_too_weak_leaves_the_context_as_it_was(
+    ca: trustme.CA, context: ssl.SSLContext, pem: Pem, directory: Path
+) -> None:
+    """OpenSSL loads the issuers last."""
     issuer = Certificate(key=rsa_key(1024), is_ca=True).signed_by(None)
     strong = Certificate().signed_by(issuer)
+    load_identity(context, pem.certificate, pem.key)
     with pytest.raises(ValueError, match="too weak for this security level"):
         load_identity(context, strong.pem + issuer.pem, strong.key_pem)
     shake(ca, context)
-    context.set_ciphers("DEFAULT@SECLEVEL=0")
-    load_identity(context, weak.pem, weak.key_pem)
 
 
 def test_what_a_function_for_the_password_raises_propagates(

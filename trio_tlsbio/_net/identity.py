@@ -42,7 +42,8 @@ def load_identity(
     files in a directory that only this user can enter, and they are removed before this returns or
     raises.
 
-    If it raises, the context is as it was. OpenSSL never asks for a password on the terminal.
+    If it raises, the context is as it was, except on PyPy after an issuer that is too weak. OpenSSL
+    never asks for a password on the terminal.
 
     Args:
       ssl_context: Any context, a server's or a client's.

@@ -33,7 +33,7 @@ from typing import Any
 import _figures
 import _floor
 from _figures import Figure
-from _peers import Implementation
+from _peers import Implementation, Ours, OursBefore
 from _processes import Remote, end_tidily, progress, save_certificates
 from _workloads import Measured, Peer, Workload, workloads
 
@@ -62,7 +62,7 @@ class Run:
         """Measure all implementations."""
         tls = workload.version or self._version
         measures: dict[str, Callable[[], Measured]] = {}
-        for implementation in workload.implementations:
+        for implementation in self._implementations(workload):
             if workload.is_fresh:
                 measure = partial(self._measure_fresh, implementation, workload)
             else:
@@ -75,6 +75,11 @@ class Run:
             peer.wait_until_ready()
         turns = min(self._rounds, workload.most_rounds) * workload.turns
         self._collect(workload.group, workload.name, measures, turns)
+
+    def _implementations(self, workload: Workload) -> tuple[type[Implementation], ...]:
+        if OursBefore.path is None:
+            return workload.implementations
+        return (Ours, OursBefore) if Ours in workload.implementations else ()
 
     def _measure_fresh(self, implementation: type[Implementation], workload: Workload) -> Measured:
         core = self._core if workload.is_pinned else None
@@ -159,6 +164,12 @@ def main() -> None:
     parser.add_argument("--no-pin", action="store_true", help="let processes run on any core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="with an earlier run")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="measure this library alone, beside the one in another checkout",
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw all but wall times")
     options = parser.parse_args()
     if unknown := set(options.names) - set(GROUPS):
@@ -167,6 +178,8 @@ def main() -> None:
     options.rounds = options.rounds or (1 if options.quick else 7)
     options.core = choose_core(pin=not options.no_pin)
     earlier = _figures.read(options.compare) if options.compare else []
+    if options.against:
+        OursBefore.path = options.against.resolve()
     end_tidily()
 
     environment = describe(options)
@@ -187,6 +200,8 @@ def main() -> None:
     _figures.print_tables(run.figures)
     if options.compare:
         _figures.print_comparison(earlier, run.figures)
+    if options.against:
+        _figures.print_ratios(run.figures, Ours.name, OursBefore.name)
     if options.json:
         _figures.write(options.json, environment, run.figures)
     if options.svg:

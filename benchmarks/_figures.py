@@ -110,6 +110,20 @@ def print_comparison(old: Iterable[Figure], new: Iterable[Figure]) -> None:
             print(f"  {name:26}{_number(earlier):>8}  {_number(now):>8}  {change}".rstrip())
 
 
+def print_ratios(figures: Iterable[Figure], now: str, before: str) -> None:
+    """Print how two implementations compare: turn by turn, in the median, and at their best."""
+    print(
+        f"\n{now} to {before}: the median of the ratios of all turns, and the ratio of the lowest."
+    )
+    for panel, by_name in _panels(figures).items():
+        ours, theirs = by_name[now].values, by_name[before].values
+        if not all(theirs):
+            continue
+        ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
+        words = "{1}: {2}, {3}".format(*panel)
+        print(f"  {words:68} x {statistics.median(ratios):.3f}  x {min(ours) / min(theirs):.3f}")
+
+
 OURS_COLOUR, OTHER_COLOUR, INK, FAINT = "#0b7285", "#b8c2cc", "#343a40", "#868e96"
 COLUMNS = 4
 

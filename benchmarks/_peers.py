@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
@@ -46,6 +47,8 @@ class Implementation(ABC):
     backend: ClassVar[str] = "trio"
     backend_options: ClassVar[dict[str, object]] = {}
     is_encrypted: ClassVar[bool] = True
+    #: Where its processes import from first, if that is not where this one does.
+    path: ClassVar[Path | None] = None
 
     @classmethod
     def run(cls, main: Callable[..., Awaitable[Any]], *arguments: object) -> Any:
@@ -197,6 +200,12 @@ class Ours(OnTrio):
     async def handle(cls, stream: trio_tlsbio.TLSStream[Any], handler: Handler) -> None:
         """Serve one connection."""
         await handler(Channel(stream.receive_some, stream.send_all, stream.aclose, stream))
+
+
+class OursBefore(Ours):
+    """TLSStream as another checkout has it: see the option ``--against``."""
+
+    name = "before"
 
 
 class _Buffering(OnTrio):

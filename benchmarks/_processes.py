@@ -32,17 +32,28 @@ class Remote:
       core: The only core that it may run on, or None for any.
       target: Runs in the process, with a pipe to answer by (see :func:`answer`) and ``arguments``.
       arguments: For ``target``. They are pickled.
+      path: Where the process imports from first, if that is not where this one does.
     """
 
     def __init__(
-        self, label: str, core: int | None, target: Callable[..., None], *arguments: object
+        self,
+        label: str,
+        core: int | None,
+        target: Callable[..., None],
+        *arguments: object,
+        path: Path | None = None,
     ) -> None:
         self.label = label
         self._pipe, theirs = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("spawn").Process(
             target=_run, args=(core, target, theirs, *arguments), daemon=True
         )
-        self._process.start()
+        own_path = sys.path
+        try:  # a process that is spawned gets the path as it is then
+            sys.path = [*([] if path is None else [str(path)]), *own_path]
+            self._process.start()
+        finally:
+            sys.path = own_path
         theirs.close()  # so that the pipe ends with the process
 
     def ask(self, question: str, *arguments: object) -> Any:

@@ -214,9 +214,9 @@ class Peer:
         core: int | None,
     ) -> None:
         arguments = (implementation, version, folder)
-        name = implementation.name
-        self.server = Remote(f"the server of {name}", core, _serve, *arguments)
-        self.client = Remote(f"the client of {name}", core, _be_client, *arguments)
+        name, path = implementation.name, implementation.path
+        self.server = Remote(f"the server of {name}", core, _serve, *arguments, path=path)
+        self.client = Remote(f"the client of {name}", core, _be_client, *arguments, path=path)
 
     def wait_until_ready(self) -> None:
         """Wait until both do nothing any more, so as not to disturb others."""

@@ -5,18 +5,21 @@ from trio import NeedHandshakeError
 from . import core as core
 from . import monitoring as monitoring
 from . import ticket_keys as ticket_keys
+from ._core.client_hello import ClientHello
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,
     HandshakeTimeoutError,
     PeerAlertError,
     PostHandshakeAuthError,
+    RefuseHandshake,
     TLSError,
     TruncationError,
 )
 from ._core.handshake_info import HandshakeInfo
 from ._core.sessions import TLSSession
 from ._core.sni import sni_context
+from ._net.by_name import contexts_by_name
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
 from ._net.identity import load_identity
@@ -26,6 +29,7 @@ from ._net.reloading import ContextProvider, ReloadingContext
 from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
 from ._net.session_cache import SessionCache
 from ._public import publish
+from ._stream.client_hello import read_client_hello
 from ._stream.pump import PumpedStream, open_pump
 from ._stream.stream import TLSStream
 from ._stream.upgrade import start_tls
@@ -34,6 +38,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CertificateError",
+    "ClientHello",
     "ContextProvider",
     "Drain",
     "HandshakeInfo",
@@ -41,6 +46,7 @@ __all__ = [
     "NeedHandshakeError",
     "PeerAlertError",
     "PostHandshakeAuthError",
+    "RefuseHandshake",
     "PumpedStream",
     "Reconnecting",
     "ReloadingContext",
@@ -53,11 +59,13 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "contexts_by_name",
     "is_worth_retrying",
     "load_identity",
     "open_pump",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",
+    "read_client_hello",
     "reconnect",
     "serve_tls_listeners",
     "serve_tls_over_tcp",

@@ -20,8 +20,8 @@ from docutils import nodes  # type: ignore[import-untyped]
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio._core import connection
-from trio_tlsbio._core.connection import SLICE_BYTES
+from trio_tlsbio._stream import transport
+from trio_tlsbio._stream.transport import SLICE_BYTES
 
 _ROOT = Path(__file__).parents[2]
 _PROJECT = _ROOT / "pyproject.toml"
@@ -155,7 +155,7 @@ class Flow(SphinxDirective):
     """Draw how bytes flow."""
 
     def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(connection.__file__)
+        self.env.note_dependency(transport.__file__)
         figure = nodes.figure()
         figure += nodes.raw("", flow(), format="html")
         figure += nodes.caption("", "Plaintext at the top, ciphertext at the bottom.")

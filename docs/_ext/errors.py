@@ -1,4 +1,4 @@
-"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: the messages of words.py.
+"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: messages in plain words.
 
 The messages come from the tables in the code; what to do about each is told here. A message
 without a cure ends the build, so that none is forgotten.
@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from trio_tlsbio._core import words
+from trio_tlsbio._core import certificate_words, words
 
 _DAMAGED = (
     "Rare over TCP. Look for two tasks or programs that write to one socket, and for devices on "
@@ -449,7 +449,7 @@ def tables() -> dict[str, tuple[str, str, dict[Any, str], dict[Any, str]]]:
         "certificates": (
             "``verify_code``",
             "the peer's certificate was refused: ",
-            words.VERIFY_CODES,
+            certificate_words.VERIFY_CODES,
             _CERTIFICATE_CURES,
         ),
     }
@@ -462,13 +462,14 @@ class ErrorTable(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(words.__file__)
+        self.env.note_dependency(certificate_words.__file__)
         self.env.note_dependency(__file__)
         name = self.arguments[0]
         heading, _, messages, cures = tables()[name]
         if messages.keys() != cures.keys():
             different = sorted(map(str, messages.keys() ^ cures.keys()))
             raise ExtensionError(
-                f"docs/_ext/errors.py and words.py differ in {name}: {', '.join(different)}"
+                f"docs/_ext/errors.py and the code differ in {name}: {', '.join(different)}"
             )
         groups: dict[tuple[str, str], list[str]] = {}
         for key, message in messages.items():

@@ -205,5 +205,9 @@ def test_the_tree_of_exceptions() -> None:
     assert classes[0] is trio_tlsbio.TLSError
     assert classes == [getattr(trio_tlsbio, name) for name in sorted(names, key=names.index)]
     assert all(issubclass(each, trio_tlsbio.TLSError) for each in classes)
-    known = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    known = {
+        name
+        for name in errors.__all__
+        if isinstance(each := getattr(errors, name), type) and issubclass(each, Exception)
+    }
     assert set(names) == known

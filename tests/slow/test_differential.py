@@ -325,7 +325,7 @@ def test_bytes_that_are_held_back_are_seen(scenario: str, monkeypatch: pytest.Mo
 @each_plain
 def test_a_connection_that_spins_is_seen(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def spin(self: TLSConnection, max_bytes: int | None = None) -> None:
-        self._inbox.wants_data = False
+        self.inbox.wants_data = False
 
     monkeypatch.setattr(TLSConnection, "receive", spin)
     with pytest.raises(AssertionError, match="it spins"):

@@ -36,10 +36,10 @@ from trio_tlsbio.anyio import (
     TLSError,
     TLSListener,
     TLSStream,
-    _trio_stream_for,
     as_connectable,
     connect_tcp,
 )
+from trio_tlsbio.anyio._stream import trio_stream_for
 
 PROGRAM = DOCS / "examples" / "anyio_program.py"
 
@@ -462,7 +462,7 @@ async def test_a_flood_of_empty_items_can_be_cancelled(client_context: ssl.SSLCo
 
 async def test_an_item_may_be_longer_than_what_was_asked_for() -> None:
     ours, theirs = memory_pair()
-    stream = _trio_stream_for(ours)
+    stream = trio_stream_for(ours)
     await theirs.send(b"hello")
     await theirs.send(b"")
     await theirs.send_eof()

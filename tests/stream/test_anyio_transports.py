@@ -22,10 +22,10 @@ from trio_tlsbio.anyio import (
     TLSError,
     TLSListener,
     TLSStream,
-    _trio_stream_for,
     as_connectable,
     connect_tcp,
 )
+from trio_tlsbio.anyio._stream import trio_stream_for
 
 # anyio 4.10 takes a socket that it has not closed itself for a broken one.
 IS_OLD = tuple(map(int, metadata.version("anyio").split(".")[:2])) < (4, 16)
@@ -127,7 +127,7 @@ async def test_what_is_left_of_an_item_is_received_with_a_checkpoint() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, greet)
             transport = StapledByteStream(tcp, tcp)
-            stream = _trio_stream_for(transport)
+            stream = trio_stream_for(transport)
             assert await stream.receive_some(4) == b"hell"
             with trio.testing.assert_checkpoints():
                 assert await stream.receive_some(4) == b"o"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import re
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,7 +14,10 @@ from types import FrameType
 import trio
 
 import trio_tlsbio
-from tests.helpers import both_handshakes, counts_references, tcp_pair, wrap_pair
+from tests.helpers import DOCS, both_handshakes, counts_references, tcp_pair, wrap_pair
+
+# A step of a walk in the design page: a file of the package, and a function in it.
+STEP = re.compile(r"^\d\. ``([\w/]+)\.py``: ``([\w.]+)``", re.MULTILINE)
 
 SOURCES = str(Path(trio_tlsbio.__file__).parent)
 MESSAGE = bytes(64)
@@ -51,6 +57,27 @@ async def test_a_small_message_takes_few_calls(
         sent = await calls_of(lambda: client.send_all(MESSAGE))
         await trio.lowlevel.wait_readable(server.transport_stream.socket)
         received = await calls_of(server.receive_some)
+    if tls_version is ssl.TLSVersion.TLSv1_3:
+        sending, receiving, *_ = walks()
+        assert sent == [function for _, function in sending]
+        assert received == [function for _, function in receiving]
     # In TLS 1.2 it looks for a request for a new handshake too, which a write would answer.
     assert len(sent) <= (7 if tls_version is ssl.TLSVersion.TLSv1_2 else 6), sent
     assert len(received) <= 9, received
+
+
+def walks() -> list[list[tuple[str, str]]]:
+    """Return the walks through the code in the design page: files and functions."""
+    page = (DOCS / "design.rst").read_text(encoding="utf-8")
+    section = page.partition("Three walks")[2].partition("\nStates\n")[0]
+    return [found for block in section.split("\n\n") if (found := STEP.findall(block))]
+
+
+def test_the_walks_in_the_design_page_lead_somewhere() -> None:
+    assert len(walks()) == 4
+    for file, function in (step for walk in walks() for step in walk):
+        place: object = importlib.import_module(f"trio_tlsbio.{file.replace('/', '.')}")
+        for name in function.split("."):
+            place = getattr(place, name)
+        code = inspect.unwrap(place).__code__ if callable(place) else None
+        assert code is None or code.co_filename.endswith(f"{file}.py")

@@ -21,8 +21,8 @@ from tests.helpers import (
     shake_hands,
 )
 from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError, TruncationError
-from trio_tlsbio._core.connection import SLICE_BYTES
 from trio_tlsbio._core.records import RECORD_BYTES
+from trio_tlsbio._stream.transport import SLICE_BYTES
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import transfer
 
@@ -801,7 +801,7 @@ def test_handshake_info(pair: Pair, tls_version: ssl.TLSVersion) -> None:
         info.version = "SSLv3"
     info = server.handshake
     assert info is not None
-    assert info.server_hostname is None
+    assert info.server_hostname == NAME
     assert info.peer_certificate is None
     assert info.peer_certificate_chain == ()
     assert info.matched_name is None

@@ -10,9 +10,11 @@ from contextlib import suppress
 import pytest
 import trustme
 
+from tests.hellos import fragments, hello_of
 from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
 from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
-from trio_tlsbio._core.hello import MAX_HELLO_BYTES, HelloWatch, server_name_in
+from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES, ClientHello
+from trio_tlsbio._core.hello import HelloWatch
 from trio_tlsbio.testing import transfer
 
 # As long as NAME, so that it can take its place.
@@ -44,19 +46,6 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     assert not seen
 
 
-def hello_of(context: ssl.SSLContext, name: str | None = NAME) -> bytes:
-    """The record with a client's first words."""
-    context.check_hostname = False
-    return TLSConnection(context, server_hostname=name).data_to_send()
-
-
-def fragments(record: bytes, size: int) -> bytes:
-    """Cut the message in a record into records of so many bytes."""
-    message = record[5:]
-    pieces = [message[start : start + size] for start in range(0, len(message), size)]
-    return b"".join(record[:3] + len(piece).to_bytes(2) + piece for piece in pieces)
-
-
 def feed(server: TLSConnection, data: bytes, chunk: int | None = None) -> None:
     for start in range(0, len(data), chunk or len(data) or 1):
         server.feed(data[start : start + chunk if chunk else None])
@@ -75,7 +64,7 @@ def test_name_that_is_not_ascii_is_refused_in_plain_words(
     size: int, chunk: int | None, client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
     """CPython would print a traceback, and send internal_error."""
-    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
     server = TLSConnection(server_context, server_side=True)
     feed(server, fragments(hello, size) + b"and so on", chunk)
     for _ in range(2):
@@ -97,7 +86,7 @@ def test_a_single_letter_is_enough(
     name = bytearray(NAME, "ascii")
     name[position] |= 0x80
     server = TLSConnection(server_context, server_side=True)
-    server.feed(hello_of(client_context).replace(NAME.encode(), name))
+    server.feed(hello_of(client_context, NAME).replace(NAME.encode(), name))
     with pytest.raises(TLSError, match="not ASCII"):
         server.do_handshake()
     client = TLSConnection(client_context, server_hostname=NAME)
@@ -112,7 +101,7 @@ def test_name_that_is_not_served_is_told_in_printable_characters(
 ) -> None:
     context = sni_context({NAME: server_context_for(server_cert, tls_version)})
     server = TLSConnection(context, server_side=True)
-    server.feed(hello_of(client_context).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
+    server.feed(hello_of(client_context, NAME).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
     with pytest.raises(TLSError) as caught:
         server.do_handshake()
     assert str(caught.value) == r"the peer asked for \n\r\x1b[31mred.com, which is not served here"
@@ -121,7 +110,7 @@ def test_name_that_is_not_served_is_told_in_printable_characters(
 def test_warnings_between_the_pieces_change_nothing(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    hello = hello_of(client_context).replace(NAME.encode(), NOT_ASCII)
+    hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
     pieces = fragments(hello, 100)
     server = TLSConnection(server_context, server_side=True)
     server.feed(pieces[:105] + WARNING + pieces[105:])
@@ -168,7 +157,7 @@ def test_second_hello_is_looked_at_too(
 def test_second_hello_in_the_same_record_is_looked_at_too(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    hello = hello_of(client_context)
+    hello = hello_of(client_context, NAME)
     other = hello.replace(NAME.encode(), b"ghost." + NAME.encode()[6:])
     messages = hello[5:] + other[5:]
     server = TLSConnection(server_context, server_side=True)
@@ -288,39 +277,6 @@ def test_hello_without_end_is_not_kept(data: bytes, server_context: ssl.SSLConte
     assert server.data_to_send() == ILLEGAL_PARAMETER
 
 
-################################################################
-# Finding the name
-################################################################
-
-
-def test_name_in_a_hello(client_context: ssl.SSLContext) -> None:
-    assert server_name_in(hello_of(client_context)[5:]) == NAME.encode()
-    assert server_name_in(hello_of(client_context, "127.0.0.1")[5:]) is None
-    assert server_name_in(hello_of(client_context, None)[5:]) is None
-
-
-def test_hello_that_is_cut_anywhere_has_no_name(client_context: ssl.SSLContext) -> None:
-    message = hello_of(client_context)[5:]
-    for end in range(len(message)):
-        assert server_name_in(message[:end]) is None
-    assert server_name_in(message + b"x") is None
-
-
-def test_name_with_something_behind_it_is_none() -> None:
-    def vector(content: bytes, length_size: int = 2) -> bytes:
-        return len(content).to_bytes(length_size) + content
-
-    def hello(behind_name: bytes, behind_list: bytes) -> bytes:
-        names = vector(b"\0" + vector(NAME.encode()) + behind_name)
-        extensions = vector(b"\0\0" + vector(names + behind_list))
-        body = b"\x03\x03" + bytes(32) + b"\0" + vector(b"\x13\x01") + b"\1\0" + extensions
-        return b"\x01" + vector(body, 3)
-
-    assert server_name_in(hello(b"", b"")) == NAME.encode()
-    assert server_name_in(hello(b"x", b"")) is None
-    assert server_name_in(hello(b"", b"x")) is None
-
-
 @pytest.mark.parametrize("change", [0x01, 0x80, 0xFF])
 def test_no_name_that_openssl_finds_is_overlooked(
     change: int,
@@ -333,7 +289,7 @@ def test_no_name_that_openssl_finds_is_overlooked(
     told: list[str | None] = []
     context = server_context_for(server_cert, tls_version)
     context.sni_callback = lambda _object, name, _context: told.append(name)
-    record = hello_of(client_context)
+    record = hello_of(client_context, NAME)
     for position in range(5, len(record)):
         changed = bytearray(record)
         changed[position] ^= change
@@ -341,7 +297,9 @@ def test_no_name_that_openssl_finds_is_overlooked(
         incoming.write(changed)
         with suppress(ssl.SSLError):
             context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True).do_handshake()
-        name = server_name_in(bytes(changed[5:]))
+        name = None
+        with suppress(ValueError):
+            name = ClientHello.parse(bytes(changed[5:])).requested_name
         if unraisable:
             assert name is not None
             assert not name.isascii()

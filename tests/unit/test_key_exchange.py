@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
-from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession
+from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession, sni_context
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
 from trio_tlsbio._core.key_exchange import KeyExchangeWatch
@@ -65,6 +65,16 @@ def test_the_default(
     is_post_quantum = HAS_MLKEM and tls_version is ssl.TLSVersion.TLSv1_3
     assert info.group == ("X25519MLKEM768" if is_post_quantum else "x25519")
     assert info.is_post_quantum is is_post_quantum
+
+
+@pytest.mark.parametrize("curve", ["prime256v1", "secp384r1"])
+def test_the_group_is_told_where_the_context_looks_at_names(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, curve: str
+) -> None:
+    """Also where the server has asked for another key share than the first."""
+    server_context.set_ecdh_curve(curve)
+    _, info = connect(client_context, sni_context({NAME: server_context}))
+    assert info.group == {"prime256v1": "secp256r1"}.get(curve, curve)
 
 
 def test_a_resumed_session(

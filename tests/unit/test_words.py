@@ -13,6 +13,7 @@ import pytest
 
 from trio_tlsbio import PeerAlertError, TLSError
 from trio_tlsbio._core import words as known
+from trio_tlsbio._core.certificate_words import VERIFY_CODES
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio._core.explain import explain
 
@@ -235,7 +236,7 @@ def test_the_words_say_what_is_wrong(reason: str, expected: str) -> None:
 
 
 def test_the_words_are_for_people() -> None:
-    for words in (*known.ALERTS.values(), *known.REASONS.values(), *known.VERIFY_CODES.values()):
+    for words in (*known.ALERTS.values(), *known.REASONS.values(), *VERIFY_CODES.values()):
         assert words == printable(words)
         assert not words.endswith(".")
         # No names of codes, nor two words in one where two lines of code meet.

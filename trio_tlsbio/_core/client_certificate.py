@@ -5,21 +5,20 @@ from __future__ import annotations
 import ssl
 
 import attrs
+import trio
 
-from .engine import SEAL_BYTES
-from .errors import PostHandshakeAuthError
+from .engine import SEAL_BYTES, Engine, Happening
+from .errors import Origin, PostHandshakeAuthError
 from .handshake_info import HandshakeInfo
-from .openssl_errors import clean_up
 from .records import record_bounds
 
-__all__ = ["CertificateRequest", "check_can_ask"]
+__all__ = ["CertificateRequest", "ask_for_certificate"]
 
 # An encrypted KeyUpdate (RFC 9846 section 4.7.3).
 _KEY_UPDATE_BYTES = 5 + SEAL_BYTES
 
 
-def check_can_ask(ssl_context: ssl.SSLContext) -> None:
-    """Raise :exc:`ValueError` unless a server's context allows to ask."""
+def _check_can_ask(ssl_context: ssl.SSLContext) -> None:
     if not ssl_context.post_handshake_auth or ssl_context.verify_mode is ssl.CERT_NONE:
         raise ValueError(
             "asking for a certificate after the handshake needs an SSLContext with "
@@ -33,32 +32,40 @@ def check_can_ask(ssl_context: ssl.SSLContext) -> None:
         )
 
 
+def ask_for_certificate(
+    engine: Engine, ssl_context: ssl.SSLContext, handshake: HandshakeInfo | None, origin: Origin
+) -> Happening | None:
+    """Write a request, and return what has happened.
+
+    Raises:
+      PostHandshakeAuthError: if the client can't be asked.
+      ValueError: if this side can't ask.
+      trio.NeedHandshakeError: before the handshake is done.
+    """
+    if not engine.ssl_object.server_side:
+        raise ValueError("verify_client_post_handshake() is for servers")
+    if handshake is None:
+        raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
+    _check_can_ask(ssl_context)
+    try:
+        return engine.request_certificate()
+    except ssl.SSLError as exc:
+        error = PostHandshakeAuthError(
+            "this client can't be asked for a certificate after the handshake: it does not "
+            f"offer that, or speaks {handshake.version}",
+            reason=exc.reason,
+        )
+        raise origin.claim(error) from exc
+
+
 @attrs.define(eq=False)
 class CertificateRequest:
-    """A request (RFC 9846 section 4.7.2) that was not answered yet, or was just now."""
+    """A request (RFC 9846 section 4.7.2), and what has come of it."""
 
     _ssl_object: ssl.SSLObject
     _handshake: HandshakeInfo
     #: What was agreed on, with the certificate, once that has come.
     answered: HandshakeInfo | None = attrs.field(default=None, init=False)
-
-    @classmethod
-    def write(cls, ssl_object: ssl.SSLObject, handshake: HandshakeInfo) -> CertificateRequest:
-        """Have OpenSSL write a request; ``do_handshake()`` puts it out.
-
-        Raises:
-          PostHandshakeAuthError: if the client can't be asked.
-        """
-        try:
-            ssl_object.verify_client_post_handshake()
-        except ssl.SSLError as exc:
-            clean_up()
-            raise PostHandshakeAuthError(
-                "this client can't be asked for a certificate after the handshake: it does not "
-                f"offer that, or speaks {ssl_object.version()}",
-                reason=exc.reason,
-            ) from exc
-        return cls(ssl_object, handshake)
 
     def look(self, answers: bytes) -> None:
         """Look whether what OpenSSL wrote while it decrypted shows that a certificate has come.
@@ -66,5 +73,10 @@ class CertificateRequest:
         A server sends new tickets after each answer, an empty one too (see the state machine in
         OpenSSL's statem_srvr.c), and nothing else that is longer than a KeyUpdate.
         """
-        if any(end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)):
-            self.answered = HandshakeInfo.of(self._ssl_object, lambda _: self._handshake.group)
+        if self.answered is None and any(
+            end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)
+        ):
+            group = self._handshake.group
+            self.answered = HandshakeInfo.of(
+                self._ssl_object, lambda _: group, self._handshake.client_hello
+            )

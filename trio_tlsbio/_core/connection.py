@@ -12,22 +12,23 @@ import attrs
 import trio
 
 from .arguments import check_arguments
-from .client_certificate import CertificateRequest, check_can_ask
+from .client_certificate import CertificateRequest, ask_for_certificate
+from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
-from .errors import PostHandshakeAuthError, TLSError, truncated
-from .explain import explained
+from .errors import PostHandshakeAuthError, RefuseHandshake, TLSError, truncated
+from .explain import error_of, error_of_end
 from .handshake import Handshake
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
 from .native_session import resume
 from .outbox import Outbox
-from .records import RECORD_BYTES, Data
+from .records import Data
 from .sessions import SessionSource, TLSSession, refuse_copy
 from .states import Event, Lifecycle, State
 from .tickets import TicketWatch
 
-__all__ = ["SLICE_BYTES", "TLSConnection"]
+__all__ = ["TLSConnection"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
@@ -35,9 +36,6 @@ _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED,
 # How much may arrive while the peer renegotiates and data is held for that, or while a client's
 # certificate is awaited, in bytes.
 _MOST_LOOK_AHEAD = 1024 * 1024
-
-SLICE_BYTES = 16 * RECORD_BYTES
-"""How much goes to a transport at a time, in bytes."""
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -54,12 +52,15 @@ class TLSConnection:
             connection.feed(sock.recv(65536))  # feed_eof() if it is empty
 
     Args:
-      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured.
+      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured. None on a
+        server whose context is chosen by what the client says: see :attr:`wants_context`.
       server_side: Whether this end is the server.
       server_hostname: The name of the server, for SNI and for the check of its certificate.
         Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
         ``ssl_context.check_hostname`` is set.
       session: The session of an earlier connection to resume. Clients only.
+      verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
+        Until then no data passes, and our last message of the handshake is held back.
       collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
         takes a little time for each, and is not needed for :attr:`session`, the latest one.
 
@@ -71,34 +72,39 @@ class TLSConnection:
     :meth:`data_to_send`.
     """
 
+    # For the driver, which moves the bytes without a call for each.
+    inbox: Inbox
+    outbox: Outbox
+    lifecycle: Lifecycle
     _engine: Engine
-    _inbox: Inbox
-    _outbox: Outbox
-    _lifecycle: Lifecycle
-    _ssl_context: ssl.SSLContext
-    _handshaking: Handshake | None  # until it is done
-    _handshake: HandshakeInfo | None
+    _ssl_context: ssl.SSLContext | None  # None on servers that choose it
+    _handshake: Handshake | None  # until it is done
+    _info: HandshakeInfo | None
     _plaintext: bytearray  # what was decrypted before it was asked for
     _sessions: SessionSource | None  # on clients
     _tickets: TicketWatch | None  # where sessions are collected
-    _request: CertificateRequest | None  # while an answer is awaited
+    _request: CertificateRequest | None  # the latest
 
     def __init__(
         self,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | None,
         *,
         server_side: bool = False,
         server_hostname: str | bytes | None = None,
         session: TLSSession | None = None,
         collect_sessions: bool = False,
+        verifies_peer: bool = False,
     ) -> None:
+        if ssl_context is None and not server_side:
+            raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
+        first_context = Handshake.context_or_none_yet(ssl_context)
         name, raw_session = check_arguments(
-            ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
+            first_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
-        self._inbox, self._outbox, self._lifecycle = Inbox(), Outbox(), Lifecycle()
-        ssl_object = ssl_context.wrap_bio(
-            self._inbox.bio,
-            self._outbox.bio,
+        self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
+        ssl_object = first_context.wrap_bio(
+            self.inbox.bio,
+            self.outbox.bio,
             server_side=server_side,
             server_hostname=name,
             session=raw_session if isinstance(raw_session, ssl.SSLSession) else None,
@@ -106,19 +112,17 @@ class TLSConnection:
         if raw_session is not None and not isinstance(raw_session, ssl.SSLSession):
             resume(ssl_object, raw_session)
         self._ssl_context = ssl_context
-        self._engine = Engine(ssl_object, self._inbox, self._outbox)
-        looks_at_names = server_side and ssl_context.sni_callback is not None
-        # Each record of a ClientHello has to pass by, for the context that its name chooses.
-        self._inbox.is_single = looks_at_names
-        hello = HelloWatch() if looks_at_names else None
-        self._handshaking = Handshake(self._engine, ssl_context, hello)
-        self._handshake = None
+        self._engine = Engine(ssl_object, self.inbox, self.outbox)
+        self.inbox.is_single = server_side  # so that each record of a ClientHello passes by
+        hello = HelloWatch() if server_side else None
+        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
+        self._info = None
         self._plaintext = bytearray()
         self._sessions = self._tickets = self._request = None
         if not server_side:
-            self._sessions = SessionSource.of(ssl_context, ssl_object, session)
+            self._sessions = SessionSource.of(first_context, ssl_object, session)
             if collect_sessions:
-                self._tickets = TicketWatch(self._sessions, self._inbox, ssl_object)
+                self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
             try:
                 self.do_handshake()  # makes the ClientHello
             except TLSError as exc:
@@ -149,23 +153,24 @@ class TLSConnection:
     @property
     def send_state(self) -> State:
         """What our direction can do."""
-        return self._lifecycle.send
+        return self.lifecycle.send
 
     @property
     def receive_state(self) -> State:
         """What the peer's direction can do, once the plaintext that is ready was received."""
-        return self._lifecycle.receive
+        return self.lifecycle.receive
 
     @property
     def error(self) -> TLSError | None:
         """The failure that ended either direction; None if there is none, or the end is clean."""
-        return self._lifecycle.error
+        return self.lifecycle.error
 
     @property
     def handshake(self) -> HandshakeInfo | None:
         """What the handshake agreed on; None until it is done."""
-        self._note_answer()
-        return self._handshake
+        if self._request is not None and self._request.answered is not None:
+            return self._request.answered
+        return self._info
 
     @property
     def session(self) -> TLSSession | None:
@@ -176,7 +181,7 @@ class TLSConnection:
         ``sslobject_class`` has a ``do_handshake`` of its own, as truststore's does: it may verify
         the peer there, and a resumed handshake has no certificates to verify.
         """
-        if self._sessions is None or self._handshake is None or self._has_failed:
+        if self._sessions is None or self._info is None or self._has_failed:
             return None
         return self._sessions.session_of(self._engine.ssl_object)
 
@@ -194,7 +199,7 @@ class TLSConnection:
         OpenSSL does not report one that comes along with data, and looking takes a tenth of a
         millisecond.
         """
-        if self._tickets is not None and self._handshake is not None and not self._has_failed:
+        if self._tickets is not None and self._info is not None and not self._has_failed:
             self._tickets.look_at_the_end()
 
     @property
@@ -203,11 +208,11 @@ class TLSConnection:
 
         Empty until :meth:`receive` returned ``b""``.
         """
-        return bytes(self._inbox.trailing or b"")
+        return bytes(self.inbox.trailing or b"")
 
     @property
     def _has_failed(self) -> bool:
-        return _FAILED in (self._lifecycle.send, self._lifecycle.receive)
+        return _FAILED in (self.lifecycle.send, self.lifecycle.receive)
 
     ################################################################
     # The peer's direction
@@ -216,14 +221,14 @@ class TLSConnection:
     @property
     def wants_data(self) -> bool:
         """True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to get on."""
-        return self._inbox.wants_data
+        return self.inbox.wants_data
 
     @property
     def is_behind(self) -> bool:
         """True if the last call has done its share of what was fed: the next one goes on with the
         rest.
         """
-        return self._inbox.is_behind
+        return self.inbox.is_behind
 
     @property
     def data_received(self) -> bool:
@@ -239,14 +244,14 @@ class TLSConnection:
         Raises:
           ValueError: after :meth:`feed_eof`.
         """
-        self._inbox.feed(data)
+        self.inbox.feed(data)
 
     def feed_eof(self) -> None:
         """Take note that the transport ended.
 
         Without a close_notify before it, :meth:`receive` raises :exc:`TruncationError`.
         """
-        self._inbox.feed_eof()
+        self.inbox.feed_eof()
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
         """Return plaintext that the peer sent: what there is, or up to ``max_bytes``.
@@ -269,9 +274,9 @@ class TLSConnection:
             if max_bytes < 1:
                 raise ValueError("max_bytes must be >= 1")
         # What follows the handshake may have failed already: data that came before are returned.
-        if self._handshaking is not None and not self._shake_hands():
+        if self._handshake is not None and not self._shake_hands():
             return None
-        lifecycle, data = self._lifecycle, b""
+        lifecycle, data = self.lifecycle, b""
         if self._plaintext:
             data = bytes(self._plaintext[:max_bytes])
             del self._plaintext[: len(data)]
@@ -279,7 +284,7 @@ class TLSConnection:
             data, happening = self._engine.decrypt(max_bytes)
             if happening is not None:
                 self._note(happening)
-            if self._outbox.held and not self._inbox.is_behind:
+            if self.outbox.held and not self.inbox.is_behind:
                 self._encrypt_held()  # what was decrypted may have ended a renegotiation
         if data:
             return data
@@ -293,13 +298,13 @@ class TLSConnection:
         Never raises. An alert in it is known from now on, and every call that can't succeed any
         more raises it.
         """
-        if self._lifecycle.receive is _OPEN:
+        if self.lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(None)
             self._plaintext += data
             if happening is not None:
                 self._note(happening)
-            self._inbox.wants_data = self._inbox.wants_data and not self._plaintext
-        return not self._inbox.is_behind
+            self.inbox.wants_data = self.inbox.wants_data and not self._plaintext
+        return not self.inbox.is_behind
 
     @property
     def bytes_to_receive(self) -> int:
@@ -324,43 +329,100 @@ class TLSConnection:
         """
         if not self._shake_hands():
             return False
-        self._lifecycle.check_send()
-        if self._outbox.held:
+        self.lifecycle.check_send()
+        if self.outbox.held:
             # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
             # messages when it reads, but fails for good on it when it writes.
             if self.look_ahead():
                 self._encrypt_held()
-                if self._outbox.held:
+                if self.outbox.held:
                     self._check_renegotiation()
-            self._lifecycle.check_send()
-        return not self._outbox.held
+            self.lifecycle.check_send()
+        return not self.outbox.held
 
     def _check_renegotiation(self) -> None:
         """End a renegotiation that can't be completed any more, or that takes too much."""
         error: TLSError
-        if self._lifecycle.receive is not _OPEN:
+        if self.lifecycle.receive is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
         elif len(self._plaintext) > _MOST_LOOK_AHEAD:
             error = TLSError("the peer sends data without end where it should renegotiate")
         else:
             return
-        self._outbox.held.clear()
+        self.outbox.held.clear()
         self._note(error)
 
     def _shake_hands(self) -> bool:
         """Take the steps of the handshake that can be taken now. False if it is not done then."""
-        self._inbox.begin_share()
-        while self._handshaking is not None:
-            if self._inbox.wants_data or self._inbox.is_behind:
+        if self._handshake is not None:
+            self.inbox.begin_share()
+        while self._handshake is not None:
+            if self.inbox.wants_data or self.inbox.is_behind or self._handshake.is_paused:
                 return False
-            if (happening := self._handshaking.step()) is not None:
+            if (happening := self._handshake.step()) is not None:
                 self._note(happening)
         return True
+
+    @property
+    def client_hello(self) -> ClientHello | None:
+        """What the client has said first. On servers, until the handshake is done; afterwards it is
+        in :attr:`handshake`.
+        """
+        return None if self._handshake is None else self._handshake.client_hello
+
+    @property
+    def wants_context(self) -> bool:
+        """True if a server that was made without a context needs one, for :attr:`client_hello`.
+
+        Call :meth:`use_context`, or :meth:`refuse_handshake`, and :meth:`do_handshake` again.
+        """
+        return self._handshake is not None and self._handshake.wants_context
+
+    def use_context(self, ssl_context: ssl.SSLContext) -> None:
+        """Go on with the handshake, with these settings. To be called where :attr:`wants_context`.
+
+        Raises:
+          ValueError: if no context is wanted, or for one that was made for clients.
+          TypeError: if it is no :class:`ssl.SSLContext`.
+        """
+        check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+        if self._handshake is None or not self._handshake.wants_context:
+            raise ValueError("use_context() is for servers that wait for a context")
+        self._handshake.use_context(ssl_context)
+
+    def refuse_handshake(self, refusal: RefuseHandshake) -> None:
+        """Refuse the client, where :attr:`wants_context`. Every call raises this from now on.
+
+        Raises:
+          ValueError: if no context is wanted.
+        """
+        if self._handshake is None or not self._handshake.wants_context:
+            raise ValueError("refuse_handshake() is for servers that wait for a context")
+        self._handshake.refuse(refusal)
+        self._note(refusal.error())
+
+    @property
+    def unverified(self) -> HandshakeInfo | None:
+        """What was agreed on with a peer that is to be verified now, if ``verifies_peer`` is set.
+
+        Call :meth:`accept_peer`, or :meth:`abort`, and :meth:`do_handshake` again.
+        """
+        return None if self._handshake is None else self._handshake.unverified
+
+    def accept_peer(self) -> None:
+        """Complete the handshake with the peer that is :attr:`unverified`.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        if self._handshake is None or self._handshake.unverified is None:
+            raise ValueError("accept_peer() is for a peer that is to be verified")
+        self._note(self._handshake.accept_peer())
 
     def _begin(self, handshake: Handshake) -> None:
         """Begin with data: the handshake is done."""
         ssl_object = self._engine.ssl_object
-        info = self._handshake = HandshakeInfo.of(ssl_object, handshake.group)
+        info = self._info = handshake.info()
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and ssl_object.context.post_handshake_auth,
@@ -389,33 +451,23 @@ class TLSConnection:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
           trio.NeedHandshakeError: before the handshake is done.
         """
-        self._lifecycle.check_send()
-        self._note_answer()
-        if self._request is not None:
+        self.lifecycle.check_send()
+        if self._awaits_certificate:
             return
-        engine = self._engine
-        if not engine.ssl_object.server_side:
-            raise ValueError("verify_client_post_handshake() is for servers")
-        if self._handshake is None:
-            raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
-        if self._lifecycle.send is _CLOSED:
+        if self.lifecycle.send is _CLOSED:
             raise trio.ClosedResourceError(
                 "can't ask for a certificate after send_eof() or send_close_notify()"
             )
+        engine, handshake = self._engine, self.handshake
         # Its settings count, whatever an sni_callback has chosen.
-        check_can_ask(self._ssl_context)
-        try:
-            self._request = CertificateRequest.write(engine.ssl_object, self._handshake)
-        except PostHandshakeAuthError as exc:
-            self._lifecycle.origin.claim(exc)
-            raise
+        context = self._ssl_context or engine.ssl_object.context
+        happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
+        assert handshake is not None
+        self._request = CertificateRequest(engine.ssl_object, handshake)
         engine.on_answers = self._request.look
-        try:
-            engine.ssl_object.do_handshake()  # writes the request
-        except Exception as exc:
-            self._note(engine.failure(exc))
-        self._outbox.collect()
-        self._lifecycle.check_send()
+        if happening is not None:
+            self._note(happening)
+        self.lifecycle.check_send()
 
     def client_has_answered(self) -> bool:
         """Decrypt what was fed for :meth:`receive` to return later, and return whether the client
@@ -430,24 +482,20 @@ class TLSConnection:
           TruncationError: if the transport ended first.
         """
         self.look_ahead()
-        self._note_answer()
-        if self._request is None:
+        if not self._awaits_certificate:
             return True
-        self._lifecycle.check_receive()
-        if self._lifecycle.receive is _CLOSED:
+        self.lifecycle.check_receive()
+        if self.lifecycle.receive is _CLOSED:
             message = "the client ended its direction and did not answer with a certificate"
-            raise self._lifecycle.origin.claim(PostHandshakeAuthError(message))
+            raise self.lifecycle.origin.claim(PostHandshakeAuthError(message))
         if len(self._plaintext) > _MOST_LOOK_AHEAD:
             message = "the client sends data where it should answer with a certificate"
-            raise self._lifecycle.origin.claim(PostHandshakeAuthError(message))
+            raise self.lifecycle.origin.claim(PostHandshakeAuthError(message))
         return False
 
-    def _note_answer(self) -> None:
-        """Note the certificate that has come, if one was asked for."""
-        if self._request is None or self._request.answered is None:
-            return
-        self._handshake = self._request.answered
-        self._request = self._engine.on_answers = None
+    @property
+    def _awaits_certificate(self) -> bool:
+        return self._request is not None and self._request.answered is None
 
     ################################################################
     # Our direction
@@ -464,10 +512,10 @@ class TLSConnection:
         if engine.may_renegotiate and engine.may_have_read_ahead and not self.look_ahead():
             # Whether the peer renegotiates is not known yet: see do_handshake().
             self._hold(data)
-        elif self._lifecycle.send is not _OPEN or self._outbox.held:
+        elif self.lifecycle.send is not _OPEN or self.outbox.held:
             self._hold(data)
             self.do_handshake()
-            self._lifecycle.check_send()
+            self.lifecycle.check_send()
         elif left := engine.encrypt(data):
             self._note_left(left)
 
@@ -475,18 +523,18 @@ class TLSConnection:
         """Keep what was not encrypted because the peer renegotiates, or raise the failure."""
         if isinstance(left, Failure):
             self._note(left)
-            self._lifecycle.check_send()
+            self.lifecycle.check_send()
         else:
-            self._outbox.held.append(left)
+            self.outbox.held.append(left)
 
     def _hold(self, data: Data) -> None:
-        if self._lifecycle.send is _CLOSED or self._holds_close:
+        if self.lifecycle.send is _CLOSED or self._holds_close:
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
-        self._lifecycle.check_send()
+        self.lifecycle.check_send()
         if data:
-            self._outbox.held.append(bytes(data))
+            self.outbox.held.append(bytes(data))
 
     def send_close_notify(self) -> None:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
@@ -497,28 +545,28 @@ class TLSConnection:
         Raises:
           TLSError: if the connection failed.
         """
-        if self._lifecycle.send is _CLOSED:
+        if self.lifecycle.send is _CLOSED:
             return
         if not self._holds_close:
-            self._outbox.held.append(None)
-        if self._lifecycle.send is _OPEN:
+            self.outbox.held.append(None)
+        if self.lifecycle.send is _OPEN:
             self._encrypt_held()
         else:
             self.do_handshake()
-        self._lifecycle.check_send()
+        self.lifecycle.check_send()
 
     @property
     def held(self) -> Sequence[bytes | None]:
         """Plaintext, and None for a close_notify, that is waiting for a handshake to be done."""
-        return self._outbox.held
+        return self.outbox.held
 
     @property
     def _holds_close(self) -> bool:
-        return bool(self._outbox.held) and self._outbox.held[-1] is None
+        return bool(self.outbox.held) and self.outbox.held[-1] is None
 
     def _encrypt_held(self) -> None:
-        held, self._outbox.held = self._outbox.held, []
-        while held and not self._outbox.held and self._lifecycle.send is _OPEN:
+        held, self.outbox.held = self.outbox.held, []
+        while held and not self.outbox.held and self.lifecycle.send is _OPEN:
             data = held.pop(0)
             if data is None:
                 self._close()
@@ -526,27 +574,27 @@ class TLSConnection:
                 # Puts into the new list what OpenSSL does not take. Errors are recorded.
                 with suppress(TLSError):
                     self.send(data)
-        self._outbox.held += held
+        self.outbox.held += held
 
     def _close(self) -> None:
         """Write our close_notify, unless what was fed already shows a failure: then the peer gets
         the alert.
         """
-        inbox, wanted_data = self._inbox, self._inbox.wants_data
+        inbox, wanted_data = self.inbox, self.inbox.wants_data
         inbox.put_back()
         # A HelloRequest must not start a handshake now: it is looked at afterwards, when OpenSSL
         # ignores it.
         is_held_back = self._engine.may_renegotiate
         later = inbox.records.take_from_handshake() if is_held_back else b""
         self.look_ahead()
-        if self._lifecycle.send is _OPEN:
+        if self.lifecycle.send is _OPEN:
             if (happening := self._engine.close()) is not None:
                 self._note(happening)
             else:
-                self._outbox.held.append(None)
+                self.outbox.held.append(None)
         if later:
             inbox.records.feed(later)
-            inbox.wants_data = wanted_data and self._lifecycle.send is _OPEN
+            inbox.wants_data = wanted_data and self.lifecycle.send is _OPEN
 
     ################################################################
     # Ciphertext to send
@@ -557,12 +605,12 @@ class TLSConnection:
         """The ciphertext that is waiting to be sent, in pieces. Look at it, and say with
         :meth:`mark_sent` how much of it was sent, or take it all with :meth:`data_to_send`.
         """
-        return self._outbox.pieces
+        return self.outbox.pieces
 
     @property
     def bytes_to_send(self) -> int:
         """How many bytes of ciphertext are waiting to be sent."""
-        return self._outbox.size
+        return self.outbox.size
 
     @property
     def bytes_answered(self) -> int:
@@ -572,11 +620,11 @@ class TLSConnection:
         A peer that never reads could fill the memory with our answers: don't feed more while a lot
         of them is pending.
         """
-        return self._outbox.bytes_answered
+        return self.outbox.bytes_answered
 
     def data_to_send(self) -> bytes:
         """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
-        return self._outbox.take()
+        return self.outbox.take()
 
     def mark_sent(self, count: int) -> None:
         """Drop the first ``count`` bytes of :attr:`unsent`: they are sent.
@@ -584,7 +632,7 @@ class TLSConnection:
         Raises:
           ValueError: if ``count`` is negative or more than that.
         """
-        self._outbox.mark_sent(count)
+        self.outbox.mark_sent(count)
 
     ################################################################
     # States and errors
@@ -601,29 +649,21 @@ class TLSConnection:
         """Move the states on. OpenSSL reports only consequences of its first error from then on,
         and after a fatal alert even what looks like a clean end, so that error is kept.
         """
-        lifecycle, inbox = self._lifecycle, self._inbox
+        lifecycle, inbox = self.lifecycle, self.inbox
         receive_state = lifecycle.receive
         if isinstance(happening, Failure):
-            happening = explained(
-                happening, self._engine.ssl_object, is_open=self._handshake is not None
-            )
+            happening = error_of(happening, self._engine.ssl_object, is_open=self._info is not None)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
-        elif happening is not Event.TRANSPORT_ENDED:
-            lifecycle.happened(happening)
-        elif self._handshake is None:
-            message = "the peer closed the connection during the handshake"
-            lifecycle.happened(happening, truncated(message))
+        elif happening is Event.TRANSPORT_ENDED:
+            lifecycle.happened(happening, error_of_end(is_open=self._info is not None))
         else:
-            message = (
-                "the connection ended without a close_notify: what was received may not be all"
-            )
-            lifecycle.happened(happening, truncated(message))
+            lifecycle.happened(happening)
         if happening is Event.CLOSE_NOTIFY_SENT:
-            self._outbox.seal()
+            self.outbox.seal()
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
             inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
-        if lifecycle.send is not _HANDSHAKE and self._handshaking is not None:
-            handshake, self._handshaking = self._handshaking, None
+        if lifecycle.send is not _HANDSHAKE and self._handshake is not None:
+            handshake, self._handshake = self._handshake, None
             if happening is Event.HANDSHAKE_DONE:
                 self._begin(handshake)

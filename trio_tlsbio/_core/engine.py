@@ -234,6 +234,24 @@ class Engine:
             outbox.pieces.append(outbox.bio.read())
         return b""
 
+    def request_certificate(self) -> Happening | None:
+        """Ask the client for its certificate (RFC 9846 section 4.7.2).
+
+        Raises:
+          ssl.SSLError: if it can't be asked.
+        """
+        happening: Happening | None = None
+        try:
+            self.ssl_object.verify_client_post_handshake()
+        finally:
+            clean_up()
+        try:
+            ask(self.ssl_object.do_handshake)  # writes it
+        except Exception as exc:
+            happening = self.failure(exc)
+        self.outbox.collect()
+        return happening
+
     def close(self) -> Happening | None:
         """Write our close_notify. None if that can't be done yet, because the peer renegotiates."""
         # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;

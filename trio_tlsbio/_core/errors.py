@@ -1,4 +1,4 @@
-"""The exceptions: one hierarchy, and plain words for what OpenSSL reports in code names."""
+"""The exceptions, and what they come from."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import ClassVar
 import attrs
 import trio
 
+from .iana import Alert
+
 __all__ = [
     "CertificateError",
     "HandshakeTimeoutError",
     "Origin",
     "PeerAlertError",
     "PostHandshakeAuthError",
+    "RefuseHandshake",
     "TLSError",
     "TruncationError",
     "caused_by",
@@ -124,6 +127,37 @@ class HandshakeTimeoutError(TLSError):
     """The handshake was not done within the time that was allowed for it."""
 
     _error_type = "handshake_timeout"
+
+
+_NOT_FATAL = {"close_notify", "no_renegotiation", "user_canceled"}
+
+
+class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopIteration is
+    """Raised by a function that chooses a server's context: the client is refused.
+
+    Args:
+      alert: The alert to send, by its name in the RFC (RFC 9846 section 6), such as
+        ``"unrecognized_name"``.
+
+    Raises:
+      ValueError: if there is no alert of this name.
+    """
+
+    alert: str
+    """The alert's name."""
+
+    def __init__(self, alert: str = "handshake_failure") -> None:
+        if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
+            raise ValueError(
+                f"{alert!r} is no alert that ends a handshake: see section 6 of RFC 9846"
+            )
+        super().__init__(alert)
+        self.alert = alert
+
+    def error(self) -> TLSError:
+        """Return the error of the connection that is refused."""
+        message = f"the handshake was refused here (alert {self.alert})"
+        return caused_by(TLSError(message, reason=self.alert.upper()), self)
 
 
 @attrs.define(eq=False)

@@ -7,17 +7,17 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from .certificate_words import VERIFY_CODES as _VERIFY_CODES
 from .certificates import presented_names
 from .engine import Failure
-from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable
+from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
 from .sni import refused_hostname
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
-from .words import VERIFY_CODES as _VERIFY_CODES
 
-__all__ = ["explain", "explained"]
+__all__ = ["error_of", "error_of_end", "explain"]
 
 # What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
 # from its own, and the first record that is encrypted can't be read.
@@ -103,7 +103,7 @@ def explain(
     return caused_by(error, exc)
 
 
-def explained(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
+def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
     """Return what a failure of OpenSSL, or of Python code that is called by it, means.
 
     Args:
@@ -124,4 +124,13 @@ def explained(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> 
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
+    )
+
+
+def error_of_end(*, is_open: bool) -> TLSError:
+    """Return what the end of the transport means, where no close_notify has come before."""
+    if not is_open:
+        return truncated("the peer closed the connection during the handshake")
+    return truncated(
+        "the connection ended without a close_notify: what was received may not be all"
     )

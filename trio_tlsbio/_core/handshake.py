@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from functools import cache
 
 import attrs
 
+from .client_hello import ClientHello
 from .engine import Engine, Happening, ask
-from .errors import PeerAlertError
-from .hello import HelloWatch
+from .errors import PeerAlertError, RefuseHandshake
+from .handshake_info import HandshakeInfo
+from .hello import HelloWatch, plaintext_alert
+from .iana import Alert
 from .key_exchange import KeyExchangeWatch
 from .openssl_errors import is_openssl_error
 from .records import is_possible_in_plaintext
@@ -18,15 +22,50 @@ from .states import Event
 __all__ = ["Handshake"]
 
 
+@cache
+def _context_to_come() -> ssl.SSLContext:
+    """Return what stands for a server's context that is not chosen yet. It has no certificate, so
+    OpenSSL refuses every client; it is asked only about what is no ClientHello.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Without one, OpenSSL would rule out TLS 1.3 at once if this could not bring some.
+    context.sni_callback = lambda *_: None
+    return context
+
+
 @attrs.define(eq=False)
 class Handshake:
-    """Moves the handshake of an engine on, and reads what passes in the clear meanwhile."""
+    """Moves the handshake of an engine on, and reads what passes in the clear meanwhile.
+
+    It pauses where somebody else has to decide: for a server's context, and for a verification of
+    the peer that is not OpenSSL's.
+    """
 
     _engine: Engine
-    _ssl_context: ssl.SSLContext
-    # On servers whose context looks at names, until that is done.
-    _hello: HelloWatch | None
+    _ssl_context: ssl.SSLContext | None  # None to pause until it is chosen
+    _verifies: bool
+    _hello: HelloWatch | None  # on servers
     _key_exchange: KeyExchangeWatch = attrs.field(factory=KeyExchangeWatch, init=False)
+    #: Whether it pauses until :meth:`use_context`.
+    wants_context: bool = attrs.field(default=False, init=False)
+    #: What was agreed on with a peer that is to be verified; None while there is none.
+    unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
+    _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
+
+    @staticmethod
+    def context_or_none_yet(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+        """Return the context to begin with."""
+        return _context_to_come() if ssl_context is None else ssl_context
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no step can be taken before somebody else has decided."""
+        return self.wants_context or self.unverified is not None
+
+    @property
+    def client_hello(self) -> ClientHello | None:
+        """What the client has said first; None if nothing yet, and on clients."""
+        return None if self._hello is None else self._hello.hello
 
     def step(self) -> Happening | None:
         """Take one step. If nothing has happened, the inbox tells whether the next one needs more.
@@ -34,9 +73,11 @@ class Handshake:
         The handshake is done when :attr:`Event.HANDSHAKE_DONE` has happened.
         """
         engine = self._engine
-        happening: Happening | None = Event.HANDSHAKE_DONE
+        happening: Happening | None = None
         if not engine.inbox.bio.pending:
             self._refill()
+            if self.wants_context:
+                return None
         try:
             # Always by this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
@@ -52,20 +93,57 @@ class Handshake:
         except BaseException as exc:
             self._drop_finished(exc)
             raise
+        else:
+            happening = self._end()
         finally:
-            flight = engine.outbox.collect()
-            if engine.ssl_object.server_side:
-                self._key_exchange.add(flight)
+            self._collect()
         return happening
 
-    def group(self, cipher: str) -> str | None:
-        """See :meth:`KeyExchangeWatch.group`."""
-        return self._key_exchange.group(cipher)
+    def _end(self) -> Happening | None:
+        if not self._verifies:
+            return Event.HANDSHAKE_DONE
+        # In TLS 1.3 a client's Finished, with its certificate, is in it, or a server's tickets; in
+        # TLS 1.2 the Finished of whoever sends it last.
+        self._last_flight = self._engine.outbox.bio.read()
+        self.unverified = self.info()
+        return None
+
+    def info(self) -> HandshakeInfo:
+        """Return what was agreed on, once OpenSSL is done."""
+        return HandshakeInfo.of(
+            self._engine.ssl_object, self._key_exchange.group, self.client_hello
+        )
+
+    def accept_peer(self) -> Event:
+        """Let the last flight go, and return what has happened."""
+        self._engine.outbox.bio.write(self._last_flight)
+        self._collect()
+        self.unverified = None
+        return Event.HANDSHAKE_DONE
+
+    def use_context(self, ssl_context: ssl.SSLContext) -> None:
+        """Go on with a context, if the handshake has paused for it."""
+        self.wants_context = False
+        self._change_to(ssl_context)
+
+    def refuse(self, refusal: RefuseHandshake) -> None:
+        """Write the alert in the clear, where the handshake has paused for a context."""
+        alert = Alert[refusal.alert.upper()]
+        self._engine.outbox.pieces.append(plaintext_alert(alert))
+
+    def _collect(self) -> None:
+        """Queue what OpenSSL has written, and read it off: a server's flight has the group."""
+        engine = self._engine
+        flight = engine.outbox.collect()
+        if flight and engine.ssl_object.server_side:
+            self._key_exchange.add(flight)
+            if self._hello is not None:
+                self._hello.answered(flight)
 
     def _go_on(self) -> Happening | None:
         """Give OpenSSL more to read, or note what that takes."""
         inbox = self._engine.inbox
-        if self._refill():
+        if self._refill() or self.wants_context:
             return None
         if self._hello is not None and self._hello.refusal is not None:
             return self._hello.refusal.error
@@ -84,37 +162,43 @@ class Handshake:
     def _refill_watched(self, watch: HelloWatch) -> bool:
         """Refill while a ClientHello may come: OpenSSL gets it whole, by the context for its name.
 
-        If that were left to the sni_callback, OpenSSL would look for a session to resume before it
+        If that were left to an sni_callback, OpenSSL would look for a session to resume before it
         has the context; and CPython prints a traceback for a name that is not ASCII.
         """
         inbox, outbox = self._engine.inbox, self._engine.outbox
-        if outbox.bio.pending:
-            watch.answered(outbox.collect())
-        is_first, may_go_on = not watch.has_hello, False
-        while not (watch.is_over or may_go_on):
+        self._collect()
+        is_first = not watch.has_hello
+        while not (watch.is_over or watch.is_ready):
             record = inbox.records.take(single=True, waits_for=is_possible_in_plaintext)
             if not record:
                 return False
-            may_go_on = watch.add(record)
+            watch.add(record)
         if watch.refusal is not None:
             inbox.records.take_all()
             outbox.pieces.append(watch.refusal.alert)
             return False
         if is_first and watch.has_hello:
-            self._use_context_for(watch.server_name)
+            if self._ssl_context is None and watch.hello is not None:
+                self.wants_context = True
+                return False
+            self._choose_by_name(watch.server_name)
         inbox.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()
 
-    def _use_context_for(self, name: str | None) -> None:
+    def _choose_by_name(self, name: str | None) -> None:
         """Begin with the context that a :func:`sni_context` has for a name."""
+        if self._ssl_context is not None:
+            context = context_for_name(self._ssl_context, name)
+            if context is not self._ssl_context:
+                self._change_to(context)
+        note_requested_hostname(self._engine.ssl_object, name)
+
+    def _change_to(self, context: ssl.SSLContext) -> None:
         engine = self._engine
-        context = context_for_name(self._ssl_context, name)
-        if context is not self._ssl_context:
-            engine.ssl_object = context.wrap_bio(
-                engine.inbox.bio, engine.outbox.bio, server_side=True
-            )
-        note_requested_hostname(engine.ssl_object, name)
+        engine.ssl_object = context.wrap_bio(engine.inbox.bio, engine.outbox.bio, server_side=True)
+        assert self._hello is not None
+        note_requested_hostname(engine.ssl_object, self._hello.server_name)
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,

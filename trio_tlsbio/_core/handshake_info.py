@@ -19,6 +19,7 @@ from .certificates import (
     peer_chain,
     raw_chain,
 )
+from .client_hello import ClientHello
 from .sni import requested_hostname
 
 __all__ = ["HandshakeInfo"]
@@ -46,8 +47,8 @@ class HandshakeInfo:
     """The application protocol that ALPN chose (RFC 7301)."""
 
     server_hostname: str | None
-    """The name that the client asked for and checked, in its ASCII form. On a server, the name that
-    the client asked for, if the context has an ``sni_callback``, as a :func:`sni_context` has."""
+    """The name that the client asked for, in its ASCII form. A client has checked it. None on a
+    server if the client asked for none."""
 
     session_reused: bool
     """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
@@ -61,6 +62,9 @@ class HandshakeInfo:
     """The certificates that the peer presented, in DER form, its own first. They are what was
     sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
     :attr:`decoded_chain` is what they say."""
+
+    client_hello: ClientHello | None = attrs.field(default=None, repr=False)
+    """What the client has offered and asked for. On servers only."""
 
     # What decoded_chain decodes.
     _certificates: tuple[Any, ...] = attrs.field(default=(), repr=False, eq=False)
@@ -116,10 +120,15 @@ class HandshakeInfo:
         return partial(type(self), **values), ()
 
     @classmethod
-    def of(cls, ssl_object: ssl.SSLObject, group: Callable[[str], str | None]) -> HandshakeInfo:
+    def of(
+        cls,
+        ssl_object: ssl.SSLObject,
+        group: Callable[[str], str | None],
+        client_hello: ClientHello | None,
+    ) -> HandshakeInfo:
         """Read it off an SSLObject whose handshake is done.
 
-        Few of them tell the group of the key exchange: ``group()`` returns it for a cipher suite.
+        Few of them report the group of the key exchange: ``group()`` returns it for a cipher suite.
         """
         certificates = raw_chain(ssl_object)
         cipher = ssl_object.cipher()
@@ -136,5 +145,6 @@ class HandshakeInfo:
             session_reused=bool(ssl_object.session_reused),
             peer_certificate=decoded_certificate(ssl_object),
             peer_certificate_chain=peer_chain(ssl_object, certificates),
+            client_hello=client_hello,
             certificates=certificates,
         )

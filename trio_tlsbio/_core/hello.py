@@ -6,111 +6,18 @@ import hashlib
 
 import attrs
 
+from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .errors import TLSError, printable
-from .iana import Alert, AlertLevel, ExtensionType, HandshakeType, NameType
+from .iana import Alert, AlertLevel, HandshakeType
+from .messages import message_bytes
 from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
 
-__all__ = [
-    "HELLO_RETRY_REQUEST",
-    "HelloWatch",
-    "MAX_HELLO_BYTES",
-    "MESSAGE_HEADER_BYTES",
-    "MalformedError",
-    "Reader",
-    "message_bytes",
-    "plaintext_alert",
-    "server_name_in",
-]
-
-MAX_HELLO_BYTES = 64 * 1024
-"""How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
-
-MESSAGE_HEADER_BYTES = 4
-"""Type and length, which begin a handshake message (RFC 9846 section 4), in bytes."""
+__all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "hello_too_long", "plaintext_alert"]
 
 # Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
 # section 4.2.3.
 _RANDOM = slice(11, 43)
 HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
-
-
-class MalformedError(Exception):
-    """The message is not one that the RFC allows."""
-
-
-def message_bytes(messages: Data) -> int:
-    """Return how long the first of some handshake messages says that it is, header included."""
-    return MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:MESSAGE_HEADER_BYTES])
-
-
-@attrs.define
-class Reader:
-    """Reads the presentation language of RFC 9846 section 3."""
-
-    _data: bytes
-
-    def take(self, count: int) -> bytes:
-        if count > len(self._data):
-            raise MalformedError
-        taken, self._data = self._data[:count], self._data[count:]
-        return taken
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
-
-    def vector(self, length_size: int) -> Reader:
-        """Read what is preceded by its length."""
-        return Reader(self.take(self.number(length_size)))
-
-    def rest(self) -> bytes:
-        return self.take(len(self._data))
-
-    def __bool__(self) -> bool:
-        return bool(self._data)
-
-
-def server_name_in(message: bytes) -> bytes | None:
-    """Return the host name that a ClientHello asks for (SNI), as it is in the message.
-
-    Args:
-      message: The whole handshake message, with its header.
-
-    Returns:
-      None if it has no such extension, or is malformed.
-    """
-    try:
-        return _server_name(Reader(message))
-    except MalformedError:
-        return None
-
-
-def _server_name(message: Reader) -> bytes | None:
-    if message.number(1) != HandshakeType.CLIENT_HELLO:
-        raise MalformedError
-    hello = message.vector(3)
-    if message:
-        raise MalformedError
-    hello.take(2 + 32)  # legacy_version, random
-    hello.vector(1)  # legacy_session_id
-    hello.vector(2)  # cipher_suites
-    hello.vector(1)  # legacy_compression_methods
-    extensions = hello.vector(2) if hello else hello
-    while extensions:
-        kind, content = extensions.number(2), extensions.vector(2)
-        if kind == ExtensionType.SERVER_NAME:
-            return _host_name(content)
-    return None
-
-
-def _host_name(extension: Reader) -> bytes:
-    # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
-    names = extension.vector(2)
-    if names.number(1) != NameType.HOST_NAME:
-        raise MalformedError
-    name = names.vector(2)
-    if names or extension:
-        raise MalformedError
-    return name.rest()
 
 
 def plaintext_alert(description: int) -> bytes:
@@ -127,6 +34,19 @@ def _is_warning(record: Data) -> bool:
     )
 
 
+def hello_too_long() -> TLSError:
+    """Make the error of a ClientHello that is longer than any honest one."""
+    return TLSError(
+        f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
+        reason="EXCESSIVE_MESSAGE_SIZE",
+    )
+
+
+def _asked_name(hello: ClientHello) -> str | None:
+    name = hello.requested_name
+    return None if name is None else name.decode("ascii", "backslashreplace")
+
+
 @attrs.frozen
 class Refusal:
     """Why a ClientHello must not reach OpenSSL."""
@@ -138,16 +58,18 @@ class Refusal:
 
 @attrs.define(eq=False)
 class HelloWatch:
-    """Holds back what a client sends until its ClientHello is whole, and reads the name in it.
+    """Holds back what a client sends until its ClientHello is whole, and reads it.
 
     A server that asks for another key share gets a second ClientHello (RFC 9846 section 4.2.4).
     """
 
-    #: The host name that the client asks for.
-    server_name: str | None = attrs.field(default=None, init=False)
+    #: The first one; None also if that is malformed, which is OpenSSL's to say.
+    hello: ClientHello | None = attrs.field(default=None, init=False, repr=False)
     #: Whether no further ClientHello is expected.
     is_over: bool = attrs.field(default=False, init=False)
     refusal: Refusal | None = attrs.field(default=None, init=False)
+    #: Whether OpenSSL may have all that was added and not been taken.
+    is_ready: bool = attrs.field(default=False, init=False)
     _hellos: int = attrs.field(default=0, init=False)  # how many have come
     _records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _message: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
@@ -157,8 +79,13 @@ class HelloWatch:
         """Whether a ClientHello has come."""
         return self._hellos > 0
 
+    @property
+    def server_name(self) -> str | None:
+        """The host name that the client asks for, as it was sent."""
+        return None if self.hello is None else _asked_name(self.hello)
+
     def add(self, record: Data) -> bool:
-        """Add a record, and return whether OpenSSL may have all that was added."""
+        """Add a record, and return :attr:`is_ready`."""
         self._records += record
         kind, hellos = record[0], self._hellos
         is_whole = len(record) == HEADER_BYTES + int.from_bytes(record[3:HEADER_BYTES])
@@ -169,14 +96,16 @@ class HelloWatch:
             self.is_over = True
         if len(self._records) > MAX_HELLO_BYTES and self._message and not self.is_over:
             self._refuse_too_long()
-        if self.refusal is not None:
-            return False
-        return self.is_over or self._hellos > hellos or not self._message
+        self.is_ready = self.refusal is None and (
+            self.is_over or self._hellos > hellos or not self._message
+        )
+        return self.is_ready
 
     def take(self) -> bytes:
         """Take out the records that were held back."""
         records = bytes(self._records)
         self._records.clear()
+        self.is_ready = False
         return records
 
     def answered(self, flight: Data) -> None:
@@ -198,30 +127,31 @@ class HelloWatch:
                 self._read_hello(bytes(message[:length]))
                 del message[:length]
 
-    def _read_hello(self, hello: bytes) -> None:
-        raw_name = server_name_in(hello)
-        name = None if raw_name is None else raw_name.decode("ascii", "backslashreplace")
+    def _read_hello(self, message: bytes) -> None:
+        is_first = not self.has_hello
+        self._hellos += 1
+        try:
+            hello = ClientHello.parse(message)
+        except ValueError:
+            return  # OpenSSL refuses it too, in its own words
+        raw_name, name = hello.requested_name, _asked_name(hello)
+        if is_first:
+            self.hello = hello
         if name is not None and raw_name != name.encode():
             error = TLSError(
                 f"the peer asked for {printable(name)}, which is no host name: it is not ASCII",
                 reason="UNRECOGNIZED_NAME",
             )
             self._refuse(error, Alert.UNRECOGNIZED_NAME)
-        elif self.has_hello and name != self.server_name:
+        elif name != self.server_name:
             error = TLSError(
                 "the peer asked for another name in its second ClientHello",
                 reason="ILLEGAL_PARAMETER",
             )
             self._refuse(error, Alert.ILLEGAL_PARAMETER)
-        self.server_name = name
-        self._hellos += 1
 
     def _refuse_too_long(self) -> None:
-        error = TLSError(
-            f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
-            reason="EXCESSIVE_MESSAGE_SIZE",
-        )
-        self._refuse(error, Alert.ILLEGAL_PARAMETER)
+        self._refuse(hello_too_long(), Alert.ILLEGAL_PARAMETER)
 
     def _refuse(self, error: TLSError, alert: int) -> None:
         self.refusal = Refusal(error, plaintext_alert(alert))

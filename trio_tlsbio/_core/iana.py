@@ -111,10 +111,27 @@ class Alert(IntEnum):
 
 
 class ExtensionType(IntEnum):
-    """The registry "TLS ExtensionType Values", of which a few are read here."""
+    """The registry "TLS ExtensionType Values": what a ClientHello may have by RFC 9846, as far as
+    every OpenSSL knows it.
+    """
 
     SERVER_NAME = 0
+    MAX_FRAGMENT_LENGTH = 1
+    SUPPORTED_GROUPS = 10
+    SIGNATURE_ALGORITHMS = 13
+    USE_SRTP = 14
+    APPLICATION_LAYER_PROTOCOL_NEGOTIATION = 16
+    PADDING = 21
+    EXTENDED_MASTER_SECRET = 23
+    SESSION_TICKET = 35
+    PRE_SHARED_KEY = 41
+    EARLY_DATA = 42
     SUPPORTED_VERSIONS = 43
+    COOKIE = 44
+    PSK_KEY_EXCHANGE_MODES = 45
+    CERTIFICATE_AUTHORITIES = 47
+    POST_HANDSHAKE_AUTH = 49
+    SIGNATURE_ALGORITHMS_CERT = 50
     KEY_SHARE = 51
 
 

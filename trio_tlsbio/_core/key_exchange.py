@@ -6,8 +6,9 @@ from contextlib import suppress
 
 import attrs
 
-from .hello import HELLO_RETRY_REQUEST, MESSAGE_HEADER_BYTES, MalformedError, Reader, message_bytes
+from .hello import HELLO_RETRY_REQUEST
 from .iana import GROUPS, CurveType, ExtensionType, HandshakeType
+from .messages import MESSAGE_HEADER_BYTES, MalformedError, Reader, message_bytes
 from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
 __all__ = ["KeyExchangeWatch"]

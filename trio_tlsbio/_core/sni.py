@@ -1,4 +1,4 @@
-"""The contexts that the library makes; those of a server made anew, and chosen by name."""
+"""A server's contexts for several names."""
 
 from __future__ import annotations
 
@@ -17,18 +17,14 @@ __all__ = [
     "context_for_name",
     "contexts_of",
     "is_trust_known",
+    "lookup_form",
     "note_requested_hostname",
     "refused_hostname",
     "requested_hostname",
     "security_level",
     "sni_context",
 ]
-"""Returns the context for the next connection, as a :class:`ReloadingContext` does."""
 
-
-################################################################
-# Several names
-################################################################
 
 # What stays as the first context has it when another one takes over in the handshake: see
 # SSL_set_SSL_CTX(3). Certificates, trust, ciphers and ALPN are the other one's.
@@ -74,7 +70,7 @@ def sni_context(
     """
     by_name: dict[str, ssl.SSLContext] = {}
     for name, context in contexts.items():
-        key = _lookup_form(name)
+        key = lookup_form(name)
         if key in by_name:
             raise ValueError(f"{name!r}: there is a context for this name already")
         by_name[key] = context
@@ -183,7 +179,7 @@ def is_trust_known(context: ssl.SSLContext) -> bool:
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 
-def _lookup_form(name: str) -> str:
+def lookup_form(name: str) -> str:
     """Return a name as it is looked up.
 
     Raises:

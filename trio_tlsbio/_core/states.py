@@ -4,6 +4,10 @@ A TLS connection is two one-way streams that share a handshake: each direction o
 handshake is done and ends by itself, ours with the close_notify that we send, the peer's with the
 one that it sends (RFC 9846 section 6.1). The diagrams in the documentation are drawn from the
 table below.
+
+Renegotiation, which TLS 1.2 has, is no state: OpenSSL reads and writes data during most of it, and
+reports it only by refusing to write at some points. What it refuses is held by the outbox, and is
+tried again after each record.
 """
 
 from __future__ import annotations

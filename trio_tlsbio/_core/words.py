@@ -1,10 +1,10 @@
-"""Plain words for what OpenSSL reports by names and numbers: alerts, reasons, verify codes."""
+"""Plain words for what OpenSSL reports by names: alerts and reasons."""
 
 from __future__ import annotations
 
 from .iana import Alert
 
-__all__ = ["ALERTS", "NEWER_ALERTS", "REASONS", "VERIFY_CODES"]
+__all__ = ["ALERTS", "NEWER_ALERTS", "REASONS"]
 
 # The alerts of RFC 9846 section 6 that a peer may send, as what they tell the one who gets
 # them. OpenSSL names some after the protocol version that introduced them.
@@ -364,50 +364,4 @@ REASONS = {
     "NO_REQUIRED_DIGEST": _OPENSSL_CRYPTO,
     "NO_SUITABLE_DIGEST_ALGORITHM": _OPENSSL_CRYPTO,
     "NO_SUITABLE_RECORD_LAYER": _OPENSSL_CRYPTO,
-}
-
-# X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3). Which certificate of the chain an
-# error is about is not told, so the words leave it open where it may be another one than the first.
-_STRICT = "strict verification (VERIFY_X509_STRICT) finds that it, or one of its issuers, "
-VERIFY_CODES = {
-    2: "one of its issuers is trusted here, but the root above that one is not",
-    3: "a revocation list (CRL) is missing: that of its issuer, or of one further up",
-    7: "it, or one of its issuers, is not signed by the authority that it names",
-    8: "a revocation list (CRL) is not signed by the authority that it names",
-    9: "it, or one of its issuers, is not valid yet: check this machine's clock too",
-    10: "it, or one of its issuers, has expired",
-    11: "a revocation list (CRL) is not valid yet: check this machine's clock too",
-    12: "a revocation list (CRL) has expired",
-    18: "it is self-signed, and not among the trusted certificates",
-    19: "its chain ends at a certificate authority that is not trusted here",
-    20: "its issuer is not trusted here, or the peer did not send the intermediate certificates",
-    21: "its issuer is not trusted here, or the peer did not send the intermediate certificates",
-    22: "its chain is longer than this side allows",
-    23: "it, or one of its issuers, was revoked",
-    24: "its chain contains a certificate that is not allowed to issue others",
-    25: "its chain is longer than the issuers allow",
-    26: "it, or one of its issuers, is not made for this purpose (key usage, extended key usage)",
-    34: "it, or one of its issuers, has a critical extension that OpenSSL does not know",
-    35: "a revocation list (CRL) is signed by an authority that may not do that (key usage)",
-    41: "it, or one of its issuers, has an extension that makes no sense",
-    47: "it has a name that its issuer is not allowed to certify (name constraints)",
-    48: "it has a name that its issuer is not allowed to certify (name constraints)",
-    66: "its key is too weak, or can't be read",
-    67: "the key of one of its issuers is too weak, or can't be read",
-    68: "it, or one of its issuers, is signed with too weak a hash",
-    79: "its chain contains a certificate that is not allowed to issue others",
-    80: _STRICT + "limits the length of a chain, but is no authority",
-    81: _STRICT + "limits the length of a chain, but its key may not issue others (key usage)",
-    82: _STRICT + "has a key that may issue others (key usage), but is no authority",
-    83: _STRICT + "does not name its issuer",
-    84: _STRICT + "is an authority without a name",
-    85: _STRICT + "has no Authority Key Identifier",
-    86: _STRICT + "has no Subject Key Identifier",
-    87: _STRICT + "has a subjectAltName without a name",
-    88: _STRICT + "has no subject, and a subjectAltName that is not critical",
-    89: _STRICT + "is an authority whose Basic Constraints are not critical",
-    90: _STRICT + "has an Authority Key Identifier that is critical",
-    91: _STRICT + "has a Subject Key Identifier that is critical",
-    92: _STRICT + "is an authority without a key usage",
-    93: _STRICT + "has extensions, but is not of version 3",
 }

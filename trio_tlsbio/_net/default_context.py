@@ -9,10 +9,6 @@ from typing import Any
 
 __all__ = ["make_default_context"]
 
-################################################################
-# Where the caller gives none
-################################################################
-
 # ssl.OP_LEGACY_SERVER_CONNECT, which Python has had since 3.12. OpenSSL before 3.0 sets it.
 _OP_LEGACY_SERVER_CONNECT = 0x4
 

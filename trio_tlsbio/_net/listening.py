@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ssl
 from typing import Generic
 
@@ -19,9 +20,15 @@ __all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over
 HANDSHAKE_TIMEOUT = 15.0
 
 
-################################################################
-# Listening
-################################################################
+def takes_hello(function: object) -> bool:
+    """Whether a function that gives contexts takes the ClientHello."""
+    try:
+        inspect.signature(function).bind()  # type: ignore[arg-type]
+    except TypeError:
+        return True
+    except ValueError:  # of a built-in function, for which Python can't tell
+        pass
+    return False
 
 
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:

@@ -17,6 +17,7 @@ from .ticket_keys import SharedTickets
 __all__ = ["ContextProvider", "ReloadingContext"]
 
 ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
+"""Returns the context for the next connection, as a :class:`ReloadingContext` does."""
 
 _logger = logging.getLogger("trio_tlsbio.server")
 

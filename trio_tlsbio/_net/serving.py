@@ -1,4 +1,4 @@
-"""Listening and serving: each connection in a task of its own, so that a bad client costs one."""
+"""Serving: each connection has a task of its own, so that a bad client costs one connection."""
 
 from __future__ import annotations
 
@@ -40,11 +40,6 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 # How long to wait then, in seconds, unless a connection ends before.
 _EXHAUSTED_DELAY = 0.1
-
-
-################################################################
-# Serving
-################################################################
 
 
 async def serve_tls_over_tcp(

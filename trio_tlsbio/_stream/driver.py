@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from trio_tlsbio._core.driven import DrivenConnection
+from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
 
+from .decisions import Decisions
 from .transport import Transport
 
 __all__ = ["Driver"]
@@ -30,8 +31,9 @@ _ALERT_TIMEOUT = 1.0
 class Driver:
     """What every operation of a stream is made of."""
 
-    connection: DrivenConnection
+    connection: TLSConnection
     transport: Transport[Any]
+    _decisions: Decisions
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float
     _handshake_deadline: float | None = attrs.field(default=None, init=False)  # once it is awaited
@@ -72,7 +74,10 @@ class Driver:
         has_waited = False
         while not self.is_established:  # another task may have got there meanwhile
             if not await self.step(self.connection.do_handshake):
-                await self.exchange()
+                if self._decisions.is_wanted:
+                    await self._decide()
+                else:
+                    await self.exchange()
                 has_waited = True
                 continue
             ssl_object = self.connection.ssl_object
@@ -85,6 +90,14 @@ class Driver:
             self.is_established = True
         self.report_sessions()  # in TLS 1.2 the handshake brings one
         return has_waited
+
+    async def _decide(self) -> None:
+        """Have the program decide. What it raises is raised, after the peer got an alert."""
+        try:
+            await self._decisions.make()
+        except Exception:
+            await self.flush_alert()
+            raise
 
     async def exchange(self) -> None:
         """Wait for the wire to move one step in a handshake: out first, what comes in answers."""

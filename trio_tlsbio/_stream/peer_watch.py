@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 
@@ -29,8 +30,11 @@ class PeerWatch:
     _driver: Driver
     #: Whether the peer's end was received.
     has_received_end: bool = attrs.field(default=False, init=False)
-    #: When to look again; never, where a stream inside this one does.
-    next_look: float = attrs.field(default=0.0, init=False)
+    _next_look: float = attrs.field(default=0.0, init=False)
+
+    def end(self) -> None:
+        """Never look again."""
+        self._next_look = math.inf
 
     def look(self) -> None:
         """Look, if it is time to.
@@ -39,9 +43,9 @@ class PeerWatch:
           PeerAlertError: if the peer has sent a fatal alert.
         """
         now = time.monotonic()
-        if now < self.next_look:
+        if now < self._next_look:
             return
-        self.next_look = now + _LOOK_INTERVAL
+        self._next_look = now + _LOOK_INTERVAL
         driver = self._driver
         connection, transport = driver.connection, driver.transport
         if transport.is_receiving or not transport.peer_has_gone():

@@ -18,20 +18,20 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
-from trio_tlsbio._core.connection import SLICE_BYTES, TLSConnection
-from trio_tlsbio._core.driven import DrivenConnection
-from trio_tlsbio._core.errors import TLSError, TruncationError
+from trio_tlsbio._core.connection import TLSConnection
+from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
+from .decisions import ChooseContext, Decisions, VerifyPeer, checked_function
 from .driver import Driver
 from .peer_watch import PeerWatch
 from .queries import SSLObjectQueries
-from .transport import Transport
-from .transports import transport_for
+from .transport import SLICE_BYTES, Transport
+from .transport_kinds import transport_for
 from .turns import ConflictDetector
 
 __all__ = ["TLSStream", "T_Stream", "check_handshake_timeout"]
@@ -68,7 +68,11 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
 
     Args:
       transport_stream: Carries the encrypted data. The stream owns it from now on.
-      ssl_context: The settings, usually made by :func:`ssl.create_default_context`.
+      ssl_context: The settings, usually made by :func:`ssl.create_default_context`. On a server
+        also a function, async or not, that gets the :class:`ClientHello` and returns the settings
+        for this client, or raises :exc:`RefuseHandshake`. It runs in the task that needs the
+        handshake, within ``handshake_timeout``. If that task is cancelled, it is called again when
+        the handshake goes on. What else it raises is raised there, and the client is refused.
       server_hostname: The name of the server that is connected to, for SNI and for the check of
         its certificate. Needed if ``ssl_context.check_hostname`` is set.
       server_side: Whether this end is the server.
@@ -84,6 +88,14 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
       close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
         stops waiting for the end, in bytes.
+      received: Ciphertext that was read from the transport already, by :func:`read_client_hello`
+        for example. It comes before what is read from now on.
+      verify_peer: An async function that verifies the peer when OpenSSL has accepted it, also in a
+        resumed session: for revocation, pinning, or a list of clients. It gets what
+        :attr:`handshake` is going to be. Until it returns, no data passes, and our last message
+        of the handshake is held back. What it raises refuses the peer, as the cause of a
+        :exc:`TLSError`, or itself if it is one; no alert is sent. Cancelled or not returned within
+        ``handshake_timeout``, it is as with the rest of the handshake.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -91,7 +103,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     """
 
     _transport_stream: T_Stream | None
-    _connection: DrivenConnection
+    _connection: TLSConnection
     _transport: Transport[Any]
     _driver: Driver
     _receive: Callable[[int | None], bytes | None]
@@ -103,7 +115,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     def __init__(
         self,
         transport_stream: T_Stream,
-        ssl_context: ssl.SSLContext,
+        ssl_context: ssl.SSLContext | ChooseContext,
         *,
         server_hostname: str | bytes | None = None,
         server_side: bool = False,
@@ -113,26 +125,35 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         handshake_timeout: float = math.inf,
         close_timeout: float = CLOSE_TIMEOUT,
         close_max_bytes: int = 1024 * 1024,
+        received: Data = b"",
+        verify_peer: VerifyPeer | None = None,
     ) -> None:
         check_handshake_timeout(handshake_timeout)
+        is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
+        choose_context = checked_function(ssl_context, "ssl_context") if is_chosen else None
+        if verify_peer is not None:
+            checked_function(verify_peer, "verify_peer")
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
         self._transport_stream = transport_stream
-        self._connection = connection = DrivenConnection(
-            ssl_context,
+        self._connection = connection = TLSConnection(
+            None if is_chosen else ssl_context,  # type: ignore[arg-type]  # which is checked there
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
             collect_sessions=on_session is not None,
+            verifies_peer=verify_peer is not None,
         )
         origin = connection.lifecycle.origin
-        outer = _tls_stream_under(transport_stream)
-        if outer is not None:
-            origin.run_inside(outer._connection.lifecycle.origin)
-            outer._peer_watch.next_look = math.inf  # this one looks, and knows what is received
+        if (outer := _tls_stream_under(transport_stream)) is not None:
+            outer._carry(origin)
         self._transport = transport_for(
             transport_stream, connection.inbox, connection.outbox, origin
         )
-        self._driver = Driver(connection, self._transport, on_session, handshake_timeout)
+        if received:
+            self._transport.has_heard = True
+            connection.feed(received)
+        decisions = Decisions(connection, choose_context, verify_peer)
+        self._driver = Driver(connection, self._transport, decisions, on_session, handshake_timeout)
         self._receive = connection.receive if on_session is None else self._driver.receive
         self._closing = Closing(policy, self._driver)
         self._peer_watch = PeerWatch(self._driver)
@@ -142,6 +163,11 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._receive_conflict = ConflictDetector(
             "another task is currently receiving data on this TLSStream"
         )
+
+    def _carry(self, inner: Origin) -> None:
+        """Begin to carry another TLS stream, whose errors are also errors of this one's peer."""
+        inner.run_inside(self._connection.lifecycle.origin)
+        self._peer_watch.end()  # the inner one looks, and knows whether all is received
 
     def __repr__(self) -> str:
         state = "closed " if self._closing.has_begun else ""
@@ -304,8 +330,10 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
                 transport.flush_nowait()
             return data
         except TLSError as exc:
-            if await self._is_end(exc):
+            if self._is_end(exc):
+                await cancel_shielded_checkpoint()
                 return b""
+            await self._driver.flush_alert()
             raise
         finally:
             self._receive_conflict.is_busy = False
@@ -318,16 +346,12 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             await cancel_shielded_checkpoint()
         return data
 
-    async def _is_end(self, exc: TLSError) -> bool:
-        """Whether an error stands for the end of the data. Else the peer is sent the alert."""
+    def _is_end(self, exc: TLSError) -> bool:
+        """Whether an error stands for the end of the data."""
         if not isinstance(exc, TruncationError):
-            await self._driver.flush_alert()
             return False
         self._peer_watch.has_received_end = True
-        is_end = self._closing.policy.https_compatible
-        if is_end:
-            await cancel_shielded_checkpoint()
-        return is_end
+        return self._closing.policy.https_compatible
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
@@ -359,9 +383,8 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
                 if data == b"":
                     self._peer_watch.has_received_end = True
                 return data
-            except TruncationError:
-                self._peer_watch.has_received_end = True
-                if not self._closing.policy.https_compatible:
+            except TLSError as exc:
+                if not self._is_end(exc):
                     raise
                 return b""
             finally:
@@ -487,13 +510,13 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             self._check_send_open()
             if not self._transport.has_heard and 0 < len(data) <= RECORD_BYTES:
                 self._peer_watch.look()
-            self._transport.has_heard = False
             self._transport.flush_nowait()
             self._driver.check_send()
-            if self._connection.handshake is None or self._driver.has_pending:
+            if not self._driver.is_established or self._driver.has_pending:
                 return 0
             if not self._transport.counts:
                 return 0
+            self._transport.has_heard = False
             with memoryview(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes

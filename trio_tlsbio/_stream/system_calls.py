@@ -17,7 +17,7 @@ if sys.platform == "linux":
 from trio_tlsbio._core.openssl_errors import IS_PYPY
 from trio_tlsbio._core.records import Data
 
-__all__ = []
+__all__ = ["PortableCalls", "calls", "peer_has_gone"]
 
 # Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
 

@@ -18,16 +18,18 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_tlsbio._core.connection import SLICE_BYTES
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError, caused_by
 from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.outbox import Outbox
-from trio_tlsbio._core.records import Data
+from trio_tlsbio._core.records import RECORD_BYTES, Data
 
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, beside
 
-__all__ = ["Transport"]
+__all__ = ["SLICE_BYTES", "Transport"]
+
+SLICE_BYTES = 16 * RECORD_BYTES
+"""How much goes to a transport at a time, in bytes."""
 
 # How often it is read again, as long as that much was there. To wait costs more than to read.
 _MORE_READS = 3
@@ -49,8 +51,8 @@ class Transport(ABC, Generic[StreamT]):
     inbox: Inbox
     outbox: Outbox
     _origin: Origin
-    _sending: Turn = attrs.field(factory=Turn, init=False)
-    _receiving: Turn = attrs.field(factory=Turn, init=False)
+    _sending: Turn = attrs.field(factory=lambda: Turn("sending"), init=False)
+    _receiving: Turn = attrs.field(factory=lambda: Turn("receiving"), init=False)
     # What broke the transport, whichever direction met it.
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
@@ -121,7 +123,7 @@ class Transport(ABC, Generic[StreamT]):
         except TruncationError as exc:
             self._note_truncation(exc)
         except Exception as exc:
-            self._break("receiving", exc)
+            self._break(self._receiving, exc)
         return fed
 
     def check_receive(self) -> None:
@@ -211,9 +213,9 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise  # nothing was sent
         except trio.BrokenResourceError as exc:
-            raise self._break("sending", exc) from exc
+            raise self._break(self._sending, exc) from exc
         except Exception as exc:
-            self._break("sending", exc)
+            self._break(self._sending, exc)
             raise
         except BaseException:  # cancelled, or Ctrl-C; in a group where the stream has a nursery
             if not self.counts:
@@ -244,7 +246,7 @@ class Transport(ABC, Generic[StreamT]):
             except (trio.BusyResourceError, trio.ClosedResourceError):
                 return False
             except Exception as exc:
-                self._break("sending", exc)
+                self._break(self._sending, exc)
                 return False
             self._bytes_sent += sent
             outbox.mark_sent(sent)
@@ -286,25 +288,25 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
-            raise self._break("sending", exc) from exc
+            raise self._break(self._sending, exc) from exc
         finally:
             self._sending.leave()
             self._wake_receiver()  # who could not send meanwhile
 
-    def _break(self, doing: str, exc: Exception) -> TLSError:
-        """Note that the transport broke: both directions hear of it, this one first. Return what
-        to raise for that.
+    def _break(self, turn: Turn, exc: Exception) -> TLSError:
+        """Note that the transport broke in one direction. Both can't be used from now on; that the
+        other one can't is found when it is. Return what to raise.
         """
         if isinstance(exc, TLSError):
             self._origin.adopt(exc)
         if not isinstance(exc, trio.BrokenResourceError):
             exc = _without_traceback(exc)  # the original is raised, and would hold this in a cycle
         words = str(exc) or type(exc).__name__
-        error = TLSError(f"the transport broke while {doing}: {words}")
+        error = TLSError(f"the transport broke while {turn.purpose}: {words}")
         self._broken = self._origin.claim(caused_by(error, exc))
         self._sending.error = self._sending.error or self._broken
-        if doing == "receiving":
-            self._receiving.error = self._broken
+        if turn is self._receiving:
+            turn.error = self._broken
         return self._broken.again()
 
     def give_up_sending(self, error: TLSError) -> None:
@@ -367,9 +369,9 @@ class Transport(ABC, Generic[StreamT]):
         except trio.BusyResourceError:
             raise
         except trio.BrokenResourceError as exc:
-            raise self._break("receiving", exc) from exc
+            raise self._break(self._receiving, exc) from exc
         except Exception as exc:
-            self._break("receiving", exc)
+            self._break(self._receiving, exc)
             raise
         finally:
             receiving.is_taken = False

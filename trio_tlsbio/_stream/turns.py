@@ -49,6 +49,7 @@ class Turn:
     They look again then: the direction may have failed, and what they need may be there.
     """
 
+    purpose: str
     is_taken: bool = attrs.field(default=False, init=False)
     #: What keeps every task from taking it.
     error: TLSError | None = attrs.field(default=None, init=False)

@@ -7,28 +7,15 @@ import os
 import ssl
 import stat
 import sys
-import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import attrs
 import trio
 
-from trio_tlsbio import (
-    HandshakeTimeoutError,
-    SessionCache,
-    TLSError,
-    TLSSession,
-    TLSStream,
-    TruncationError,
-    start_tls,
-)
+from trio_tlsbio import SessionCache, TLSError
 from trio_tlsbio._net.default_context import make_default_context
-from trio_tlsbio.testing import RecordedStream
 
 from ._converse import Conversation
 from ._facts import (
-    Agreement,
     Closed,
     Connected,
     Ending,
@@ -55,22 +42,13 @@ from ._options import (
     unusable,
     usage_error,
 )
-from ._starttls import PORTS, Dialogue
-from ._status import Failure, Status, leaves, reasons, status_of, what_counts
+from ._starttls import PORTS
+from ._status import Status, leaves, status_of, what_counts
 from ._views import View, view_for
+from ._visit import Plan, Tell, open_stream, visit
 from ._words import Stopwatch, say
 
 __all__ = ["add_parser"]
-
-# How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
-_MOST_RECORDED = 256 * 1024
-
-# Where nothing is to be said, how long the server's end is awaited, in seconds, and how much of
-# what it says meanwhile is thrown away, in bytes.
-_PARTING_TIMEOUT = 3.0
-_PARTING_BYTES = 1024 * 1024
-
-Tell: TypeAlias = Callable[[Fact], None]
 
 
 ################################################################
@@ -198,7 +176,7 @@ def add_parser(commands: Commands) -> None:
 
 
 ################################################################
-# A connection
+# What the options ask for
 ################################################################
 
 
@@ -253,117 +231,6 @@ def _warnings(options: argparse.Namespace) -> list[str]:
     return warnings
 
 
-async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStream:
-    where = f"can't connect to {host} port {port}"
-    with trio.move_on_after(timeout):
-        try:
-            return await trio.open_tcp_stream(host, port)
-        except OSError as exc:
-            raise Failure(Status.NO_CONNECTION, f"{where}: {reasons(exc)}") from exc
-    raise Failure(Status.NO_CONNECTION, f"{where}: no answer within {timeout:g} seconds")
-
-
-@attrs.frozen
-class _Plan:
-    """How to connect."""
-
-    target: Target
-    context: ssl.SSLContext
-    timeout: float
-    https_compatible: bool
-    is_recorded: bool
-    sessions: SessionCache
-
-    def take_session(self) -> TLSSession | None:
-        name, port = self.target.server_name, self.target.port
-        return self.sessions.take(self.context, name, port, now=time.monotonic())
-
-    def put_session(self, session: TLSSession) -> None:
-        self.sessions.put(session, self.target.port, now=time.monotonic())
-
-
-async def _open(plan: _Plan, tell: Tell) -> TLSStream[Any]:
-    """Connect, do the handshake, and tell of each step when it is done."""
-    watch = Stopwatch()
-    deadline = trio.current_time() + plan.timeout
-    tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
-    try:
-        peer = tcp.socket.getpeername()
-        tell(Connected(peer[0], peer[1], watch.seconds()))
-        with trio.CancelScope(deadline=deadline):
-            buffered = b""
-            if plan.target.starttls is not None:
-                buffered = await _ask_for_tls(tcp, plan.target.starttls)
-                tell(Upgraded(plan.target.starttls, watch.seconds()))
-            return await _shake_hands(plan, tcp, buffered, watch, tell)
-        raise HandshakeTimeoutError(
-            f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
-        )
-    except BaseException:
-        await trio.aclose_forcefully(tcp)
-        raise
-
-
-async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
-    """Say what begins TLS, and return what came after the answer."""
-    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
-    try:
-        while not dialogue.is_done:
-            await tcp.send_all(dialogue.data_to_send())
-            dialogue.feed(await tcp.receive_some())
-    except trio.BrokenResourceError as exc:
-        raise Failure(
-            Status.TRUNCATED, "the server broke the connection before TLS could begin"
-        ) from exc
-    return dialogue.buffered
-
-
-async def _shake_hands(
-    plan: _Plan, tcp: trio.SocketStream, buffered: bytes, watch: Stopwatch, tell: Tell
-) -> TLSStream[Any]:
-    recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
-    try:
-        stream: TLSStream[Any] = await start_tls(
-            tcp if recorded is None else recorded,
-            plan.context,
-            buffered=buffered,
-            server_hostname=plan.target.server_name,
-            https_compatible=plan.https_compatible,
-            session=plan.take_session(),
-            on_session=plan.put_session,
-        )
-        tell(Handshake(watch.seconds(), Agreement.of(stream)))
-        return stream
-    finally:
-        if recorded is not None:
-            conversation = recorded.conversation
-            tell(Timeline(conversation.flights, conversation.bytes_not_kept))
-
-
-async def _part(stream: TLSStream[Any], plan: _Plan) -> Ending:
-    """End a connection on which nothing is to be said, and tell how it ended.
-
-    What comes until the server's end is read: tickets, and the alert by which a TLS 1.3 server
-    refuses a client's certificate.
-    """
-    received = 0
-    try:
-        with trio.move_on_after(min(_PARTING_TIMEOUT, plan.timeout)):
-            if plan.https_compatible:
-                await stream.aclose()
-            else:
-                await stream.send_eof()
-                while received < _PARTING_BYTES and (data := await stream.receive_some()):
-                    received += len(data)
-    except TLSError as exc:
-        is_cut = isinstance(exc, TruncationError)
-        if not (is_cut or isinstance(exc.__cause__, trio.BrokenResourceError)):
-            raise
-    finally:
-        await trio.aclose_forcefully(stream)  # it has had its time
-    return Ending.of(stream, received)
-
-
 ################################################################
 # The command
 ################################################################
@@ -379,8 +246,8 @@ def _target(options: argparse.Namespace) -> Target:
     )
 
 
-def _plan(options: argparse.Namespace, target: Target) -> _Plan:
-    return _Plan(
+def _plan(options: argparse.Namespace, target: Target) -> Plan:
+    return Plan(
         target=target,
         context=_context_for(options),
         timeout=options.timeout,
@@ -402,7 +269,7 @@ async def _connect(options: argparse.Namespace) -> Status:
     if options.reconnect is not None:
         log = _Log()
         for number in range(1, options.reconnect + 1):
-            await _visit(plan, log.tell if number > 1 else _both(log.tell, view.tell))
+            await visit(plan, log.tell if number > 1 else _both(log.tell, view.tell))
             view.tell_visit(number, log.visits[-1])
         view.tell_summary(Summary.of(log.visits))
     else:
@@ -418,7 +285,7 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
         for words in _warnings(options):
             say(f"warning: {words}")
         for _ in range(options.reconnect or 1):
-            await _visit(plan, log.tell)
+            await visit(plan, log.tell)
     except BaseException as exc:
         error = what_counts(exc)
         failure = status_of(error)
@@ -463,15 +330,9 @@ def _both(*tellers: Tell) -> Tell:
     return tell
 
 
-async def _visit(plan: _Plan, tell: Tell) -> None:
-    """Make a connection on which nothing is said."""
-    stream = await _open(plan, tell)
-    tell(await _part(stream, plan))
-
-
-async def _converse(plan: _Plan, view: View) -> None:
+async def _converse(plan: Plan, view: View) -> None:
     """Pass on what goes either way, between the server and standard input and output."""
-    stream = await _open(plan, view.tell)
+    stream = await open_stream(plan, view.tell)
     watch = Stopwatch()
     conversation = Conversation(stream, half_close=not plan.https_compatible)
     try:

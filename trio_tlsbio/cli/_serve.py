@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import math
 import signal
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,14 +18,13 @@ import trio
 from trio_tlsbio import (
     Drain,
     ReloadingContext,
-    TLSError,
     TLSListener,
     TLSStream,
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
 from trio_tlsbio._net.default_context import make_default_context
-from trio_tlsbio.monitoring import ConnectionClosed, ServerEvent, ServerMonitor, ServerStatistics
+from trio_tlsbio.monitoring import ServerMonitor
 
 from ._options import (
     Commands,
@@ -42,24 +37,19 @@ from ._options import (
     unusable,
     usage_error,
 )
+from ._server_log import shown_log, tell, tell_event, tell_reload, tell_statistics
 from ._status import Failure, Status, reasons
-from ._words import aligned, count, say
+from ._throw_away import Equip, throw_away_certificates, throw_away_names
+from ._words import count
 from ._www import Www
 
 __all__ = ["add_parser"]
 
 _Handler: TypeAlias = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]]
 
-# What equips a context with the server's certificate.
-_Equip: TypeAlias = Callable[[ssl.SSLContext], object]
-
 # How long a client of the echo may say nothing, and how long it may take to read, in seconds.
 _IDLE_TIMEOUT = 300.0
 _SEND_TIMEOUT = 60.0
-
-# How long a throw-away certificate is valid, and how long it was already, for clocks that are slow.
-_CERTIFICATE_LASTS = timedelta(days=90)
-_SLOW_CLOCKS = timedelta(days=1)
 
 # How long the keys of session tickets are in use, in seconds: RFC 9325 section 3.4.
 _TICKET_KEYS_LAST = 24 * 60 * 60.0
@@ -171,72 +161,6 @@ def add_parser(commands: Commands) -> None:
 
 
 ################################################################
-# Words
-################################################################
-
-
-def _tell(*facts: tuple[str, str]) -> None:
-    # A server goes on when nobody reads what it says.
-    with suppress(OSError):
-        say(*aligned(facts))
-
-
-class _Lines(logging.Handler):
-    """Shows what is logged as it is said."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):
-            say(record.getMessage())
-
-
-@contextmanager
-def _shown_log() -> Generator[None]:
-    logger, lines = logging.getLogger("trio_tlsbio.server"), _Lines()
-    logger.addHandler(lines)
-    try:
-        yield
-    finally:
-        logger.removeHandler(lines)
-
-
-def _tell_event(event: ServerEvent) -> None:
-    """Tell what has ended a connection, unless the library tells it: a fault on this side."""
-    if isinstance(event, ConnectionClosed):
-        error = event.error
-        if error is not None and not isinstance(error, TLSError):
-            with suppress(OSError):
-                say(f"connection from {event.peer}: {type(error).__name__}: {error}")
-
-
-def _tell_reload(error: Exception | None) -> None:
-    _tell(
-        ("reloaded", "new connections get the new certificate")
-        if error is None
-        else ("not reloaded", "the old certificate stays in use")
-    )
-
-
-def _by_kind(counts: Mapping[str, int]) -> str:
-    kinds = ", ".join(f"{kind.replace('_', ' ')} {number}" for kind, number in counts.items())
-    return f"{sum(counts.values())} ({kinds})" if kinds else "0"
-
-
-def _tell_statistics(statistics: ServerStatistics) -> None:
-    established = statistics.established
-    mean = statistics.handshake_seconds / established * 1000 if established else math.nan
-    _tell(
-        ("accepted", f"{statistics.accepted}"),
-        ("established", f"{established}"),
-        ("resumed", f"{statistics.resumed}"),
-        ("failed", _by_kind(statistics.failed)),
-        ("timed out", f"{statistics.timed_out}"),
-        ("broken", _by_kind(statistics.broken)),
-        ("cancelled", f"{statistics.cancelled}"),
-        ("handshake", f"{mean:.1f} ms on average" if established else "none"),
-    )
-
-
-################################################################
 # Certificates
 ################################################################
 
@@ -252,7 +176,7 @@ def _load(options: argparse.Namespace, context: ssl.SSLContext) -> None:
         unusable("--cert", options.cert, "certificate with its private key", exc)
 
 
-def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
+def _make_context(options: argparse.Namespace, equip: Equip) -> ssl.SSLContext:
     context = make_default_context(ssl.Purpose.CLIENT_AUTH)
     equip(context)
     if options.client_ca is not None:
@@ -269,40 +193,6 @@ def _make_context(options: argparse.Namespace, equip: _Equip) -> ssl.SSLContext:
     return context
 
 
-def _names(host: str) -> Sequence[str]:
-    return list(dict.fromkeys(["localhost", "127.0.0.1", "::1", host]))
-
-
-@contextmanager
-def _throw_away_certificates(host: str) -> Generator[tuple[_Equip, Path]]:
-    """Make a CA, which makes a certificate for each context. Its own is in a file for this long."""
-    try:
-        import trustme  # noqa: PLC0415  # an extra
-    except ImportError as exc:
-        raise Failure(
-            Status.EXTRA_MISSING,
-            "serving without --cert takes trustme: pip install 'trio-tlsbio[demo]'",
-        ) from exc
-    ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
-
-    def equip(context: ssl.SSLContext) -> None:
-        now = datetime.now(UTC)
-        try:
-            ca.issue_cert(
-                *_names(host),
-                organization_name="trio-tlsbio serve",
-                not_before=now - _SLOW_CLOCKS,
-                not_after=now + _CERTIFICATE_LASTS,
-            ).configure_cert(context)
-        except ValueError:
-            usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
-
-    with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
-        path = Path(folder, "ca.pem")
-        ca.cert_pem.write_to_path(path)
-        yield equip, path
-
-
 def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> None:
     name = options.host
     with suppress(ValueError):
@@ -314,8 +204,8 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
         line = f"curl --cacert {ca_file}{client} https://{where}/"
     else:
         line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
-    _tell(
-        ("certificate", f"throw-away, for {', '.join(_names(options.host))}"),
+    tell(
+        ("certificate", f"throw-away, for {', '.join(throw_away_names(options.host))}"),
         ("its issuer", f"{ca_file}"),
         ("try it with", line),
     )
@@ -380,7 +270,7 @@ class _Server:
     _context: ReloadingContext
     _drain: Drain
     _drain_timeout: float
-    _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, _tell_event), init=False)
+    _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, tell_event), init=False)
     _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     async def run(
@@ -401,7 +291,7 @@ class _Server:
                     )
                 nursery.cancel_scope.cancel()
         finally:
-            _tell_statistics(self._monitor.statistics())
+            tell_statistics(self._monitor.statistics())
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -414,7 +304,7 @@ class _Server:
 
     async def _begin_drain(self) -> None:
         active = count(self._monitor.statistics().active, "connection")
-        _tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
+        tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
         self._serving.deadline = trio.current_time() + self._drain_timeout
         self._drain.begin()
         for listener in self._listeners:
@@ -430,22 +320,22 @@ async def _serve(options: argparse.Namespace) -> Status:
     handler: _Handler = Www(drain).serve if options.www else partial(_echo, drain)
     with ExitStack() as stack:
         signals = stack.enter_context(trio.open_signal_receiver(*_SIGNALS))
-        stack.enter_context(_shown_log())
-        equip: _Equip = partial(_load, options)
+        stack.enter_context(shown_log())
+        equip: Equip = partial(_load, options)
         ca_file: Path | None = None
         if options.cert is None:
-            equip, ca_file = stack.enter_context(_throw_away_certificates(options.host))
+            equip, ca_file = stack.enter_context(throw_away_certificates(options.host))
         files = (options.cert, options.key, options.client_ca)
         context = ReloadingContext(
             partial(_make_context, options, equip),
             files=[file for file in files if file is not None],
-            on_reload=_tell_reload,
+            on_reload=tell_reload,
         )
         listeners = await _listen(options, context)
         addresses = [_address_of(listener) for listener in listeners]
         if ca_file is not None:
             _tell_how_to_try(options, ca_file, addresses[0][1])
-        _tell(*(("listening", f"{host} port {port}") for host, port in addresses))
+        tell(*(("listening", f"{host} port {port}") for host, port in addresses))
         server = _Server(listeners, context, drain, options.drain_timeout)
         await server.run(handler, options.max_connections, signals)
     return Status.OK

@@ -10,8 +10,9 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST, MESSAGE_HEADER_BYTES, message_bytes
+from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import Alert, ContentType, ExtensionType, HandshakeType
+from trio_tlsbio._core.messages import MESSAGE_HEADER_BYTES, message_bytes
 from trio_tlsbio._core.records import HEADER_BYTES, Data, Records
 from trio_tlsbio._stream.abstract import (
     CountingStream,

@@ -136,9 +136,9 @@ def run(arena: Arena, say: Say, expected: Ends | Goes) -> None:
             use()
         assert str(raised.value) == expected.words
     assert victim.data_to_send() == b""
-    was_empty = victim._inbox.is_empty
+    was_empty = victim.inbox.is_empty
     victim.feed(b"whatever comes")  # is not kept
-    assert victim._inbox.is_empty == was_empty
+    assert victim.inbox.is_empty == was_empty
 
 
 def told(expected: Ends | Goes | None) -> tuple[str, str]:

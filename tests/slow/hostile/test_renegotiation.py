@@ -30,7 +30,7 @@ from fuzz._forge import (
 )
 from tests.helpers import NAME, client_context_for, server_context_for, tcp_pair
 from trio_tlsbio import TLSConnection, TLSError, TLSStream, TruncationError
-from trio_tlsbio._core.connection import SLICE_BYTES
+from trio_tlsbio._stream.transport import SLICE_BYTES
 from trio_tlsbio.core import State
 
 from .cases import Arenas

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from trio_tlsbio._core.connection import SLICE_BYTES
+from trio_tlsbio._stream.transport import SLICE_BYTES
 
 from .cases import GONE, READS, SILENT, Case, Run
 from .operations import FILLING

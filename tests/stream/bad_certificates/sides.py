@@ -12,7 +12,7 @@ from tests.helpers import NAME
 from tests.stream.bad_certificates.menu import Presented, authority
 from tests.tables import Tables
 from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError
-from trio_tlsbio._core.words import VERIFY_CODES
+from trio_tlsbio._core.certificate_words import VERIFY_CODES
 
 PARTIAL_AND_STRICT = ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
 

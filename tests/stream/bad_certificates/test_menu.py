@@ -26,7 +26,7 @@ from tests.stream.bad_certificates.sides import (
 )
 from tests.tables import Tables
 from trio_tlsbio import CertificateError, PeerAlertError, TLSError, TLSStream
-from trio_tlsbio._core.words import VERIFY_CODES
+from trio_tlsbio._core.certificate_words import VERIFY_CODES
 from trio_tlsbio.testing import exchange
 
 

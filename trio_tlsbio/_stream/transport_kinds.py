@@ -124,7 +124,7 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
             if self._receiving.error is None:
                 broken = stream_error(exc)
                 broken.__cause__ = exc
-                self._break("receiving", broken)
+                self._break(self._receiving, broken)
             return True
 
 

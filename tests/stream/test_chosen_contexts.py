@@ -1,0 +1,321 @@
+"""A server's context that is chosen by what the client says."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from tests.helpers import NAME, client_context_for, server_context_for, tcp_pair
+from trio_tlsbio import (
+    ClientHello,
+    HandshakeTimeoutError,
+    PeerAlertError,
+    RefuseHandshake,
+    TLSConnection,
+    TLSError,
+    TLSStream,
+    contexts_by_name,
+)
+from trio_tlsbio.testing import transfer
+
+Choose = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
+
+
+async def shake_hands(
+    client_context: ssl.SSLContext, choose: Choose, name: str = NAME
+) -> tuple[TLSStream[trio.SocketStream], TLSStream[trio.SocketStream]]:
+    """Shake hands over TCP; raises what the server raises, else what the client does."""
+    async with tcp_pair() as (ours, theirs):
+        server = TLSStream(theirs, choose, server_side=True)
+        client = TLSStream(ours, client_context, server_hostname=name)
+        errors: list[Exception] = []
+
+        async def serve() -> None:
+            try:
+                await server.do_handshake()
+            except Exception as exc:
+                errors.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            try:
+                await client.do_handshake()
+                await client.send_all(b"x")
+            except TLSError as exc:
+                errors.append(exc)
+        if errors:
+            raise errors[0] from (errors[1] if len(errors) > 1 else None)
+        assert await server.receive_some() == b"x"
+        return client, server
+
+
+@pytest.fixture
+def client_context(ca: trustme.CA, tls_version: ssl.TLSVersion) -> ssl.SSLContext:
+    return client_context_for(ca, tls_version)
+
+
+async def test_a_function_chooses(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    client_context.set_alpn_protocols(["h2", "http/1.1"])
+    seen: list[ClientHello] = []
+
+    def choose(hello: ClientHello) -> ssl.SSLContext:
+        seen.append(hello)
+        return server_context
+
+    client, server = await shake_hands(client_context, choose)
+    (hello,) = seen
+    assert hello.server_name == NAME
+    assert hello.alpn_protocols == (b"h2", b"http/1.1")
+    assert server.handshake is not None
+    assert server.handshake.client_hello == hello
+    assert server.handshake.server_hostname == NAME
+    assert server.context is server_context
+    assert client.handshake is not None
+    assert client.handshake.client_hello is None
+
+
+async def test_it_may_await_and_others_go_on(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    has_come, may_go_on = trio.Event(), trio.Event()
+
+    async def choose(hello: ClientHello) -> ssl.SSLContext:
+        has_come.set()
+        await may_go_on.wait()
+        return server_context
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shake_hands, client_context, choose)
+        await has_come.wait()
+        await shake_hands(client_context, lambda _: server_context)
+        may_go_on.set()
+
+
+@pytest.mark.parametrize("alert", ["unrecognized_name", "no_application_protocol"])
+async def test_the_client_is_refused(client_context: ssl.SSLContext, alert: str) -> None:
+    def choose(hello: ClientHello) -> ssl.SSLContext:
+        raise RefuseHandshake(alert)
+
+    with pytest.raises(TLSError, match=f"refused here \\(alert {alert}\\)") as raised:
+        await shake_hands(client_context, choose)
+    assert raised.value.error_type == alert
+    theirs = raised.value.__cause__
+    assert isinstance(theirs, PeerAlertError)
+    assert theirs.alert == alert
+
+
+async def test_what_else_it_raises_is_raised(client_context: ssl.SSLContext) -> None:
+    async def choose(hello: ClientHello) -> ssl.SSLContext:
+        raise KeyError("no such tenant")
+
+    with pytest.raises(KeyError) as raised:
+        await shake_hands(client_context, choose)
+    theirs = raised.value.__cause__
+    assert isinstance(theirs, PeerAlertError)
+    assert theirs.alert == "internal_error"
+
+
+async def test_what_is_no_context(
+    client_context: ssl.SSLContext,
+) -> None:
+    with pytest.raises(ValueError, match="made for the other side"):
+        await shake_hands(client_context, lambda _: client_context)
+    with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not NoneType"):
+        await shake_hands(client_context, lambda _: None)  # type: ignore[arg-type, return-value]
+
+
+async def test_choosing_takes_its_time_from_the_handshake(
+    client_context: ssl.SSLContext, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+
+        async def choose(hello: ClientHello) -> ssl.SSLContext:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        server = TLSStream(theirs, choose, server_side=True, handshake_timeout=3)
+        client = TLSStream(ours, client_context, server_hostname=NAME)
+
+        async def connect() -> None:
+            with pytest.raises(TLSError):
+                await client.do_handshake()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connect)
+            with pytest.raises(HandshakeTimeoutError):
+                await server.do_handshake()
+            await trio.aclose_forcefully(server)
+
+
+async def test_cancelled_it_is_asked_again(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+        scope = trio.CancelScope()
+        calls = 0
+
+        async def choose(hello: ClientHello) -> ssl.SSLContext:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+            return server_context
+
+        server = TLSStream(theirs, choose, server_side=True)
+        client = TLSStream(ours, client_context, server_hostname=NAME)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            with scope:
+                await server.do_handshake()
+            assert scope.cancelled_caught
+            assert server.handshake is None
+            await server.do_handshake()
+        assert calls == 2
+
+
+async def test_two_tasks_that_need_the_handshake_ask_once(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+        calls = 0
+
+        async def choose(hello: ClientHello) -> ssl.SSLContext:
+            nonlocal calls
+            calls += 1
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            return server_context
+
+        server = TLSStream(theirs, choose, server_side=True)
+        client = TLSStream(ours, client_context, server_hostname=NAME)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            nursery.start_soon(server.do_handshake)
+            nursery.start_soon(server.send_all, b"greeting")
+        assert await client.receive_some() == b"greeting"
+        assert calls == 1
+
+
+def test_what_is_no_function(server_context: ssl.SSLContext) -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(TypeError, match=r"must be a function or an ssl\.SSLContext, not int"):
+        TLSStream(ours, 1, server_side=True)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="only servers choose it later"):
+        TLSConnection(None)
+    with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not function"):
+        TLSStream(ours, lambda _: server_context)
+
+
+@pytest.mark.parametrize("alert", ["", "x", "close_notify", "user_canceled"])
+def test_what_is_no_alert(alert: str) -> None:
+    with pytest.raises(ValueError, match="is no alert that ends a handshake"):
+        RefuseHandshake(alert)
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_the_core_waits_for_a_context(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, chunk: int | None
+) -> None:
+    client = TLSConnection(client_context, server_hostname=NAME)
+    server = TLSConnection(None, server_side=True)
+    assert not server.wants_context
+    with pytest.raises(ValueError, match="wait for a context"):
+        server.use_context(server_context)
+    transfer(client, server, chunk)
+    assert not server.do_handshake()
+    assert server.wants_context
+    assert not server.wants_data
+    assert server.data_to_send() == b""
+    assert server.client_hello is not None
+    assert server.client_hello.server_name == NAME
+    server.use_context(server_context)
+    assert not server.wants_context
+    while not (server.do_handshake() and client.do_handshake()):
+        transfer(server, client)
+        client.do_handshake()
+        transfer(client, server)
+    assert server.handshake is not None
+
+
+def test_what_is_no_hello_is_refused_as_ever() -> None:
+    server = TLSConnection(None, server_side=True)
+    server.feed(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(TLSError, match="HTTP"):
+        server.do_handshake()
+
+
+################################################################
+# By name
+################################################################
+
+
+async def test_names(
+    ca: trustme.CA, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    one, two, three, other = (
+        server_context_for(ca.issue_cert(name), tls_version)
+        for name in ("a.example", "*.b.example", "x.b.example", "c.example")
+    )
+    choose = contexts_by_name(
+        {"A.example": one, "*.b.example": lambda: two, "x.b.example": three}, default=other
+    )
+    for name, context in {
+        "a.example": one,
+        "y.b.example": two,
+        "x.b.example": three,
+        "c.example": other,
+    }.items():
+        _, server = await shake_hands(client_context, choose, name)
+        assert server.context is context
+        assert server.handshake is not None
+        assert server.handshake.server_hostname == name
+
+
+async def test_a_name_that_is_not_served(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    choose = contexts_by_name({"a.example": server_context})
+    with pytest.raises(TLSError, match="unrecognized_name"):
+        await shake_hands(client_context, choose, "b.example")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "at least one name"),
+        (["127.0.0.1"], "IP address"),
+        (["a.example", "A.example."], "already"),
+        (["a*.example"], "whole first label"),
+        ([""], "not a host name"),
+    ],
+)
+def test_names_that_nobody_can_ask_for(
+    server_context: ssl.SSLContext, names: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        contexts_by_name(Pairs(names, server_context))  # type: ignore[arg-type]
+
+
+class Pairs:
+    """A mapping with names that may come twice."""
+
+    def __init__(self, names: list[str], context: ssl.SSLContext) -> None:
+        self._pairs = [(name, context) for name in names]
+
+    def items(self) -> list[tuple[str, ssl.SSLContext]]:
+        return self._pairs
+
+
+def test_contexts_that_can_not_serve(client_context: ssl.SSLContext) -> None:
+    with pytest.raises(ValueError, match="made for clients"):
+        contexts_by_name({"a.example": client_context})
+    with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext"):
+        contexts_by_name({"a.example": 1})  # type: ignore[dict-item]

@@ -1,0 +1,190 @@
+"""What a client says first, taken apart."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import attrs
+
+from .iana import ExtensionType, HandshakeType, NameType
+from .messages import MalformedError, Reader
+from .records import Data
+
+__all__ = ["ClientHello", "MAX_HELLO_BYTES"]
+
+MAX_HELLO_BYTES = 64 * 1024
+"""How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
+
+# No client may repeat one, but OpenSSL notices that only of those that it knows, which these are in
+# all of its versions.
+_KNOWN_EXTENSIONS = frozenset(map(int, ExtensionType))  # plain integers are looked up faster
+_EXTENSION_HEADER = struct.Struct(">HH").unpack_from
+
+_TLS10, _TLS12 = 0x0301, 0x0303
+_MOST_SESSION_ID_BYTES = 32
+
+_MOST_NAME_BYTES = 253
+# The underscore is not for hosts, but browsers and others ask for such names all the same.
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+
+
+@attrs.frozen
+class ClientHello:
+    """What a client offers and asks for, in the first message of its handshake.
+
+    Nothing in it is verified: a client can send any name. The numbers are those of IANA's
+    registries, in the client's order. They include the reserved ones that many clients put in at
+    random (GREASE, RFC 8701). With Encrypted Client Hello (RFC 9849) this is the outer one, and
+    its name is that of the client-facing server.
+
+    A server that asks for another key share (HelloRetryRequest) gets a second ClientHello, for the
+    same name.
+    """
+
+    server_name: str | None
+    """The host name that the client asks for (SNI, RFC 6066 section 3), in lower case and without a
+    trailing dot. None if it asks for none, or for what is no host name in ASCII, such as an IP
+    address.
+    """
+    requested_name: bytes | None
+    """The same as it was sent: any bytes, 65 KB at most. None if the client asks for no name."""
+    alpn_protocols: tuple[bytes, ...]
+    """The protocols that the client offers by ALPN (RFC 7301), such as ``b"h2"``."""
+    versions: tuple[int, ...]
+    """The TLS versions that the client offers, such as ``0x0304`` for TLS 1.3.
+
+    A client that does not list its versions only names the newest one. Then these are all versions
+    from that one, or from TLS 1.2, down to TLS 1.0: the client may accept any of them.
+    """
+    cipher_suites: tuple[int, ...]
+    """The cipher suites that the client offers."""
+    groups: tuple[int, ...]
+    """The groups for the key exchange that the client offers (supported_groups)."""
+    signature_schemes: tuple[int, ...]
+    """The signatures that the client accepts (signature_algorithms)."""
+    raw: bytes = attrs.field(repr=False)
+    """The handshake message, with its header of four bytes."""
+
+    @classmethod
+    def parse(cls, message: Data) -> ClientHello:
+        """Read a ClientHello.
+
+        What is refused here is refused by OpenSSL too. OpenSSL looks into more of the extensions,
+        and may refuse what is accepted here.
+
+        Args:
+          message: The whole handshake message, with its header, put together from its records.
+
+        Raises:
+          ValueError: if it is none, is malformed, or has more than 64 KiB.
+        """
+        try:
+            return cls._parse(bytes(message))
+        except MalformedError:
+            raise ValueError(
+                "the ClientHello is malformed: it is cut, or a length in it is wrong"
+            ) from None
+
+    @classmethod
+    def _parse(cls, raw: bytes) -> ClientHello:
+        if raw[:1] != bytes([HandshakeType.CLIENT_HELLO]):
+            raise ValueError("this handshake message is no ClientHello")
+        if len(raw) > MAX_HELLO_BYTES:
+            raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
+        hello = Reader(raw, 1).only_vector(3)
+        legacy_version = hello.number(2)
+        hello.take(32)  # random
+        if len(hello.vector(1).rest()) > _MOST_SESSION_ID_BYTES:
+            raise ValueError("the ClientHello is malformed: its session ID is too long")
+        cipher_suites = _some_numbers(hello.vector(2))
+        if 0 not in hello.vector(1).rest():
+            raise ValueError("the ClientHello is malformed: it can't do without compression")
+        extensions = _extensions(hello)
+        name = _host_name(extensions.get(ExtensionType.SERVER_NAME))
+        return cls(
+            server_name=_normal_form(name),
+            requested_name=name,
+            alpn_protocols=_alpn_protocols(
+                extensions.get(ExtensionType.APPLICATION_LAYER_PROTOCOL_NEGOTIATION)
+            ),
+            versions=_versions(extensions.get(ExtensionType.SUPPORTED_VERSIONS), legacy_version),
+            cipher_suites=cipher_suites,
+            groups=_numbers(extensions.get(ExtensionType.SUPPORTED_GROUPS)),
+            signature_schemes=_numbers(extensions.get(ExtensionType.SIGNATURE_ALGORITHMS)),
+            raw=raw,
+        )
+
+
+# There are thousands of extensions and protocols in a hello of 64 KiB that is made to cost time. So
+# these two loops do without a Reader.
+
+
+def _extensions(hello: Reader) -> dict[int, Reader]:
+    """Read the extensions, which end a ClientHello that has any, and return the known ones."""
+    if not hello:
+        return {}
+    data, at, found = hello.only_vector(2).rest(), 0, dict[int, Reader]()
+    end = len(data)
+    while at + 4 <= end:
+        kind, size = _EXTENSION_HEADER(data, at)
+        at += 4 + size
+        if kind in _KNOWN_EXTENSIONS:
+            if kind in found:
+                raise ValueError(f"the ClientHello is malformed: it has extension {kind} twice")
+            found[kind] = Reader(data[at - size : at])
+    if at != end:
+        raise MalformedError
+    return found
+
+
+def _host_name(extension: Reader | None) -> bytes | None:
+    if extension is None:
+        return None
+    # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
+    names = extension.only_vector(2)
+    if names.number(1) != NameType.HOST_NAME:
+        raise MalformedError
+    return names.only_vector(2).rest()
+
+
+def _normal_form(name: bytes | None) -> str | None:
+    """Return a name in the form in which it is looked up; None if it is no host name."""
+    form = (name or b"")[: _MOST_NAME_BYTES + 2].decode("latin-1").lower().removesuffix(".")
+    labels = form.split(".")
+    # No top-level domain is a number: what ends in one is an address.
+    is_host = all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+    return form if is_host and len(form) <= _MOST_NAME_BYTES else None
+
+
+def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
+    if extension is None:
+        return ()
+    data, at, found = extension.only_vector(2).rest(), 0, list[bytes]()
+    while at < len(data):
+        size = data[at]
+        at += 1 + size
+        if not size or at > len(data):
+            raise MalformedError
+        found.append(data[at - size : at])
+    if not found:
+        raise MalformedError
+    return tuple(found)
+
+
+def _numbers(extension: Reader | None) -> tuple[int, ...]:
+    return () if extension is None else _some_numbers(extension.only_vector(2))
+
+
+def _some_numbers(vector: Reader) -> tuple[int, ...]:
+    numbers = vector.numbers()
+    if not numbers:
+        raise MalformedError
+    return numbers
+
+
+def _versions(extension: Reader | None, legacy_version: int) -> tuple[int, ...]:
+    if extension is not None:
+        return extension.only_vector(1).numbers()
+    newest = min(legacy_version, _TLS12)
+    return tuple(range(newest, min(newest, _TLS10) - 1, -1))

@@ -1,0 +1,90 @@
+"""A server's contexts, chosen by the name that the client asks for."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+import attrs
+
+from trio_tlsbio._core.client_hello import ClientHello
+from trio_tlsbio._core.errors import RefuseHandshake
+from trio_tlsbio._core.sni import lookup_form
+from trio_tlsbio._stream.decisions import ChooseContext
+
+from .listening import current_context
+from .reloading import ContextProvider
+
+__all__ = ["contexts_by_name"]
+
+
+def contexts_by_name(
+    contexts: Mapping[str, ssl.SSLContext | ContextProvider],
+    *,
+    default: ssl.SSLContext | ContextProvider | None = None,
+) -> ChooseContext:
+    """Return a function that chooses a server's context by the name that the client asks for.
+
+    Give it as ``ssl_context`` to :func:`serve_tls_over_tcp`, a :class:`TLSListener`, or a server's
+    :class:`TLSStream`. The name is that in the ClientHello (SNI, RFC 6066 section 3); the handler
+    finds it in :attr:`HandshakeInfo.server_hostname`.
+
+    Everything comes from the chosen context: certificates, versions, which clients it lets in,
+    application protocols. Each context has keys of its own for session tickets, so a session of one
+    name is of no use at another, as long as no context is given for two names that differ in the
+    clients they let in.
+
+    Args:
+      contexts: The context for each name, or a function without parameters that returns it, such as
+        a :class:`ReloadingContext`. ``"*.example.org"`` stands for all names with one label more
+        than ``example.org``, as in a certificate (RFC 9525 section 6.3); a name that is given
+        itself comes first.
+      default: The context for clients that ask for another name, or for none. Without it they are
+        refused with the alert ``unrecognized_name``.
+
+    Raises:
+      ValueError: for a name that no client can ask for, such as an IP address, or that is given
+        twice; if there is no context, or one was made for clients.
+      TypeError: for a name that is no :class:`str`, or something that is no
+        :class:`ssl.SSLContext` and does not return one.
+    """
+    by_name: dict[str, ssl.SSLContext | ContextProvider] = {}
+    for name, context in contexts.items():
+        key = lookup_form(name)
+        if key in by_name:
+            raise ValueError(f"{name!r}: there is a context for this name already")
+        by_name[key] = _checked(name, context)
+    if default is not None:
+        _checked("other names", default)
+    elif not by_name:
+        raise ValueError("contexts_by_name() needs a context for at least one name, or a default")
+    return _ByName(by_name, default)
+
+
+def _checked(
+    name: str, context: ssl.SSLContext | ContextProvider
+) -> ssl.SSLContext | ContextProvider:
+    current = current_context(context)
+    if not isinstance(current, ssl.SSLContext):
+        raise TypeError(
+            f"the context for {name} must be an ssl.SSLContext, not {type(current).__name__}"
+        )
+    if current.protocol is ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError(f"the SSLContext for {name} was made for clients")
+    return context
+
+
+@attrs.frozen(eq=False, repr=False)
+class _ByName:
+    """Chooses among contexts."""
+
+    _by_name: Mapping[str, ssl.SSLContext | ContextProvider]
+    _default: ssl.SSLContext | ContextProvider | None
+
+    def __call__(self, hello: ClientHello) -> ssl.SSLContext:
+        name = hello.server_name or ""
+        parent = name.partition(".")[2]
+        context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
+        if context is None:
+            raise RefuseHandshake("unrecognized_name")
+        return current_context(context)

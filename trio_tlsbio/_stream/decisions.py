@@ -1,0 +1,108 @@
+"""What a program decides in the middle of a handshake: a server's context, and who the peer is."""
+
+from __future__ import annotations
+
+import inspect
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+from trio.lowlevel import disable_ki_protection
+
+from trio_tlsbio._core.client_hello import ClientHello
+from trio_tlsbio._core.connection import TLSConnection
+from trio_tlsbio._core.errors import RefuseHandshake, TLSError, caused_by
+from trio_tlsbio._core.handshake_info import HandshakeInfo
+
+from .turns import Turn
+
+__all__ = ["ChooseContext", "Decisions", "VerifyPeer", "checked_function"]
+
+ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
+"""Chooses a server's context by what the client says."""
+
+VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
+"""Verifies a peer that OpenSSL has accepted; what it raises refuses the peer."""
+
+
+def checked_function(function: object, name: str) -> Callable[[Any], Any]:
+    """Return a function that makes decisions; :exc:`TypeError` for what can't be one."""
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(
+            f"{name} must be a function{' or an ssl.SSLContext' * (name == 'ssl_context')}, not "
+            f"{type(function).__name__}"
+        )
+    return function
+
+
+@attrs.define(eq=False)
+class Decisions:
+    """Asks the program where a handshake pauses for it.
+
+    One task asks, and others that need the handshake wait for it. If that one is cancelled, the
+    next one asks again.
+    """
+
+    _connection: TLSConnection
+    _choose_context: ChooseContext | None
+    _verify_peer: VerifyPeer | None
+    _turn: Turn = attrs.field(factory=lambda: Turn("deciding"), init=False)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the handshake has paused."""
+        return self._connection.wants_context or self._connection.unverified is not None
+
+    async def make(self) -> None:
+        """Ask, and tell the connection.
+
+        Raises:
+          Exception: what the program raises, but for :exc:`RefuseHandshake`.
+        """
+        if self._turn.is_taken:
+            await self._turn.wait()
+            return
+        self._turn.is_taken = True
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._connection.wants_context:
+                await self._choose()
+            elif (handshake := self._connection.unverified) is not None:
+                await self._verify(handshake)
+        finally:
+            self._turn.leave()
+
+    async def _choose(self) -> None:
+        connection = self._connection
+        assert self._choose_context is not None
+        assert connection.client_hello is not None
+        try:
+            context = await _result_of(self._choose_context, connection.client_hello)
+            connection.use_context(context)
+        except RefuseHandshake as exc:
+            connection.refuse_handshake(exc)
+        except Exception:
+            connection.refuse_handshake(RefuseHandshake("internal_error"))
+            raise
+
+    async def _verify(self, handshake: HandshakeInfo) -> None:
+        connection = self._connection
+        assert self._verify_peer is not None
+        try:
+            await _result_of(self._verify_peer, handshake)
+        except TLSError as exc:
+            connection.abort(exc.again())
+        except Exception as exc:
+            words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+            error = TLSError(f"verify_peer has refused the peer: {words}", reason="PEER_REFUSED")
+            connection.abort(caused_by(error, exc))
+        else:
+            connection.accept_peer()
+
+
+@disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
+async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
+    result = function(argument)
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,27 @@
+"""For programs on anyio's Trio backend: what :mod:`anyio.streams.tls` offers, with the same names.
+
+Needs ``trio-tlsbio[anyio]``.
+"""
+
+from anyio.streams.tls import TLSAttribute
+
+from trio_tlsbio._public import publish
+
+from ._connecting import TLSConnectable, as_connectable, connect_tcp
+from ._errors import CertificateError, HandshakeTimeoutError, TLSError
+from ._listener import TLSListener
+from ._stream import TLSStream
+
+__all__ = [
+    "CertificateError",
+    "HandshakeTimeoutError",
+    "TLSAttribute",
+    "TLSConnectable",
+    "TLSError",
+    "TLSListener",
+    "TLSStream",
+    "as_connectable",
+    "connect_tcp",
+]
+
+publish(__name__)

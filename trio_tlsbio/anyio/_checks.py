@@ -1,0 +1,47 @@
+"""What is checked before there is a connection."""
+
+from __future__ import annotations
+
+import ssl
+
+import trio
+
+from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._net.default_context import make_default_context
+from trio_tlsbio._net.session_cache import SessionCache
+
+__all__ = ["check_backend", "check_client", "check_session_cache", "context_or_default"]
+
+
+def check_backend() -> None:
+    """Raise an error if the program does not run on Trio."""
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError("trio_tlsbio.anyio needs anyio's Trio backend: backend='trio'")
+
+
+def check_session_cache(
+    session_cache: SessionCache | None, ssl_context: ssl.SSLContext | None, *, server_side: bool
+) -> None:
+    """Raise an error for a ``session_cache`` that can't be used."""
+    if session_cache is None:
+        return
+    if server_side:
+        raise ValueError("session_cache is for clients: a server resumes what it is offered")
+    if ssl_context is None:
+        raise ValueError("sessions can only be resumed with the ssl_context they were made with")
+
+
+def context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+    """Return the context itself, or a client's default context for None."""
+    if ssl_context is None:
+        return make_default_context()
+    context: object = ssl_context
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
+    return context
+
+
+def check_client(ssl_context: ssl.SSLContext, hostname: str | None) -> None:
+    """Raise what ``TLSStream.wrap()`` would raise, before there is a connection."""
+    check_backend()
+    check_arguments(ssl_context, server_side=False, server_hostname=hostname, session=None)

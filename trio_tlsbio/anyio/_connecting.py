@@ -1,0 +1,237 @@
+"""What connects a client."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal, TypeAlias, overload
+
+import anyio
+import anyio.abc
+import attrs
+
+from trio_tlsbio._net.session_cache import SessionCache
+
+from ._checks import check_client, check_session_cache, context_or_default
+from ._stream import TLSStream
+
+__all__ = ["TLSConnectable", "as_connectable", "connect_tcp"]
+
+_Host: TypeAlias = str | IPv4Address | IPv6Address
+
+
+@attrs.define(eq=False, slots=False, kw_only=True)
+class TLSConnectable(anyio.abc.ByteStreamConnectable):
+    """Connects, and speaks TLS, as :class:`anyio.streams.tls.TLSConnectable`; and resumes.
+
+    Raises:
+      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`.
+    """
+
+    connectable: anyio.abc.ObjectStreamConnectable[bytes] | anyio.abc.ByteStreamConnectable = (
+        attrs.field(kw_only=False)
+    )
+    """What makes the underlying connection."""
+
+    hostname: str | None = None
+    """The name of the server."""
+
+    ssl_context: ssl.SSLContext = attrs.field(default=None, converter=context_or_default)
+    """The settings; by default as in :meth:`TLSStream.wrap`."""
+
+    standard_compatible: bool = True
+    """Whether a close_notify is sent and expected."""
+
+    session_cache: SessionCache = attrs.field(factory=SessionCache)
+    """Where the sessions of earlier connections are kept."""
+
+    async def connect(self) -> TLSStream:
+        """Connect, and do the handshake.
+
+        Raises:
+          OSError: if no connection can be made.
+          TLSError: if the handshake failed.
+          ValueError: for attributes that don't go together, before connecting.
+        """
+        check_client(self.ssl_context, self.hostname)
+        return await TLSStream.wrap(
+            await self.connectable.connect(),
+            server_side=False,
+            hostname=self.hostname,
+            ssl_context=self.ssl_context,
+            standard_compatible=self.standard_compatible,
+            session_cache=self.session_cache,
+        )
+
+
+def as_connectable(
+    remote: anyio.abc.ByteStreamConnectable | tuple[_Host, int] | str | bytes | os.PathLike[str],
+    /,
+    *,
+    tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    tls_hostname: str | None = None,
+    tls_standard_compatible: bool = True,
+    session_cache: SessionCache | None = None,
+) -> anyio.abc.ByteStreamConnectable:
+    """Make a connectable of an address, as :func:`anyio.as_connectable` does.
+
+    Args:
+      remote: A host and port for TCP, or the path of a Unix socket. A connectable is returned as it
+        is, whatever else is given.
+      tls: Whether to speak TLS, by a :class:`TLSConnectable`. What follows is for TLS alone.
+      ssl_context: See :class:`TLSConnectable`.
+      tls_hostname: The name in the server's certificate, by default the host. A Unix socket has
+        none.
+      tls_standard_compatible: Whether to send a close_notify at the end, and to expect one.
+      session_cache: Where sessions are kept; by default one of the connectable's own.
+
+    Raises:
+      TypeError: for a ``remote`` of a wrong type.
+    """
+    connectable = anyio.as_connectable(remote)
+    if not tls or connectable is remote:
+        return connectable
+    if not tls_hostname and isinstance(connectable, anyio.TCPConnectable):
+        tls_hostname = str(connectable.host)
+    return TLSConnectable(
+        connectable,
+        hostname=tls_hostname,
+        ssl_context=ssl_context,
+        standard_compatible=tls_standard_compatible,
+        session_cache=SessionCache() if session_cache is None else session_cache,
+    )
+
+
+# anyio's own is declared in the same cases: TLS is spoken if any argument asks for it.
+@overload
+async def connect_tcp(
+    remote_host: _Host,
+    remote_port: int,
+    *,
+    local_host: _Host | None = ...,
+    local_port: int | None = ...,
+    tls: bool = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str,
+    happy_eyeballs_delay: float = ...,
+    session_cache: SessionCache | None = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: _Host,
+    remote_port: int,
+    *,
+    local_host: _Host | None = ...,
+    local_port: int | None = ...,
+    tls: bool = ...,
+    ssl_context: ssl.SSLContext,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    session_cache: SessionCache | None = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: _Host,
+    remote_port: int,
+    *,
+    local_host: _Host | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[True],
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: str | None = ...,
+    happy_eyeballs_delay: float = ...,
+    session_cache: SessionCache | None = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    remote_host: _Host,
+    remote_port: int,
+    *,
+    local_host: _Host | None = ...,
+    local_port: int | None = ...,
+    tls: Literal[False] = ...,
+    ssl_context: None = ...,
+    tls_standard_compatible: bool = ...,
+    tls_hostname: None = ...,
+    happy_eyeballs_delay: float = ...,
+    session_cache: None = ...,
+) -> anyio.abc.SocketStream: ...
+
+
+async def connect_tcp(
+    remote_host: _Host,
+    remote_port: int,
+    *,
+    local_host: _Host | None = None,
+    local_port: int | None = None,
+    tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    tls_standard_compatible: bool = True,
+    tls_hostname: str | None = None,
+    happy_eyeballs_delay: float = 0.25,
+    session_cache: SessionCache | None = None,
+) -> anyio.abc.SocketStream | TLSStream:
+    """Connect by TCP, and do the handshake if TLS is asked for, as :func:`anyio.connect_tcp` does.
+
+    TLS is asked for by ``tls=True``, by an ``ssl_context`` or by a ``tls_hostname``. Without any of
+    them the connection is plain TCP.
+
+    Args:
+      remote_host: The host to connect to.
+      remote_port: The port.
+      local_host: The address to connect from, by default the system's choice.
+      local_port: The port to connect from. Needs ``local_host``, and a version of anyio that has
+        this parameter.
+      tls: Whether to speak TLS. False does not forbid it: see above.
+      ssl_context: See :meth:`TLSStream.wrap`.
+      tls_standard_compatible: Whether to send a close_notify at the end, and to expect one.
+      tls_hostname: The name in the server's certificate, by default ``remote_host``.
+      happy_eyeballs_delay: How long to try one address of the host alone, in seconds.
+      session_cache: Where to take a session from, and to put those that the server gives. Only
+        with an ``ssl_context``.
+
+    Returns:
+      The encrypted stream, or anyio's own stream if TLS was not asked for.
+
+    Raises:
+      OSError: if no connection can be made.
+      TLSError: if the handshake failed.
+      ValueError: for arguments that don't go together, before connecting.
+      TypeError: for arguments of a wrong type, before connecting.
+      RuntimeError: if TLS is asked for and the program does not run on Trio.
+    """
+    is_tls = bool(tls or tls_hostname or ssl_context)
+    hostname = tls_hostname or str(remote_host)
+    check_session_cache(session_cache, ssl_context, server_side=False)
+    if is_tls:
+        ssl_context = context_or_default(ssl_context)
+        check_client(ssl_context, hostname)
+    options: dict[str, Any] = {} if local_port is None else {"local_port": local_port}
+    tcp_stream: anyio.abc.SocketStream = await anyio.connect_tcp(
+        remote_host,
+        remote_port,
+        local_host=local_host,
+        happy_eyeballs_delay=happy_eyeballs_delay,
+        **options,
+    )
+    if not is_tls:
+        return tcp_stream
+    return await TLSStream.wrap(
+        tcp_stream,
+        server_side=False,
+        hostname=hostname,
+        ssl_context=ssl_context,
+        standard_compatible=tls_standard_compatible,
+        session_cache=session_cache,
+    )

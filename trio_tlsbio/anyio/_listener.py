@@ -1,0 +1,146 @@
+"""The listener, for servers."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial, wraps
+from typing import Any
+
+import anyio
+import anyio.abc
+import attrs
+from anyio.streams.tls import TLSAttribute
+
+import trio_tlsbio
+from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._core.errors import printable
+from trio_tlsbio._net.listening import current_context
+from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
+from trio_tlsbio._stream.stream import check_handshake_timeout
+
+from ._errors import TLSError
+from ._stream import TLSStream, server_stream, shake_hands
+from ._transport import AnyByteStream
+
+__all__ = ["TLSListener"]
+
+_logger = logging.getLogger("trio_tlsbio.server")
+
+
+@attrs.define(eq=False, slots=False)
+class TLSListener(anyio.abc.Listener[TLSStream]):
+    """A listener whose connections speak TLS, as :class:`anyio.streams.tls.TLSListener`.
+
+    A client whose handshake fails, or takes too long, ends its own connection alone. So does one
+    that vanishes later, if the handler lets the :exc:`TLSError` of its stream through: that is
+    logged, and does not end the server. What else a handler raises does.
+    """
+
+    listener: anyio.abc.Listener[Any]
+    """The listener whose connections are wrapped."""
+
+    ssl_context: ssl.SSLContext | trio_tlsbio.ContextProvider
+    """The settings, or a function that returns them: see :class:`trio_tlsbio.TLSListener`."""
+
+    standard_compatible: bool = True
+    """Whether a close_notify is sent and expected."""
+
+    handshake_timeout: float = 30.0
+    """How long a handshake may take, in seconds."""
+
+    def __attrs_post_init__(self) -> None:
+        context = current_context(self.ssl_context)
+        check_arguments(context, server_side=True, server_hostname=None, session=None)
+        check_handshake_timeout(self.handshake_timeout)
+
+    @staticmethod
+    async def handle_handshake_error(
+        exc: BaseException,
+        stream: AnyByteStream,  # noqa: ARG004  # for subclasses
+    ) -> None:
+        """Log why a handshake failed. A subclass can override it.
+
+        anyio's own method closes the stream, and logs an error with a traceback to
+        ``anyio.streams.tls``. This one leaves the stream open, and :meth:`serve` closes it
+        afterwards so that the peer receives the alert; a socket that is closed too early can
+        destroy it. It logs one line to ``trio_tlsbio.server``, as a warning: a failed handshake is
+        mostly the peer's doing, and a public port sees many. An override may close the stream, or
+        ask it who the peer is.
+
+        Args:
+          exc: What the handshake has raised. If it is no :exc:`Exception`, a cancellation for
+            example, it is raised again.
+          stream: The underlying stream.
+        """
+        if not isinstance(exc, Exception):
+            try:
+                raise exc
+            finally:
+                del exc  # or its traceback would keep it alive in a cycle
+        _logger.warning("handshake failed: %s", printable(str(exc)))
+
+    async def serve(
+        self,
+        handler: Callable[[TLSStream], Any],
+        task_group: anyio.abc.TaskGroup | None = None,
+    ) -> None:
+        """Accept connections, and call ``handler`` for each in a task of its own."""
+
+        @wraps(handler)  # tasks are named after it
+        async def handle(transport_stream: AnyByteStream) -> None:
+            trio_stream = await self._wrap(transport_stream)
+            try:
+                await shake_hands(trio_stream)
+            except BaseException as exc:
+                try:
+                    await self.handle_handshake_error(exc, transport_stream)
+                finally:
+                    await close_after(exc.error if isinstance(exc, TLSError) else exc, trio_stream)
+            else:
+                stream = TLSStream(transport_stream, trio_stream, self.standard_compatible)
+                async with _one_client_ends_itself_alone(stream):
+                    await handler(stream)
+
+        await self.listener.serve(handle, task_group)
+
+    async def _wrap(self, transport_stream: AnyByteStream) -> trio_tlsbio.TLSStream[Any]:
+        try:
+            return server_stream(
+                transport_stream,
+                current_context(self.ssl_context),
+                self.standard_compatible,
+                self.handshake_timeout,
+            )
+        except BaseException:  # what the function that gives the context raises
+            await anyio.aclose_forcefully(transport_stream)
+            raise
+
+    async def aclose(self) -> None:
+        """Close the underlying listener."""
+        await self.listener.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The attributes of the underlying listener, and ``standard_compatible``."""
+        return {
+            **self.listener.extra_attributes,
+            TLSAttribute.standard_compatible: lambda: self.standard_compatible,
+        }
+
+
+@asynccontextmanager
+async def _one_client_ends_itself_alone(stream: TLSStream) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    except Exception as exc:
+        await anyio.aclose_forcefully(stream)
+        if not is_failure_of(partial(_is_error_of, stream), exc):
+            raise
+        _logger.warning("connection ended: %s", printable(str(first_of(exc))))
+
+
+def _is_error_of(stream: TLSStream, exc: BaseException) -> bool:
+    return isinstance(exc, TLSError) and stream.trio_stream.is_source_of(exc.error)

@@ -1,0 +1,79 @@
+"""What ``serve`` reports on standard error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+
+from trio_tlsbio import TLSError
+from trio_tlsbio.monitoring import ConnectionClosed, ServerEvent, ServerStatistics
+
+from ._words import aligned, say
+
+__all__ = ["shown_log", "tell", "tell_event", "tell_reload", "tell_statistics"]
+
+
+def tell(*facts: tuple[str, str]) -> None:
+    """Write facts to standard error. The server goes on if no one reads them."""
+    with suppress(OSError):
+        say(*aligned(facts))
+
+
+class _Lines(logging.Handler):
+    """Shows what is logged as it is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            say(record.getMessage())
+
+
+@contextmanager
+def shown_log() -> Generator[None]:
+    """Show the library's own log of its servers."""
+    logger, lines = logging.getLogger("trio_tlsbio.server"), _Lines()
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+
+
+def tell_event(event: ServerEvent) -> None:
+    """Tell what has ended a connection, unless the library tells it: a fault on this side."""
+    if isinstance(event, ConnectionClosed):
+        error = event.error
+        if error is not None and not isinstance(error, TLSError):
+            with suppress(OSError):
+                say(f"connection from {event.peer}: {type(error).__name__}: {error}")
+
+
+def tell_reload(error: Exception | None) -> None:
+    """Report whether the certificates were reloaded."""
+    tell(
+        ("reloaded", "new connections get the new certificate")
+        if error is None
+        else ("not reloaded", "the old certificate stays in use")
+    )
+
+
+def _by_kind(counts: Mapping[str, int]) -> str:
+    kinds = ", ".join(f"{kind.replace('_', ' ')} {number}" for kind, number in counts.items())
+    return f"{sum(counts.values())} ({kinds})" if kinds else "0"
+
+
+def tell_statistics(statistics: ServerStatistics) -> None:
+    """Report how many connections there were, and how they ended."""
+    established = statistics.established
+    mean = statistics.handshake_seconds / established * 1000 if established else math.nan
+    tell(
+        ("accepted", f"{statistics.accepted}"),
+        ("established", f"{established}"),
+        ("resumed", f"{statistics.resumed}"),
+        ("failed", _by_kind(statistics.failed)),
+        ("timed out", f"{statistics.timed_out}"),
+        ("broken", _by_kind(statistics.broken)),
+        ("cancelled", f"{statistics.cancelled}"),
+        ("handshake", f"{mean:.1f} ms on average" if established else "none"),
+    )

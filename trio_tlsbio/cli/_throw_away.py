@@ -1,0 +1,58 @@
+"""A throw-away CA, for a server that has no certificate."""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from ._options import usage_error
+from ._status import Failure, Status
+
+__all__ = ["Equip", "throw_away_certificates", "throw_away_names"]
+
+# What equips a context with the server's certificate.
+Equip: TypeAlias = Callable[[ssl.SSLContext], object]
+
+# How long a throw-away certificate is valid, and how long it was already, for clocks that are slow.
+_CERTIFICATE_LASTS = timedelta(days=90)
+_SLOW_CLOCKS = timedelta(days=1)
+
+
+def throw_away_names(host: str) -> Sequence[str]:
+    """Return the names in a throw-away certificate for ``host``."""
+    return list(dict.fromkeys(["localhost", "127.0.0.1", "::1", host]))
+
+
+@contextmanager
+def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
+    """Make a CA, which makes a certificate for each context. Its own is in a file for this long."""
+    try:
+        import trustme  # noqa: PLC0415  # an extra
+    except ImportError as exc:
+        raise Failure(
+            Status.EXTRA_MISSING,
+            "serving without --cert takes trustme: pip install 'trio-tlsbio[demo]'",
+        ) from exc
+    ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
+
+    def equip(context: ssl.SSLContext) -> None:
+        now = datetime.now(UTC)
+        try:
+            ca.issue_cert(
+                *throw_away_names(host),
+                organization_name="trio-tlsbio serve",
+                not_before=now - _SLOW_CLOCKS,
+                not_after=now + _CERTIFICATE_LASTS,
+            ).configure_cert(context)
+        except ValueError:
+            usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
+
+    with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
+        path = Path(folder, "ca.pem")
+        ca.cert_pem.write_to_path(path)
+        yield equip, path

@@ -1,0 +1,158 @@
+"""One connection to a server: opened step by step, and ended."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from trio_tlsbio import (
+    HandshakeTimeoutError,
+    SessionCache,
+    TLSError,
+    TLSSession,
+    TLSStream,
+    TruncationError,
+    start_tls,
+)
+from trio_tlsbio.testing import RecordedStream
+
+from ._facts import Agreement, Connected, Ending, Fact, Handshake, Target, Timeline, Upgraded
+from ._starttls import Dialogue
+from ._status import Failure, Status, reasons
+from ._words import Stopwatch
+
+__all__ = ["Plan", "Tell", "open_stream", "visit"]
+
+# How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
+_MOST_RECORDED = 256 * 1024
+
+# Where nothing is to be said, how long the server's end is awaited, in seconds, and how much of
+# what it says meanwhile is thrown away, in bytes.
+_PARTING_TIMEOUT = 3.0
+_PARTING_BYTES = 1024 * 1024
+
+Tell: TypeAlias = Callable[[Fact], None]
+
+
+async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStream:
+    where = f"can't connect to {host} port {port}"
+    with trio.move_on_after(timeout):
+        try:
+            return await trio.open_tcp_stream(host, port)
+        except OSError as exc:
+            raise Failure(Status.NO_CONNECTION, f"{where}: {reasons(exc)}") from exc
+    raise Failure(Status.NO_CONNECTION, f"{where}: no answer within {timeout:g} seconds")
+
+
+@attrs.frozen
+class Plan:
+    """How to connect."""
+
+    target: Target
+    context: ssl.SSLContext
+    timeout: float
+    https_compatible: bool
+    is_recorded: bool
+    sessions: SessionCache
+
+    def take_session(self) -> TLSSession | None:
+        """Take a session to resume."""
+        name, port = self.target.server_name, self.target.port
+        return self.sessions.take(self.context, name, port, now=time.monotonic())
+
+    def put_session(self, session: TLSSession) -> None:
+        """Keep a session for the next connection."""
+        self.sessions.put(session, self.target.port, now=time.monotonic())
+
+
+async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
+    """Connect, do the handshake, and tell of each step when it is done."""
+    watch = Stopwatch()
+    deadline = trio.current_time() + plan.timeout
+    tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
+    try:
+        peer = tcp.socket.getpeername()
+        tell(Connected(peer[0], peer[1], watch.seconds()))
+        with trio.CancelScope(deadline=deadline):
+            buffered = b""
+            if plan.target.starttls is not None:
+                buffered = await _ask_for_tls(tcp, plan.target.starttls)
+                tell(Upgraded(plan.target.starttls, watch.seconds()))
+            return await _shake_hands(plan, tcp, buffered, watch, tell)
+        raise HandshakeTimeoutError(
+            f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
+        )
+    except BaseException:
+        await trio.aclose_forcefully(tcp)
+        raise
+
+
+async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
+    """Say what begins TLS, and return what came after the answer."""
+    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
+    try:
+        while not dialogue.is_done:
+            await tcp.send_all(dialogue.data_to_send())
+            dialogue.feed(await tcp.receive_some())
+    except trio.BrokenResourceError as exc:
+        raise Failure(
+            Status.TRUNCATED, "the server broke the connection before TLS could begin"
+        ) from exc
+    return dialogue.buffered
+
+
+async def _shake_hands(
+    plan: Plan, tcp: trio.SocketStream, buffered: bytes, watch: Stopwatch, tell: Tell
+) -> TLSStream[Any]:
+    recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
+    try:
+        stream: TLSStream[Any] = await start_tls(
+            tcp if recorded is None else recorded,
+            plan.context,
+            buffered=buffered,
+            server_hostname=plan.target.server_name,
+            https_compatible=plan.https_compatible,
+            session=plan.take_session(),
+            on_session=plan.put_session,
+        )
+        tell(Handshake(watch.seconds(), Agreement.of(stream)))
+        return stream
+    finally:
+        if recorded is not None:
+            conversation = recorded.conversation
+            tell(Timeline(conversation.flights, conversation.bytes_not_kept))
+
+
+async def _part(stream: TLSStream[Any], plan: Plan) -> Ending:
+    """End a connection on which nothing is to be said, and tell how it ended.
+
+    What comes until the server's end is read: tickets, and the alert by which a TLS 1.3 server
+    refuses a client's certificate.
+    """
+    received = 0
+    try:
+        with trio.move_on_after(min(_PARTING_TIMEOUT, plan.timeout)):
+            if plan.https_compatible:
+                await stream.aclose()
+            else:
+                await stream.send_eof()
+                while received < _PARTING_BYTES and (data := await stream.receive_some()):
+                    received += len(data)
+    except TLSError as exc:
+        is_cut = isinstance(exc, TruncationError)
+        if not (is_cut or isinstance(exc.__cause__, trio.BrokenResourceError)):
+            raise
+    finally:
+        await trio.aclose_forcefully(stream)  # it has had its time
+    return Ending.of(stream, received)
+
+
+async def visit(plan: Plan, tell: Tell) -> None:
+    """Make a connection on which nothing is said."""
+    stream = await open_stream(plan, tell)
+    tell(await _part(stream, plan))

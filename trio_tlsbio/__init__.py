@@ -4,6 +4,7 @@ from trio import NeedHandshakeError
 
 from . import core as core
 from . import monitoring as monitoring
+from . import ticket_keys as ticket_keys
 from ._core.client_hello import ClientHello
 from ._core.connection import TLSConnection
 from ._core.errors import (
@@ -21,6 +22,7 @@ from ._core.sni import sni_context
 from ._net.by_name import contexts_by_name
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
+from ._net.identity import load_identity
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
 from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._net.reloading import ContextProvider, ReloadingContext
@@ -59,6 +61,7 @@ __all__ = [
     "TruncationError",
     "contexts_by_name",
     "is_worth_retrying",
+    "load_identity",
     "open_pump",
     "open_tls_over_tcp_listeners",
     "open_tls_over_tcp_stream",

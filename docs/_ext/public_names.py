@@ -22,8 +22,15 @@ import trio_tlsbio
 import trio_tlsbio.core
 import trio_tlsbio.monitoring
 import trio_tlsbio.testing
+import trio_tlsbio.ticket_keys
 
-_MODULES = trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring, trio_tlsbio.testing
+_MODULES = (
+    trio_tlsbio,
+    trio_tlsbio.core,
+    trio_tlsbio.monitoring,
+    trio_tlsbio.testing,
+    trio_tlsbio.ticket_keys,
+)
 
 
 def _resolve(

@@ -126,6 +126,8 @@ def check_command(words: list[str]) -> None:
             pass
         case ["python", "-m", "pytest" | "trustme"] | ["mkdir" | "cd" | "echo", _]:
             pass
+        case ["umask", "077"] | ["openssl", "rand", "80", ">", "tickets.key"]:
+            pass
         case ["python", name] if name.endswith(".py"):
             assert f":caption: {name}\n" in (DOCS / "tutorial.rst").read_text(encoding="utf-8")
         case ["pip", *args]:

@@ -27,7 +27,16 @@ from tests.helpers import (
     tcp_pair,
 )
 from tests.programs import free_port, listening
-from trio_tlsbio import PeerAlertError, Retry, TLSError, TLSStream, serve_tls_over_tcp
+from trio_tlsbio import (
+    PeerAlertError,
+    ReloadingContext,
+    Retry,
+    TLSError,
+    TLSSession,
+    TLSStream,
+    serve_tls_over_tcp,
+)
+from trio_tlsbio.ticket_keys import TicketKeys
 
 from .peers import NAME, Stream, bounded_nursery, check_echo, connect, connector_to
 
@@ -321,3 +330,45 @@ async def test_sessions_on_retry(block: Block, capsys: pytest.CaptureFixture[str
     names = await block.run(trio_tlsbio=trio_tlsbio)
     names["tell"](Retry(1, 2.0, OSError("no way")))
     assert capsys.readouterr().out == "reconnecting in 2 s: no way\n"
+
+
+async def check_shared_keys(block: Block, ca: trustme.CA, **names: Any) -> None:
+    """Serve by two contexts that a block makes, one after the other, and resume."""
+    client_context = client_context_for(ca)
+    cert = ca.issue_cert(NAME)
+    cert.private_key_pem.write_to_path("server.key")
+    cert.cert_chain_pems[0].write_to_path("server.pem")
+    path = trio.Path("tickets.key")
+    await path.touch(mode=0o600)
+    sessions: list[TLSSession] = []
+    for secret, reused in ((b"a", False), (b"a", True), (b"b", False), (b"b", True)):
+        await path.write_bytes(secret * 79 + b"z")
+        ran = await block.run(ssl=ssl, ReloadingContext=ReloadingContext, **names)
+        async with serving(echo, ran["context"]) as port:
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port),
+                client_context,
+                server_hostname=NAME,
+                session=sessions[-1] if sessions else None,
+                on_session=sessions.append,
+            )
+            await check_echo(stream)
+            assert stream.session_reused == reused
+
+
+@pytest.mark.where(TicketKeys.is_available(), "this Python does not let us at its contexts")
+@runs("sessions.rst", "context = ReloadingContext(\n")
+async def test_sessions_shared(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await check_shared_keys(block, ca, make_context=example("reloading").make_context)
+
+
+@pytest.mark.where(TicketKeys.is_available(), "this Python does not let us at its contexts")
+@runs("sessions.rst", "from trio_tlsbio.ticket_keys import TicketKeys")
+async def test_sessions_shared_for_a_purpose(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    await check_shared_keys(block, ca)

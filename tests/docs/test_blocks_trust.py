@@ -1,8 +1,9 @@
-"""The code of trust.rst."""
+"""The code of trust.rst and certificates.rst."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 import trustme
 
+import trio_tlsbio
 from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, echo, server_context_for, serving
 from trio_tlsbio import CertificateError, TLSConnector, TLSStream
@@ -168,3 +170,21 @@ async def test_trust_another_name(
         names = await block.run(trio=trio, port=port, TLSStream=TLSStream, context=client_context)
         await check_echo(names["stream"])
         assert names["stream"].handshake.matched_name == NAME
+
+
+################################################################
+# Certificates
+################################################################
+
+
+@runs("certificates.rst", "trio_tlsbio.load_identity(")
+async def test_certificates_from_memory(
+    block: Block, ca: trustme.CA, client_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert = ca.issue_cert(NAME)
+    monkeypatch.setenv("TLS_CERTIFICATE", cert.cert_chain_pems[0].bytes().decode())
+    monkeypatch.setenv("TLS_KEY", cert.private_key_pem.bytes().decode())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    await block.run(trio_tlsbio=trio_tlsbio, context=context, os=os)
+    async with serving(echo, context) as port:
+        await check_echo(await connect(port, client_context))

@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "HandshakeTimeoutError",
     "ImportError",
     "NeedHandshakeError",
+    "NotImplementedError",
     "PeerAlertError",
     "PostHandshakeAuthError",
     "RuntimeError",

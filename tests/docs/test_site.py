@@ -31,7 +31,12 @@ def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_docs_build(site: Path) -> None:
     assert "<svg" in (site / "states.html").read_text(encoding="utf-8")
     api = (site / "api.html").read_text(encoding="utf-8")
-    for module in (trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring):
+    for module in (
+        trio_tlsbio,
+        trio_tlsbio.core,
+        trio_tlsbio.monitoring,
+        trio_tlsbio.ticket_keys,
+    ):
         for name in module.__all__:
             assert f'id="{module.__name__}.{name}"' in api
     page = (site / "testing.html").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -217,18 +218,153 @@ def test_what_changes_while_it_is_read_is_read_again(
     pem: Path,
     renew: Callable[[str], None],
     make_context: Callable[[], ssl.SSLContext],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """At the next look: a context made of files from before and after is not used meanwhile."""
     names = iter(["two.example", "three.example"])
+    made: list[ssl.SSLContext] = []
 
     def make() -> ssl.SSLContext:
-        context = make_context()
+        made.append(make_context())
         if name := next(names, None):
             renew(name)
+        return made[-1]
+
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make, files=[pem], on_reload=reloads.append)
+    assert current() is made[0], "the first one has none to keep"
+    assert len(made) == 2, "one look makes one context"
+    assert current() is made[2]
+    assert certificate_names(ca, current()) == ["three.example"]
+    assert len(made) == 3
+    error, fine = reloads
+    assert str(error) == "the files changed while they were read"
+    assert fine is None
+    (record,) = caplog.records
+    assert record.getMessage().endswith("the old one stays: the files changed while they were read")
+
+
+@attrs.frozen
+class Volume:
+    """A directory of secrets as Kubernetes has it: all files change by one rename of a link."""
+
+    directory: Path
+    ca: trustme.CA
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.directory / name for name in ("tls.crt", "tls.key", "ca.crt")]
+
+    def put(self, version: str) -> None:
+        content = self.directory / f"..{version}"
+        content.mkdir()
+        cert = self.ca.issue_cert(f"{version}.example")
+        cert.cert_chain_pems[0].write_to_path(str(content / "tls.crt"))
+        cert.private_key_pem.write_to_path(str(content / "tls.key"))
+        # Which authority there is says which version was read.
+        trustme.CA(organization_name=version).cert_pem.write_to_path(str(content / "ca.crt"))
+        link = self.directory / "..data_tmp"
+        link.symlink_to(content.name)
+        link.replace(self.directory / "..data")
+        for file in self.files:
+            if not file.is_symlink():
+                file.symlink_to(f"..data/{file.name}")
+
+
+@pytest.fixture
+def volume(ca: trustme.CA, tmp_path: Path) -> Volume:
+    volume = Volume(tmp_path / "secrets", ca)
+    volume.directory.mkdir()
+    volume.put("one")
+    return volume
+
+
+def authority_of(context: ssl.SSLContext) -> str:
+    (authority,) = context.get_ca_certs()
+    subject: Any = authority["subject"]
+    names: dict[str, str] = dict(part for parts in subject for part in parts)
+    return names["organizationName"]
+
+
+@pytest.mark.parametrize("after", ["nothing", "tls.crt", "tls.key", "ca.crt"])
+def test_a_volume_is_seen_whole_or_not_at_all(after: str, ca: trustme.CA, volume: Volume) -> None:
+    """Whenever the link is renamed, also between the files while they are read."""
+    certificate, key, authorities = volume.files
+    new = iter(["three"])
+
+    def then(file: str) -> None:
+        if file == after and len(made) == 1 and (version := next(new, None)):
+            volume.put(version)
+
+    class Reading(ssl.SSLContext):
+        def load_cert_chain(self, certfile: Any, keyfile: Any = None, password: Any = None) -> None:
+            # OpenSSL opens them one after the other.
+            opened = [os.open(certfile, os.O_RDONLY)]
+            try:
+                then("tls.crt")
+                opened.append(os.open(keyfile, os.O_RDONLY))
+                super().load_cert_chain(*(f"/dev/fd/{file}" for file in opened))
+            finally:
+                for file in opened:
+                    os.close(file)
+            then("tls.key")
+
+    made: list[ssl.SSLContext] = []
+
+    def make() -> ssl.SSLContext:
+        context = Reading(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(authorities)
+        then("ca.crt")
+        made.append(context)
         return context
 
-    current = ReloadingContext(make, files=[pem])
-    assert certificate_names(ca, current()) == ["two.example"]
-    assert certificate_names(ca, current()) == ["three.example"]
+    def version() -> str:
+        context = current()
+        assert certificate_names(ca, context) == [f"{authority_of(context)}.example"]
+        return authority_of(context)
+
+    current = ReloadingContext(make, files=volume.files)
+    assert version() == "one"
+    volume.put("two")
+    expected = "two" if after == "nothing" else "one"
+    assert version() == expected
+    assert version() == ("two" if after == "nothing" else "three")
+    assert len(made) <= 3
+    assert version() == ("two" if after == "nothing" else "three")
+
+
+@pytest.mark.parametrize("first", ["certificate", "key"])
+def test_files_that_are_written_one_after_the_other(
+    first: str, ca: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+
+    def write(cert: trustme.LeafCert, *files: str) -> None:
+        for file in files:
+            if file == "key":
+                cert.private_key_pem.write_to_path(str(key))
+            else:
+                cert.cert_chain_pems[0].write_to_path(str(certificate))
+
+    def make() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        return context
+
+    write(ca.issue_cert("one.example"), "certificate", "key")
+    reloads: list[Exception | None] = []
+    current = ReloadingContext(make, files=[certificate, key], on_reload=reloads.append)
+    old = current()
+    new = ca.issue_cert("two.example")
+    write(new, first)
+    for _ in range(5):
+        assert current() is old
+    (record,) = caplog.records
+    assert "the private key belongs to another certificate" in record.getMessage()
+    write(new, "key" if first == "certificate" else "certificate")
+    assert certificate_names(ca, current()) == ["two.example"], "at once"
+    assert [type(error) for error in reloads] == [ssl.SSLError, type(None)]
 
 
 def test_it_fails_at_once_if_there_is_nothing_to_keep(

@@ -67,7 +67,7 @@ def test_the_modules_are_found() -> None:
 
 
 def test_no_name_is_in_two_modules() -> None:
-    modules = [trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring]
+    modules = [trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring, trio_tlsbio.ticket_keys]
     names = Counter(name for module in modules for name in module.__all__)
     assert names.most_common(1)[0][1] == 1
     assert all(list(module.__all__) == sorted(module.__all__) for module in modules)

@@ -8,6 +8,7 @@ import importlib
 import logging
 import pickle
 import pprint
+import random
 import re
 import ssl
 import traceback
@@ -35,11 +36,13 @@ from tests.helpers import (
     tcp_pair,
 )
 from trio_tlsbio import (
+    ReloadingContext,
     SessionCache,
     TLSConnection,
     TLSConnector,
     TLSError,
     TLSStream,
+    load_identity,
     open_pump,
     serve_tls_over_tcp,
     start_tls,
@@ -56,6 +59,7 @@ from trio_tlsbio.testing import (
     tls_stream_pair,
     transfer,
 )
+from trio_tlsbio.ticket_keys import TicketKeys
 
 # No literal, so that a traceback that quotes this line does not have it.
 PLAINTEXT = "-".join(("a", "password", "nobody", "is", "to", "see")).encode()
@@ -473,6 +477,49 @@ async def test_http(library: str, ca: trustme.CA, secrets: Secrets) -> None:
 
 
 ################################################################
+# Keys and identities that are given
+################################################################
+
+
+def test_ticket_keys(
+    secrets: Secrets, sides: Sides, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = random.Random(0).randbytes(80)
+    secrets.add("ticket keys", secret)
+    path = tmp_path / "tickets.key"
+    path.touch(mode=0o600)
+    path.write_bytes(secret)
+    keys = TicketKeys.from_file(path)
+    shown: list[object] = [keys]
+    if TicketKeys.is_available():
+        # In use are others, which are derived: they are OpenSSL's alone.
+        current = ReloadingContext(lambda: sides.server, ticket_keys=path)
+        shown.append(current)
+        path.write_bytes(secret + b"!")
+        assert not current.reload()
+        check_logs(secrets, caplog)
+    assert "TicketKeys" in check_shown(secrets, *shown)
+    path.write_bytes(secret + b"!")
+    with pytest.raises(ValueError, match="has 81 bytes") as caught:
+        TicketKeys.from_file(path)
+    check_error(secrets, caught.value)
+
+
+def test_identities(secrets: Secrets, ca: trustme.CA) -> None:
+    cert, other = ca.issue_cert(NAME), ca.issue_cert(NAME)
+    secrets.add_private_key(cert.private_key_pem.bytes())
+    for certificate, key in (
+        (other.cert_chain_pems[0].bytes(), cert.private_key_pem.bytes()),
+        (b"", cert.private_key_pem.bytes()),
+        (cert.private_key_pem.bytes(), cert.private_key_pem.bytes()),
+        (cert.cert_chain_pems[0].bytes(), cert.private_key_pem.bytes()[:-40]),
+    ):
+        with pytest.raises(ValueError, match=r".") as caught:
+            load_identity(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+        check_error(secrets, caught.value)
+
+
+################################################################
 # Connections that fail
 ################################################################
 
@@ -652,7 +699,8 @@ def test_what_holds_keys_is_not_copied(way: Callable[[object], object], sides: S
     full = SessionCache()
     (session, *_) = client.new_sessions()
     full.put(session, 443, now=0)
-    for holder in (client, server, stream, session, SessionCache(), full):
+    keys = TicketKeys.generate()
+    for holder in (client, server, stream, session, SessionCache(), full, keys):
         message = f"a {type(holder).__name__} holds secret keys, and can't be pickled or copied"
         with pytest.raises(TypeError) as caught:
             way(holder)

@@ -15,6 +15,8 @@ from .openssl_errors import IS_PYPY
 
 __all__ = [
     "context_for_name",
+    "contexts_of",
+    "is_trust_known",
     "lookup_form",
     "note_requested_hostname",
     "refused_hostname",
@@ -99,6 +101,10 @@ class _ByName:
             return self._default
         return self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
 
+    def contexts(self) -> set[ssl.SSLContext]:
+        default = set() if self._default is None else {self._default}
+        return default.union(self._by_name.values())
+
     def __call__(self, ssl_object: Any, name: str | None, _: ssl.SSLContext) -> int | None:
         # OpenSSL tells the name here and nowhere else, so it is left on the object. A name that is
         # there already counts: in TLS 1.2 OpenSSL tells that of the session which is resumed, and
@@ -152,15 +158,15 @@ def security_level(context: ssl.SSLContext) -> int | None:
 def _trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
     """Whether it is certain that two contexts let in the same clients."""
     return one is other or (
-        _is_trust_known(one)
-        and _is_trust_known(other)
+        is_trust_known(one)
+        and is_trust_known(other)
         and security_level(one) == security_level(other) is not None
         and sorted(one.get_ca_certs(binary_form=True))
         == sorted(other.get_ca_certs(binary_form=True))
     )
 
 
-def _is_trust_known(context: ssl.SSLContext) -> bool:
+def is_trust_known(context: ssl.SSLContext) -> bool:
     """Whether get_ca_certs() returns all that a context trusts."""
     # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
     # read out of a context, only counted. Where there is nothing, it may be in a capath, which
@@ -209,11 +215,22 @@ def context_for_name(ssl_context: ssl.SSLContext, name: str | None) -> ssl.SSLCo
     """Return the context that a :func:`sni_context` has for a name; any other context itself, and
     one that refuses the name.
     """
+    by_name = _by_name_of(ssl_context)
+    context = by_name.context_for(name) if by_name is not None else None
+    return context or ssl_context
+
+
+def contexts_of(ssl_context: ssl.SSLContext) -> set[ssl.SSLContext]:
+    """Return the contexts that a :func:`sni_context` leads to; of any other context, itself."""
+    by_name = _by_name_of(ssl_context)
+    return {ssl_context} if by_name is None else by_name.contexts()
+
+
+def _by_name_of(ssl_context: ssl.SSLContext) -> _ByName | None:
     callback = ssl_context.sni_callback
     if IS_PYPY:  # which does not return what was set, but an object that holds it
         callback = getattr(callback, "callback", None)
-    context = callback.context_for(name) if isinstance(callback, _ByName) else None
-    return context or ssl_context
+    return callback if isinstance(callback, _ByName) else None
 
 
 def note_requested_hostname(ssl_object: ssl.SSLObject, name: str | None) -> None:

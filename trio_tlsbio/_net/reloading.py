@@ -6,9 +6,13 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeAlias
 
 import attrs
+
+from .reasons import why_unusable
+from .ticket_keys import SharedTickets
 
 __all__ = ["ContextProvider", "ReloadingContext"]
 
@@ -37,22 +41,6 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _why(exc: Exception) -> str:
-    """Say in plain words why files can't be used."""
-    reason = getattr(exc, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
-        return "the private key belongs to another certificate"
-    if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
-        return "the certificate's key, or that of an issuer, is too weak for this security level"
-    if reason == "CA_MD_TOO_WEAK":
-        return "the certificate, or that of an issuer, is signed with too weak a hash"
-    if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
-        return f"a file holds no certificate, or no private key, in PEM form ({exc})"
-    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
-        return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
-    return str(exc) or type(exc).__name__
-
-
 @attrs.define(eq=False, init=False, repr=False)
 class ReloadingContext:
     """An SSLContext that is made anew when its files change, or when it is asked to.
@@ -60,7 +48,8 @@ class ReloadingContext:
     Pass it to a server in place of a context. For each connection the server calls it, which looks
     at the files, so the first handshake after a change uses the new certificate. Connections that
     are open go on with the one they began with. If the new context can't be made, the old one
-    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then::
+    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then, and when a
+    file changes. So it is if a file changes while the context is made::
 
         def make_context() -> ssl.SSLContext:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -70,7 +59,10 @@ class ReloadingContext:
         context = ReloadingContext(make_context, files=["server.pem", "server.key"])
 
     A new context has new keys for session tickets: each client makes one full handshake after a
-    reload, and so sees the new certificate.
+    reload, and so sees the new certificate. With ``ticket_keys`` sessions outlive a reload, and are
+    resumed by every server that has the same file and a context for the same: the names in its
+    certificates, ``verify_mode`` and, where it asks for client certificates, the authorities and
+    settings that decide which clients it lets in.
 
     Args:
       make_context: Makes the context. It is called at once, and for each reload; it may read files,
@@ -78,9 +70,16 @@ class ReloadingContext:
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
       on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
         for the same reason. It must not raise.
+      ticket_keys: A file for :meth:`.TicketKeys.from_file`, which is looked at along with
+        ``files``. Each context gets its keys. If new keys can't be read, the old ones stay.
 
     Raises:
       TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
+      ValueError: if the file with the ticket keys is refused, or if it can't be known which other
+        contexts are for the same as one that gets them: it has no certificate, or asks for client
+        certificates and has revocation lists or other trust that can't be compared. Then call
+        :meth:`.TicketKeys.install` in ``make_context`` with a purpose of your own.
+      NotImplementedError: with ``ticket_keys``, where :meth:`.TicketKeys.is_available` is false.
       Exception: whatever the first call of ``make_context`` raises.
     """
 
@@ -91,6 +90,7 @@ class ReloadingContext:
     _current: ssl.SSLContext
     _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
     _error: Exception | None  # of the last try
+    _tickets: SharedTickets | None
     # How many connections have come since, and come before the next try.
     _skipped: int
     _to_skip: int
@@ -101,12 +101,16 @@ class ReloadingContext:
         *,
         files: Iterable[_Path] = (),
         on_reload: Callable[[Exception | None], object] | None = None,
+        ticket_keys: _Path | None = None,
     ) -> None:
         self._make_context = make_context
         self._protocol = None
         self._files = tuple(files)
+        if ticket_keys is not None:
+            self._files += (ticket_keys,)
         self._on_reload = on_reload
         self._stamps = self._look()
+        self._tickets = None if ticket_keys is None else SharedTickets(ticket_keys)
         self._current = self._make()
         self._protocol = self._current.protocol
         self._error = None
@@ -120,7 +124,7 @@ class ReloadingContext:
         if self._files:
             if self._look() != self._stamps:
                 self._reload(is_news=True)
-            elif self._error is not None:
+            elif any(self._errors()):
                 self._try_again()
         return self._current
 
@@ -137,7 +141,7 @@ class ReloadingContext:
         """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
 
         Returns:
-          Whether it could be made. If not, the old one stays.
+          Whether it could be made, and ticket keys be read. What could not stays as it was.
         """
         return self._reload(is_news=True)
 
@@ -146,24 +150,44 @@ class ReloadingContext:
             self._skipped, self._to_skip = 0, 1
         # Before the files are read: one that changes meanwhile will be noticed.
         self._stamps = self._look()
-        before, self._error = self._error, None
+        before, self._error = repr(self._errors()), None
+        if self._tickets is not None:
+            self._tickets.read()
         try:
-            self._current = self._make()
+            context = self._make()
+            # It may be made of the certificate from before and the authorities from after.
+            if self._look() != self._stamps:
+                raise RuntimeError("the files changed while they were read")
+            self._current = context
         except Exception as exc:
             self._error = exc
-        if is_news or repr(before) != repr(self._error):
-            self._report()
-        return self._error is None
+            if self._tickets is not None:
+                with suppress(ValueError):  # it was changed after it was made
+                    self._tickets.install(self._current)
+        errors = self._errors()
+        if is_news or before != repr(errors):
+            self._report(*errors)
+        return not any(errors)
 
-    def _report(self) -> None:
-        if self._error is not None:
+    def _errors(self) -> tuple[Exception | None, Exception | None]:
+        """Return what is wrong with the context, and with the ticket keys."""
+        return self._error, None if self._tickets is None else self._tickets.error
+
+    def _report(self, error: Exception | None, tickets_error: Exception | None) -> None:
+        if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
-            why = _why(self._error)
             _logger.error(
-                "the SSLContext can't be made anew%s, and the old one stays: %s", names, why
+                "the SSLContext can't be made anew%s, and the old one stays: %s",
+                names,
+                why_unusable(error),
+            )
+        if tickets_error is not None:
+            why = why_unusable(tickets_error)
+            _logger.error(
+                "the keys of session tickets can't be read, and the old ones stay: %s", why
             )
         if self._on_reload is not None:
-            self._on_reload(self._error)
+            self._on_reload(error or tickets_error)
 
     def _make(self) -> ssl.SSLContext:
         context: object = self._make_context()
@@ -176,6 +200,8 @@ class ReloadingContext:
                 f"make_context must stay with {self._protocol.name}, by which it made the first "
                 f"context: {context.protocol.name} may be for the other side"
             )
+        if self._tickets is not None:
+            self._tickets.install(context)
         return context
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:

@@ -10,9 +10,10 @@ import pytest
 import trio
 import trustme
 
-from tests.helpers import HOST, client_context_for, echo
+from tests.helpers import HOST, client_context_for, echo, server_context_for
 from tests.stream.serving.servers import serving
-from trio_tlsbio import ReloadingContext, TLSConnector
+from trio_tlsbio import ReloadingContext, TLSConnector, TLSSession, TLSStream
+from trio_tlsbio.ticket_keys import TicketKeys
 
 
 async def test_what_a_provider_raises_propagates_and_leaks_nothing(
@@ -162,3 +163,45 @@ async def test_new_certificates_under_load(ca: trustme.CA, tmp_path: Path, round
     assert outcomes.count(None) == count
     assert len([error for error in outcomes if error is not None]) == count // 10
     assert answered > count
+
+
+@pytest.mark.where(TicketKeys.is_available(), "this Python does not let us at its contexts")
+async def test_sessions_outlive_a_server_and_new_keys_break_nothing(
+    ca: trustme.CA, tls_version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    keys = tmp_path / "tickets.key"
+    keys.touch(mode=0o600)
+    keys.write_bytes(bytes(range(80)))
+    client_context = client_context_for(ca, tls_version)
+    sessions: list[TLSSession] = []
+
+    def machine() -> ReloadingContext:
+        return ReloadingContext(
+            lambda: server_context_for(ca.issue_cert(HOST), tls_version), ticket_keys=keys
+        )
+
+    async def is_resumed(port: int) -> bool:
+        stream = TLSStream(
+            await trio.open_tcp_stream(HOST, port),
+            client_context,
+            server_hostname=HOST,
+            session=sessions[-1] if sessions else None,
+            on_session=sessions.append,
+        )
+        async with stream:
+            await stream.send_all(b"data")
+            assert await stream.receive_some() == b"data"
+            assert stream.handshake is not None
+            return stream.handshake.session_reused
+
+    first = machine()
+    async with serving(echo, first, client_context) as server:
+        assert not await is_resumed(server.port)
+        assert await is_resumed(server.port)
+    async with serving(echo, machine(), client_context) as another:
+        assert await is_resumed(another.port)
+    async with serving(echo, first, client_context) as server:
+        assert await is_resumed(server.port)
+        keys.write_bytes(bytes(reversed(range(80))))
+        assert [await is_resumed(server.port) for _ in range(3)] == [False, True, True]
+        assert server.statistics.failed == server.statistics.broken == {}

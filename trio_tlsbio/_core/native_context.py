@@ -1,0 +1,170 @@
+"""What OpenSSL knows of a server's context, and Python's ``ssl`` has no way to: through ctypes.
+
+The keys of session tickets can't be set by Python's API, and a context does not show which
+certificates it has. Both are in libssl, which the module ``_ssl`` is linked with.
+"""
+
+from __future__ import annotations
+
+import _ssl
+import ctypes
+import functools
+import ssl
+import sys
+from collections.abc import Iterator
+
+__all__ = ["certificate_names_in_der", "is_reachable", "set_ticket_keys"]
+
+# Numbers of SSL_CTX_ctrl(3), from ssl.h.
+_GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
+_SELECT_CURRENT_CERT, _SET_CURRENT_CERT = 116, 117
+_FIRST, _NEXT = 1, 2
+_NID_SUBJECT_ALT_NAME = 85
+
+_POINTER = ctypes.c_void_p
+_PROTOTYPES: tuple[tuple[str, type | None, list[type]], ...] = (
+    ("SSL_CTX_get_options", ctypes.c_uint64, [_POINTER]),
+    ("SSL_CTX_ctrl", ctypes.c_long, [_POINTER, ctypes.c_int, ctypes.c_long, _POINTER]),
+    ("SSL_CTX_get0_certificate", _POINTER, [_POINTER]),
+    ("X509_get_ext_by_NID", ctypes.c_int, [_POINTER, ctypes.c_int, ctypes.c_int]),
+    ("X509_get_ext", _POINTER, [_POINTER, ctypes.c_int]),
+    ("X509_EXTENSION_get_data", _POINTER, [_POINTER]),
+    ("ASN1_STRING_get0_data", _POINTER, [_POINTER]),
+    ("ASN1_STRING_length", ctypes.c_int, [_POINTER]),
+    ("X509_get_subject_name", _POINTER, [_POINTER]),
+    ("X509_NAME_get0_der", ctypes.c_int, [_POINTER, _POINTER, _POINTER]),
+)
+
+
+@functools.cache
+def _libssl() -> ctypes.PyDLL | None:
+    """Return the libssl that the module ssl uses; None if it can't be reached."""
+    if sys.implementation.name != "cpython":
+        return None
+    try:
+        # Not CDLL, which would let other threads run during each call.
+        libssl = ctypes.PyDLL(_ssl.__file__)
+        for name, result, arguments in _PROTOTYPES:
+            function = getattr(libssl, name)
+            function.restype, function.argtypes = result, arguments
+    except (AttributeError, OSError):  # the module is built in, or libssl is linked statically
+        return None
+    return libssl
+
+
+def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None:
+    """Return the address of a context's SSL_CTX; None if it is not certain to be that.
+
+    CPython's object has it right after its head. The options are what can be compared.
+    """
+    head = object.__basicsize__
+    # Not isinstance(): a wrapper, such as truststore's, may claim to be what it wraps.
+    if _ssl._SSLContext not in type(ssl_context).__mro__:
+        return None
+    if _ssl._SSLContext.__basicsize__ < head + ctypes.sizeof(_POINTER):
+        return None
+    pointer = _POINTER.from_address(id(ssl_context) + head).value
+    # An address, not a number or a flag: those can't be looked at.
+    if not pointer or pointer < 0x10000 or pointer % ctypes.alignment(_POINTER):
+        return None
+    options = int(ssl_context.options) & 0xFFFFFFFFFFFFFFFF
+    return pointer if libssl.SSL_CTX_get_options(pointer) == options else None
+
+
+@functools.cache
+def is_reachable() -> bool:
+    """Whether this Python lets us at the SSL_CTX of its contexts."""
+    libssl = _libssl()
+    return libssl is not None and all(
+        _pointer_of(libssl, ssl.SSLContext(protocol)) is not None
+        for protocol in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
+    )
+
+
+def _reach(ssl_context: ssl.SSLContext) -> tuple[ctypes.PyDLL, int]:
+    libssl = _libssl()
+    if libssl is None or not is_reachable():
+        raise NotImplementedError(
+            "this Python does not let programs at the OpenSSL of its ssl module, so the keys of "
+            "session tickets can't be set: see TicketKeys.is_available()"
+        )
+    pointer = _pointer_of(libssl, ssl_context)
+    if pointer is None:
+        raise NotImplementedError(
+            f"a {type(ssl_context).__name__} does not show OpenSSL's context, so the keys of "
+            "session tickets can't be set in it"
+        )
+    return libssl, pointer
+
+
+def set_ticket_keys(ssl_context: ssl.SSLContext, keys: bytes) -> None:
+    """Set the keys of a context's session tickets: 16 bytes of name, 32 for HMAC, 32 for AES.
+
+    Raises:
+      NotImplementedError: if this Python or its OpenSSL does not let us.
+    """
+    libssl, pointer = _reach(ssl_context)
+    length = len(keys)
+    found = ctypes.create_string_buffer(length)
+    libssl.SSL_CTX_ctrl(pointer, _SET_TICKET_KEYS, length, keys)
+    libssl.SSL_CTX_ctrl(pointer, _GET_TICKET_KEYS, length, found)
+    # Forks of OpenSSL have keys of other lengths, or none.
+    if found.raw != keys:
+        raise NotImplementedError(f"{ssl.OPENSSL_VERSION} does not take keys of session tickets")
+
+
+def certificate_names_in_der(ssl_context: ssl.SSLContext) -> set[bytes]:
+    """Return the names that a context's own certificates are for, each as a GeneralName in DER.
+
+    A certificate without a subjectAltName counts by its whole subject. Empty if there is no
+    certificate.
+
+    Raises:
+      NotImplementedError: if this Python does not let us look.
+    """
+    libssl, pointer = _reach(ssl_context)
+    current = libssl.SSL_CTX_get0_certificate(pointer)
+    names: set[bytes] = set()
+    # One for each kind of key.
+    more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _FIRST, None)
+    while more:
+        names.update(_names_of(libssl, libssl.SSL_CTX_get0_certificate(pointer)))
+        more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _NEXT, None)
+    if current:
+        libssl.SSL_CTX_ctrl(pointer, _SELECT_CURRENT_CERT, 0, current)
+    return names
+
+
+def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
+    index = libssl.X509_get_ext_by_NID(certificate, _NID_SUBJECT_ALT_NAME, -1)
+    if index >= 0:
+        extension = libssl.X509_get_ext(certificate, index)
+        value = libssl.X509_EXTENSION_get_data(extension)
+        der = ctypes.string_at(
+            libssl.ASN1_STRING_get0_data(value), libssl.ASN1_STRING_length(value)
+        )
+        yield from _items_of(der)
+    else:
+        data, length = _POINTER(), ctypes.c_size_t()
+        subject = libssl.X509_get_subject_name(certificate)
+        libssl.X509_NAME_get0_der(subject, ctypes.byref(data), ctypes.byref(length))
+        yield ctypes.string_at(data, length.value)
+
+
+def _items_of(der: bytes) -> Iterator[bytes]:
+    """Take a SEQUENCE in DER apart (X.690 section 8.1), down to its items as they are."""
+    position, end = _content_of(der, 0)
+    while position < end:
+        _, after = _content_of(der, position)
+        yield der[position:after]
+        position = after
+
+
+def _content_of(der: bytes, start: int) -> tuple[int, int]:
+    """Return where the content of a value begins and ends."""
+    length, begin = der[start + 1], start + 2
+    if length >= 0x80:
+        size = length - 0x80
+        length = int.from_bytes(der[begin : begin + size])
+        begin += size
+    return begin, begin + length

@@ -1,0 +1,166 @@
+"""A certificate and its private key, put into a context from memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from trio_tlsbio._core.openssl_errors import clean_up
+from trio_tlsbio._core.sni import security_level
+
+from .reasons import why_unusable
+
+__all__ = ["load_identity"]
+
+_Password: TypeAlias = str | bytes | bytearray
+_PEM: TypeAlias = str | bytes
+
+_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
+_KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
+_ENCRYPTED = re.compile(
+    rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE
+)
+
+
+def load_identity(
+    ssl_context: ssl.SSLContext,
+    certificate: _PEM,
+    key: _PEM,
+    password: _Password | Callable[[], _Password] | None = None,
+) -> None:
+    """Load a certificate and its private key, as :meth:`ssl.SSLContext.load_cert_chain`, but from
+    memory: from a secret manager or an environment variable, for example.
+
+    Nothing is left on a disk. On Linux nothing is written there. Elsewhere OpenSSL reads from
+    files in a directory that only this user can enter, and they are removed before this returns or
+    raises.
+
+    If it raises, the context is as it was, except on PyPy after an issuer that is too weak. OpenSSL
+    never asks for a password on the terminal.
+
+    Args:
+      ssl_context: Any context, a server's or a client's.
+      certificate: In PEM form, followed by those of the issuers, if there are any to be sent.
+      key: The private key, in PEM form. If it is in the same text as the certificate, pass that
+        twice.
+      password: For a key that is encrypted, or a function that returns it. Only called if needed.
+
+    Raises:
+      ValueError: if the certificate or the key can't be used: they don't belong together, the
+        password is missing or wrong, or one of them is not in PEM form, is damaged, or too weak for
+        the context. The message does not show them.
+      TypeError: if one of them is neither :class:`str` nor :class:`bytes`.
+      OSError: if there is no room for a file.
+    """
+    certificate_pem = _in_bytes("certificate", certificate)
+    key_pem = _in_bytes("private key", key)
+    _check_form("certificate", certificate_pem, _CERTIFICATE)
+    _check_form("private key", key_pem, _KEY)
+    ask = _refuse_to_ask if password is None else _asking_once(password)
+    # Where OpenSSL fails, a part of it has been loaded.
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trial.set_ciphers(f"DEFAULT@SECLEVEL={security_level(ssl_context) or 0}")
+    with _file_of(certificate_pem) as certificate_path, _file_of(key_pem) as key_path:
+        for context in trial, ssl_context:
+            try:
+                context.load_cert_chain(certificate_path, key_path, ask)
+            except ssl.SSLError as exc:
+                message = _what_is_wrong(exc, certificate_pem, key_pem)
+                clean_up()
+                raise ValueError(message) from exc
+
+
+################################################################
+# What is given
+################################################################
+
+
+def _in_bytes(what: str, value: _PEM) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes):
+        raise TypeError(f"the {what} must be str or bytes in PEM form, not {type(value).__name__}")
+    return value
+
+
+def _check_form(what: str, pem: bytes, header: re.Pattern[bytes]) -> None:
+    if header.search(pem):
+        return
+    if pem.startswith(b"\x30"):  # a SEQUENCE
+        raise ValueError(f"the {what} seems to be in DER form: it has to be in PEM form")
+    if b"-----BEGIN" not in pem and len(pem) < 1000:
+        raise ValueError(
+            f"the {what} is not in PEM form: if it is the path of a file, call load_cert_chain()"
+        )
+    raise ValueError(f"there is no {what} in PEM form where it should be")
+
+
+def _refuse_to_ask() -> _Password:
+    raise ValueError("the private key is encrypted: give its password")
+
+
+def _asking_once(password: _Password | Callable[[], _Password]) -> Callable[[], _Password]:
+    return functools.cache(password) if callable(password) else lambda: password
+
+
+################################################################
+# A path that leads to it
+################################################################
+
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[str]:
+    """Return a path for OpenSSL, which has no way to read PEM from memory that Python offers."""
+    with ExitStack() as stack:
+        path = _path_in_memory(content, stack) if hasattr(os, "memfd_create") else None
+        yield path or _path_on_disk(content, stack)
+
+
+def _path_in_memory(content: bytes, stack: ExitStack) -> str | None:
+    """Return the path of a file in memory; None where the system has no such paths."""
+    try:
+        descriptor = os.memfd_create("identity")
+    except OSError:  # a sandbox may refuse it
+        return None
+    stack.callback(os.close, descriptor)
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    path = f"/proc/self/fd/{descriptor}"
+    # Not in a chroot without /proc, nor for a process that has changed its user.
+    return path if os.access(path, os.R_OK) else None
+
+
+def _path_on_disk(content: bytes, stack: ExitStack) -> str:
+    # Its mode is 0700.
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trio-tlsbio-"))
+    path = Path(directory, "identity.pem")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with open(os.open(path, flags, 0o600), "wb") as file:  # noqa: PTH123  # a descriptor
+        file.write(content)
+    return str(path)
+
+
+################################################################
+# What is wrong with it
+################################################################
+
+
+def _what_is_wrong(exc: ssl.SSLError, certificate: bytes, key: bytes) -> str:
+    if getattr(exc, "reason", None) is not None:
+        return why_unusable(exc)
+    # "PEM lib" does not say which.
+    text = certificate.decode("ascii", "replace").replace("\ufffd", "?")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except ssl.SSLError:
+        return "a certificate is damaged, or not whole"
+    if _ENCRYPTED.search(key):
+        return "the private key can't be decrypted: the password is wrong, or the key is damaged"
+    return "the private key is damaged, or of a kind that OpenSSL does not know"

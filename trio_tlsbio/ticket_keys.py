@@ -1,0 +1,10 @@
+"""Keys of session tickets, to be shared by servers that resume each other's sessions."""
+
+from __future__ import annotations
+
+from ._net.ticket_keys import TicketKeys
+from ._public import publish
+
+__all__ = ["TicketKeys"]
+
+publish(__name__)

@@ -10,7 +10,7 @@ import attrs
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .connection import TLSConnection
 from .errors import TLSError
-from .hello import HelloWatch, hello_too_long
+from .hello import HelloWatch
 from .iana import HandshakeType
 from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext
 
@@ -61,14 +61,14 @@ class HelloReader:
                     reason="UNSUPPORTED_PROTOCOL",
                 )
             may_go_on = self._watch.add(record)
-            if self._watch.refusal is not None:
-                raise self._watch.refusal.error
+            self._check_refusal()
             if self._watch.hello is not None:
                 return self._watch.hello
             if may_go_on:
                 self._ask_openssl(self._watch.take())
         if len(self.received) > MAX_HELLO_BYTES:
-            raise hello_too_long()
+            self._watch.refuse_too_long()
+            self._check_refusal()
         return None
 
     def feed_eof(self) -> None:
@@ -78,6 +78,10 @@ class HelloReader:
           TruncationError: always, unless OpenSSL finds something else.
         """
         self._ask_openssl(self._watch.take() + self._records.take_all(), is_all=True)
+
+    def _check_refusal(self) -> None:
+        if self._watch.refusal is not None:
+            raise self._watch.refusal.error
 
     def _ask_openssl(self, data: bytes, *, is_all: bool = False) -> None:
         if self._judge is None:

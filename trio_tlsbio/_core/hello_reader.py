@@ -17,12 +17,16 @@ from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext
 __all__ = ["HelloReader"]
 
 
+def _keep_context(*_: object) -> None:
+    """Take any name for the context as it is."""
+
+
 @cache
 def _judging_context() -> ssl.SSLContext:
     """Return a server's context for what is no ClientHello, which takes no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Without one, OpenSSL would rule out TLS 1.3 at once if this could not bring some.
-    context.sni_callback = lambda *_: None
+    context.sni_callback = _keep_context
     return context
 
 

@@ -12,6 +12,7 @@ import attrs
 
 from ._certificates import fuzz_certificates
 from ._core import fuzz_handshake, fuzz_open, fuzz_pair
+from ._hello import fuzz_hello
 from ._parsers import fuzz_recording, fuzz_records, fuzz_starttls
 
 __all__ = ["TARGETS", "Target"]
@@ -83,6 +84,7 @@ TARGETS: Mapping[str, Target] = {
         Target("open", fuzz_open, 4, 300),
         Target("pair", fuzz_pair, 2, 200),
         Target("certificates", fuzz_certificates, 2, 600),
+        Target("hello", fuzz_hello, 8, 400),
         Target("records", fuzz_records, 20, 100),
         Target("recording", fuzz_recording, 16, 200),
         Target("starttls", fuzz_starttls, 28, 200),

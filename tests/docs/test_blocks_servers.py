@@ -22,7 +22,9 @@ from trio_tlsbio import (
     ReloadingContext,
     TLSError,
     TLSListener,
+    TLSStream,
     TruncationError,
+    read_client_hello,
     serve_tls_listeners,
     sni_context,
 )
@@ -48,6 +50,20 @@ async def test_servers_systemd(
         nursery.start_soon(partial(block.run, **names))
         await check_echo(await connect(port, client_context))
         nursery.cancel_scope.cancel()
+
+
+@runs("servers.rst", "hello, received = await read_client_hello")
+async def test_servers_received(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (client_transport, tcp_stream):
+        client = TLSStream(client_transport, client_context, server_hostname=NAME)
+        names: dict[str, Any] = {"read_client_hello": read_client_hello, "TLSStream": TLSStream}
+        async with bounded_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            names = await block.run(**names, tcp_stream=tcp_stream, context=context)
+            await names["stream"].do_handshake()
+        assert names["hello"].server_name == NAME
 
 
 @runs("servers.rst", "async def handler(stream):\n    with trio.move_on_after(60)")

@@ -8,6 +8,8 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -376,6 +378,70 @@ async def test_psk(server_cert: trustme.LeafCert) -> None:
         context.verify_mode = ssl.CERT_NONE
         with pytest.raises(psk.NoKeyUsedError):
             await psk.ask(HOST, port, context)
+
+
+@asynccontextmanager
+async def routing(backends: Mapping[str, tuple[str, int]]) -> AsyncIterator[int]:
+    """Run the router; the value is its port."""
+    route = partial(example("sni_router").route, backends)
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, route, 0, host=HOST))
+        yield port_of(listener)
+        nursery.cancel_scope.cancel()
+
+
+async def test_sni_router(ca: trustme.CA, caplog: pytest.LogCaptureFixture) -> None:
+    async with AsyncExitStack() as stack:
+        backends = {}
+        for name in "a.example", "b.example":
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            ca.issue_cert(name).configure_cert(context)
+            port = await stack.enter_async_context(serving(example("server").echo, context))
+            backends[name] = (HOST, port)
+        (listener,) = await trio.open_tcp_listeners(0, host=HOST)
+        backends["gone.example"] = (HOST, port_of(listener))
+        await listener.aclose()
+        port = await stack.enter_async_context(routing(backends))
+
+        async def connect(name: str) -> TLSStream[trio.SocketStream]:
+            tcp_stream = await trio.open_tcp_stream(HOST, port)
+            return TLSStream(tcp_stream, client_context_for(ca), server_hostname=name)
+
+        async def say(stream: TLSStream[trio.SocketStream], data: bytes) -> None:
+            await stream.send_all(data)
+            await stream.send_eof()
+
+        data = bytes(range(256)) * 10_000
+        for name in "a.example", "b.example":  # whose certificate the client verifies
+            async with await connect(name) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(say, stream, data)
+                assert b"".join([chunk async for chunk in stream]) == data
+        for name in "c.example", "gone.example":
+            stream = await connect(name)
+            with pytest.raises(trio_tlsbio.TLSError):
+                await stream.do_handshake()
+            await trio.aclose_forcefully(stream)
+        tcp_stream = await trio.open_tcp_stream(HOST, port)
+        await tcp_stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        with suppress(trio.BrokenResourceError):
+            assert await tcp_stream.receive_some() == b""
+        await tcp_stream.aclose()
+    messages = [record.getMessage() for record in caplog.records if record.name == "sni_router"]
+    assert messages[0] == "no backend for b'c.example'"
+    assert messages[1].startswith("a client was not routed: ")
+    assert messages[2:] == ["a client was not routed: the peer spoke plain HTTP to a TLS port"]
+
+
+async def test_sni_router_waits_for_nobody(
+    autojump_clock: trio.abc.Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, server = trio.testing.memory_stream_pair()
+    await client.send_all(b"\x16\x03\x01")
+    start = trio.current_time()
+    await example("sni_router").route({}, server, timeout=10)
+    assert trio.current_time() == start + 10
+    assert await client.receive_some() == b""
+    assert "it took too long" in caplog.text
 
 
 # With how many tests are in them.

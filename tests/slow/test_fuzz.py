@@ -19,7 +19,7 @@ from fuzz._randomness import Randomness
 from fuzz._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 from fuzz.targets import TARGETS, Target
 from tests.helpers import ROOT
-from trio_tlsbio import TLSConnection, TLSError, TruncationError
+from trio_tlsbio import ClientHello, TLSConnection, TLSError, TruncationError
 from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Records
 from trio_tlsbio.cli import _facts
@@ -220,3 +220,15 @@ def test_a_record_that_is_cut_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Records, "take", lambda self, single=False: bytes(take(self))[:-1])
     with pytest.raises(AssertionError):
         TARGETS["records"].run(two)
+
+
+def test_a_hello_that_is_refused_and_answered_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = bytes([1, 1, 0])  # of TLS 1.3, without changes
+    TARGETS["hello"].run(real)
+
+    def refuse(message: bytes) -> ClientHello:
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(ClientHello, "parse", refuse)
+    with pytest.raises(AssertionError):
+        TARGETS["hello"].run(real)

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 import trustme
 
-from tests.hellos import fragments, hello_of
+from tests.hellos import Hello, fragments, hello_of
 from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
 from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
 from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES, ClientHello
@@ -165,6 +165,27 @@ def test_second_hello_in_the_same_record_is_looked_at_too(
     with pytest.raises(TLSError, match="another name in its second"):
         server.do_handshake()
     assert server.data_to_send() == ILLEGAL_PARAMETER
+
+
+@pytest.mark.parametrize("chunk", [1, None])
+def test_second_hello_that_is_malformed_is_judged_by_openssl(
+    chunk: int | None, ca: trustme.CA, server_cert: trustme.LeafCert
+) -> None:
+    server_context = server_context_for(server_cert)
+    server_context.set_ecdh_curve("secp384r1")
+    client = TLSConnection(client_context_for(ca), server_hostname=NAME)
+    server = TLSConnection(sni_context({NAME: server_context}), server_side=True)
+    transfer(client, server)
+    assert not server.do_handshake()
+    transfer(server, client)
+    assert not client.do_handshake()
+    flight = client.data_to_send()
+    hello = Hello.of(flight[11:]).with_extension(10, b"\0\1x")  # supported_groups
+    server.data_to_send()
+    feed(server, flight[:6] + hello.record, chunk)
+    with pytest.raises(TLSError, match="a malformed handshake message"):
+        server.do_handshake()
+    assert server.data_to_send()[-2:] == b"\x02\x32"  # decode_error
 
 
 ################################################################

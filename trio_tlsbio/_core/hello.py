@@ -12,7 +12,7 @@ from .iana import Alert, AlertLevel, HandshakeType
 from .messages import message_bytes
 from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
 
-__all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "hello_too_long", "plaintext_alert"]
+__all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "plaintext_alert"]
 
 # Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
 # section 4.2.3.
@@ -31,14 +31,6 @@ def _is_warning(record: Data) -> bool:
         return False
     return (
         record[0] == ALERT and record[5] == AlertLevel.WARNING and record[6] != Alert.CLOSE_NOTIFY
-    )
-
-
-def hello_too_long() -> TLSError:
-    """Make the error of a ClientHello that is longer than any honest one."""
-    return TLSError(
-        f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
-        reason="EXCESSIVE_MESSAGE_SIZE",
     )
 
 
@@ -95,7 +87,7 @@ class HelloWatch:
         elif kind != CHANGE_CIPHER_SPEC and not _is_warning(record):
             self.is_over = True
         if len(self._records) > MAX_HELLO_BYTES and self._message and not self.is_over:
-            self._refuse_too_long()
+            self.refuse_too_long()
         self.is_ready = self.refusal is None and (
             self.is_over or self._hellos > hellos or not self._message
         )
@@ -120,7 +112,7 @@ class HelloWatch:
             if message[0] != HandshakeType.CLIENT_HELLO:
                 self.is_over = True
             elif length > MAX_HELLO_BYTES:
-                self._refuse_too_long()
+                self.refuse_too_long()
             elif len(message) < length:
                 return
             else:
@@ -150,8 +142,13 @@ class HelloWatch:
             )
             self._refuse(error, Alert.ILLEGAL_PARAMETER)
 
-    def _refuse_too_long(self) -> None:
-        self._refuse(hello_too_long(), Alert.ILLEGAL_PARAMETER)
+    def refuse_too_long(self) -> None:
+        """Refuse a ClientHello that is longer than any honest one."""
+        error = TLSError(
+            f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
+            reason="EXCESSIVE_MESSAGE_SIZE",
+        )
+        self._refuse(error, Alert.ILLEGAL_PARAMETER)
 
     def _refuse(self, error: TLSError, alert: int) -> None:
         self.refusal = Refusal(error, plaintext_alert(alert))

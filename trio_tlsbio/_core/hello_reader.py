@@ -10,11 +10,15 @@ import attrs
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .connection import TLSConnection
 from .errors import TLSError
-from .hello import HelloWatch, hello_too_long
+from .hello import HelloWatch
 from .iana import HandshakeType
 from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext
 
 __all__ = ["HelloReader"]
+
+
+def _keep_context(*_: object) -> None:
+    """Take any name for the context as it is."""
 
 
 @cache
@@ -22,7 +26,7 @@ def _judging_context() -> ssl.SSLContext:
     """Return a server's context for what is no ClientHello, which takes no certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # Without one, OpenSSL would rule out TLS 1.3 at once if this could not bring some.
-    context.sni_callback = lambda *_: None
+    context.sni_callback = _keep_context
     return context
 
 
@@ -61,14 +65,14 @@ class HelloReader:
                     reason="UNSUPPORTED_PROTOCOL",
                 )
             may_go_on = self._watch.add(record)
-            if self._watch.refusal is not None:
-                raise self._watch.refusal.error
+            self._check_refusal()
             if self._watch.hello is not None:
                 return self._watch.hello
             if may_go_on:
                 self._ask_openssl(self._watch.take())
         if len(self.received) > MAX_HELLO_BYTES:
-            raise hello_too_long()
+            self._watch.refuse_too_long()
+            self._check_refusal()
         return None
 
     def feed_eof(self) -> None:
@@ -78,6 +82,10 @@ class HelloReader:
           TruncationError: always, unless OpenSSL finds something else.
         """
         self._ask_openssl(self._watch.take() + self._records.take_all(), is_all=True)
+
+    def _check_refusal(self) -> None:
+        if self._watch.refusal is not None:
+            raise self._watch.refusal.error
 
     def _ask_openssl(self, data: bytes, *, is_all: bool = False) -> None:
         if self._judge is None:

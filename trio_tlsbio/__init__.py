@@ -4,6 +4,7 @@ from trio import NeedHandshakeError
 
 from . import core as core
 from . import monitoring as monitoring
+from . import proxy_protocol as proxy_protocol
 from ._core.connection import TLSConnection
 from ._core.errors import (
     CertificateError,
@@ -19,6 +20,7 @@ from ._core.sni import sni_context
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
+from ._net.proxy_protocol import TrustedProxies
 from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._net.reloading import ContextProvider, ReloadingContext
 from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
@@ -51,6 +53,7 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "TrustedProxies",
     "is_worth_retrying",
     "open_pump",
     "open_tls_over_tcp_listeners",

@@ -11,10 +11,17 @@ import attrs
 import trio
 
 from trio_tlsbio._core.driven import DrivenConnection
-from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
+from trio_tlsbio._core.errors import (
+    HandshakeTimeoutError,
+    PeerAlertError,
+    TLSError,
+    truncated,
+)
+from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
 
+from .prologue import Prologue
 from .transport import Transport
 
 __all__ = ["Driver"]
@@ -40,6 +47,45 @@ class Driver:
     #: How many bytes of plaintext were going to be sent so far, and how many of them are encrypted.
     begun: int = attrs.field(default=0, init=False)
     committed: int = attrs.field(default=0, init=False)
+    _prologue: Prologue | None = attrs.field(default=None, init=False)  # until it is whole
+
+    ################################################################
+    # Before TLS
+    ################################################################
+
+    def expect(self, prologue: Prologue) -> None:
+        """Have a prologue read before the handshake, as a part of it. It must not have begun."""
+        self._prologue = prologue
+        self.transport.inbox = Inbox()  # so that none of it gets to OpenSSL
+
+    async def _read_prologue(self) -> None:
+        transport = self.transport
+        while self._prologue is not None:  # another task may have got there meanwhile
+            self.connection.lifecycle.check_send()
+            try:
+                rest = self._prologue.feed(transport.inbox.take_all())
+                if rest is None and transport.inbox.has_ended:
+                    raise truncated(
+                        f"the peer closed the connection before its {self._prologue.name} was whole"
+                    )
+            except TLSError as exc:
+                self.connection.lifecycle.origin.claim(exc)
+                raise
+            if rest is None:
+                await transport.receive()
+            else:
+                self._begin_tls(rest)
+
+    def _begin_tls(self, received: bytes) -> None:
+        """Give the connection what was received after the prologue, and what will be."""
+        transport = self.transport
+        has_ended, transport.inbox = transport.inbox.has_ended, self.connection.inbox
+        self._prologue = None
+        transport.has_heard = bool(received)
+        if received:
+            self.connection.feed(received)
+        if has_ended:
+            self.connection.feed_eof()
 
     ################################################################
     # The handshake
@@ -56,14 +102,17 @@ class Driver:
         is_timed = self._handshake_deadline < math.inf  # else a scope would only take time
         with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():
             try:
+                if self._prologue is not None:
+                    await self._read_prologue()
                 has_waited = await self._shake_hands()
             except TLSError as exc:
                 # If the transport broke, TLS could go on, only to fail in another way.
                 self.connection.abort(exc.again())
                 raise
         if not self.is_established:
+            what = "handshake" if self._prologue is None else self._prologue.name
             self.connection.abort(
-                HandshakeTimeoutError(f"no handshake within {self._handshake_timeout:g} seconds")
+                HandshakeTimeoutError(f"no {what} within {self._handshake_timeout:g} seconds")
             )
             self.connection.lifecycle.check_send()
         return has_waited

@@ -22,19 +22,22 @@ from trio_tlsbio._core.connection import SLICE_BYTES, TLSConnection
 from trio_tlsbio._core.driven import DrivenConnection
 from trio_tlsbio._core.errors import TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
+from trio_tlsbio._core.proxy_header import ProxyHeader
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
+from .addresses import Address, Addresses
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
 from .driver import Driver
 from .peer_watch import PeerWatch
+from .prologue import Prologue
 from .queries import SSLObjectQueries
 from .transport import Transport
 from .transports import transport_for
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "check_handshake_timeout"]
+__all__ = ["TLSStream", "T_Stream", "check_handshake_timeout", "expect_before_tls"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -84,6 +87,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
       close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
       close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
         stops waiting for the end, in bytes.
+      received: Ciphertext that was received on the transport already.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -96,6 +100,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     _driver: Driver
     _receive: Callable[[int | None], bytes | None]
     _closing: Closing
+    _addresses: Addresses
     _peer_watch: PeerWatch
     _send_conflict: ConflictDetector
     _receive_conflict: ConflictDetector
@@ -113,6 +118,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         handshake_timeout: float = math.inf,
         close_timeout: float = CLOSE_TIMEOUT,
         close_max_bytes: int = 1024 * 1024,
+        received: bytes = b"",
     ) -> None:
         check_handshake_timeout(handshake_timeout)
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
@@ -135,6 +141,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._driver = Driver(connection, self._transport, on_session, handshake_timeout)
         self._receive = connection.receive if on_session is None else self._driver.receive
         self._closing = Closing(policy, self._driver)
+        self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(self._driver)
         self._send_conflict = ConflictDetector(
             "another task is currently sending data on this TLSStream"
@@ -142,6 +149,9 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._receive_conflict = ConflictDetector(
             "another task is currently receiving data on this TLSStream"
         )
+        if received:
+            connection.feed(received)
+            self._transport.has_heard = True
 
     def __repr__(self) -> str:
         state = "closed " if self._closing.has_begun else ""
@@ -158,6 +168,31 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     def transport_stream(self) -> T_Stream:
         """The transport stream it was made with. None after :meth:`unwrap`, which gave it away."""
         return self._transport_stream  # type: ignore[return-value]  # as trio.SSLStream has it
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the other end of the socket: IP address and port, ``("192.0.2.1", 443)``,
+        or the path of a Unix socket, which is mostly empty for clients.
+
+        None if there is no socket underneath, or it was reset before this was first asked for.
+        """
+        return self._addresses.peer
+
+    @property
+    def client_address(self) -> Address | None:
+        """The address of the client: as reported by a proxy (``proxy_protocol`` of
+        :class:`TLSListener`), or else :attr:`peer_address`.
+
+        A proxy's report is there once the handshake is done.
+        """
+        return self._addresses.client
+
+    @property
+    def proxy_header(self) -> ProxyHeader | None:
+        """What a proxy has reported about the client, by the PROXY protocol; None without one, and
+        until it has arrived.
+        """
+        return self._addresses.proxy_header
 
     @property
     def connection(self) -> TLSConnection:
@@ -625,6 +660,13 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
+
+
+def expect_before_tls(
+    stream: TLSStream[Any], make_prologue: Callable[[Addresses], Prologue]
+) -> None:
+    """Have a stream read a prologue before its handshake, and within the time for that."""
+    stream._driver.expect(make_prologue(stream._addresses))
 
 
 def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | None:

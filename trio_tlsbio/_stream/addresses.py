@@ -1,0 +1,61 @@
+"""Who is at the other end of a transport, and on whose behalf."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from trio_tlsbio._core.proxy_header import ProxyHeader
+
+__all__ = ["Address", "Addresses"]
+
+Address: TypeAlias = tuple[str, int] | str
+"""A host's IP address and a port, or the path of a Unix socket, which is empty if it has none."""
+
+
+@attrs.define(eq=False)
+class Addresses:
+    """The addresses of one transport. Each is looked up once: after a reset, sockets forget it."""
+
+    _transport_stream: trio.abc.Stream
+    #: What a proxy has sent before TLS.
+    proxy_header: ProxyHeader | None = attrs.field(default=None, init=False)
+    _peer: Address | None = attrs.field(default=None, init=False)
+
+    @property
+    def peer(self) -> Address | None:
+        """The address of the other end of the socket; None without a socket."""
+        if self._peer is None:
+            self._peer = _peer_of(self._transport_stream)
+        return self._peer
+
+    @property
+    def client(self) -> Address | None:
+        """The address that a proxy has reported, or else that of the socket."""
+        source = None if self.proxy_header is None else self.proxy_header.source
+        if source is None:
+            return self.peer
+        return source if isinstance(source, str) else (str(source[0]), source[1])
+
+
+def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
+    stream: object = transport_stream
+    while not isinstance(stream, trio.SocketStream):
+        if stream is None:
+            return None
+        stream = getattr(stream, "transport_stream", None)
+    try:
+        name = stream.socket.getpeername()
+    except OSError:
+        return None
+    match name:
+        case (str(host), int(port), *_):
+            return host, port
+        case str():
+            return name
+        case bytes():  # Linux's abstract names
+            return name.decode("utf-8", "surrogateescape")
+        case _:
+            return None

@@ -17,15 +17,17 @@ from trio_tlsbio._stream.addresses import Address, Addresses
 from trio_tlsbio._stream.stream import TLSStream, expect_before_tls
 
 __all__ = [
-    "UNTRUSTED",
+    "REFUSALS",
     "TrustedProxies",
     "check_trusted_proxies",
     "expect_header",
     "read_proxy_header",
 ]
 
-UNTRUSTED = "UNTRUSTED_PROXY"
-"""The reason of the error for a peer that is refused."""
+_UNTRUSTED, _BAD_HEADER = "UNTRUSTED_PROXY", "BAD_PROXY_HEADER"
+
+REFUSALS = frozenset({_UNTRUSTED, _BAD_HEADER})
+"""The reasons of errors for peers that are refused before TLS."""
 
 Network: TypeAlias = IPv4Network | IPv6Network
 AnyNetwork: TypeAlias = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
@@ -128,11 +130,13 @@ class _Prologue:
     _reader: ProxyHeaderReader = attrs.field(factory=ProxyHeaderReader, init=False)
 
     def feed(self, data: bytes) -> bytes | None:
+        if self._addresses.has_gone:  # health checks end so, before they are accepted
+            raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
             raise TLSError(
                 "the peer is none of the trusted proxies (TrustedProxies), and nobody else may"
                 " connect here",
-                reason=UNTRUSTED,
+                reason=_UNTRUSTED,
             )
         self._addresses.proxy_header = header = _feed(self._reader, data)
         return None if header is None else self._reader.rest
@@ -142,4 +146,4 @@ def _feed(reader: ProxyHeaderReader, data: Any) -> ProxyHeader | None:
     try:
         return reader.feed(data)
     except ValueError as exc:
-        raise caused_by(TLSError(str(exc), reason="BAD_PROXY_HEADER"), exc) from exc
+        raise caused_by(TLSError(str(exc), reason=_BAD_HEADER), exc) from exc

@@ -27,7 +27,7 @@ from .monitor import (
     HandshakeFailed,
     ServerMonitor,
 )
-from .proxy_protocol import UNTRUSTED, TrustedProxies
+from .proxy_protocol import REFUSALS, TrustedProxies
 from .reloading import ContextProvider
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
@@ -356,8 +356,8 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
     words = printable(str(error))  # which may come from the peer
     # Load balancers connect and go, to see whether the server is there. A client that keeps silent
     # for as long as a handshake may take is another matter.
-    is_silent_too_long = isinstance(error, HandshakeTimeoutError)
-    if stream.has_received or is_silent_too_long or error.reason == UNTRUSTED:
+    is_refused = error.reason in REFUSALS
+    if stream.has_received or is_refused or isinstance(error, HandshakeTimeoutError):
         _logger.warning("connection from %s: %s", peer, words, extra=extra)
     else:
         _logger.debug("connection from %s: %s", peer, words, extra=extra)

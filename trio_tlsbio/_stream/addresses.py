@@ -32,6 +32,11 @@ class Addresses:
         return self._peer
 
     @property
+    def has_gone(self) -> bool:
+        """Whether there is a socket that has forgotten its peer's address, so it was reset."""
+        return self.peer is None and _socket_under(self._transport_stream) is not None
+
+    @property
     def client(self) -> Address | None:
         """The address that a proxy has reported, or else that of the socket."""
         source = None if self.proxy_header is None else self.proxy_header.source
@@ -40,14 +45,17 @@ class Addresses:
         return source if isinstance(source, str) else (str(source[0]), source[1])
 
 
-def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
+def _socket_under(transport_stream: trio.abc.Stream) -> trio.SocketStream | None:
     stream: object = transport_stream
-    while not isinstance(stream, trio.SocketStream):
-        if stream is None:
-            return None
+    while not isinstance(stream, trio.SocketStream | None):
         stream = getattr(stream, "transport_stream", None)
+    return stream
+
+
+def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
+    stream = _socket_under(transport_stream)
     try:
-        name = stream.socket.getpeername()
+        name = None if stream is None else stream.socket.getpeername()
     except OSError:
         return None
     match name:

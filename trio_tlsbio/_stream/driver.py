@@ -58,6 +58,11 @@ class Driver:
         self._prologue = prologue
         self.transport.inbox = Inbox()  # so that none of it gets to OpenSSL
 
+    @property
+    def is_before_tls(self) -> bool:
+        """Whether the prologue is not whole yet."""
+        return self._prologue is not None
+
     async def _read_prologue(self) -> None:
         transport = self.transport
         while self._prologue is not None:  # another task may have got there meanwhile

@@ -237,8 +237,9 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
 
     @property
     def has_received(self) -> bool:
-        """Whether the peer has sent anything at all."""
-        return self._transport.has_heard or self._driver.is_established
+        """Whether the peer has sent anything at all. What comes before TLS does not count."""
+        has_heard = self._transport.has_heard and not self._driver.is_before_tls
+        return has_heard or self._driver.is_established
 
     ################################################################
     # Handshake

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,6 +27,7 @@ from trio_tlsbio import (
     TruncationError,
     TrustedProxies,
     open_tls_over_tcp_listeners,
+    serve_tls_listeners,
     serve_tls_over_tcp,
 )
 from trio_tlsbio._stream import system_calls
@@ -336,7 +338,7 @@ async def test_a_bad_header_ends_its_connection(
         (b"", logging.DEBUG),
         (LOCAL, logging.DEBUG),
         (LINE, logging.DEBUG),
-        (LINE[:-1], logging.WARNING),
+        (LINE[:-1], logging.DEBUG),
         (LINE + b"\x16", logging.WARNING),
     ],
     ids=["nothing", "LOCAL", "PROXY", "cut", "and a byte"],
@@ -367,6 +369,29 @@ async def test_health_checks_make_no_noise(
     assert record.levelno == level
     if data == LINE[:-1] and how == "end":
         assert "before its PROXY protocol header was whole" in record.getMessage()
+
+
+async def test_a_health_check_that_has_gone_before_it_is_accepted(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HAProxy's: the socket has forgotten the address, by which it would be trusted."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    (listener,) = await open_tls_over_tcp_listeners(
+        0, server_context, host=HOST, proxy_protocol=LOOPBACK
+    )
+    server = Server(server_context, ServerMonitor(), listener, trio.CancelScope(), trio.Event())
+    tcp = await server.tcp()
+    await tcp.send_all(LOCAL)
+    reset_when_closed(tcp)
+    await tcp.aclose()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_tls_listeners, echo, [listener], monitor=server.monitor))
+        await server.until(lambda statistics: sum(statistics.failed.values()) == 1)
+        await server.until(lambda statistics: statistics.active == 0)
+        nursery.cancel_scope.cancel()
+    assert server.statistics.failed == {"truncated": 1}
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
 
 
 async def test_a_slow_header_takes_no_longer_than_a_handshake_may(

@@ -21,9 +21,16 @@ from sphinx.util.docutils import SphinxDirective
 import trio_tlsbio
 import trio_tlsbio.core
 import trio_tlsbio.monitoring
+import trio_tlsbio.proxy_protocol
 import trio_tlsbio.testing
 
-_MODULES = trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring, trio_tlsbio.testing
+_MODULES = (
+    trio_tlsbio,
+    trio_tlsbio.core,
+    trio_tlsbio.monitoring,
+    trio_tlsbio.proxy_protocol,
+    trio_tlsbio.testing,
+)
 
 
 def _resolve(

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import attrs
 import trio
 
-from trio_tlsbio._core.errors import TLSError, caused_by, truncated
+from trio_tlsbio._core.errors import TLSError, truncated
 from trio_tlsbio._core.proxy_header import ProxyHeader, ProxyHeaderReader
 from trio_tlsbio._stream.addresses import Address, Addresses
 from trio_tlsbio._stream.stream import TLSStream, expect_before_tls
@@ -146,4 +146,4 @@ def _feed(reader: ProxyHeaderReader, data: Any) -> ProxyHeader | None:
     try:
         return reader.feed(data)
     except ValueError as exc:
-        raise caused_by(TLSError(str(exc), reason=_BAD_HEADER), exc) from exc
+        raise TLSError(str(exc), reason=_BAD_HEADER) from exc

@@ -115,9 +115,13 @@ class Driver:
                 self.connection.abort(exc.again())
                 raise
         if not self.is_established:
-            what = "handshake" if self._prologue is None else self._prologue.name
+            seconds = f"{self._handshake_timeout:g} seconds"
             self.connection.abort(
-                HandshakeTimeoutError(f"no {what} within {self._handshake_timeout:g} seconds")
+                HandshakeTimeoutError(
+                    f"no handshake within {seconds}"
+                    if self._prologue is None
+                    else f"no {self._prologue.name} within {seconds}"
+                )
             )
             self.connection.lifecycle.check_send()
         return has_waited

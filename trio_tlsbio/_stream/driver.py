@@ -115,12 +115,12 @@ class Driver:
                 self.connection.abort(exc.again())
                 raise
         if not self.is_established:
-            seconds = f"{self._handshake_timeout:g} seconds"
+            seconds = self._handshake_timeout
             self.connection.abort(
                 HandshakeTimeoutError(
-                    f"no handshake within {seconds}"
+                    f"no handshake within {seconds:g} seconds"
                     if self._prologue is None
-                    else f"no {self._prologue.name} within {seconds}"
+                    else f"no {self._prologue.name} within {seconds:g} seconds"
                 )
             )
             self.connection.lifecycle.check_send()

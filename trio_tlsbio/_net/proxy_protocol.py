@@ -60,7 +60,7 @@ class TrustedProxies:
 
     Args:
       networks: IP addresses and networks, as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects of
-        :mod:`ipaddress`.
+        the module ``ipaddress``.
       unix: Whether to trust who connects to a Unix socket. Its permissions decide who can.
 
     Raises:
@@ -96,16 +96,17 @@ def check_trusted_proxies(proxies: object) -> None:
 async def read_proxy_header(transport_stream: trio.abc.Stream) -> tuple[ProxyHeader, bytes]:
     """Read the header of the PROXY protocol, version 1 or 2, from a connection that has just begun.
 
-    For servers that don't use :class:`TLSListener`. Check first that the peer can be believed, by
-    :meth:`TrustedProxies.trusts`. This takes as long as the peer does, so bound it in time. If it
-    raises or is cancelled, close the connection.
+    For servers that don't use :class:`~trio_tlsbio.TLSListener`. Check first that the peer can be
+    believed, by :meth:`~trio_tlsbio.TrustedProxies.trusts`. This takes as long as the peer does, so
+    bound it in time. If it raises or is cancelled, close the connection.
 
     Returns:
-      The header, and what was received after it, which a :class:`TLSStream` takes as ``received``.
+      The header, and what was received after it, which a :class:`~trio_tlsbio.TLSStream` takes as
+      ``received``.
 
     Raises:
-      TLSError: if the peer sends something else.
-      TruncationError: if the connection ends first.
+      trio_tlsbio.TLSError: if the peer sends something else.
+      trio_tlsbio.TruncationError: if the connection ends first.
     """
     reader = ProxyHeaderReader()
     while (header := _feed(reader, data := await transport_stream.receive_some())) is None:

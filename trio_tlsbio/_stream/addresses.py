@@ -9,7 +9,7 @@ import trio
 
 from trio_tlsbio._core.proxy_header import ProxyHeader
 
-__all__ = ["Address", "Addresses"]
+__all__ = ["Address", "AddressQueries", "Addresses"]
 
 Address: TypeAlias = tuple[str, int] | str
 """A host's IP address and a port, or the path of a Unix socket, which is empty if it has none."""
@@ -43,6 +43,39 @@ class Addresses:
         if source is None:
             return self.peer
         return source if isinstance(source, str) else (str(source[0]), source[1])
+
+
+class AddressQueries:
+    """What a stream reports of these addresses."""
+
+    __slots__ = ()
+
+    _addresses: Addresses
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the other end of the socket: IP address and port, ``("192.0.2.1", 443)``,
+        or the path of a Unix socket, which is mostly empty for clients.
+
+        None if there is no socket underneath, or it was reset before this was first asked for.
+        """
+        return self._addresses.peer
+
+    @property
+    def client_address(self) -> Address | None:
+        """The address of the client: as reported by a proxy (``proxy_protocol`` of
+        :class:`TLSListener`), or else :attr:`peer_address`.
+
+        A proxy's report is there once the handshake is done.
+        """
+        return self._addresses.client
+
+    @property
+    def proxy_header(self) -> ProxyHeader | None:
+        """What a proxy has reported about the client, by the PROXY protocol; None without one, and
+        until it has arrived.
+        """
+        return self._addresses.proxy_header
 
 
 def _socket_under(transport_stream: trio.abc.Stream) -> trio.SocketStream | None:

@@ -22,12 +22,11 @@ from trio_tlsbio._core.connection import SLICE_BYTES, TLSConnection
 from trio_tlsbio._core.driven import DrivenConnection
 from trio_tlsbio._core.errors import TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
-from trio_tlsbio._core.proxy_header import ProxyHeader
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
-from .addresses import Address, Addresses
+from .addresses import Addresses, AddressQueries
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
 from .driver import Driver
 from .peer_watch import PeerWatch
@@ -51,7 +50,7 @@ def check_handshake_timeout(handshake_timeout: float) -> None:
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
 # note of it, for example. So the methods are protected, and it comes where the main task waits.
 @attrs.define(eq=False, init=False, repr=False)
-class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
+class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
     """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.
 
     The handshake happens by itself when the stream is first used, or in :meth:`do_handshake`.
@@ -168,31 +167,6 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     def transport_stream(self) -> T_Stream:
         """The transport stream it was made with. None after :meth:`unwrap`, which gave it away."""
         return self._transport_stream  # type: ignore[return-value]  # as trio.SSLStream has it
-
-    @property
-    def peer_address(self) -> Address | None:
-        """The address of the other end of the socket: IP address and port, ``("192.0.2.1", 443)``,
-        or the path of a Unix socket, which is mostly empty for clients.
-
-        None if there is no socket underneath, or it was reset before this was first asked for.
-        """
-        return self._addresses.peer
-
-    @property
-    def client_address(self) -> Address | None:
-        """The address of the client: as reported by a proxy (``proxy_protocol`` of
-        :class:`TLSListener`), or else :attr:`peer_address`.
-
-        A proxy's report is there once the handshake is done.
-        """
-        return self._addresses.client
-
-    @property
-    def proxy_header(self) -> ProxyHeader | None:
-        """What a proxy has reported about the client, by the PROXY protocol; None without one, and
-        until it has arrived.
-        """
-        return self._addresses.proxy_header
 
     @property
     def connection(self) -> TLSConnection:

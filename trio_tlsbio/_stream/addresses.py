@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TypeAlias
 
 import attrs
@@ -42,7 +43,13 @@ class Addresses:
         source = None if self.proxy_header is None else self.proxy_header.source
         if source is None:
             return self.peer
-        return source if isinstance(source, str) else (str(source[0]), source[1])
+        if isinstance(source, str):
+            return source
+        ip, port = source
+        # As sockets have it, on each Python: "::ffff:192.0.2.1".
+        return socket.inet_ntop(
+            socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip.packed
+        ), port
 
 
 class AddressQueries:

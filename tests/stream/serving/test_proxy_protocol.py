@@ -106,11 +106,16 @@ def listen_on(transport: Any, context: ssl.SSLContext, **options: Any) -> TLSLis
         (LINE, CLIENT, "192.0.2.1:4660"),
         (BINARY, CLIENT, "192.0.2.1:4660"),
         (IPV6, ("2001:db8::1", 4660), "[2001:db8::1]:4660"),
+        (
+            IPV6.replace(b"2001:db8::1", b"::FFFF:192.0.2.1"),
+            ("::ffff:192.0.2.1", 4660),
+            "[::ffff:192.0.2.1]:4660",
+        ),
         (UNIX, "/run/a", "a peer '/run/a'"),
         (UNKNOWN, None, None),
         (LOCAL, None, None),
     ],
-    ids=["version 1", "version 2", "IPv6", "Unix", "UNKNOWN", "LOCAL"],
+    ids=["version 1", "version 2", "IPv6", "IPv4 in IPv6", "Unix", "UNKNOWN", "LOCAL"],
 )
 async def test_the_clients_address(
     header: bytes,

@@ -47,9 +47,8 @@ class Addresses:
             return source
         ip, port = source
         # As sockets have it, on each Python: "::ffff:192.0.2.1".
-        return socket.inet_ntop(
-            socket.AF_INET if ip.version == 4 else socket.AF_INET6, ip.packed
-        ), port
+        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+        return socket.inet_ntop(family, ip.packed), port
 
 
 class AddressQueries:

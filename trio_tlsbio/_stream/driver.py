@@ -83,14 +83,11 @@ class Driver:
 
     def _begin_tls(self, received: bytes) -> None:
         """Give the connection what was received after the prologue, and what will be."""
-        transport = self.transport
-        has_ended, transport.inbox = transport.inbox.has_ended, self.connection.inbox
         self._prologue = None
-        transport.has_heard = bool(received)
+        self.transport.inbox = self.connection.inbox  # if the transport has ended, it says so again
+        self.transport.has_heard = bool(received)
         if received:
             self.connection.feed(received)
-        if has_ended:
-            self.connection.feed_eof()
 
     ################################################################
     # The handshake

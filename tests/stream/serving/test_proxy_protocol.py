@@ -539,6 +539,19 @@ async def test_nothing_is_sent_or_received_before_the_header(
         assert not server.has_received
 
 
+async def test_an_end_that_arrives_along_with_the_header(server_context: ssl.SSLContext) -> None:
+    async with tcp_pair() as (ours, theirs):
+        server = await listen_on(theirs, server_context).accept()
+        await ours.send_all(LINE + b"\x16")
+        await ours.send_eof()
+        await wait_all_tasks_blocked()
+        assert server._transport.receive_nowait() == len(LINE) + 1  # as a failed send does
+        assert server._transport.has_ended
+        with pytest.raises(TruncationError, match="during the handshake"):
+            await server.do_handshake()
+        assert server.has_received
+
+
 async def test_draining_ends_a_connection_of_which_there_is_only_the_header(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, mock_clock: MockClock
 ) -> None:

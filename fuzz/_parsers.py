@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from functools import cache
 
+from trio_tlsbio._core.proxy_header import MAX_HEADER_BYTES, MAX_LINE_BYTES, _crc32c
 from trio_tlsbio._core.records import HEADER_BYTES, RECORD_BYTES, Records
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure
+from trio_tlsbio.proxy_protocol import ProxyCommand, ProxyHeader, ProxyHeaderReader
 from trio_tlsbio.testing import Conversation, Direction, Passage, flights_of, records_of
 
-from ._input import Input, as_buffer
+from ._input import Input, as_buffer, edited
 from ._setup import CLIENTS, SERVERS, VERSIONS, Handshake
 
-__all__ = ["fuzz_recording", "fuzz_records", "fuzz_starttls"]
+__all__ = ["fuzz_proxy_header", "fuzz_recording", "fuzz_records", "fuzz_starttls"]
 
 ################################################################
 # Records
@@ -186,3 +189,122 @@ def fuzz_starttls(data: bytes) -> None:
     assert all(len(line) < 100 for line in sent.split(b"\r\n"))
     if dialogue.is_done and protocol != "postgres":
         assert b"STARTTLS" in sent or b"STLS" in sent
+
+
+################################################################
+# The PROXY protocol
+################################################################
+
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_WORDS = (
+    *(b"TCP4", b"TCP6", b"UNKNOWN", b"192.0.2.1", b"2001:db8::1", b"::ffff:192.0.2.1", b"::"),
+    *(b"0", b"1", b"443", b"65535", b"65536", b"", b"\r", b"\n", b"%1", b"fe80::1%eth0", b"01"),
+)
+_FAMILIES = (0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32, 0x11)
+_TYPES = (0x01, 0x02, 0x03, 0x04, 0x05, 0x20, 0x21, 0x22, 0x28, 0x30, 0xEA, 0xF0)
+
+
+def _line(source: Input) -> bytes:
+    """A line of words, mostly of those that belong there."""
+    words = [b"PROXY"]
+    for _ in range(source.byte() % 8):
+        kind = source.byte()
+        words.append(_WORDS[kind % len(_WORDS)] if kind < 240 else source.block())
+    return b" ".join(words) + (b"\r\n" if source.byte() % 8 else source.block())
+
+
+def _entries_of(source: Input, depth: int = 0) -> bytes:
+    """Values with their types, of right lengths or not."""
+    entries = b""
+    for _ in range(source.byte() % 6):
+        kind = source.choice(_TYPES)
+        if kind == 0x20 and not depth:
+            value = source.take(5) + _entries_of(source, 1)
+        elif kind == 0x04:
+            value = bytes(source.size() % MAX_HEADER_BYTES)
+        else:
+            value = source.block()
+        size = len(value) if source.byte() % 16 else source.word()
+        entries += bytes([kind]) + size.to_bytes(2) + value
+    return entries
+
+
+def _block(source: Input) -> bytes:
+    """A header of version 2, with a right checksum or not."""
+    command = 0x20 + source.byte() % 3 if source.byte() % 16 else source.byte()
+    family = source.choice(_FAMILIES) if source.byte() % 16 else source.byte()
+    addresses = {1: 12, 2: 36, 3: 216}.get(family >> 4, 0) - (source.byte() % 16 == 15)
+    block = source.take(addresses).ljust(addresses, b"\0") if addresses > 0 else b""
+    block += _entries_of(source)
+    has_checksum = source.byte() % 2
+    block += b"\x03\0\4\0\0\0\0" * has_checksum
+    size = len(block) if source.byte() % 16 else source.word()
+    header = _SIGNATURE + bytes([command, family]) + (size & 0xFFFF).to_bytes(2) + block
+    return header[:-4] + _crc32c(header).to_bytes(4) if has_checksum else header
+
+
+def _read_header(pieces: Iterable[bytes]) -> tuple[ProxyHeader | None, str, bytes, int]:
+    """Read a header in pieces: what came out, or in words why not, and after how many bytes."""
+    reader, fed = ProxyHeaderReader(), 0
+    for piece in pieces:
+        fed += len(piece)
+        try:
+            header = reader.feed(piece)
+        except ValueError as exc:
+            return None, str(exc), b"", fed
+        if header is not None:
+            return header, "", reader.rest, fed
+        assert fed <= MAX_HEADER_BYTES, "it waits for more than a header may have"
+    return None, "", b"", fed
+
+
+def fuzz_proxy_header(data: bytes) -> None:
+    """A header of the PROXY protocol is read the same however it is cut, and to its end."""
+    source = Input(data)
+    kind = source.byte() % 8
+    sent = _line(source) if kind < 3 else _block(source) if kind < 7 else source.block()
+    if source.byte() % 4 == 3:
+        sent = edited(sent, source)
+    sent += source.block()
+    header, words, rest, _ = _read_header([sent])
+    cut = source.word() % (len(sent) + 1)
+    assert _read_header([sent[:cut], sent[cut:]])[:2] == (header, words)
+    size = 1 if len(sent) < 1000 else 100  # of padding, which is read slowly in single bytes
+    pieces = [sent[at : at + size] for at in range(0, len(sent), size)]
+    single, single_words, last, fed = _read_header(pieces)
+    assert (single, single_words) == (header, words)
+    fed -= len(last)
+    if header is None:
+        assert words.startswith(("the PROXY protocol ", "the proxy began with ")) or not words
+        assert words.isprintable()
+        return
+    assert sent[:fed] + rest == sent
+    _check_header(header, sent[:fed])
+    assert repr(header).isprintable()
+
+
+def _check_header(header: ProxyHeader, data: bytes) -> None:
+    """See that a header is what its bytes say, by writing it again."""
+    assert (header.source is None) == (header.destination is None)
+    if header.version == 1:
+        assert len(data) <= MAX_LINE_BYTES
+        assert header.command is ProxyCommand.PROXY
+        if not (isinstance(header.source, tuple) and isinstance(header.destination, tuple)):
+            assert header.source is None
+            assert data.startswith(b"PROXY UNKNOWN")
+            return
+        (source, port), (destination, other_port) = header.source, header.destination
+        words = data[:-2].decode("ascii").split(" ")
+        assert words[4:] == [str(port), str(other_port)]
+        assert words[1] == f"TCP{source.version}" == f"TCP{destination.version}"
+        if source.version == 4:
+            assert words[2:4] == [str(source), str(destination)]
+        return
+    assert data[12] == 0x20 + header.command.value
+    assert len(data) == 16 + int.from_bytes(data[14:16]) <= MAX_HEADER_BYTES
+    if isinstance(header.source, tuple) and isinstance(header.destination, tuple):
+        (source, port), (destination, other_port) = header.source, header.destination
+        packed = source.packed + destination.packed + port.to_bytes(2) + other_port.to_bytes(2)
+        assert data[16:].startswith(packed)
+    if header.command is ProxyCommand.LOCAL:
+        assert header == ProxyHeader(version=2, command=ProxyCommand.LOCAL)

@@ -13,7 +13,7 @@ import attrs
 from ._certificates import fuzz_certificates
 from ._core import fuzz_handshake, fuzz_open, fuzz_pair
 from ._hello import fuzz_hello
-from ._parsers import fuzz_recording, fuzz_records, fuzz_starttls
+from ._parsers import fuzz_proxy_header, fuzz_recording, fuzz_records, fuzz_starttls
 
 __all__ = ["TARGETS", "Target"]
 
@@ -88,5 +88,6 @@ TARGETS: Mapping[str, Target] = {
         Target("records", fuzz_records, 20, 100),
         Target("recording", fuzz_recording, 16, 200),
         Target("starttls", fuzz_starttls, 28, 200),
+        Target("proxy_header", fuzz_proxy_header, 16, 300),
     )
 }

@@ -210,6 +210,36 @@ def nginx_argv(directory: Path, servers: str) -> tuple[object, ...]:
     return ("nginx", "-p", directory, "-c", config, "-e", "stderr")
 
 
+# Debian has it in a package of its own.
+NGINX_STREAM_MODULE = next(Path("/usr/lib/nginx/modules").glob("ngx_stream_module.so"), None)
+
+NGINX_STREAM_CONFIG = """
+load_module {module};
+daemon off;
+master_process off;
+pid {directory}/nginx.pid;
+error_log stderr warn;
+events {{}}
+stream {{
+    server {{
+        listen 127.0.0.1:{port};
+        proxy_pass 127.0.0.1:{their_port};
+        proxy_protocol on;
+    }}
+}}
+"""
+
+
+def nginx_stream_argv(directory: Path, port: int, their_port: int) -> tuple[object, ...]:
+    """Configure nginx as a proxy that sends the PROXY protocol, and tell how to run it."""
+    config = directory / "nginx.conf"
+    text = NGINX_STREAM_CONFIG.format(
+        module=NGINX_STREAM_MODULE, directory=directory, port=port, their_port=their_port
+    )
+    config.write_text(text, encoding="utf-8")
+    return ("nginx", "-p", directory, "-c", config, "-e", "stderr")
+
+
 @asynccontextmanager
 async def nginx(
     pem: Path,

@@ -4,6 +4,7 @@ from trio import NeedHandshakeError
 
 from . import core as core
 from . import monitoring as monitoring
+from . import proxy_protocol as proxy_protocol
 from . import ticket_keys as ticket_keys
 from ._core.client_hello import ClientHello
 from ._core.connection import TLSConnection
@@ -24,6 +25,7 @@ from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
 from ._net.identity import load_identity
 from ._net.listening import TLSListener, open_tls_over_tcp_listeners
+from ._net.proxy_protocol import TrustedProxies
 from ._net.reconnecting import Reconnecting, Retry, is_worth_retrying
 from ._net.reloading import ContextProvider, ReloadingContext
 from ._net.serving import serve_tls_listeners, serve_tls_over_tcp
@@ -46,9 +48,9 @@ __all__ = [
     "NeedHandshakeError",
     "PeerAlertError",
     "PostHandshakeAuthError",
-    "RefuseHandshake",
     "PumpedStream",
     "Reconnecting",
+    "RefuseHandshake",
     "ReloadingContext",
     "Retry",
     "SessionCache",
@@ -59,6 +61,7 @@ __all__ = [
     "TLSSession",
     "TLSStream",
     "TruncationError",
+    "TrustedProxies",
     "contexts_by_name",
     "is_worth_retrying",
     "load_identity",

@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 import trio_tlsbio
 import trio_tlsbio.core
 import trio_tlsbio.monitoring
+import trio_tlsbio.proxy_protocol
 import trio_tlsbio.testing
 import trio_tlsbio.ticket_keys
 
@@ -28,6 +29,7 @@ _MODULES = (
     trio_tlsbio,
     trio_tlsbio.core,
     trio_tlsbio.monitoring,
+    trio_tlsbio.proxy_protocol,
     trio_tlsbio.testing,
     trio_tlsbio.ticket_keys,
 )

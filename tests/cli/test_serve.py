@@ -14,7 +14,7 @@ import trustme
 
 from tests.commands import facts, refused, run, serve
 from tests.helpers import client_context_for
-from trio_tlsbio import CertificateError, PeerAlertError, SessionCache
+from trio_tlsbio import CertificateError, PeerAlertError, SessionCache, TLSStream
 from trio_tlsbio.core import State
 
 from .peers import connect, exchange, posix
@@ -110,6 +110,25 @@ async def test_handshake_timeout(pem: Path) -> None:
     assert result.fact("failed") == "1 (handshake timeout 1)"
     assert result.fact("handshake") == "none"
     assert "no handshake within 0.3 seconds" in result.stderr
+
+
+async def test_behind_a_proxy(pem: Path, context: ssl.SSLContext) -> None:
+    async with serve("--cert", pem, "--proxy-protocol", "::1,127.0.0.0/8") as server:
+        tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
+        await tcp.send_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 4660 443\r\n")
+        async with TLSStream(tcp, context, server_hostname="localhost") as stream:
+            assert await exchange(stream, b"x") == b"x"
+            await trio.aclose_forcefully(tcp)
+        await server.until("connection from 192.0.2.1:4660: ")
+        result = await server.end()
+    assert result.fact("broken") == "1 (truncated 1)"
+
+
+async def test_line_to_try_behind_a_proxy() -> None:
+    async with serve("--www", "--proxy-protocol", "127.0.0.1") as server:
+        assert " --haproxy-protocol https://" in server.fact("try it with")
+    async with serve("--proxy-protocol", "127.0.0.1") as server:
+        assert server.fact("try it with") == "a proxy that sends the PROXY protocol"
 
 
 async def test_max_connections(pem: Path, context: ssl.SSLContext) -> None:

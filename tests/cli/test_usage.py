@@ -112,6 +112,8 @@ def test_usage_errors(args: tuple[str, ...], words: str, command: Command) -> No
         (("--handshake-timeout", "0"), "seconds above 0"),
         (("--drain-timeout", "soon"), "seconds above 0"),
         (("--max-connections", "0"), "not a number above 0"),
+        (("--proxy-protocol", "localhost"), "not an IP address or network that can be trusted"),
+        (("--proxy-protocol", "127.0.0.1,"), "not an IP address or network that can be trusted"),
         (("more",), "unrecognized arguments"),
         (("--directory", "."), "unrecognized arguments"),
     ],

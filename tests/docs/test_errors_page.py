@@ -92,7 +92,8 @@ class Source:
         local = {each.name for each in ast.walk(self.tree) if isinstance(each, Function)}
         # An OSError has the system's words.
         known = EXCEPTIONS | local | {"AssertionError", "OSError", "again", "error", "claim", "min"}
-        known |= {"closed_error", "stream_error"}  # of another module, where their messages are
+        # Of other modules, where their messages are.
+        known |= {"closed_error", "stream_error", "truncated"}
         assert name in known, f"{self.name}:{call.lineno} raises {name}, which is not known here"
 
     def _texts(self, node: ast.expr, within: ast.AST) -> list[str]:

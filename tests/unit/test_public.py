@@ -60,14 +60,20 @@ def test_public_names_are_of_public_modules(module_name: str, value: Any) -> Non
 
 
 def test_the_modules_are_found() -> None:
-    assert {trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring} < set(MODULES)
+    assert {trio_tlsbio, trio_tlsbio.core, trio_tlsbio.proxy_protocol} < set(MODULES)
     ours = [value for _, value in (param.values for param in EXPORTED) if is_ours(value)]
     assert trio_tlsbio.TLSStream in ours
     assert len(ours) > 60
 
 
 def test_no_name_is_in_two_modules() -> None:
-    modules = [trio_tlsbio, trio_tlsbio.core, trio_tlsbio.monitoring, trio_tlsbio.ticket_keys]
+    modules = [
+        trio_tlsbio,
+        trio_tlsbio.core,
+        trio_tlsbio.monitoring,
+        trio_tlsbio.proxy_protocol,
+        trio_tlsbio.ticket_keys,
+    ]
     names = Counter(name for module in modules for name in module.__all__)
     assert names.most_common(1)[0][1] == 1
     assert all(list(module.__all__) == sorted(module.__all__) for module in modules)

@@ -13,7 +13,7 @@ from .handshake_info import HandshakeInfo
 from .records import record_bounds
 from .states import Lifecycle, State
 
-__all__ = ["CertificateRequest", "ask_for_certificate"]
+__all__ = ["CertificateRequest", "ask_for_certificate", "check_may_answer"]
 
 # An encrypted KeyUpdate (RFC 9846 section 4.7.3).
 _KEY_UPDATE_BYTES = 5 + SEAL_BYTES

@@ -13,6 +13,7 @@ from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, check_handshake_timeout
 
+from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
 from .reloading import ContextProvider
 
 __all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over_tcp_listeners"]
@@ -61,9 +62,13 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
+      proxy_protocol: The proxies that connect for the clients, and send a header of the PROXY
+        protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
+        :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
 
     Raises:
-      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one.
+      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
+        ``proxy_protocol`` is no :class:`TrustedProxies`.
       ValueError: for a context that was made for clients, and timeouts that make no sense.
     """
 
@@ -74,6 +79,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     _https_compatible: bool
     _handshake_timeout: float
     _close_timeout: float
+    _proxy_protocol: TrustedProxies | None
     # What the function that gives the context has raised, which is no failure of accepting.
     _context_error: BaseException | None = attrs.field(repr=False)
     _closed: trio.Event = attrs.field(repr=False)
@@ -86,13 +92,15 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         https_compatible: bool = False,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
+        proxy_protocol: TrustedProxies | None = None,
     ) -> None:
-        _check_options(ssl_context, handshake_timeout, close_timeout)
+        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
         self.transport_listener = transport_listener
         self._ssl_context = ssl_context
         self._https_compatible = https_compatible
         self._handshake_timeout = handshake_timeout
         self._close_timeout = close_timeout
+        self._proxy_protocol = proxy_protocol
         self._context_error = None
         self._closed = trio.Event()
 
@@ -102,7 +110,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         """
         transport_stream = await self.transport_listener.accept()
         try:
-            return TLSStream(
+            stream = TLSStream(
                 transport_stream,
                 current_context(self._ssl_context),
                 server_side=True,
@@ -114,6 +122,9 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
+        if self._proxy_protocol is not None:
+            expect_header(stream, self._proxy_protocol)
+        return stream
 
     async def aclose(self) -> None:
         """Close the transport listener."""
@@ -122,12 +133,16 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 
 
 def _check_options(
-    ssl_context: ssl.SSLContext | ContextProvider, handshake_timeout: float, close_timeout: float
+    ssl_context: ssl.SSLContext | ContextProvider,
+    handshake_timeout: float,
+    close_timeout: float,
+    proxy_protocol: TrustedProxies | None,
 ) -> None:
     check_arguments(
         current_context(ssl_context), server_side=True, server_hostname=None, session=None
     )
     check_handshake_timeout(handshake_timeout)
+    check_trusted_proxies(proxy_protocol)
     ClosePolicy(timeout=close_timeout)
 
 
@@ -140,6 +155,7 @@ async def open_tls_over_tcp_listeners(
     backlog: int | None = None,
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     close_timeout: float = CLOSE_TIMEOUT,
+    proxy_protocol: TrustedProxies | None = None,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -152,13 +168,14 @@ async def open_tls_over_tcp_listeners(
       backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds.
+      proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
 
     Raises:
       OSError: if the port can't be had.
       TypeError: as :class:`TLSListener`, before listening.
       ValueError: as :class:`TLSListener`, before listening.
     """
-    _check_options(ssl_context, handshake_timeout, close_timeout)
+    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
     return [
         TLSListener(
             listener,
@@ -166,6 +183,7 @@ async def open_tls_over_tcp_listeners(
             https_compatible=https_compatible,
             handshake_timeout=handshake_timeout,
             close_timeout=close_timeout,
+            proxy_protocol=proxy_protocol,
         )
         for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     ]

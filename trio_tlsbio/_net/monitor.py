@@ -29,7 +29,8 @@ class ConnectionAccepted:
     """A client has connected. Its handshake begins."""
 
     peer: str
-    """Its address, ``127.0.0.1:50000`` or ``[::1]:50000``."""
+    """Its address, ``127.0.0.1:50000`` or ``[::1]:50000``. With ``proxy_protocol``, that is the
+    proxy's here, and the client's in the events that follow, once the proxy has reported it."""
 
 
 @attrs.frozen

@@ -27,6 +27,7 @@ from .monitor import (
     HandshakeFailed,
     ServerMonitor,
 )
+from .proxy_protocol import REFUSALS, TrustedProxies
 from .reloading import ContextProvider
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
@@ -58,6 +59,7 @@ async def serve_tls_over_tcp(
     max_handshakes: int | None = None,
     on_error: Callable[[TLSStream[trio.SocketStream], Exception], object] | None = None,
     monitor: ServerMonitor | None = None,
+    proxy_protocol: TrustedProxies | None = None,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -73,6 +75,7 @@ async def serve_tls_over_tcp(
         backlog=backlog,
         handshake_timeout=handshake_timeout,
         close_timeout=close_timeout,
+        proxy_protocol=proxy_protocol,
     )
     await serve_tls_listeners(
         handler,
@@ -247,7 +250,6 @@ class _Server(Generic[T_Stream]):
     @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream]) -> None:
         """See one connection through, from the handshake to the end."""
-        peer = _peer_of(stream)
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
@@ -256,7 +258,7 @@ class _Server(Generic[T_Stream]):
             stream.stop_lingering()
         try:
             try:
-                error = await self._shake_hands(stream, peer)
+                error = await self._shake_hands(stream)
                 if error is None:
                     is_established = True
                     error = await self._handle(stream)
@@ -272,20 +274,22 @@ class _Server(Generic[T_Stream]):
             self._connections -= 1
             self._less_to_do.unpark_all()
             if isinstance(error, TLSError):
-                _log_failure(error, stream, peer)
+                _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
             duration = trio.current_time() - begin
+            peer = _client_of(stream)
             self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # or its traceback would keep it, and the stream, alive in a cycle
 
-    async def _shake_hands(self, stream: TLSStream[T_Stream], peer: str) -> TLSError | None:
+    async def _shake_hands(self, stream: TLSStream[T_Stream]) -> TLSError | None:
         """Complete the handshake, and return why it failed, if it did."""
         begin = trio.current_time()
         try:
-            self._monitor.happened(ConnectionAccepted(peer))
+            self._monitor.happened(ConnectionAccepted(_client_of(stream)))
             await self._do_handshake(stream)
         except Exception as exc:
-            self._monitor.happened(HandshakeFailed(peer, exc, trio.current_time() - begin))
+            duration = trio.current_time() - begin
+            self._monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
             if not isinstance(exc, TLSError):
                 raise
             return exc
@@ -294,7 +298,7 @@ class _Server(Generic[T_Stream]):
             self._less_to_do.unpark_all()
         assert stream.handshake is not None
         duration = trio.current_time() - begin
-        self._monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
+        self._monitor.happened(HandshakeCompleted(_client_of(stream), stream.handshake, duration))
         return None
 
     async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
@@ -340,13 +344,15 @@ class _Server(Generic[T_Stream]):
         await self._handler(stream)
 
 
-def _log_failure(error: TLSError, stream: TLSStream[Any], peer: str) -> None:
+def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
     """Log what has ended a connection."""
+    peer = _client_of(stream)
     extra = {"error_type": error.error_type}
     words = printable(str(error))  # which may come from the peer
     # Load balancers connect and go, to see whether the server is there. A client that keeps silent
     # for as long as a handshake may take is another matter.
-    if stream.has_received or isinstance(error, HandshakeTimeoutError):
+    is_refused = error.reason in REFUSALS
+    if stream.has_received or is_refused or isinstance(error, HandshakeTimeoutError):
         _logger.warning("connection from %s: %s", peer, words, extra=extra)
     else:
         _logger.debug("connection from %s: %s", peer, words, extra=extra)
@@ -373,15 +379,14 @@ def first_of(exc: Exception) -> Exception:
     return first_of(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
 
 
-def _peer_of(stream: TLSStream[T_Stream]) -> str:
-    if not isinstance(transport := stream.transport_stream, trio.SocketStream):
-        return "a peer"
-    try:
-        name = transport.socket.getpeername()
-    except OSError:
-        return "a peer that has gone"
-    match name:
-        case (str(host), int(port), *_):
+def _client_of(stream: TLSStream[Any]) -> str:
+    """Return a client's address as people write it."""
+    match stream.client_address:
+        case (host, port):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        case _:  # a Unix socket's path, for one, which clients don't have
-            return f"a peer {name!r}" if name else "a peer"
+        case None if isinstance(stream.transport_stream, trio.SocketStream):
+            return "a peer that has gone"
+        case None | "":
+            return "a peer"
+        case path:  # of a Unix socket, which clients mostly don't have
+            return f"a peer {path!r}"

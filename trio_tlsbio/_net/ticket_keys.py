@@ -12,15 +12,11 @@ from typing import Any, NoReturn, TypeAlias
 
 import attrs
 
-from trio_tlsbio._core.native_context import (
-    certificate_names_in_der,
-    is_reachable,
-    set_ticket_keys,
-)
+from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
 from trio_tlsbio._core.sni import contexts_of, is_trust_known, security_level
 
-__all__ = ["SharedTickets", "TicketKeys"]
+__all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 
 _Path: TypeAlias = str | os.PathLike[str]
 

@@ -11,11 +11,13 @@ import attrs
 import trio
 
 from trio_tlsbio._core.connection import TLSConnection
-from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
+from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError, truncated
+from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
 
 from .decisions import Decisions
+from .prologue import Prologue
 from .transport import Transport
 
 __all__ = ["Driver"]
@@ -42,6 +44,47 @@ class Driver:
     #: How many bytes of plaintext were going to be sent so far, and how many of them are encrypted.
     begun: int = attrs.field(default=0, init=False)
     committed: int = attrs.field(default=0, init=False)
+    _prologue: Prologue | None = attrs.field(default=None, init=False)  # until it is whole
+
+    ################################################################
+    # Before TLS
+    ################################################################
+
+    def expect(self, prologue: Prologue) -> None:
+        """Have a prologue read before the handshake, as a part of it. It must not have begun."""
+        self._prologue = prologue
+        self.transport.inbox = Inbox()  # so that none of it gets to OpenSSL
+
+    @property
+    def is_before_tls(self) -> bool:
+        """Whether the prologue is not whole yet."""
+        return self._prologue is not None
+
+    async def _read_prologue(self) -> None:
+        transport = self.transport
+        while self._prologue is not None:  # another task may have got there meanwhile
+            self.connection.lifecycle.check_send()
+            try:
+                rest = self._prologue.feed(transport.inbox.take_all())
+                if rest is None and transport.inbox.has_ended:
+                    raise truncated(
+                        f"the peer closed the connection before its {self._prologue.name} was whole"
+                    )
+            except TLSError as exc:
+                self.connection.lifecycle.origin.claim(exc)
+                raise
+            if rest is None:
+                await transport.receive()
+            else:
+                self._begin_tls(rest)
+
+    def _begin_tls(self, received: bytes) -> None:
+        """Give the connection what was received after the prologue, and what will be."""
+        self._prologue = None
+        self.transport.inbox = self.connection.inbox  # if the transport has ended, it says so again
+        self.transport.has_heard = bool(received)
+        if received:
+            self.connection.feed(received)
 
     ################################################################
     # The handshake
@@ -58,14 +101,21 @@ class Driver:
         is_timed = self._handshake_deadline < math.inf  # else a scope would only take time
         with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():
             try:
+                if self._prologue is not None:
+                    await self._read_prologue()
                 has_waited = await self._shake_hands()
             except TLSError as exc:
                 # If the transport broke, TLS could go on, only to fail in another way.
                 self.connection.abort(exc.again())
                 raise
         if not self.is_established:
+            seconds = self._handshake_timeout
             self.connection.abort(
-                HandshakeTimeoutError(f"no handshake within {self._handshake_timeout:g} seconds")
+                HandshakeTimeoutError(
+                    f"no handshake within {seconds:g} seconds"
+                    if self._prologue is None
+                    else f"no {self._prologue.name} within {seconds:g} seconds"
+                )
             )
             self.connection.lifecycle.check_send()
         return has_waited

@@ -25,16 +25,18 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
+from .addresses import Addresses, AddressQueries
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
 from .decisions import ChooseContext, Decisions, VerifyPeer, checked_function
 from .driver import Driver
 from .peer_watch import PeerWatch
+from .prologue import Prologue
 from .queries import SSLObjectQueries
 from .transport import SLICE_BYTES, Transport, slices
 from .transport_kinds import transport_for
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "check_handshake_timeout"]
+__all__ = ["TLSStream", "T_Stream", "check_handshake_timeout", "expect_before_tls"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -48,7 +50,7 @@ def check_handshake_timeout(handshake_timeout: float) -> None:
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
 # note of it, for example. So the methods are protected, and it comes where the main task waits.
 @attrs.define(eq=False, init=False, repr=False)
-class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
+class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
     """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.
 
     The handshake happens by itself when the stream is first used, or in :meth:`do_handshake`.
@@ -108,6 +110,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
     _driver: Driver
     _receive: Callable[[int | None], bytes | None]
     _closing: Closing
+    _addresses: Addresses
     _peer_watch: PeerWatch
     _send_conflict: ConflictDetector
     _receive_conflict: ConflictDetector
@@ -156,6 +159,7 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
         self._driver = Driver(connection, self._transport, decisions, on_session, handshake_timeout)
         self._receive = connection.receive if on_session is None else self._driver.receive
         self._closing = Closing(policy, self._driver)
+        self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(self._driver)
         self._send_conflict = ConflictDetector(
             "another task is currently sending data on this TLSStream"
@@ -228,8 +232,9 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
 
     @property
     def has_received(self) -> bool:
-        """Whether the peer has sent anything at all."""
-        return self._transport.has_heard or self._driver.is_established
+        """Whether the peer has sent anything at all. What comes before TLS does not count."""
+        has_heard = self._transport.has_heard and not self._driver.is_before_tls
+        return has_heard or self._driver.is_established
 
     ################################################################
     # Handshake
@@ -648,6 +653,13 @@ class TLSStream(SSLObjectQueries, trio.abc.HalfCloseableStream, Generic[T_Stream
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
+
+
+def expect_before_tls(
+    stream: TLSStream[Any], make_prologue: Callable[[Addresses], Prologue]
+) -> None:
+    """Have a stream read a prologue before its handshake, and within the time for that."""
+    stream._driver.expect(make_prologue(stream._addresses))
 
 
 def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | None:

@@ -20,6 +20,7 @@ from trio_tlsbio import (
     ReloadingContext,
     TLSListener,
     TLSStream,
+    TrustedProxies,
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
@@ -73,6 +74,13 @@ def _limit(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
+
+
+def _proxies(text: str) -> TrustedProxies:
+    try:
+        return TrustedProxies(text.split(","))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
 def add_parser(commands: Commands) -> None:
@@ -139,6 +147,13 @@ def add_parser(commands: Commands) -> None:
     )
     add_version_options(parser)
     parser.add_argument(
+        "--proxy-protocol",
+        metavar="NETWORK[,NETWORK]",
+        type=_proxies,
+        help="let only proxies of these networks connect, and learn the clients' addresses from "
+        "them by the PROXY protocol",
+    )
+    parser.add_argument(
         "--handshake-timeout",
         metavar="SECONDS",
         type=positive_seconds,
@@ -201,7 +216,10 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
     where = f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     client = " --cert FILE" if options.client_ca is not None else ""
     if options.www:
-        line = f"curl --cacert {ca_file}{client} https://{where}/"
+        proxy = " --haproxy-protocol" if options.proxy_protocol is not None else ""
+        line = f"curl --cacert {ca_file}{client}{proxy} https://{where}/"
+    elif options.proxy_protocol is not None:
+        line = "a proxy that sends the PROXY protocol"
     else:
         line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
     tell(
@@ -240,6 +258,7 @@ async def _listen(
             host=options.host,
             https_compatible=options.www,
             handshake_timeout=options.handshake_timeout,
+            proxy_protocol=options.proxy_protocol,
         )
     except OSError as exc:
         where = f"{options.host} port {options.port}"

@@ -1,0 +1,150 @@
+"""The PROXY protocol on servers: whom to believe, and reading what they report."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+from trio_tlsbio._core.errors import TLSError, truncated
+from trio_tlsbio._core.proxy_header import ProxyHeader, ProxyHeaderReader
+from trio_tlsbio._stream.addresses import Address, Addresses
+from trio_tlsbio._stream.stream import TLSStream, expect_before_tls
+
+__all__ = [
+    "REFUSALS",
+    "TrustedProxies",
+    "check_trusted_proxies",
+    "expect_header",
+    "read_proxy_header",
+]
+
+_UNTRUSTED, _BAD_HEADER = "UNTRUSTED_PROXY", "BAD_PROXY_HEADER"
+
+REFUSALS = frozenset({_UNTRUSTED, _BAD_HEADER})
+"""The reasons of errors for peers that are refused before TLS."""
+
+Network: TypeAlias = IPv4Network | IPv6Network
+AnyNetwork: TypeAlias = str | IPv4Address | IPv6Address | IPv4Network | IPv6Network
+
+
+def _networks(networks: Iterable[AnyNetwork]) -> tuple[Network, ...]:
+    if isinstance(networks, str) or not isinstance(networks, Iterable):
+        raise TypeError('TrustedProxies takes a list of networks: ["192.0.2.0/24"]')
+    return tuple(map(_network, networks))
+
+
+def _network(given: AnyNetwork) -> Network:
+    if not isinstance(given, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
+        raise TypeError(f"a network must be a str or of the module ipaddress, not {given!r}")
+    try:
+        network = ipaddress.ip_network(given)
+    except ValueError as exc:
+        raise ValueError(f"not an IP address or network that can be trusted: {exc}") from None
+    if "%" in str(network):
+        raise ValueError(f"a network must not have a zone: {given!r}")
+    return network
+
+
+@attrs.frozen
+class TrustedProxies:
+    """Whose reports by the PROXY protocol a server believes. Nobody else can connect to it.
+
+    Whoever is trusted can connect in the name of any address. So these should be the addresses of
+    your proxies, and of no client.
+
+    Args:
+      networks: IP addresses and networks, as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects of
+        the module ``ipaddress``.
+      unix: Whether to trust who connects to a Unix socket. Its permissions decide who can.
+
+    Raises:
+      TypeError: if ``networks`` is no list of these.
+      ValueError: for what is no network, and if nobody is trusted.
+    """
+
+    networks: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
+    unix: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.networks or self.unix):
+            raise ValueError("TrustedProxies needs a network, or nobody could connect")
+
+    def trusts(self, address: Address | None) -> bool:
+        """Whether an address, such as :attr:`TLSStream.peer_address`, is a trusted proxy's."""
+        if address is None or isinstance(address, str):
+            return self.unix and address is not None
+        ip: IPv4Address | IPv6Address = ipaddress.ip_address(address[0].partition("%")[0])
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped  # a socket for both families has such addresses
+        return any(ip in network for network in self.networks)
+
+
+def check_trusted_proxies(proxies: object) -> None:
+    """Raise :exc:`TypeError` for what is neither None nor :class:`TrustedProxies`."""
+    if not isinstance(proxies, TrustedProxies | None):
+        raise TypeError(
+            f"proxy_protocol must be TrustedProxies or None, not {type(proxies).__name__}"
+        )
+
+
+async def read_proxy_header(transport_stream: trio.abc.Stream) -> tuple[ProxyHeader, bytes]:
+    """Read the header of the PROXY protocol, version 1 or 2, from a connection that has just begun.
+
+    For servers that don't use :class:`~trio_tlsbio.TLSListener`. Check first that the peer can be
+    believed, by :meth:`~trio_tlsbio.TrustedProxies.trusts`. This takes as long as the peer does, so
+    bound it in time. If it raises or is cancelled, close the connection.
+
+    Returns:
+      The header, and what was received after it, which a :class:`~trio_tlsbio.TLSStream` takes as
+      ``received``.
+
+    Raises:
+      trio_tlsbio.TLSError: if the peer sends something else.
+      trio_tlsbio.TruncationError: if the connection ends first.
+    """
+    reader = ProxyHeaderReader()
+    while (header := _feed(reader, data := await transport_stream.receive_some())) is None:
+        if not data:
+            raise truncated(f"the peer closed the connection before its {_Prologue.name} was whole")
+    return header, reader.rest
+
+
+def expect_header(stream: TLSStream[Any], proxies: TrustedProxies) -> None:
+    """Have a stream read the header before its handshake, if a trusted proxy has connected."""
+    expect_before_tls(stream, partial(_Prologue, proxies))
+
+
+@attrs.define(eq=False)
+class _Prologue:
+    """The header as what comes before TLS on a stream."""
+
+    name = "PROXY protocol header"
+
+    _proxies: TrustedProxies
+    _addresses: Addresses
+    _reader: ProxyHeaderReader = attrs.field(factory=ProxyHeaderReader, init=False)
+
+    def feed(self, data: bytes) -> bytes | None:
+        if self._addresses.has_gone:  # health checks end so, before they are accepted
+            raise truncated("the peer closed the connection before it was accepted")
+        if not self._proxies.trusts(self._addresses.peer):
+            raise TLSError(
+                "the peer is none of the trusted proxies (TrustedProxies), and nobody else may"
+                " connect here",
+                reason=_UNTRUSTED,
+            )
+        self._addresses.proxy_header = header = _feed(self._reader, data)
+        return None if header is None else self._reader.rest
+
+
+def _feed(reader: ProxyHeaderReader, data: Any) -> ProxyHeader | None:
+    try:
+        return reader.feed(data)
+    except ValueError as exc:
+        raise TLSError(str(exc), reason=_BAD_HEADER) from exc

@@ -1,0 +1,108 @@
+"""Who is at the other end of a transport, and on whose behalf."""
+
+from __future__ import annotations
+
+import socket
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from trio_tlsbio._core.proxy_header import ProxyHeader
+
+__all__ = ["Address", "AddressQueries", "Addresses"]
+
+Address: TypeAlias = tuple[str, int] | str
+"""A host's IP address and a port, or the path of a Unix socket, which is empty if it has none."""
+
+
+@attrs.define(eq=False)
+class Addresses:
+    """The addresses of one transport. Each is looked up once: after a reset, sockets forget it."""
+
+    _transport_stream: trio.abc.Stream
+    #: What a proxy has sent before TLS.
+    proxy_header: ProxyHeader | None = attrs.field(default=None, init=False)
+    _peer: Address | None = attrs.field(default=None, init=False)
+
+    @property
+    def peer(self) -> Address | None:
+        """The address of the other end of the socket; None without a socket."""
+        if self._peer is None:
+            self._peer = _peer_of(self._transport_stream)
+        return self._peer
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether there is a socket that has forgotten its peer's address, so it was reset."""
+        return self.peer is None and _socket_under(self._transport_stream) is not None
+
+    @property
+    def client(self) -> Address | None:
+        """The address that a proxy has reported, or else that of the socket."""
+        source = None if self.proxy_header is None else self.proxy_header.source
+        if source is None:
+            return self.peer
+        if isinstance(source, str):
+            return source
+        ip, port = source
+        # As sockets have it, on each Python: "::ffff:192.0.2.1".
+        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+        return socket.inet_ntop(family, ip.packed), port
+
+
+class AddressQueries:
+    """What a stream reports of these addresses."""
+
+    __slots__ = ()
+
+    _addresses: Addresses
+
+    @property
+    def peer_address(self) -> Address | None:
+        """The address of the other end of the socket: IP address and port, ``("192.0.2.1", 443)``,
+        or the path of a Unix socket, which is mostly empty for clients.
+
+        None if there is no socket underneath, or it was reset before this was first asked for.
+        """
+        return self._addresses.peer
+
+    @property
+    def client_address(self) -> Address | None:
+        """The address of the client: as reported by a proxy (``proxy_protocol`` of
+        :class:`TLSListener`), or else :attr:`peer_address`.
+
+        A proxy's report is there once the handshake is done.
+        """
+        return self._addresses.client
+
+    @property
+    def proxy_header(self) -> ProxyHeader | None:
+        """What a proxy has reported about the client, by the PROXY protocol; None without one, and
+        until it has arrived.
+        """
+        return self._addresses.proxy_header
+
+
+def _socket_under(transport_stream: trio.abc.Stream) -> trio.SocketStream | None:
+    stream: object = transport_stream
+    while not isinstance(stream, trio.SocketStream | None):
+        stream = getattr(stream, "transport_stream", None)
+    return stream
+
+
+def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
+    stream = _socket_under(transport_stream)
+    try:
+        name = None if stream is None else stream.socket.getpeername()
+    except OSError:
+        return None
+    match name:
+        case (str(host), int(port), *_):
+            return host, port
+        case str():
+            return name
+        case bytes():  # Linux's abstract names
+            return name.decode("utf-8", "surrogateescape")
+        case _:
+            return None

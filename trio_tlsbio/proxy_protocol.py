@@ -1,0 +1,24 @@
+"""The PROXY protocol: what a proxy reports about its clients, and reading it without I/O."""
+
+from __future__ import annotations
+
+from ._core.proxy_header import (
+    ProxyCommand,
+    ProxyEndpoint,
+    ProxyHeader,
+    ProxyHeaderReader,
+    ProxyTLSInfo,
+)
+from ._net.proxy_protocol import read_proxy_header
+from ._public import publish
+
+__all__ = [
+    "ProxyCommand",
+    "ProxyEndpoint",
+    "ProxyHeader",
+    "ProxyHeaderReader",
+    "ProxyTLSInfo",
+    "read_proxy_header",
+]
+
+publish(__name__)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 
+import attrs
 import pytest
 import trio
 import trio.testing
 import trustme
 
-from tests.helpers import NAME, client_context_for, server_context_for, tcp_pair
+from tests.helpers import (
+    HOST,
+    NAME,
+    client_context_for,
+    echo,
+    server_context_for,
+    serving,
+    tcp_pair,
+)
 from trio_tlsbio import (
     ClientHello,
     HandshakeTimeoutError,
@@ -18,6 +27,7 @@ from trio_tlsbio import (
     RefuseHandshake,
     TLSConnection,
     TLSError,
+    TLSSession,
     TLSStream,
     contexts_by_name,
 )
@@ -319,3 +329,109 @@ def test_contexts_that_can_not_serve(client_context: ssl.SSLContext) -> None:
         contexts_by_name({"a.example": client_context})
     with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext"):
         contexts_by_name({"a.example": 1})  # type: ignore[dict-item]
+
+
+################################################################
+# On servers
+################################################################
+
+
+async def test_a_server_chooses_for_each_client(
+    ca: trustme.CA, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    contexts = {
+        name: server_context_for(ca.issue_cert(name), tls_version)
+        for name in ("a.example", "b.example")
+    }
+    seen: list[str | None] = []
+
+    async def handler(stream: TLSStream[trio.SocketStream]) -> None:
+        assert stream.handshake is not None
+        seen.append(stream.handshake.server_hostname)
+
+    async with serving(handler, contexts_by_name(contexts)) as port:
+        for name in contexts:
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port), client_context, server_hostname=name
+            )
+            assert await stream.receive_some() == b""
+            await stream.aclose()
+        refused = TLSStream(
+            await trio.open_tcp_stream(HOST, port), client_context, server_hostname="c.example"
+        )
+        with pytest.raises(PeerAlertError, match="unrecognized_name"):
+            await refused.do_handshake()
+        await refused.aclose()
+    assert seen == ["a.example", "b.example"]
+
+
+async def test_what_choosing_raises_goes_to_the_hook(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    errors: list[Exception] = []
+
+    def choose(hello: ClientHello) -> ssl.SSLContext:
+        if not errors:
+            raise KeyError("no such tenant")
+        return server_context
+
+    async with serving(echo, choose, on_error=lambda _, exc: errors.append(exc)) as port:
+        for is_first in (True, False):
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port), client_context, server_hostname=NAME
+            )
+            if is_first:
+                with pytest.raises(PeerAlertError, match="internal_error"):
+                    await stream.do_handshake()
+            else:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            await trio.aclose_forcefully(stream)
+    assert [type(error) for error in errors] == [KeyError]
+
+
+@pytest.mark.parametrize("uses_tickets", [True, False], ids=["tickets", "ids"])
+async def test_a_session_of_one_name_is_nothing_at_another(
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    uses_tickets: bool,
+) -> None:
+    """OpenSSL would resume before its sni_callback runs, with the verification of the first."""
+    open_context, closed_context = (
+        server_context_for(ca.issue_cert("a.example", "b.example"), tls_version) for _ in range(2)
+    )
+    ca.configure_trust(closed_context)
+    closed_context.verify_mode = ssl.CERT_REQUIRED
+    for context in (open_context, closed_context):
+        if not uses_tickets:
+            context.options |= ssl.OP_NO_TICKET
+    choose = contexts_by_name({"a.example": open_context, "b.example": closed_context})
+    client_context.check_hostname = False  # a client that does not keep the rules
+    async with serving(echo, choose) as port:
+
+        async def visit(name: str, session: TLSSession | None) -> TLSStream[trio.SocketStream]:
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port),
+                client_context,
+                server_hostname=name,
+                session=session,
+            )
+            try:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+            return stream
+
+        stream = await visit("a.example", None)
+        session = stream.session
+        await stream.aclose()
+        assert session is not None
+        again = await visit("a.example", session)
+        assert again.session_reused
+        await again.aclose()
+        stolen = attrs.evolve(session, server_hostname="b.example")
+        with pytest.raises(trio.BrokenResourceError):
+            await visit("b.example", stolen)

@@ -14,6 +14,7 @@ import trio
 from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
+from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.stream import TLSStream
 
 from .default_context import make_default_context
@@ -70,6 +71,7 @@ async def open_tls_over_tcp_stream(
     session: TLSSession | None = None,
     session_cache: SessionCache | None = None,
     alpn_protocols: Sequence[str] | None = None,
+    verify_peer: VerifyPeer | None = None,
 ) -> TLSStream[trio.SocketStream]:
     """Connect to a host by TCP, to speak TLS with it. A drop-in for
     :func:`trio.open_ssl_over_tcp_stream`.
@@ -93,6 +95,7 @@ async def open_tls_over_tcp_stream(
       alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
         1 to 255 ASCII characters. An empty list offers none. Python has no other way than to set
         them on ``ssl_context``, where they stay for its next connections.
+      verify_peer: Verifies the server. See :class:`TLSStream`.
 
     Raises:
       OSError: if no connection can be made.
@@ -118,6 +121,7 @@ async def open_tls_over_tcp_stream(
             session_cache=session_cache,
             alpn_protocols=names,
             https_compatible=https_compatible,
+            verify_peer=verify_peer,
         )
     except BaseException:
         await trio.aclose_forcefully(tcp_stream)
@@ -218,6 +222,7 @@ class TLSConnector:
         sets them on a context only, so that one is changed.
       https_compatible: See :class:`TLSStream`.
       happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
+      verify_peer: Verifies each server. See :class:`TLSStream`.
 
     Raises:
       ValueError: for protocols that ALPN has no form for.
@@ -229,6 +234,7 @@ class TLSConnector:
     alpn_protocols: tuple[str, ...] | None = attrs.field(converter=_checked_names)
     https_compatible: bool
     happy_eyeballs_delay: float | None
+    verify_peer: VerifyPeer | None
 
     def __init__(
         self,
@@ -238,12 +244,14 @@ class TLSConnector:
         alpn_protocols: Sequence[str] | None = None,
         https_compatible: bool = False,
         happy_eyeballs_delay: float | None = 0.25,
+        verify_peer: VerifyPeer | None = None,
     ) -> None:
         self.ssl_context = make_default_context() if ssl_context is None else ssl_context
         self.session_cache = SessionCache() if session_cache is None else session_cache
         self.alpn_protocols = alpn_protocols  # type: ignore[assignment]  # its converter checks it
         self.https_compatible = https_compatible
         self.happy_eyeballs_delay = happy_eyeballs_delay
+        self.verify_peer = verify_peer
 
     async def connect(
         self, host: str | bytes, port: int, *, alpn_protocols: Sequence[str] | None = None
@@ -313,6 +321,7 @@ class TLSConnector:
             session_cache=self.session_cache,
             alpn_protocols=names,
             https_compatible=self.https_compatible,
+            verify_peer=self.verify_peer,
         )
 
     def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from typing import Generic
+from typing import Generic, TypeAlias, cast
 
 import attrs
 import trio
 
 from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
+from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, check_handshake_timeout
 
 from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
 from .reloading import ContextProvider
 
-__all__ = ["HANDSHAKE_TIMEOUT", "TLSListener", "current_context", "open_tls_over_tcp_listeners"]
+__all__ = [
+    "HANDSHAKE_TIMEOUT",
+    "ServerContext",
+    "TLSListener",
+    "current_context",
+    "open_tls_over_tcp_listeners",
+]
 
 HANDSHAKE_TIMEOUT = 15.0
 
 
-def takes_hello(function: object) -> bool:
-    """Whether a function that gives contexts takes the ClientHello."""
-    try:
-        inspect.signature(function).bind()  # type: ignore[arg-type]
-    except TypeError:
-        return True
-    except ValueError:  # of a built-in function, for which Python can't tell
-        pass
-    return False
+ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
+"""What gives a server its settings: see :class:`TLSListener`."""
 
 
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
@@ -45,6 +45,18 @@ def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLCon
     return ssl_context()
 
 
+def _context_or_choice(ssl_context: ServerContext) -> ssl.SSLContext | ChooseContext:
+    """Return the context for the next connection, or the function that takes its ClientHello."""
+    if callable(ssl_context) and not isinstance(ssl_context, type):
+        try:
+            inspect.signature(ssl_context).bind()
+        except TypeError:
+            return cast("ChooseContext", ssl_context)
+        except ValueError:  # of a built-in function, for which Python can't tell
+            pass
+    return current_context(cast("ContextProvider", ssl_context))
+
+
 @attrs.define(eq=False, init=False)
 class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     """A listener whose connections speak TLS. A drop-in for :class:`trio.SSLListener`.
@@ -56,15 +68,18 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 
     Args:
       transport_listener: The listener whose connections are wrapped.
-      ssl_context: The settings, with the server's certificate; or a function that returns them,
-        which is called for each connection: a :class:`ReloadingContext`, for example. Whatever it
-        raises, :meth:`accept` raises, and that ends the server.
+      ssl_context: The settings, with the server's certificate, or a function that returns them. One
+        without parameters, such as a :class:`ReloadingContext`, is called for each connection;
+        whatever it raises, :meth:`accept` raises, and that ends the server. One that takes the
+        :class:`ClientHello`, async or not, is called in the connection's own task: see
+        :class:`TLSStream`, and :func:`contexts_by_name`.
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
       proxy_protocol: The proxies that connect for the clients, and send a header of the PROXY
         protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
+      verify_peer: Verifies each client. See :class:`TLSStream`.
 
     Raises:
       TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
@@ -75,11 +90,12 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     transport_listener: trio.abc.Listener[T_Stream]
     """The listener it was made with."""
 
-    _ssl_context: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
+    _ssl_context: ServerContext = attrs.field(repr=False)
     _https_compatible: bool
     _handshake_timeout: float
     _close_timeout: float
     _proxy_protocol: TrustedProxies | None
+    _verify_peer: VerifyPeer | None
     # What the function that gives the context has raised, which is no failure of accepting.
     _context_error: BaseException | None = attrs.field(repr=False)
     _closed: trio.Event = attrs.field(repr=False)
@@ -87,20 +103,22 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     def __init__(
         self,
         transport_listener: trio.abc.Listener[T_Stream],
-        ssl_context: ssl.SSLContext | ContextProvider,
+        ssl_context: ServerContext,
         *,
         https_compatible: bool = False,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
         proxy_protocol: TrustedProxies | None = None,
+        verify_peer: VerifyPeer | None = None,
     ) -> None:
-        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
+        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
         self.transport_listener = transport_listener
         self._ssl_context = ssl_context
         self._https_compatible = https_compatible
         self._handshake_timeout = handshake_timeout
         self._close_timeout = close_timeout
         self._proxy_protocol = proxy_protocol
+        self._verify_peer = verify_peer
         self._context_error = None
         self._closed = trio.Event()
 
@@ -112,11 +130,12 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         try:
             stream = TLSStream(
                 transport_stream,
-                current_context(self._ssl_context),
+                _context_or_choice(self._ssl_context),
                 server_side=True,
                 https_compatible=self._https_compatible,
                 handshake_timeout=self._handshake_timeout,
                 close_timeout=self._close_timeout,
+                verify_peer=self._verify_peer,
             )
         except BaseException as exc:  # of the function that gives the context
             self._context_error = exc
@@ -133,14 +152,17 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 
 
 def _check_options(
-    ssl_context: ssl.SSLContext | ContextProvider,
+    ssl_context: ServerContext,
     handshake_timeout: float,
     close_timeout: float,
     proxy_protocol: TrustedProxies | None,
+    verify_peer: VerifyPeer | None,
 ) -> None:
-    check_arguments(
-        current_context(ssl_context), server_side=True, server_hostname=None, session=None
-    )
+    context = _context_or_choice(ssl_context)
+    if not callable(context):
+        check_arguments(context, server_side=True, server_hostname=None, session=None)
+    if verify_peer is not None:
+        checked_function(verify_peer, "verify_peer")
     check_handshake_timeout(handshake_timeout)
     check_trusted_proxies(proxy_protocol)
     ClosePolicy(timeout=close_timeout)
@@ -148,7 +170,7 @@ def _check_options(
 
 async def open_tls_over_tcp_listeners(
     port: int,
-    ssl_context: ssl.SSLContext | ContextProvider,
+    ssl_context: ServerContext,
     *,
     host: str | bytes | None = None,
     https_compatible: bool = False,
@@ -156,6 +178,7 @@ async def open_tls_over_tcp_listeners(
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     close_timeout: float = CLOSE_TIMEOUT,
     proxy_protocol: TrustedProxies | None = None,
+    verify_peer: VerifyPeer | None = None,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -169,13 +192,14 @@ async def open_tls_over_tcp_listeners(
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds.
       proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
+      verify_peer: Verifies each client. See :class:`TLSStream`.
 
     Raises:
       OSError: if the port can't be had.
       TypeError: as :class:`TLSListener`, before listening.
       ValueError: as :class:`TLSListener`, before listening.
     """
-    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
+    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
     return [
         TLSListener(
             listener,
@@ -184,6 +208,7 @@ async def open_tls_over_tcp_listeners(
             handshake_timeout=handshake_timeout,
             close_timeout=close_timeout,
             proxy_protocol=proxy_protocol,
+            verify_peer=verify_peer,
         )
         for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -16,9 +15,10 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
 from trio_tlsbio._stream.closing import CLOSE_TIMEOUT
+from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.stream import TLSStream
 
-from .listening import HANDSHAKE_TIMEOUT, TLSListener, open_tls_over_tcp_listeners
+from .listening import HANDSHAKE_TIMEOUT, ServerContext, TLSListener, open_tls_over_tcp_listeners
 from .monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -28,7 +28,6 @@ from .monitor import (
     ServerMonitor,
 )
 from .proxy_protocol import REFUSALS, TrustedProxies
-from .reloading import ContextProvider
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
 
@@ -46,7 +45,7 @@ _EXHAUSTED_DELAY = 0.1
 async def serve_tls_over_tcp(
     handler: Callable[[TLSStream[trio.SocketStream]], Awaitable[object]],
     port: int,
-    ssl_context: ssl.SSLContext | ContextProvider,
+    ssl_context: ServerContext,
     *,
     host: str | bytes | None = None,
     https_compatible: bool = False,
@@ -60,6 +59,7 @@ async def serve_tls_over_tcp(
     on_error: Callable[[TLSStream[trio.SocketStream], Exception], object] | None = None,
     monitor: ServerMonitor | None = None,
     proxy_protocol: TrustedProxies | None = None,
+    verify_peer: VerifyPeer | None = None,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -76,6 +76,7 @@ async def serve_tls_over_tcp(
         handshake_timeout=handshake_timeout,
         close_timeout=close_timeout,
         proxy_protocol=proxy_protocol,
+        verify_peer=verify_peer,
     )
     await serve_tls_listeners(
         handler,
@@ -125,9 +126,9 @@ async def serve_tls_listeners(
         listener has accepted, and the others in the kernel's queue.
       max_handshakes: How many handshakes may go on at once. Further connections wait likewise, so
         clients that say nothing can keep others out for ``handshake_timeout``.
-      on_error: Called with the stream and what the handler raised, if that is an
-        :exc:`Exception` and no failure of the stream itself. The connection ends; the server
-        goes on. What it raises itself propagates.
+      on_error: Called with the stream and what the handler raised, or the function that chooses a
+        context, if that is an :exc:`Exception` and no failure of the stream itself. The connection
+        ends; the server goes on. What it raises itself propagates.
       monitor: Counts what happens, and tells it.
 
     Raises:
@@ -281,7 +282,7 @@ class _Server(Generic[T_Stream]):
             self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # or its traceback would keep it, and the stream, alive in a cycle
 
-    async def _shake_hands(self, stream: TLSStream[T_Stream]) -> TLSError | None:
+    async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Complete the handshake, and return why it failed, if it did."""
         begin = trio.current_time()
         try:
@@ -290,8 +291,10 @@ class _Server(Generic[T_Stream]):
         except Exception as exc:
             duration = trio.current_time() - begin
             self._monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
-            if not isinstance(exc, TLSError):
-                raise
+            if not isinstance(exc, TLSError):  # of the function that chooses a context
+                if self._on_error is None:
+                    raise
+                self._on_error(stream, exc)
             return exc
         finally:
             self._handshakes -= 1

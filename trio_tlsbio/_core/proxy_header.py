@@ -157,7 +157,7 @@ class ProxyHeader:
     netns: str | None = None
     """The name of the network namespace."""
     others: Mapping[int, bytes] = attrs.field(
-        factory=dict, converter=_read_only, repr=False, hash=False
+        factory=dict[int, bytes], converter=_read_only, repr=False, hash=False
     )
     """What else it reports, by the number of its type: ``0xEA`` for AWS, for example."""
 
@@ -197,9 +197,9 @@ class ProxyHeaderReader:
 
 def _header_bytes(data: bytearray) -> int | None:
     """Return how long the header is that some bytes begin with; None if that is not known yet."""
-    if data[: len(_SIGNATURE)] == _SIGNATURE[: len(data)]:
+    if _SIGNATURE.startswith(data[: len(_SIGNATURE)]):
         return _binary_bytes(data)
-    if data[: len(_LINE_BEGINS)] == _LINE_BEGINS[: len(data)]:
+    if _LINE_BEGINS.startswith(data[: len(_LINE_BEGINS)]):
         return _line_bytes(data)
     what = "TLS" if data[0] == HANDSHAKE else "something else"
     raise ValueError(

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 import trio
@@ -124,7 +124,7 @@ def expect_header(stream: TLSStream[Any], proxies: TrustedProxies) -> None:
 class _Prologue:
     """The header as what comes before TLS on a stream."""
 
-    name = "PROXY protocol header"
+    name: ClassVar[str] = "PROXY protocol header"
 
     _proxies: TrustedProxies
     _addresses: Addresses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 __all__ = ["Prologue"]
 
@@ -10,9 +10,8 @@ __all__ = ["Prologue"]
 class Prologue(Protocol):
     """Reads what the peer sends before TLS begins."""
 
-    @property
-    def name(self) -> str:
-        """What the peer has to send, for error messages."""
+    #: What the peer has to send, for error messages.
+    name: ClassVar[str]
 
     def feed(self, data: bytes) -> bytes | None:
         """Take what has arrived, possibly nothing, and return what follows the prologue, which

@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "NotImplementedError",
     "PeerAlertError",
     "PostHandshakeAuthError",
+    "RefuseHandshake",
     "RuntimeError",
     "TLSError",
     "TruncationError",
@@ -209,6 +210,7 @@ def test_the_tree_of_exceptions() -> None:
     known = {
         name
         for name in errors.__all__
-        if isinstance(each := getattr(errors, name), type) and issubclass(each, Exception)
+        if isinstance(each := getattr(errors, name), type)
+        and issubclass(each, trio_tlsbio.TLSError)
     }
     assert set(names) == known

@@ -10,9 +10,10 @@ import attrs
 import trio
 
 from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._stream.assembly import check_handshake_timeout
 from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
 from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
-from trio_tlsbio._stream.stream import T_Stream, TLSStream, check_handshake_timeout
+from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
 from .reloading import ContextProvider

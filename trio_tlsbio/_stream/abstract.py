@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import trio
 
 from trio_tlsbio._core.records import Data
 
-__all__ = ["CountingStream", "ImmediateStream", "LingeringStream", "WatchedStream", "close_nowait"]
+__all__ = [
+    "CountingStream",
+    "ImmediateStream",
+    "LingeringStream",
+    "WatchedStream",
+    "close_nowait",
+    "stream_of",
+]
+
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -72,6 +82,13 @@ class WatchedStream(Protocol):
         seen without receiving what came before.
         """
         ...
+
+
+def stream_of(kind: type[T], stream: object) -> T | None:
+    """Return the stream of a kind that a transport is, or that carries it; None if there is none."""
+    while stream is not None and not isinstance(stream, kind):
+        stream = getattr(stream, "transport_stream", None)
+    return stream
 
 
 def close_nowait(stream: trio.abc.AsyncResource) -> bool:

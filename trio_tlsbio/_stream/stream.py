@@ -25,26 +25,21 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
+from .abstract import stream_of
 from .addresses import Addresses, AddressQueries
+from .assembly import assemble
 from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
-from .decisions import ChooseContext, Decisions, VerifyPeer, checked_function
+from .decisions import ChooseContext, VerifyPeer
 from .driver import Driver
 from .peer_watch import PeerWatch
 from .prologue import Prologue
 from .queries import SSLObjectQueries
 from .transport import SLICE_BYTES, Transport, slices
-from .transport_kinds import transport_for
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "check_handshake_timeout", "expect_before_tls"]
+__all__ = ["TLSStream", "T_Stream", "expect_before_tls"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
-
-
-def check_handshake_timeout(handshake_timeout: float) -> None:
-    """Raise :exc:`ValueError` for one that is invalid."""
-    if not handshake_timeout > 0:
-        raise ValueError("handshake_timeout must be positive")
 
 
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
@@ -131,36 +126,26 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        check_handshake_timeout(handshake_timeout)
-        is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
-        choose_context = checked_function(ssl_context, "ssl_context") if is_chosen else None
-        if verify_peer is not None:
-            checked_function(verify_peer, "verify_peer")
         policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
-        self._transport_stream = transport_stream
-        self._connection = connection = TLSConnection(
-            None if is_chosen else ssl_context,  # type: ignore[arg-type]  # which is checked there
+        self._driver = driver = assemble(
+            transport_stream,
+            ssl_context,
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
-            collect_sessions=on_session is not None,
-            verifies_peer=verify_peer is not None,
+            on_session=on_session,
+            handshake_timeout=handshake_timeout,
+            received=received,
+            verify_peer=verify_peer,
         )
-        origin = connection.lifecycle.origin
-        if (outer := _tls_stream_under(transport_stream)) is not None:
-            outer._carry(origin)
-        self._transport = transport_for(
-            transport_stream, connection.inbox, connection.outbox, origin
-        )
-        if received:
-            self._transport.has_heard = True
-            connection.feed(received)
-        decisions = Decisions(connection, choose_context, verify_peer)
-        self._driver = Driver(connection, self._transport, decisions, on_session, handshake_timeout)
-        self._receive = connection.receive if on_session is None else self._driver.receive
-        self._closing = Closing(policy, self._driver)
+        if (outer := stream_of(TLSStream, transport_stream)) is not None:
+            outer._carry(driver.connection.lifecycle.origin)
+        self._transport_stream = transport_stream
+        self._connection, self._transport = driver.connection, driver.transport
+        self._receive = driver.connection.receive if on_session is None else driver.receive
+        self._closing = Closing(policy, driver)
         self._addresses = Addresses(transport_stream)
-        self._peer_watch = PeerWatch(self._driver)
+        self._peer_watch = PeerWatch(driver)
         self._send_conflict = ConflictDetector(
             "another task is currently sending data on this TLSStream"
         )
@@ -660,11 +645,3 @@ def expect_before_tls(
 ) -> None:
     """Have a stream read a prologue before its handshake, and within the time for that."""
     stream._driver.expect(make_prologue(stream._addresses))
-
-
-def _tls_stream_under(transport_stream: trio.abc.Stream) -> TLSStream[Any] | None:
-    """Return the TLS stream that a transport is, or that carries it; None if there is none."""
-    stream: object = transport_stream
-    while stream is not None and not isinstance(stream, TLSStream):
-        stream = getattr(stream, "transport_stream", None)
-    return stream

@@ -19,7 +19,7 @@ from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio._net.listening import current_context
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
-from trio_tlsbio._stream.stream import check_handshake_timeout
+from trio_tlsbio._stream.assembly import check_handshake_timeout
 
 from ._errors import TLSError
 from ._stream import TLSStream, server_stream, shake_hands

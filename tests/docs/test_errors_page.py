@@ -28,7 +28,6 @@ EXCEPTIONS = {
     "NotImplementedError",
     "PeerAlertError",
     "PostHandshakeAuthError",
-    "RefuseHandshake",
     "RuntimeError",
     "TLSError",
     "TruncationError",
@@ -36,6 +35,8 @@ EXCEPTIONS = {
     "ValueError",
 }
 MAKERS = EXCEPTIONS | {"ConflictDetector", "truncated", "_end_truncated"}
+# What is raised without a message of ours, or with one that is found elsewhere.
+NOT_SAID = {"AssertionError", "OSError", "RefuseHandshake", "again", "claim", "error", "min"}
 LOGS = {"_logger.warning", "_logger.error"}
 
 # Where an adapter makes an exception of another library, by its name.
@@ -92,7 +93,7 @@ class Source:
         # Functions that make one by one of these are looked through like all others.
         local = {each.name for each in ast.walk(self.tree) if isinstance(each, Function)}
         # An OSError has the system's words.
-        known = EXCEPTIONS | local | {"AssertionError", "OSError", "again", "error", "claim", "min"}
+        known = EXCEPTIONS | local | NOT_SAID
         # Of other modules, where their messages are.
         known |= {"closed_error", "stream_error", "truncated"}
         assert name in known, f"{self.name}:{call.lineno} raises {name}, which is not known here"

@@ -110,8 +110,9 @@ class TLSConnection:
             resume(ssl_object, raw_session)
         self._ssl_context = ssl_context
         self._engine = Engine(ssl_object, self.inbox, self.outbox)
-        self.inbox.is_single = server_side  # so that each record of a ClientHello passes by
-        hello = HelloWatch() if server_side else None
+        looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
+        self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
+        hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
         self._info = None
         self._plaintext = bytearray()

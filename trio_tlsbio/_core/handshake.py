@@ -7,11 +7,11 @@ from functools import cache
 
 import attrs
 
-from .client_hello import ClientHello
+from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .engine import Engine, Happening, ask
 from .errors import PeerAlertError, RefuseHandshake
 from .handshake_info import HandshakeInfo
-from .hello import HelloWatch, plaintext_alert
+from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import KeyExchangeWatch
 from .openssl_errors import is_openssl_error
@@ -44,12 +44,16 @@ class Handshake:
     _engine: Engine
     _ssl_context: ssl.SSLContext | None  # None to pause until it is chosen
     _verifies: bool
-    _hello: HelloWatch | None  # on servers
+    # Holds the ClientHello back until it is whole, where it decides about the context.
+    _hello: HelloWatch | None
     _key_exchange: KeyExchangeWatch = attrs.field(factory=KeyExchangeWatch, init=False)
     #: Whether it pauses until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
     #: What was agreed on with a peer that is to be verified; None while there is none.
     unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
+    # What has come in on a server before its first answer, if that is not held back.
+    _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+    _has_answered: bool = attrs.field(default=False, init=False)
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
 
     @staticmethod
@@ -61,6 +65,11 @@ class Handshake:
             raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
         return _context_to_come()
 
+    @staticmethod
+    def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:
+        """Whether a server's context depends on what the client says."""
+        return ssl_context is None or ssl_context.sni_callback is not None
+
     @property
     def is_paused(self) -> bool:
         """Whether no step can be taken before somebody else has decided."""
@@ -69,7 +78,7 @@ class Handshake:
     @property
     def client_hello(self) -> ClientHello | None:
         """What the client has said first; None if nothing yet, and on clients."""
-        return None if self._hello is None else self._hello.hello
+        return hello_in(self._first_records) if self._hello is None else self._hello.hello
 
     def step(self) -> Happening | None:
         """Take one step. If nothing has happened, the inbox tells whether the next one needs more.
@@ -140,6 +149,7 @@ class Handshake:
         engine = self._engine
         flight = engine.outbox.collect()
         if flight and engine.ssl_object.server_side:
+            self._has_answered = True
             self._key_exchange.add(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
@@ -161,6 +171,8 @@ class Handshake:
         data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with
         if not self._engine.ssl_object.server_side:
             self._key_exchange.add(data)
+        elif not self._has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
+            self._first_records += data
         return len(data) > 0
 
     def _refill_watched(self, watch: HelloWatch) -> bool:

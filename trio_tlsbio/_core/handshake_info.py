@@ -82,7 +82,9 @@ class HandshakeInfo:
 
         This is for people to read: OpenSSL did the check that counts.
         """
-        if self.server_hostname is None or not self.peer_certificate:
+        if self.server_hostname is None or self.client_hello is not None:
+            return None  # a client's certificate is not for the server's name
+        if not self.peer_certificate:
             return None
         for name in self.certificate_names:
             if is_same_name(name, self.server_hostname):
@@ -141,7 +143,9 @@ class HandshakeInfo:
             cipher_bits=cipher[2],
             group=group(cipher[0]),
             alpn_protocol=ssl_object.selected_alpn_protocol(),
-            server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
+            server_hostname=ssl_object.server_hostname
+            or requested_hostname(ssl_object)
+            or (None if client_hello is None else client_hello.server_name),
             session_reused=bool(ssl_object.session_reused),
             peer_certificate=decoded_certificate(ssl_object),
             peer_certificate_chain=peer_chain(ssl_object, certificates),

@@ -10,9 +10,9 @@ from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .errors import TLSError, printable
 from .iana import Alert, AlertLevel, HandshakeType
 from .messages import message_bytes
-from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data
+from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
-__all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "plaintext_alert"]
+__all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "hello_in", "plaintext_alert"]
 
 # Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
 # section 4.2.3.
@@ -153,3 +153,13 @@ class HelloWatch:
     def _refuse(self, error: TLSError, alert: int) -> None:
         self.refusal = Refusal(error, plaintext_alert(alert))
         self.is_over = True
+
+
+def hello_in(records: Data) -> ClientHello | None:
+    """Return the ClientHello that records begin with; None if it is not whole, or malformed."""
+    watch = HelloWatch()
+    for start, end in record_bounds(records):
+        watch.add(bytes(records[start:end]))
+        if watch.has_hello or watch.is_over:
+            break
+    return watch.hello

@@ -85,7 +85,7 @@ class WatchedStream(Protocol):
 
 
 def stream_of(kind: type[T], stream: object) -> T | None:
-    """Return the stream of a kind that a transport is, or that carries it; None if there is none."""
+    """Return the stream of a kind that a transport is, or that carries it; None without one."""
     while stream is not None and not isinstance(stream, kind):
         stream = getattr(stream, "transport_stream", None)
     return stream

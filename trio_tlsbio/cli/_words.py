@@ -128,7 +128,8 @@ def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
         yield f"chain, {number} up", issuer.subject or "unknown"
         yield "", f"issued by {issuer.issuer or 'unknown'}"
         yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
-    if agreement.is_verified and info.server_hostname is not None:  # clients have none to match
+    is_client = info.client_hello is None  # a client's certificate has no name to match
+    if agreement.is_verified and is_client and info.server_hostname is not None:
         yield "name matched", _matched(info)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +20,17 @@ import trustme
 from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, client_context_for, echo, port_of, serving, tcp_pair
 from trio_tlsbio import (
+    ClientHello,
+    HandshakeInfo,
     PeerAlertError,
+    RefuseHandshake,
     ReloadingContext,
     TLSError,
     TLSListener,
     TLSStream,
     TruncationError,
+    TrustedProxies,
+    contexts_by_name,
     read_client_hello,
     serve_tls_listeners,
     sni_context,
@@ -107,6 +114,81 @@ async def test_servers_on_error(
         nursery.cancel_scope.cancel()
     assert "a handler has failed" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+@asynccontextmanager
+async def served(block: Block, **names: Any) -> AsyncIterator[int]:
+    """Run a block that serves, on a free port instead of its own; the value is the port."""
+    started, listeners = trio.open_memory_channel[Any](1)
+
+    async def serve(handler: Any, port: int, context: Any, **options: Any) -> None:
+        assert port == 443
+        async with serving(handler, context, **options) as chosen:
+            await started.send(chosen)
+            await trio.sleep_forever()
+
+    async with bounded_nursery() as nursery:
+        names = {"serve_tls_over_tcp": serve, "handler": echo} | names
+        nursery.start_soon(partial(block.run, **names))
+        yield await listeners.receive()
+        nursery.cancel_scope.cancel()
+
+
+@runs("servers.rst", "proxies = TrustedProxies(")
+async def test_servers_proxy_protocol(block: Block, context: ssl.SSLContext) -> None:
+    async with served(block, context=context, TrustedProxies=TrustedProxies) as port:
+        stream = await trio.open_tcp_stream(HOST, port)
+        assert await stream.receive_some() == b""  # this host is none of the proxies
+        await stream.aclose()
+
+
+@runs("servers.rst", "async def choose(hello: ClientHello)")
+async def test_servers_chosen_context(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async def find_tenant(name: str | None) -> Any:
+        return SimpleNamespace(ssl_context=context) if name == NAME else None
+
+    names: dict[str, Any] = {"ClientHello": ClientHello, "RefuseHandshake": RefuseHandshake}
+    async with served(block, ssl=ssl, find_tenant=find_tenant, **names) as port:
+        await check_echo(await connect(port, client_context))
+        async with await connect(port, client_context, "other.example") as stream:
+            with pytest.raises(PeerAlertError, match="unrecognized_name"):
+                await stream.do_handshake()
+
+
+@runs("servers.rst", "choose = contexts_by_name(")
+async def test_servers_contexts_by_name(block: Block, context: ssl.SSLContext) -> None:
+    names = await block.run(
+        contexts_by_name=contexts_by_name,
+        ReloadingContext=ReloadingContext,
+        context=context,
+        other_context=context,
+        make_context=lambda: context,
+    )
+    assert callable(names["choose"])
+
+
+@runs("servers.rst", "async def verify(handshake: HandshakeInfo)")
+async def test_servers_verify_peer(
+    block: Block, ca: trustme.CA, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    ca.issue_cert("alice@example.org").configure_cert(client_context)
+    answers = iter([True, False])
+
+    async def is_allowed(certificate: bytes) -> bool:
+        assert isinstance(certificate, bytes)
+        return next(answers)
+
+    names = {"HandshakeInfo": HandshakeInfo, "is_allowed": is_allowed, "context": context}
+    async with served(block, **names) as port:
+        await check_echo(await connect(port, client_context))
+        stream = await connect(port, client_context)
+        with pytest.raises(TLSError):
+            await stream.receive_some()
+        await trio.aclose_forcefully(stream)
 
 
 @runs("servers.rst", "async def handler(stream):\n    try:")

@@ -123,9 +123,8 @@ class Handshake:
 
     def info(self) -> HandshakeInfo:
         """Return what was agreed on, once OpenSSL is done."""
-        return HandshakeInfo.of(
-            self._engine.ssl_object, self._key_exchange.group, self.client_hello
-        )
+        hello = bytes(self._first_records) or self.client_hello
+        return HandshakeInfo.of(self._engine.ssl_object, self._key_exchange.group, hello)
 
     def accept_peer(self) -> Event:
         """Let the last flight go, and return what has happened."""

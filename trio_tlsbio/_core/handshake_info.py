@@ -20,12 +20,24 @@ from .certificates import (
     raw_chain,
 )
 from .client_hello import ClientHello
+from .hello import hello_in
 from .sni import requested_hostname
 
 __all__ = ["HandshakeInfo"]
 
 
-@attrs.frozen
+_SHOWN = (
+    "version",
+    "cipher",
+    "cipher_bits",
+    "group",
+    "alpn_protocol",
+    "server_hostname",
+    "session_reused",
+)
+
+
+@attrs.frozen(repr=False)
 class HandshakeInfo:
     """What a finished handshake agreed on, and who the peer is."""
 
@@ -46,9 +58,7 @@ class HandshakeInfo:
     alpn_protocol: str | None
     """The application protocol that ALPN chose (RFC 7301)."""
 
-    server_hostname: str | None
-    """The name that the client asked for, in its ASCII form. A client has checked it. None on a
-    server if the client asked for none."""
+    _server_hostname: str | None
 
     session_reused: bool
     """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
@@ -63,11 +73,30 @@ class HandshakeInfo:
     sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
     :attr:`decoded_chain` is what they say."""
 
-    client_hello: ClientHello | None = attrs.field(default=None, repr=False)
-    """What the client has offered and asked for. On servers only."""
+    # What a server has received first: a ClientHello, or the records that hold it. They are parsed
+    # when somebody asks, since that takes a tenth of a handshake.
+    _hello: ClientHello | bytes | None = attrs.field(default=None, repr=False)
 
     # What decoded_chain decodes.
     _certificates: tuple[Any, ...] = attrs.field(default=(), repr=False, eq=False)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
+        return f"HandshakeInfo({shown})"
+
+    @property
+    def server_hostname(self) -> str | None:
+        """The name that the client asked for, in its ASCII form. A client has checked it. None on a
+        server if the client asked for none.
+        """
+        if self._server_hostname is not None or self.client_hello is None:
+            return self._server_hostname
+        return self.client_hello.server_name
+
+    @property
+    def client_hello(self) -> ClientHello | None:
+        """What the client has offered and asked for. On servers only."""
+        return hello_in(self._hello) if isinstance(self._hello, bytes) else self._hello
 
     @property
     def is_post_quantum(self) -> bool:
@@ -117,8 +146,8 @@ class HandshakeInfo:
 
     def __reduce__(self) -> tuple[partial[HandshakeInfo], tuple[()]]:
         """Make it anew, to copy or pickle it, with copies of what OpenSSL owns."""
-        values = attrs.asdict(self, recurse=False)
-        values["certificates"] = copies_of(values.pop("_certificates"))
+        values = {k.lstrip("_"): v for k, v in attrs.asdict(self, recurse=False).items()}
+        values["certificates"] = copies_of(values["certificates"])
         return partial(type(self), **values), ()
 
     @classmethod
@@ -126,7 +155,7 @@ class HandshakeInfo:
         cls,
         ssl_object: ssl.SSLObject,
         group: Callable[[str], str | None],
-        client_hello: ClientHello | None,
+        hello: ClientHello | bytes | None,
     ) -> HandshakeInfo:
         """Read it off an SSLObject whose handshake is done.
 
@@ -143,12 +172,10 @@ class HandshakeInfo:
             cipher_bits=cipher[2],
             group=group(cipher[0]),
             alpn_protocol=ssl_object.selected_alpn_protocol(),
-            server_hostname=ssl_object.server_hostname
-            or requested_hostname(ssl_object)
-            or (None if client_hello is None else client_hello.server_name),
+            server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),
             peer_certificate=decoded_certificate(ssl_object),
             peer_certificate_chain=peer_chain(ssl_object, certificates),
-            client_hello=client_hello,
+            hello=hello,
             certificates=certificates,
         )

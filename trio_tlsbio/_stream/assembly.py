@@ -56,5 +56,7 @@ def assemble(
     if received:
         transport.has_heard = True
         connection.feed(received)
-    decisions = Decisions(connection, choose_context, verify_peer)
+    decisions = None  # which most connections need not ask for
+    if choose_context is not None or verify_peer is not None:
+        decisions = Decisions(connection, choose_context, verify_peer)
     return Driver(connection, transport, decisions, on_session, handshake_timeout)

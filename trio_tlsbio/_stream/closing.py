@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 
 import attrs
 import trio
@@ -35,6 +35,12 @@ class ClosePolicy:
     https_compatible: bool = False
     timeout: float = attrs.field(default=CLOSE_TIMEOUT)
     max_bytes: int = attrs.field(default=1024 * 1024)
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def of(cls, https_compatible: bool, timeout: float, max_bytes: int) -> ClosePolicy:
+        """Return the policy for some parameters: most connections have the same."""
+        return cls(https_compatible, timeout, max_bytes)
 
     @timeout.validator
     def _check_timeout(self, _: object, value: float) -> None:

@@ -35,7 +35,7 @@ class Driver:
 
     connection: TLSConnection
     transport: Transport[Any]
-    _decisions: Decisions
+    _decisions: Decisions | None
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float
     _handshake_deadline: float | None = attrs.field(default=None, init=False)  # once it is awaited
@@ -124,8 +124,8 @@ class Driver:
         has_waited = False
         while not self.is_established:  # another task may have got there meanwhile
             if not await self.step(self.connection.do_handshake):
-                if self._decisions.is_wanted:
-                    await self._decide()
+                if self._decisions is not None and self._decisions.is_wanted:
+                    await self._decide(self._decisions)
                 else:
                     await self.exchange()
                 has_waited = True
@@ -141,10 +141,10 @@ class Driver:
         self.report_sessions()  # in TLS 1.2 the handshake brings one
         return has_waited
 
-    async def _decide(self) -> None:
+    async def _decide(self, decisions: Decisions) -> None:
         """Have the program decide. What it raises is raised, after the peer got an alert."""
         try:
-            await self._decisions.make()
+            await decisions.make()
         except Exception:
             await self.flush_alert()
             raise

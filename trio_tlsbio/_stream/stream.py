@@ -126,7 +126,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        policy = ClosePolicy(https_compatible, close_timeout, close_max_bytes)
+        policy = ClosePolicy.of(https_compatible, close_timeout, close_max_bytes)
         self._driver = driver = assemble(
             transport_stream,
             ssl_context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import ssl
@@ -109,6 +110,7 @@ async def test_one_that_waits_for_the_limit_is_closed_with_the_server(
 @contextmanager
 def few_descriptors(count: int) -> Any:
     """Leave only so many descriptors to this process."""
+    gc.collect()  # what garbage holds would be given back later, and be one more
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
     fill = []

@@ -88,7 +88,6 @@ class CertificateRequest:
         if self.answered is None and any(
             end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)
         ):
-            group = self._handshake.group
             self.answered = HandshakeInfo.of(
-                self._ssl_object, lambda _: group, self._handshake.client_hello
+                self._ssl_object, self._handshake.group, self._handshake.client_hello
             )

@@ -13,9 +13,9 @@ from .errors import PeerAlertError, RefuseHandshake
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
-from .key_exchange import KeyExchangeWatch
+from .key_exchange import MOST_FLIGHT_BYTES, group_in, plaintext_messages
 from .openssl_errors import is_openssl_error
-from .records import is_possible_in_plaintext
+from .records import Data, is_possible_in_plaintext
 from .sni import context_for_name, note_requested_hostname
 from .states import Event
 
@@ -46,7 +46,8 @@ class Handshake:
     _verifies: bool
     # Holds the ClientHello back until it is whole, where it decides about the context.
     _hello: HelloWatch | None
-    _key_exchange: KeyExchangeWatch = attrs.field(factory=KeyExchangeWatch, init=False)
+    # What the server has sent: its key exchange is in the first of it.
+    _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: Whether it pauses until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
     #: What was agreed on with a peer that is to be verified; None while there is none.
@@ -124,7 +125,19 @@ class Handshake:
     def info(self) -> HandshakeInfo:
         """Return what was agreed on, once OpenSSL is done."""
         hello = bytes(self._first_records) or self.client_hello
-        return HandshakeInfo.of(self._engine.ssl_object, self._key_exchange.group, hello)
+        return HandshakeInfo.of(self._engine.ssl_object, self._group(), hello)
+
+    def _group(self) -> str | bytes | None:
+        """Return the group of the key exchange, or what tells it: a few bytes in TLS 1.3."""
+        ssl_object = self._engine.ssl_object
+        if ssl_object.version() == "TLSv1.3":
+            return plaintext_messages(self._server_records)
+        cipher = ssl_object.cipher()
+        return None if cipher is None else group_in(self._server_records, cipher[0])
+
+    def _note_records(self, data: Data) -> None:
+        if len(self._server_records) < MOST_FLIGHT_BYTES:
+            self._server_records += data
 
     def accept_peer(self) -> Event:
         """Let the last flight go, and return what has happened."""
@@ -149,7 +162,7 @@ class Handshake:
         flight = engine.outbox.collect()
         if flight and engine.ssl_object.server_side:
             self._has_answered = True
-            self._key_exchange.add(flight)
+            self._note_records(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
 
@@ -169,7 +182,7 @@ class Handshake:
             return self._refill_watched(self._hello)
         data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with
         if not self._engine.ssl_object.server_side:
-            self._key_exchange.add(data)
+            self._note_records(data)
         elif not self._has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
             self._first_records += data
         return len(data) > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from .certificates import (
 )
 from .client_hello import ClientHello
 from .hello import hello_in
+from .key_exchange import group_in
 from .sni import requested_hostname
 
 __all__ = ["HandshakeInfo"]
@@ -50,10 +50,8 @@ class HandshakeInfo:
     cipher_bits: int
     """The length of the cipher's secret key, in bits."""
 
-    group: str | None
-    """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``; its number if it
-    has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is so in a resumed
-    session, with RSA key exchange, and with Diffie-Hellman over numbers."""
+    # The group's name, or a server's records that tell it.
+    _group: str | bytes | None
 
     alpn_protocol: str | None
     """The application protocol that ALPN chose (RFC 7301)."""
@@ -73,8 +71,8 @@ class HandshakeInfo:
     sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
     :attr:`decoded_chain` is what they say."""
 
-    # What a server has received first: a ClientHello, or the records that hold it. They are parsed
-    # when somebody asks, since that takes a tenth of a handshake.
+    # What a server has received first: a ClientHello, or the records that hold it. Records are
+    # parsed when somebody asks, since that takes a tenth of a handshake.
     _hello: ClientHello | bytes | None = attrs.field(default=None, repr=False)
 
     # What decoded_chain decodes.
@@ -97,6 +95,15 @@ class HandshakeInfo:
     def client_hello(self) -> ClientHello | None:
         """What the client has offered and asked for. On servers only."""
         return hello_in(self._hello) if isinstance(self._hello, bytes) else self._hello
+
+    @property
+    def group(self) -> str | None:
+        """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``.
+
+        Its number if it has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is
+        so in a resumed session, with RSA key exchange, and with Diffie-Hellman over numbers.
+        """
+        return group_in(self._group, self.cipher) if isinstance(self._group, bytes) else self._group
 
     @property
     def is_post_quantum(self) -> bool:
@@ -154,12 +161,12 @@ class HandshakeInfo:
     def of(
         cls,
         ssl_object: ssl.SSLObject,
-        group: Callable[[str], str | None],
+        group: str | bytes | None,
         hello: ClientHello | bytes | None,
     ) -> HandshakeInfo:
         """Read it off an SSLObject whose handshake is done.
 
-        Few of them report the group of the key exchange: ``group()`` returns it for a cipher suite.
+        Few of them report the group of the key exchange.
         """
         certificates = raw_chain(ssl_object)
         cipher = ssl_object.cipher()
@@ -170,7 +177,7 @@ class HandshakeInfo:
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
-            group=group(cipher[0]),
+            group=group,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
             session_reused=bool(ssl_object.session_reused),

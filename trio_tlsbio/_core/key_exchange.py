@@ -9,9 +9,9 @@ import attrs
 from .hello import HELLO_RETRY_REQUEST
 from .iana import GROUPS, CurveType, ExtensionType, HandshakeType
 from .messages import MESSAGE_HEADER_BYTES, MalformedError, Reader, message_bytes
-from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
+from .records import APPLICATION_DATA, HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
-__all__ = ["KeyExchangeWatch"]
+__all__ = ["KeyExchangeWatch", "MOST_FLIGHT_BYTES", "group_in", "plaintext_messages"]
 
 # What TLS 1.2 may send between ServerHello and ServerKeyExchange.
 _BEFORE_KEY_EXCHANGE = (HandshakeType.CERTIFICATE, HandshakeType.CERTIFICATE_STATUS)
@@ -19,7 +19,7 @@ _BEFORE_KEY_EXCHANGE = (HandshakeType.CERTIFICATE, HandshakeType.CERTIFICATE_STA
 _TLS13_SUITES = 0x13  # what their numbers, and no others, begin with: RFC 9846 appendix B.4
 
 # A server's certificates may take 100 KiB, which OpenSSL allows by default.
-_MOST_BYTES = 128 * 1024
+MOST_FLIGHT_BYTES = 128 * 1024
 
 
 @attrs.define(eq=False)
@@ -51,7 +51,7 @@ class KeyExchangeWatch:
             self._read_messages()
         except MalformedError:
             self._end()
-        if self._added > _MOST_BYTES:
+        if self._added > MOST_FLIGHT_BYTES:
             self._end()
 
     def group(self, cipher: str) -> str | None:
@@ -117,3 +117,21 @@ class KeyExchangeWatch:
                 self._key_share = content.number(2)
         if cipher_suite[0] == _TLS13_SUITES:  # what follows is encrypted
             self._end()
+
+
+def group_in(records: Data, cipher: str) -> str | None:
+    """Return the group that a server's records tell: see :meth:`KeyExchangeWatch.group`."""
+    watch = KeyExchangeWatch()
+    watch.add(records)
+    return watch.group(cipher)
+
+
+def plaintext_messages(records: Data) -> bytes:
+    """Return the records of a TLS 1.3 server's handshake that are not encrypted."""
+    found = []
+    for start, end in record_bounds(records):
+        if records[start] == APPLICATION_DATA:
+            break
+        if records[start] == HANDSHAKE:
+            found.append(bytes(records[start:end]))
+    return b"".join(found)

@@ -150,7 +150,10 @@ class Peer:
     @property
     def has_seen_damage(self) -> bool:
         """Whether anything came that was no TLS any more."""
-        return isinstance(self.error, ssl.SSLError) and not isinstance(self.error, ssl.SSLEOFError)
+        if not isinstance(self.error, ssl.SSLError) or isinstance(self.error, ssl.SSLEOFError):
+            return False
+        # An end that meets a write has another class in newer Pythons.
+        return self.error.reason != "UNEXPECTED_EOF_WHILE_READING"
 
     @contextmanager
     def beside(self, sock: socket.socket, address: str | None = None) -> Iterator[None]:

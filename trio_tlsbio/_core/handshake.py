@@ -124,7 +124,8 @@ class Handshake:
 
     def info(self) -> HandshakeInfo:
         """Return what was agreed on, once OpenSSL is done."""
-        hello = bytes(self._first_records) or self.client_hello
+        watch = self._hello
+        hello = (bytes(self._first_records) or None) if watch is None else watch.hello
         return HandshakeInfo.of(self._engine.ssl_object, self._group(), hello)
 
     def _group(self) -> str | bytes | None:

@@ -46,16 +46,16 @@ def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLCon
     return ssl_context()
 
 
-def _context_or_choice(ssl_context: ServerContext) -> ssl.SSLContext | ChooseContext:
-    """Return the context for the next connection, or the function that takes its ClientHello."""
+def _takes_hello(ssl_context: ServerContext) -> bool:
+    """Whether it is a function that takes the ClientHello. To find that out takes a while."""
     if callable(ssl_context) and not isinstance(ssl_context, type):
         try:
             inspect.signature(ssl_context).bind()
         except TypeError:
-            return cast("ChooseContext", ssl_context)
+            return True
         except ValueError:  # of a built-in function, for which Python can't tell
             pass
-    return current_context(cast("ContextProvider", ssl_context))
+    return False
 
 
 @attrs.define(eq=False, init=False)
@@ -92,6 +92,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     """The listener it was made with."""
 
     _ssl_context: ServerContext = attrs.field(repr=False)
+    _takes_hello: bool
     _https_compatible: bool
     _handshake_timeout: float
     _close_timeout: float
@@ -115,6 +116,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
         self.transport_listener = transport_listener
         self._ssl_context = ssl_context
+        self._takes_hello = _takes_hello(ssl_context)
         self._https_compatible = https_compatible
         self._handshake_timeout = handshake_timeout
         self._close_timeout = close_timeout
@@ -131,7 +133,9 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         try:
             stream = TLSStream(
                 transport_stream,
-                _context_or_choice(self._ssl_context),
+                cast("ChooseContext", self._ssl_context)
+                if self._takes_hello
+                else current_context(cast("ContextProvider", self._ssl_context)),
                 server_side=True,
                 https_compatible=self._https_compatible,
                 handshake_timeout=self._handshake_timeout,
@@ -159,8 +163,8 @@ def _check_options(
     proxy_protocol: TrustedProxies | None,
     verify_peer: VerifyPeer | None,
 ) -> None:
-    context = _context_or_choice(ssl_context)
-    if not callable(context):
+    if not _takes_hello(ssl_context):
+        context = current_context(cast("ContextProvider", ssl_context))
         check_arguments(context, server_side=True, server_hostname=None, session=None)
     if verify_peer is not None:
         checked_function(verify_peer, "verify_peer")

@@ -52,6 +52,7 @@ class Handshake:
     wants_context: bool = attrs.field(default=False, init=False)
     #: What was agreed on with a peer that is to be verified; None while there is none.
     unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
+    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # what that was
     # What has come in on a server before its first answer, if that is not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _has_answered: bool = attrs.field(default=False, init=False)
@@ -124,6 +125,8 @@ class Handshake:
 
     def info(self) -> HandshakeInfo:
         """Return what was agreed on, once OpenSSL is done."""
+        if self._accepted is not None:
+            return self._accepted
         watch = self._hello
         hello = (bytes(self._first_records) or None) if watch is None else watch.hello
         return HandshakeInfo.of(self._engine.ssl_object, self._group(), hello)
@@ -144,7 +147,7 @@ class Handshake:
         """Let the last flight go, and return what has happened."""
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
-        self.unverified = None
+        self._accepted, self.unverified = self.unverified, None
         return Event.HANDSHAKE_DONE
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:

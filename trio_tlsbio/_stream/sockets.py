@@ -13,7 +13,14 @@ import trio
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
-__all__ = ["NonWaitingSocket", "RECEIVE_BYTES", "SocketCalls", "closed_error", "stream_error"]
+__all__ = [
+    "NonWaitingSocket",
+    "RECEIVE_BYTES",
+    "SocketCalls",
+    "closed_error",
+    "fileno_of",
+    "stream_error",
+]
 
 # How much is taken from a socket at a time, in bytes. It is below the 128 KiB from which on glibc's
 # malloc asks the system for new pages each time.
@@ -75,17 +82,20 @@ class NonWaitingSocket:
         return True
 
 
+def fileno_of(calls: NonWaitingSocket) -> Callable[[], int]:
+    """Return the method that returns the descriptor, for the field."""
+    fileno: Callable[[], int] = calls._stream.socket.fileno
+    return fileno
+
+
 @attrs.frozen(eq=False)
 class SocketCalls(NonWaitingSocket):
     """The calls of one socket."""
 
     _stream: trio.SocketStream
-    _fileno: Callable[[], int] = attrs.field(init=False)
-
-    @_fileno.default
-    def _default_fileno(self) -> Callable[[], int]:
-        fileno: Callable[[], int] = self._stream.socket.fileno
-        return fileno
+    _fileno: Callable[[], int] = attrs.field(
+        default=attrs.Factory(fileno_of, takes_self=True), init=False
+    )
 
     async def wait_writable(self) -> None:
         """Wait until it takes something."""

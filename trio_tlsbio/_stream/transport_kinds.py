@@ -14,7 +14,7 @@ from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
 from .abstract import CountingStream, ImmediateStream, LingeringStream, WatchedStream
-from .sockets import NonWaitingSocket, closed_error, stream_error
+from .sockets import NonWaitingSocket, closed_error, fileno_of, stream_error
 from .transport import Transport
 
 __all__ = ["transport_for"]
@@ -88,12 +88,9 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
     counts = True
 
     _was_woken: bool = attrs.field(default=False, init=False)
-    _fileno: Callable[[], int] = attrs.field(init=False)
-
-    @_fileno.default
-    def _default_fileno(self) -> Callable[[], int]:
-        fileno: Callable[[], int] = self._stream.socket.fileno
-        return fileno
+    _fileno: Callable[[], int] = attrs.field(
+        default=attrs.Factory(fileno_of, takes_self=True), init=False
+    )
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         self.check_socket()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import random
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 import trustme
 
 from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
-from trio_tlsbio import HandshakeInfo, TLSConnection, TLSSession, sni_context
+from trio_tlsbio import HandshakeInfo, TLSConnection, TLSError, TLSSession, sni_context
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
-from trio_tlsbio._core.key_exchange import KeyExchangeWatch
+from trio_tlsbio._core.key_exchange import group_in
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
+TLS13 = "TLS_AES_128_GCM_SHA256"
 HAS_MLKEM = ssl.OPENSSL_VERSION_INFO >= (3, 5)
 
 
@@ -141,32 +144,28 @@ def flight(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> by
     return first + server.data_to_send()
 
 
-def watched(*parts: bytes, cipher: str = ECDHE) -> str | None:
-    watch = KeyExchangeWatch()
-    for part in parts:
-        watch.add(part)
-    return watch.group(cipher)
+def group_of(*records: bytes, cipher: str = ECDHE) -> str | None:
+    return group_in(b"".join(records), cipher)
 
 
-def test_a_flight_is_cut_anywhere(flight: bytes) -> None:
-    assert {watched(flight[:cut], flight[cut:]) for cut in range(len(flight))} == {"secp384r1"}
-    assert watched(*(flight[i : i + 1] for i in range(len(flight)))) == "secp384r1"
+@pytest.fixture
+def cipher(tls_version: ssl.TLSVersion) -> str:
+    return TLS13 if tls_version is ssl.TLSVersion.TLSv1_3 else ECDHE
 
 
-def test_a_view_with_gaps(flight: bytes) -> None:
-    spread = bytes(byte for pair in zip(flight, flight, strict=True) for byte in pair)
-    watch = KeyExchangeWatch()
-    watch.add(memoryview(spread)[::2])
-    assert watch.group(ECDHE) == "secp384r1"
+def test_a_flight_that_is_cut_tells_the_group_or_none(flight: bytes, cipher: str) -> None:
+    told = [group_of(flight[:end], cipher=cipher) for end in range(len(flight) + 1)]
+    changes = [pair for pair in pairwise(told) if pair[0] != pair[1]]
+    assert changes == [(None, "secp384r1")]
 
 
-def test_damage_is_no_error(flight: bytes) -> None:
+def test_damage_is_no_error(flight: bytes, cipher: str) -> None:
     """It tells another group or none, and OpenSSL refuses the handshake."""
     source = random.Random(1)
     for position in range(len(flight)):
         damaged = bytearray(flight)
         damaged[position] ^= source.randrange(1, 256)
-        watched(bytes(damaged))
+        group_of(bytes(damaged), cipher=cipher)
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -197,39 +196,47 @@ def messages() -> Iterator[tuple[str, bytes, bytes, str | None]]:
 
 @pytest.mark.parametrize(("cipher", "suite", "exchange", "group"), list(messages()))
 def test_server_key_exchange(cipher: str, suite: bytes, exchange: bytes, group: str | None) -> None:
-    assert watched(server_hello(suite), message(12, exchange), cipher=cipher) == group
+    assert group_of(server_hello(suite), message(12, exchange), cipher=cipher) == group
 
 
 def test_status_of_a_certificate_comes_before_the_group() -> None:
     certificate, status = message(11, bytes(100)), message(22, bytes(100))
     exchange = message(12, b"\x03" + (24).to_bytes(2))
-    assert watched(server_hello(b"\xc0\x2f"), certificate, status, exchange) == "secp384r1"
+    assert group_of(server_hello(b"\xc0\x2f"), certificate, status, exchange) == "secp384r1"
 
 
 def test_another_hello_is_asked_for_without_a_group() -> None:
     cookie = b"\0\x2c\0\4\0\2ab"
     retry = server_hello(b"\x13\x01", cookie).replace(bytes(32), HELLO_RETRY_REQUEST)
-    assert watched(retry, server_hello(b"\x13\x01", key_share(24))) == "secp384r1"
+    assert group_of(retry, server_hello(b"\x13\x01", key_share(24)), cipher=TLS13) == "secp384r1"
 
 
 @pytest.mark.parametrize("number", [*GROUPS, 0x0A0A])
 def test_names_of_groups(number: int) -> None:
     expected = GROUPS.get(number, "0x0a0a")
-    assert watched(server_hello(b"\x13\x01", key_share(number))) == expected
+    assert group_of(server_hello(b"\x13\x01", key_share(number)), cipher=TLS13) == expected
 
 
-def test_nothing_is_kept_of_what_has_no_end() -> None:
-    watch = KeyExchangeWatch()
-    for _ in range(1000):
-        watch.add(message(11, bytes(1000)))
-    assert watch.is_over
-    watch.add(server_hello(b"\x13\x01", key_share(29)))
-    assert watch.group("") is None
+@pytest.mark.parametrize("size", range(60))
+def test_a_message_that_is_shorter_than_it_says(size: int) -> None:
+    """OpenSSL refuses it, so nobody sees what this tells; but nothing is raised."""
+    whole = server_hello(b"\x13\x01", key_share(29))
+    payload = whole[5 : 5 + size]
+    group_of(b"\x16\x03\x03" + len(payload).to_bytes(2) + payload, cipher=TLS13)
+    body = whole[9 : 9 + size]
+    group_of(message(2, body), cipher=TLS13)
+    exchange = (b"\0\x04hint\x03" + (24).to_bytes(2))[: size % 10]
+    group_of(message(12, exchange), cipher="ECDHE-PSK-AES128-CBC-SHA256")
 
 
-def test_nothing_is_kept_of_a_message_that_is_too_long() -> None:
-    watch = KeyExchangeWatch()
-    watch.add(b"\x16\x03\x03\x00\x04\x0b\xff\xff\xff")
-    while not watch.is_over:
-        watch.add(b"\x16\x03\x03\x40\x00" + bytes(1 << 14))
-    assert not watch._messages
+def test_what_comes_after_many_certificates_is_not_kept(
+    client_context: ssl.SSLContext,
+) -> None:
+    """A peer that sends for ever takes no memory."""
+    client = TLSConnection(client_context, server_hostname=NAME)
+    client.feed(b"\x16\x03\x03\x00\x04\x0b\x01\x00\x00")
+    for _ in range(40):
+        client.feed(b"\x16\x03\x03\x40\x00" + bytes(1 << 14))
+        with suppress(TLSError):
+            client.do_handshake()
+    assert client._handshake is None or len(client._handshake._server_records) < 256 * 1024

@@ -11,18 +11,18 @@ from typing import Any
 
 import attrs
 
-from .openssl_errors import clean_error_queue, empty_error_queue
+from .context_settings import verify_mode
+from .openssl_errors import clean_error_queue
 
 __all__ = [
     "Certificate",
+    "UndecodedCertificate",
     "certificate_names",
     "copies_of",
     "decoded",
-    "decoded_certificate",
     "is_same_name",
-    "peer_chain",
+    "peer_certificates",
     "presented_names",
-    "raw_chain",
 ]
 
 # A certificate as SSLObject.getpeercert() decodes it.
@@ -49,7 +49,7 @@ def certificate_names(certificate: Certificate) -> tuple[str, ...]:
     return tuple(names)
 
 
-def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     """Return OpenSSL's own objects for the certificates that the peer presented. They hold no
     reference to the connection.
     """
@@ -73,17 +73,17 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
 
     getpeercert() tells nothing of a handshake that failed, when one wants to know most.
     """
-    chain = raw_chain(ssl_object)
-    with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
+    chain = _raw_chain(ssl_object)
+    with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
         return certificate_names(chain[0].get_info()) if chain else ()
     return ()
 
 
 def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
-    """Decode what :func:`raw_chain` returned, by its DER form, without what can't be decoded."""
+    """Decode what :func:`_raw_chain` returned, by its DER form, without what can't be decoded."""
     known: dict[bytes, Certificate] = {}
     for certificate in certificates:
-        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see decoded_certificate()
+        with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
             known[_in_der(certificate)] = certificate.get_info()
     return known
 
@@ -107,25 +107,49 @@ def copies_of(certificates: Iterable[Any]) -> tuple[CertificateCopy, ...]:
     return tuple(CertificateCopy(der, info) for der, info in decoded(certificates).items())
 
 
-def decoded_certificate(ssl_object: ssl.SSLObject) -> Certificate | None:
+@attrs.define(eq=False)
+class UndecodedCertificate:
+    """Decodes a certificate when somebody asks: it takes as long as 4 % of a handshake."""
+
+    _certificate: Any  # one of OpenSSL's objects
+    _decoded: Certificate | None = attrs.field(default=None, init=False, repr=False)
+
+    def get_info(self) -> Certificate:
+        """Return what :meth:`ssl.SSLSocket.getpeercert` would; empty if it can't be decoded."""
+        if self._decoded is None:
+            self._decoded = next(iter(decoded([self._certificate]).values()), {})
+        return self._decoded
+
+
+def _decoded_by(ssl_object: ssl.SSLObject) -> Certificate:
     try:
-        if (certificate := ssl_object.getpeercert()) is not None:
-            empty_error_queue()
-        return certificate
+        with clean_error_queue():
+            return ssl_object.getpeercert() or {}
     except (ValueError, ssl.SSLError):
         # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
         # not.
         return {}
 
 
-def peer_chain(ssl_object: ssl.SSLObject, certificates: Iterable[Any]) -> tuple[bytes, ...]:
-    """Return the chain in DER form. ``certificates`` is the :func:`raw_chain`."""
+def peer_certificates(
+    ssl_object: ssl.SSLObject,
+) -> tuple[Certificate | UndecodedCertificate | None, tuple[bytes, ...], tuple[Any, ...]]:
+    """Return the peer's own certificate, the chain that it presented in DER form, and OpenSSL's
+    objects for that, as far as there are any. See :class:`HandshakeInfo` for what they are.
+    """
     leaf = ssl_object.getpeercert(binary_form=True)
     if leaf is None:
-        return ()
-    chain = tuple(map(_in_der, certificates))
+        return None, (), ()
+    objects = _raw_chain(ssl_object)
+    chain = tuple(map(_in_der, objects))
+    if verify_mode(ssl_object.context) == ssl.CERT_NONE:
+        own: Certificate | UndecodedCertificate = {}  # nothing vouches for what it says
+    elif chain and chain[0] == leaf:
+        own = UndecodedCertificate(objects[0])
+    else:
+        own = _decoded_by(ssl_object)
     # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
-    return chain if leaf in chain else (leaf, *chain)
+    return own, chain if leaf in chain else (leaf, *chain), objects
 
 
 def is_same_name(pattern: str, hostname: str) -> bool:

@@ -88,6 +88,6 @@ class CertificateRequest:
         if self.answered is None and any(
             end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)
         ):
-            self.answered = HandshakeInfo.of(
-                self._ssl_object, self._handshake.group, self._handshake.client_hello
-            )
+            before = self._handshake
+            info = HandshakeInfo.of(self._ssl_object, b"", before.client_hello)
+            self.answered = attrs.evolve(info, group=before.group)

@@ -30,6 +30,10 @@ _SIGNATURE_COST = 192
 _TICKETS_SHIFT = 3
 
 
+# How long the record of a Finished is that no message follows, in TLS 1.2 with ChaCha20 and with
+# GCM: 16 bytes, a tag of 16, and a nonce of 8 or none (RFC 7905 section 2, RFC 5288 section 3).
+_LONE_FINISHED = ((16 + 16).to_bytes(2), (8 + 16 + 16).to_bytes(2))
+
 _ALL = sys.maxsize
 
 
@@ -59,6 +63,8 @@ def ask(method: Callable[..., Any], *args: object, suspect: Exception | None = N
     if suspect is None:
         try:
             return method(*args)
+        except ssl.SSLWantReadError:
+            raise
         except Exception as exc:
             if not may_be_foreign(exc):
                 raise
@@ -108,7 +114,10 @@ class Engine:
         if is_tls13:
             inbox.records.cost = _SIGNATURE_COST if may_sign else _KEY_UPDATE_COST
             inbox.records.shift = _TICKETS_SHIFT
-        self.may_renegotiate = self._may_hold_message = not is_tls13
+        self.may_renegotiate = not is_tls13
+        self._may_hold_message = (
+            not is_tls13 and inbox.records.last_header[3:] not in _LONE_FINISHED
+        )
         inbox.wants_data = is_tls13 and inbox.is_empty and not inbox.has_ended
 
     @property
@@ -148,6 +157,8 @@ class Engine:
             try:
                 try:
                     chunk = read(size)  # of one record at most
+                except ssl.SSLWantReadError:
+                    raise
                 except ssl.SSLError as exc:
                     if not may_be_foreign(exc):
                         raise

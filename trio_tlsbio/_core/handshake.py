@@ -13,7 +13,7 @@ from .errors import PeerAlertError, RefuseHandshake
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
-from .key_exchange import MOST_FLIGHT_BYTES, group_in, plaintext_messages
+from .key_exchange import MOST_FLIGHT_BYTES
 from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
 from .sni import context_for_name, note_requested_hostname
@@ -129,15 +129,7 @@ class Handshake:
             return self._accepted
         watch = self._hello
         hello = (bytes(self._first_records) or None) if watch is None else watch.hello
-        return HandshakeInfo.of(self._engine.ssl_object, self._group(), hello)
-
-    def _group(self) -> str | bytes | None:
-        """Return the group of the key exchange, or what tells it: a few bytes in TLS 1.3."""
-        ssl_object = self._engine.ssl_object
-        if ssl_object.version() == "TLSv1.3":
-            return plaintext_messages(self._server_records)
-        cipher = ssl_object.cipher()
-        return None if cipher is None else group_in(self._server_records, cipher[0])
+        return HandshakeInfo.of(self._engine.ssl_object, self._server_records, hello)
 
     def _note_records(self, data: Data) -> None:
         if len(self._server_records) < MOST_FLIGHT_BYTES:
@@ -163,8 +155,10 @@ class Handshake:
     def _collect(self) -> None:
         """Queue what OpenSSL has written, and read it off: a server's flight has the group."""
         engine = self._engine
+        if not engine.outbox.bio.pending:
+            return
         flight = engine.outbox.collect()
-        if flight and engine.ssl_object.server_side:
+        if engine.ssl_object.server_side:
             self._has_answered = True
             self._note_records(flight)
             if self._hello is not None:
@@ -182,6 +176,8 @@ class Handshake:
 
     def _refill(self) -> bool:
         """Give OpenSSL what it can read next, and return whether there was something."""
+        if not self._engine.inbox.records.waiting:
+            return False
         if self._hello is not None and not self._hello.is_over:
             return self._refill_watched(self._hello)
         data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with

@@ -10,17 +10,17 @@ import attrs
 
 from .certificates import (
     Certificate,
+    UndecodedCertificate,
     certificate_names,
     copies_of,
     decoded,
-    decoded_certificate,
     is_same_name,
-    peer_chain,
-    raw_chain,
+    peer_certificates,
 )
 from .client_hello import ClientHello
 from .hello import hello_in
 from .key_exchange import group_in
+from .records import Data
 from .sni import requested_hostname
 
 __all__ = ["HandshakeInfo"]
@@ -37,6 +37,10 @@ _SHOWN = (
 )
 
 
+def _decoded(certificate: Certificate | UndecodedCertificate | None) -> Certificate | None:
+    return certificate.get_info() if isinstance(certificate, UndecodedCertificate) else certificate
+
+
 @attrs.frozen(repr=False)
 class HandshakeInfo:
     """What a finished handshake agreed on, and who the peer is."""
@@ -50,8 +54,11 @@ class HandshakeInfo:
     cipher_bits: int
     """The length of the cipher's secret key, in bits."""
 
-    # The group's name, or a server's records that tell it.
-    _group: str | bytes | None
+    group: str | None
+    """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``.
+
+    Its number if it has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is so
+    in a resumed session, with RSA key exchange, and with Diffie-Hellman over numbers."""
 
     alpn_protocol: str | None
     """The application protocol that ALPN chose (RFC 7301)."""
@@ -62,9 +69,9 @@ class HandshakeInfo:
     """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
     also true of one with an external pre-shared key, which OpenSSL treats as a session."""
 
-    peer_certificate: Certificate | None = attrs.field(repr=False, hash=False)
-    """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
-    sent none, empty if the context does not verify certificates, or if it can't be decoded."""
+    _peer_certificate: Certificate | UndecodedCertificate | None = attrs.field(
+        repr=False, eq=_decoded, hash=False
+    )
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
     """The certificates that the peer presented, in DER form, its own first. They are what was
@@ -83,6 +90,13 @@ class HandshakeInfo:
         return f"HandshakeInfo({shown})"
 
     @property
+    def peer_certificate(self) -> Certificate | None:
+        """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
+        sent none, empty if the context does not verify certificates, or if it can't be decoded.
+        """
+        return _decoded(self._peer_certificate)
+
+    @property
     def server_hostname(self) -> str | None:
         """The name that the client asked for, in its ASCII form. A client has checked it. None on a
         server if the client asked for none.
@@ -95,15 +109,6 @@ class HandshakeInfo:
     def client_hello(self) -> ClientHello | None:
         """What the client has offered and asked for. On servers only."""
         return hello_in(self._hello) if isinstance(self._hello, bytes) else self._hello
-
-    @property
-    def group(self) -> str | None:
-        """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``.
-
-        Its number if it has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is
-        so in a resumed session, with RSA key exchange, and with Diffie-Hellman over numbers.
-        """
-        return group_in(self._group, self.cipher) if isinstance(self._group, bytes) else self._group
 
     @property
     def is_post_quantum(self) -> bool:
@@ -154,6 +159,7 @@ class HandshakeInfo:
     def __reduce__(self) -> tuple[partial[HandshakeInfo], tuple[()]]:
         """Make it anew, to copy or pickle it, with copies of what OpenSSL owns."""
         values = {k.lstrip("_"): v for k, v in attrs.asdict(self, recurse=False).items()}
+        values["peer_certificate"] = self.peer_certificate
         values["certificates"] = copies_of(values["certificates"])
         return partial(type(self), **values), ()
 
@@ -161,28 +167,30 @@ class HandshakeInfo:
     def of(
         cls,
         ssl_object: ssl.SSLObject,
-        group: str | bytes | None,
+        server_records: Data,
         hello: ClientHello | bytes | None,
     ) -> HandshakeInfo:
-        """Read it off an SSLObject whose handshake is done.
-
-        Few of them report the group of the key exchange.
+        """Read it off an SSLObject whose handshake is done, and what it can't tell off the records
+        that passed meanwhile.
         """
-        certificates = raw_chain(ssl_object)
+        own_certificate, chain, certificates = peer_certificates(ssl_object)
         cipher = ssl_object.cipher()
         version = ssl_object.version()
         assert cipher is not None
         assert version is not None
+        is_resumed = bool(ssl_object.session_reused)
+        # TLS 1.2 resumes without a key exchange.
+        has_exchange = version == "TLSv1.3" or not is_resumed
         return cls(
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
-            group=group,
+            group=group_in(server_records, cipher[0]) if has_exchange else None,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
-            session_reused=bool(ssl_object.session_reused),
-            peer_certificate=decoded_certificate(ssl_object),
-            peer_certificate_chain=peer_chain(ssl_object, certificates),
+            session_reused=is_resumed,
+            peer_certificate=own_certificate,
+            peer_certificate_chain=chain,
             hello=hello,
             certificates=certificates,
         )

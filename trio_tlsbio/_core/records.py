@@ -91,9 +91,10 @@ def is_acceptable(record: bytes) -> bool:
 
 def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
     """Yield where each whole record in ``data`` begins and ends, from ``start`` on."""
-    while start + HEADER_BYTES <= len(data):
-        end = start + HEADER_BYTES + record_length(data, start)
-        if end > len(data):
+    size = len(data)
+    while start + HEADER_BYTES <= size:
+        end = start + HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
+        if end > size:
             return
         yield start, end
         start = end
@@ -183,27 +184,31 @@ class Records:
         The beginning of a record, with its header, is taken out too unless ``waits_for`` says of it
         that the rest is to be waited for.
         """
-        if self.is_spent or not self.waiting:
+        if not self.waiting or self.is_spent:
             return b""
         if self.missing:
             return self._take_rest()
         data, start, size = self._data, self._start, len(self._data)
-        end, limit, left, cost = start, start + RECORD_BYTES, self.allowance, self.cost
-        while end + HEADER_BYTES <= size:
-            following = end + self._record_bytes(data, end)
-            if following > size or (following > limit and end > start):
-                break
-            shift = self.shift
-            if data[end] != APPLICATION_DATA:
-                self.last_header = bytes(data[end : end + HEADER_BYTES])
-                if data[end] == HANDSHAKE:
-                    shift = _HANDSHAKE_SHIFT
-            left -= cost + ((following - end) >> shift)
+        end, odd, left, cost, shift = start, -1, self.allowance, self.cost, self.shift
+        limit = start if single else start + RECORD_BYTES
+        is_cut = start + HEADER_BYTES > size
+        following = size + 1 if is_cut else start + self._record_bytes(data, start)
+        while following <= size and (following <= limit or end == start):
+            if (kind := data[end]) == APPLICATION_DATA:
+                left -= cost + ((following - end) >> shift)
+            else:
+                odd = end
+                left -= cost + (
+                    (following - end) >> (_HANDSHAKE_SHIFT if kind == HANDSHAKE else shift)
+                )
             end = following
-            if single or left < cost or end >= limit:
+            if left < cost or end + HEADER_BYTES > size:
                 break
+            following = end + HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
         if end == start:
             return self._take_split(waits_for)
+        if odd >= 0:
+            self.last_header = bytes(data[odd : odd + HEADER_BYTES])
         self._is_first = False
         self.allowance = left
         self.waiting -= end - start

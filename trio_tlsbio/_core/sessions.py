@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import attrs
 
+from .context_settings import verify_flags, verify_mode
 from .native_session import AnySession, current_session, session_id
 from .sni import security_level
 
@@ -29,8 +30,8 @@ class VerificationSettings:
     A connection takes them over when it is made; a context may be changed afterwards.
     """
 
-    verify_mode: ssl.VerifyMode
-    verify_flags: ssl.VerifyFlags
+    verify_mode: int
+    verify_flags: int
     check_hostname: bool
     hostname_checks_common_name: bool
     security_level: int | None
@@ -42,8 +43,8 @@ class VerificationSettings:
     def of(cls, ssl_context: ssl.SSLContext) -> VerificationSettings:
         """Take a snapshot of a context's settings as they are now."""
         return cls(
-            verify_mode=ssl_context.verify_mode,
-            verify_flags=ssl_context.verify_flags,
+            verify_mode=verify_mode(ssl_context),
+            verify_flags=verify_flags(ssl_context),
             check_hostname=ssl_context.check_hostname,
             hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
             security_level=security_level(ssl_context),

@@ -10,13 +10,13 @@ from typing import NoReturn
 import attrs
 import trio
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_context
 from .client_certificate import CertificateRequest, ask_for_certificate, check_may_answer
 from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
-from .handshake import Handshake
+from .handshake import Handshake, context_to_come
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
@@ -27,7 +27,7 @@ from .sessions import SessionSource, TLSSession, refuse_copy
 from .states import Event, Lifecycle, State
 from .tickets import TicketWatch
 
-__all__ = ["TLSConnection"]
+__all__ = ["TLSConnection", "connection_of"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
@@ -94,16 +94,22 @@ class TLSConnection:
         collect_sessions: bool = False,
         verifies_peer: bool = False,
     ) -> None:
-        first_context = Handshake.first_context(ssl_context, server_side=server_side)
-        name, raw_session = check_arguments(
-            first_context, server_side=server_side, server_hostname=server_hostname, session=session
+        arguments = Arguments.parse(
+            ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
+        self._make(arguments, collect_sessions, verifies_peer)
+
+    def _make(self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool) -> None:
+        ssl_context, server_side = arguments.ssl_context, arguments.server_side
+        first_context = context_to_come() if ssl_context is None else ssl_context
+        session = arguments.session
+        raw_session = None if session is None else arguments.native_session()
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
             self.inbox.bio,
             self.outbox.bio,
             server_side=server_side,
-            server_hostname=name,
+            server_hostname=arguments.server_hostname,
             session=raw_session if isinstance(raw_session, ssl.SSLSession) else None,
         )
         if raw_session is not None and not isinstance(raw_session, ssl.SSLSession):
@@ -383,7 +389,7 @@ class TLSConnection:
           ValueError: if no context is wanted, or for one that was made for clients.
           TypeError: if it is no :class:`ssl.SSLContext`.
         """
-        check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+        check_context(ssl_context, server_side=True)
         self._paused(self.wants_context).use_context(ssl_context)
 
     def refuse_handshake(self, refusal: RefuseHandshake) -> None:
@@ -654,3 +660,12 @@ class TLSConnection:
             handshake, self._handshake = self._handshake, None
             if happening is Event.HANDSHAKE_DONE:
                 self._begin(handshake)
+
+
+def connection_of(
+    arguments: Arguments, *, collect_sessions: bool, verifies_peer: bool
+) -> TLSConnection:
+    """Make a connection of arguments that were checked before. See :class:`TLSConnection`."""
+    connection = TLSConnection.__new__(TLSConnection)
+    connection._make(arguments, collect_sessions, verifies_peer)
+    return connection

@@ -18,6 +18,7 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
+from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
@@ -28,16 +29,17 @@ from trio_tlsbio._core.states import State
 from .abstract import stream_of
 from .addresses import Addresses, AddressQueries
 from .assembly import assemble
-from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
-from .decisions import ChooseContext, VerifyPeer
+from .closing import Closing
+from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
+from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .prologue import Prologue
 from .queries import SSLObjectQueries
 from .transport import SLICE_BYTES, Transport, slices
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "expect_before_tls"]
+__all__ = ["TLSStream", "T_Stream", "expect_before_tls", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -122,28 +124,42 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         on_session: Callable[[TLSSession], object] | None = None,
         handshake_timeout: float = math.inf,
         close_timeout: float = CLOSE_TIMEOUT,
-        close_max_bytes: int = 1024 * 1024,
+        close_max_bytes: int = CLOSE_MAX_BYTES,
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        policy = ClosePolicy.of(https_compatible, close_timeout, close_max_bytes)
-        self._driver = driver = assemble(
-            transport_stream,
-            ssl_context,
+        options = StreamOptions.of(
+            https_compatible, handshake_timeout, close_timeout, close_max_bytes
+        )
+        context: ssl.SSLContext | ChooseContext | None = ssl_context
+        choose_context: ChooseContext | None = None
+        if server_side and not isinstance(ssl_context, ssl.SSLContext):
+            context, choose_context = None, checked_function(ssl_context, "ssl_context")
+        if verify_peer is not None or choose_context is not None:
+            options = options.deciding(verify_peer=verify_peer, choose_context=choose_context)
+        arguments = Arguments.parse(
+            context,  # type: ignore[arg-type]  # which is checked there
             server_side=server_side,
             server_hostname=server_hostname,
             session=session,
-            on_session=on_session,
-            handshake_timeout=handshake_timeout,
-            received=received,
-            verify_peer=verify_peer,
         )
+        self._make(transport_stream, arguments, options, on_session, received)
+
+    def _make(
+        self,
+        transport_stream: T_Stream,
+        arguments: Arguments,
+        options: StreamOptions,
+        on_session: Callable[[TLSSession], object] | None,
+        received: Data,
+    ) -> None:
+        self._driver = driver = assemble(transport_stream, arguments, options, on_session, received)
         if (outer := stream_of(TLSStream, transport_stream)) is not None:
             outer._carry(driver.connection.lifecycle.origin)
         self._transport_stream = transport_stream
         self._connection, self._transport = driver.connection, driver.transport
         self._receive = driver.connection.receive if on_session is None else driver.receive
-        self._closing = Closing(policy, driver)
+        self._closing = Closing(options, driver)
         self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(driver)
         self._send_conflict = ConflictDetector(
@@ -341,7 +357,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         if not isinstance(exc, TruncationError):
             return False
         self._peer_watch.has_received_end = True
-        return self._closing.policy.https_compatible
+        return self._closing.options.https_compatible
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
@@ -594,7 +610,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
           PeerAlertError: if it has found a fatal alert of the peer that no other call has raised:
             for a client that only sends, the only way to learn that it was refused.
         """
-        await self._closing.close(self.transport_stream)
+        await self._closing.close(self._transport_stream)  # type: ignore[arg-type]  # as above
 
     @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
     async def __aexit__(
@@ -638,6 +654,19 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
+
+
+def stream_with(
+    options: StreamOptions,
+    arguments: Arguments,
+    transport_stream: T_Stream,
+    *,
+    on_session: Callable[[TLSSession], object] | None = None,
+) -> TLSStream[T_Stream]:
+    """Make a stream of parameters that were checked before. See :class:`TLSStream`."""
+    stream: TLSStream[T_Stream] = TLSStream.__new__(TLSStream)
+    stream._make(transport_stream, arguments, options, on_session, b"")
+    return stream
 
 
 def expect_before_tls(

@@ -249,6 +249,7 @@ async def open_listeners(
     """Listen with settings that were checked before. See :func:`open_tls_over_tcp_listeners`."""
     listeners: list[TLSListener[trio.SocketStream]] = []
     for transport_listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog):
+        settings.arguments()  # what gives the context may fail by now
         listener: TLSListener[trio.SocketStream] = TLSListener.__new__(TLSListener)
         listener.__attrs_init__(transport_listener, settings)
         listeners.append(listener)

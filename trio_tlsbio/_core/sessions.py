@@ -8,7 +8,7 @@ from typing import NoReturn
 import attrs
 
 from .native_session import AnySession, current_session, session_id
-from .sni import security_level
+from .trust import security_level
 
 __all__ = ["SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 

@@ -177,13 +177,103 @@ async def _serve(
     task_status: trio.TaskStatus[list[TLSListener[T_Stream]]],
 ) -> None:
     async with trio.open_nursery() as nursery:
-        server = _Server(handler, nursery if handler_nursery is None else handler_nursery, policy)
+        places = _Places(policy.max_connections, policy.max_handshakes)
+        handlers = nursery if handler_nursery is None else handler_nursery
+        server = _Server(handler, handlers, policy, places)
         closed = [when_closed(listener) for listener in listeners]
         nursery.start_soon(server.drain_after, closed)
         for listener, event in zip(listeners, closed, strict=True):
             nursery.start_soon(server.accept_from, listener, event)
         task_status.started(listeners)
-    await server.wait_until_idle()
+    await places.wait_until_empty()  # of connections that run in another nursery
+
+
+@attrs.define(eq=False)
+class _Places:
+    """Counts a server's connections and handshakes, within their limits."""
+
+    _max_connections: float
+    _max_handshakes: float
+    _connections: int = attrs.field(default=0, init=False)
+    _handshakes: int = attrs.field(default=0, init=False)
+    _fewer: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    async def wait_for_one(self) -> None:
+        """Wait until another connection may begin."""
+        while (
+            self._connections >= self._max_connections or self._handshakes >= self._max_handshakes
+        ):
+            await self._fewer.park()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until all connections have ended."""
+        while self._connections:
+            await self._fewer.park()
+
+    async def change(self) -> None:
+        """Wait until a connection or a handshake ends."""
+        await self._fewer.park()
+
+    def take(self) -> None:
+        """Count a connection, whose handshake begins."""
+        self._connections += 1
+        self._handshakes += 1
+
+    def end_handshake(self) -> None:
+        """Count a handshake no more."""
+        self._handshakes -= 1
+        self._fewer.unpark_all()
+
+    def leave(self) -> None:
+        """Count a connection no more."""
+        self._connections -= 1
+        self._fewer.unpark_all()
+
+
+@attrs.define(eq=False)
+class _Draining:
+    """The end of a server: connections on which no byte has arrived end, others don't linger."""
+
+    _has_begun: bool = attrs.field(default=False, init=False)
+    _streams: set[TLSStream[Any]] = attrs.field(factory=set, init=False)
+    # The handshakes that are going on, and what ends each if it has not begun when draining does.
+    _shaking: dict[TLSStream[Any], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    def begin(self) -> None:
+        """Begin to drain: all listeners are closed."""
+        self._has_begun = True
+        for stream in self._streams:
+            stream.stop_lingering()
+        for stream, scope in self._shaking.items():
+            if not stream.has_received:
+                scope.deadline = trio.current_time()
+
+    def add(self, stream: TLSStream[Any]) -> None:
+        """Take care of a connection, which may be accepted already when draining begins."""
+        self._streams.add(stream)
+        if self._has_begun:
+            stream.stop_lingering()
+
+    def remove(self, stream: TLSStream[Any]) -> None:
+        """Forget a connection that has ended."""
+        self._streams.remove(stream)
+
+    async def complete_handshake(self, stream: TLSStream[Any]) -> None:
+        """Complete the handshake, unless the server drains before the client has sent anything."""
+        with trio.CancelScope() as scope:
+            if self._has_begun:
+                # Not before it is entered: Trio looks first for what has arrived. See Drain.
+                scope.deadline = trio.current_time()
+            self._shaking[stream] = scope
+            try:
+                await stream.do_handshake()
+            finally:
+                del self._shaking[stream]
+        if scope.cancelled_caught:
+            if not stream.has_received:
+                error = TruncationError("the server drains, and the client has not sent anything")
+                stream.connection.abort(error)
+            await stream.do_handshake()  # it goes on where it was
 
 
 @attrs.define(eq=False)
@@ -193,16 +283,8 @@ class _Server(Generic[T_Stream]):
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
     _policy: _Policy[T_Stream]
-    #: Set once all listeners are closed.
-    draining: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _connections: int = attrs.field(default=0, init=False)
-    _handshakes: int = attrs.field(default=0, init=False)
-    _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-    _streams: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
-    # The handshakes that are going on, and what ends each if it has not begun when draining does.
-    _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+    _places: _Places
+    _draining: _Draining = attrs.field(factory=_Draining, init=False)
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:
@@ -211,12 +293,7 @@ class _Server(Generic[T_Stream]):
             for event in closed:
                 await event.wait()
         finally:  # cancelled too: what runs in another nursery goes on
-            self.draining.set()
-            for stream in self._streams:
-                stream.stop_lingering()
-            for stream, scope in self._shaking.items():
-                if not stream.has_received:
-                    scope.deadline = trio.current_time()
+            self._draining.begin()
 
     @enable_ki_protection
     async def accept_from(self, listener: TLSListener[T_Stream], closed: trio.Event) -> None:
@@ -244,7 +321,7 @@ class _Server(Generic[T_Stream]):
                         _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
                         self._policy.monitor.happened(AcceptFailed(exc))
                     with trio.move_on_after(_EXHAUSTED_DELAY):
-                        await self._less_to_do.park()
+                        await self._places.change()
                 else:
                     is_exhausted = False
                     await self._start(stream)
@@ -252,22 +329,12 @@ class _Server(Generic[T_Stream]):
     async def _start(self, stream: TLSStream[T_Stream]) -> None:
         # Looked at when it is there: one that waits is the only one that this listener accepts.
         try:
-            while (
-                self._connections >= self._policy.max_connections
-                or self._handshakes >= self._policy.max_handshakes
-            ):
-                await self._less_to_do.park()
+            await self._places.wait_for_one()
             self._nursery.start_soon(self._run, stream)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        self._connections += 1
-        self._handshakes += 1
-
-    async def wait_until_idle(self) -> None:
-        """Wait for connections that run in another nursery."""
-        while self._connections:
-            await self._less_to_do.park()
+        self._places.take()
 
     @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream]) -> None:
@@ -275,9 +342,7 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
-        self._streams.add(stream)
-        if self.draining.is_set():
-            stream.stop_lingering()
+        self._draining.add(stream)
         try:
             try:
                 error = await self._shake_hands(stream)
@@ -292,9 +357,8 @@ class _Server(Generic[T_Stream]):
             finally:
                 await trio.aclose_forcefully(stream)
         finally:
-            self._streams.remove(stream)
-            self._connections -= 1
-            self._less_to_do.unpark_all()
+            self._draining.remove(stream)
+            self._places.leave()
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
@@ -308,7 +372,7 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
-            await self._do_handshake(stream)
+            await self._draining.complete_handshake(stream)
         except Exception as exc:
             duration = trio.current_time() - begin
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
@@ -318,29 +382,11 @@ class _Server(Generic[T_Stream]):
                 self._policy.on_error(stream, exc)
             return exc
         finally:
-            self._handshakes -= 1
-            self._less_to_do.unpark_all()
+            self._places.end_handshake()
         assert stream.handshake is not None
         peer, duration = _client_of(stream), trio.current_time() - begin
         self._policy.monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
         return None
-
-    async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
-        """Complete the handshake, unless the server drains before the client has sent anything."""
-        with trio.CancelScope() as scope:
-            if self.draining.is_set():
-                # Not before it is entered: Trio looks first for what has arrived. See Drain.
-                scope.deadline = trio.current_time()
-            self._shaking[stream] = scope
-            try:
-                await stream.do_handshake()
-            finally:
-                del self._shaking[stream]
-        if scope.cancelled_caught:
-            if not stream.has_received:
-                error = TruncationError("the server drains, and the client has not sent anything")
-                stream.connection.abort(error)
-            await stream.do_handshake()  # it goes on where it was
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""

@@ -138,14 +138,13 @@ class Arguments:
         check_context(ssl_context, server_side=True)
         return cls(ssl_context, server_side=True)
 
-    def native_session(self) -> AnySession | None:
-        """Return what OpenSSL resumes with, for the context as it is now.
+    def native_session(self) -> AnySession:
+        """Return what OpenSSL resumes ``session`` with, for the context as it is now.
 
         Raises:
           ValueError: if this use of the session would not be safe.
         """
-        if self.session is None:
-            return None
+        assert self.session is not None
         assert self.ssl_context is not None
         return self.session.resumed_by(self.ssl_context, self.server_hostname)
 

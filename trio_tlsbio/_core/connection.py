@@ -102,29 +102,21 @@ class TLSConnection:
     def _make(self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
         first_context = context_to_come() if ssl_context is None else ssl_context
-        session = arguments.session
-        raw_session = None if session is None else arguments.native_session()
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
-            self.inbox.bio,
-            self.outbox.bio,
-            server_side=server_side,
-            server_hostname=arguments.server_hostname,
-            session=raw_session if isinstance(raw_session, ssl.SSLSession) else None,
+            self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
         )
-        if raw_session is not None and not isinstance(raw_session, ssl.SSLSession):
-            resume(ssl_object, raw_session)
-        self._ssl_context = ssl_context
-        self._engine = Engine(ssl_object, self.inbox, self.outbox)
+        if arguments.session is not None:
+            resume(ssl_object, arguments.native_session())
+        self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
         self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
         hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
-        self._info = None
-        self._plaintext = bytearray()
+        self._info, self._plaintext = None, bytearray()
         self._sessions = self._tickets = self._request = None
         if not server_side:
-            self._sessions = SessionSource.of(first_context, ssl_object, session)
+            self._sessions = SessionSource.of(first_context, ssl_object, arguments.session)
             if collect_sessions:
                 self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
             try:
@@ -662,10 +654,8 @@ class TLSConnection:
                 self._begin(handshake)
 
 
-def connection_of(
-    arguments: Arguments, *, collect_sessions: bool, verifies_peer: bool
-) -> TLSConnection:
+def connection_of(arguments: Arguments, collects: bool, verifies: bool) -> TLSConnection:
     """Make a connection of arguments that were checked before. See :class:`TLSConnection`."""
     connection = TLSConnection.__new__(TLSConnection)
-    connection._make(arguments, collect_sessions, verifies_peer)
+    connection._make(arguments, collects, verifies)
     return connection

@@ -126,7 +126,8 @@ async def open_tls_over_tcp_stream(
         ssl_context = make_default_context()
     name = host if server_hostname is None else server_hostname
     arguments = Arguments.parse(ssl_context, server_hostname=name, session=session)
-    arguments.native_session()  # an error now, and not after connecting
+    if session is not None:
+        arguments.native_session()  # an error now, and not after connecting
     options = StreamOptions(
         https_compatible=https_compatible,
         handshake_timeout=handshake_timeout,
@@ -192,7 +193,7 @@ def _resuming_stream(
         # OpenSSL copies them for each connection when that is made, which is now: another
         # task can't come between.
         arguments.ssl_context.set_alpn_protocols(alpn_protocols)
-    return stream_with(options, arguments, transport_stream, on_session=on_session)
+    return stream_with(options, arguments, transport_stream, on_session)
 
 
 async def resume_over(

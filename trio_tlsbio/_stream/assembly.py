@@ -28,11 +28,7 @@ def assemble(
 ) -> Driver:
     """Return the connection and the transport of a :class:`TLSStream`."""
     verify_peer, choose_context = options.verify_peer, options.choose_context
-    connection = connection_of(
-        arguments,
-        collect_sessions=on_session is not None,
-        verifies_peer=verify_peer is not None,
-    )
+    connection = connection_of(arguments, on_session is not None, verify_peer is not None)
     transport = transport_for(
         transport_stream, connection.inbox, connection.outbox, connection.lifecycle.origin
     )

@@ -42,8 +42,6 @@ __all__ = ["TLSStream", "T_Stream", "expect_before_tls", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
-_BUSY = "another task is currently {} data on this TLSStream"
-
 
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
 # note of it, for example. So the methods are protected, and it comes where the main task waits.
@@ -153,8 +151,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         self._closing = Closing(options, driver)
         self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(driver)
-        self._send_conflict = ConflictDetector(_BUSY.format("sending"))
-        self._receive_conflict = ConflictDetector(_BUSY.format("receiving"))
+        self._send_conflict = ConflictDetector(
+            "another task is currently sending data on this TLSStream"
+        )
+        self._receive_conflict = ConflictDetector(
+            "another task is currently receiving data on this TLSStream"
+        )
 
     def _carry(self, inner: Origin) -> None:
         """Begin to carry another TLS stream, whose errors are also errors of this one's peer."""

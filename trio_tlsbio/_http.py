@@ -17,9 +17,11 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._core.arguments import Arguments
 from ._core.errors import TLSError
-from ._net.connecting import resume_over
+from ._net.connecting import SessionsOfServer, resume_over
 from ._net.session_cache import SessionCache
+from ._stream.options import StreamOptions
 from ._stream.stream import TLSStream
 
 __all__ = ["HTTPBackend", "HTTPBody", "HTTPStream", "HTTPTransport", "SocketOption"]
@@ -60,7 +62,7 @@ _ERRORS = (
 @attrs.frozen
 class _Options:
     session_cache: SessionCache
-    https_compatible: bool
+    of_streams: StreamOptions
 
 
 @attrs.define(eq=False, slots=False)
@@ -128,15 +130,13 @@ class HTTPStream:
         with self._bounded("Connect", timeout):
             if self._unwritten:
                 await self._write()
-            stream = await resume_over(
-                self._stream,
-                ssl_context,
-                server_hostname=server_hostname,
-                port=self._port,
-                session_cache=self._options.session_cache,
-                https_compatible=self._options.https_compatible,
-                close_timeout=_CLOSE_TIMEOUT,
-            )
+            try:
+                arguments = Arguments.parse(ssl_context, server_hostname=server_hostname)
+            except (TypeError, ValueError):
+                await trio.aclose_forcefully(self._stream)
+                raise
+            sessions = SessionsOfServer(self._options.session_cache, self._port)
+            stream = await resume_over(self._stream, arguments, self._options.of_streams, sessions)
         return type(self)(stream, self._port, self._options)
 
     def get_extra_info(self, info: str) -> Any:
@@ -202,7 +202,8 @@ class HTTPBackend(Generic[StreamT]):
         self, *, session_cache: SessionCache | None = None, https_compatible: bool = False
     ) -> None:
         self._options = _Options(
-            SessionCache() if session_cache is None else session_cache, https_compatible
+            SessionCache() if session_cache is None else session_cache,
+            StreamOptions(https_compatible=https_compatible, close_timeout=_CLOSE_TIMEOUT),
         )
 
     @property

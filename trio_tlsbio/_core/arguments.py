@@ -6,12 +6,16 @@ import ipaddress
 import re
 import ssl
 
+import attrs
 import idna
 
 from .native_session import AnySession
 from .sessions import TLSSession
 
-__all__ = ["check_arguments"]
+__all__ = ["Arguments", "check_context"]
+
+# Enum lookups cost three calls; the members are bound once.
+_CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 
 # What no host name has, but URLs and addresses with a port do.
 _NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
@@ -67,40 +71,98 @@ def _ip_address(name: str) -> str | None:
     return address if is_v6 or not zone else None
 
 
-def check_arguments(
-    ssl_context: ssl.SSLContext,
-    *,
-    server_side: bool,
-    server_hostname: str | bytes | None,
-    session: TLSSession | None,
-) -> tuple[str | None, AnySession | None]:
-    """Check what a connection is to be made of, and return the ASCII name and the raw session.
+@attrs.frozen(eq=False)
+class Arguments:
+    """What a connection is made with, checked: made by :meth:`parse`.
+
+    Those of a client say nothing yet about whether ``session`` fits the context, whose settings
+    may change until the connection is made: see :meth:`native_session`.
+    """
+
+    ssl_context: ssl.SSLContext | None
+    """None on a server whose context is chosen by what the client says."""
+
+    server_side: bool = False
+
+    server_hostname: str | None = None
+    """The name in the ASCII form in which it goes into the handshake. None on servers."""
+
+    session: TLSSession | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        ssl_context: ssl.SSLContext | None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: TLSSession | None = None,
+    ) -> Arguments:
+        """Check what a connection is to be made with.
+
+        Raises:
+          ValueError: for arguments that don't go together.
+          TypeError: for arguments of a wrong type.
+        """
+        other_side = _CLIENT if server_side else _SERVER
+        if ssl_context is None:
+            if not server_side:
+                raise TypeError(
+                    "ssl_context must be an ssl.SSLContext: only servers choose it later"
+                )
+        elif not isinstance(ssl_context, ssl.SSLContext) or ssl_context.protocol is other_side:
+            raise _unfit(ssl_context, other_side)
+        name = None if server_hostname is None else _ascii_name(server_hostname)
+        if server_side:
+            if name is not None:
+                raise ValueError("server_hostname is for clients: a server has no name to check")
+            if session is not None:
+                raise ValueError("session is for clients: a server resumes what it is offered")
+        elif ssl_context.check_hostname and name is None:  # type: ignore[union-attr]  # see above
+            # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at
+            # all.
+            raise ValueError(
+                "the SSLContext checks host names (check_hostname), so a client needs "
+                "server_hostname"
+            )
+        if session is not None and not isinstance(session, TLSSession):
+            raise TypeError(
+                f"session must be a TLSSession, not {type(session).__name__}: a raw session does "
+                "not say for which name it was verified"
+            )
+        return cls(ssl_context, server_side, name, session)
+
+    @classmethod
+    def of_server(cls, ssl_context: ssl.SSLContext) -> Arguments:
+        """Check what a server's connections are to be made with, which is its context alone."""
+        check_context(ssl_context, server_side=True)
+        return cls(ssl_context, server_side=True)
+
+    def native_session(self) -> AnySession:
+        """Return what OpenSSL resumes ``session`` with, for the context as it is now.
+
+        Raises:
+          ValueError: if this use of the session would not be safe.
+        """
+        assert self.session is not None
+        assert self.ssl_context is not None
+        return self.session.resumed_by(self.ssl_context, self.server_hostname)
+
+
+def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
+    """Check a context for one side.
 
     Raises:
-      ValueError: for arguments that don't go together.
-      TypeError: for arguments of a wrong type.
+      ValueError: for one that was made for the other side.
+      TypeError: for what is none.
     """
-    if not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
-    other_side = ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER
-    if ssl_context.protocol is other_side:
-        raise ValueError(f"ssl_context was made for the other side, by {other_side.name}")
-    name = None if server_hostname is None else _ascii_name(server_hostname)
-    if server_side:
-        if name is not None:
-            raise ValueError("server_hostname is for clients: a server has no name to check")
-        if session is not None:
-            raise ValueError("session is for clients: a server resumes what it is offered")
-    elif ssl_context.check_hostname and name is None:
-        # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at all.
-        raise ValueError(
-            "the SSLContext checks host names (check_hostname), so a client needs server_hostname"
-        )
-    if session is None:
-        return name, None
-    if not isinstance(session, TLSSession):
-        raise TypeError(
-            f"session must be a TLSSession, not {type(session).__name__}: a raw session does not "
-            "say for which name it was verified"
-        )
-    return name, session.resumed_by(ssl_context, name)
+    other_side = _CLIENT if server_side else _SERVER
+    if not isinstance(ssl_context, ssl.SSLContext) or ssl_context.protocol is other_side:
+        raise _unfit(ssl_context, other_side)
+
+
+def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
+    """Return what to raise for a context that can't be used."""
+    if isinstance(ssl_context, ssl.SSLContext):
+        return ValueError(f"ssl_context was made for the other side, by {other_side.name}")
+    return TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")

@@ -10,13 +10,13 @@ from typing import NoReturn
 import attrs
 import trio
 
-from .arguments import check_arguments
+from .arguments import Arguments, check_context
 from .client_certificate import CertificateRequest, ask_for_certificate, check_may_answer
 from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
-from .handshake import Handshake
+from .handshake import Handshake, context_to_come
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
@@ -27,7 +27,7 @@ from .sessions import SessionSource, TLSSession, refuse_copy
 from .states import Event, Lifecycle, State
 from .tickets import TicketWatch
 
-__all__ = ["TLSConnection"]
+__all__ = ["TLSConnection", "connection_of"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
@@ -94,31 +94,29 @@ class TLSConnection:
         collect_sessions: bool = False,
         verifies_peer: bool = False,
     ) -> None:
-        first_context = Handshake.first_context(ssl_context, server_side=server_side)
-        name, raw_session = check_arguments(
-            first_context, server_side=server_side, server_hostname=server_hostname, session=session
+        arguments = Arguments.parse(
+            ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
+        self._make(arguments, collect_sessions, verifies_peer)
+
+    def _make(self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool) -> None:
+        ssl_context, server_side = arguments.ssl_context, arguments.server_side
+        first_context = context_to_come() if ssl_context is None else ssl_context
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
-            self.inbox.bio,
-            self.outbox.bio,
-            server_side=server_side,
-            server_hostname=name,
-            session=raw_session if isinstance(raw_session, ssl.SSLSession) else None,
+            self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
         )
-        if raw_session is not None and not isinstance(raw_session, ssl.SSLSession):
-            resume(ssl_object, raw_session)
-        self._ssl_context = ssl_context
-        self._engine = Engine(ssl_object, self.inbox, self.outbox)
+        if arguments.session is not None:
+            resume(ssl_object, arguments.native_session())
+        self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
         self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
         hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
-        self._info = None
-        self._plaintext = bytearray()
+        self._info, self._plaintext = None, bytearray()
         self._sessions = self._tickets = self._request = None
         if not server_side:
-            self._sessions = SessionSource.of(first_context, ssl_object, session)
+            self._sessions = SessionSource.of(first_context, ssl_object, arguments.session)
             if collect_sessions:
                 self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
             try:
@@ -383,7 +381,7 @@ class TLSConnection:
           ValueError: if no context is wanted, or for one that was made for clients.
           TypeError: if it is no :class:`ssl.SSLContext`.
         """
-        check_arguments(ssl_context, server_side=True, server_hostname=None, session=None)
+        check_context(ssl_context, server_side=True)
         self._paused(self.wants_context).use_context(ssl_context)
 
     def refuse_handshake(self, refusal: RefuseHandshake) -> None:
@@ -654,3 +652,10 @@ class TLSConnection:
             handshake, self._handshake = self._handshake, None
             if happening is Event.HANDSHAKE_DONE:
                 self._begin(handshake)
+
+
+def connection_of(arguments: Arguments, collects: bool, verifies: bool) -> TLSConnection:
+    """Make a connection of arguments that were checked before. See :class:`TLSConnection`."""
+    connection = TLSConnection.__new__(TLSConnection)
+    connection._make(arguments, collects, verifies)
+    return connection

@@ -19,11 +19,11 @@ from .records import Data, is_possible_in_plaintext
 from .sni import context_for_name, note_requested_hostname
 from .states import Event
 
-__all__ = ["Handshake"]
+__all__ = ["Handshake", "context_to_come"]
 
 
 @cache
-def _context_to_come() -> ssl.SSLContext:
+def context_to_come() -> ssl.SSLContext:
     """Return what stands for a server's context that is not chosen yet. It has no certificate, so
     OpenSSL refuses every client; it is asked only about what is no ClientHello.
     """
@@ -57,15 +57,6 @@ class Handshake:
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _has_answered: bool = attrs.field(default=False, init=False)
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
-
-    @staticmethod
-    def first_context(ssl_context: ssl.SSLContext | None, *, server_side: bool) -> ssl.SSLContext:
-        """Return the context to begin with."""
-        if ssl_context is not None:
-            return ssl_context
-        if not server_side:
-            raise TypeError("ssl_context must be an ssl.SSLContext: only servers choose it later")
-        return _context_to_come()
 
     @staticmethod
     def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:

@@ -9,7 +9,7 @@ import attrs
 
 from .context_settings import verify_flags, verify_mode
 from .native_session import AnySession, current_session, session_id
-from .sni import security_level
+from .trust import security_level
 
 __all__ = ["SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 

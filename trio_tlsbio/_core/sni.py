@@ -12,16 +12,15 @@ from typing import Any
 import attrs
 
 from .openssl_errors import IS_PYPY
+from .trust import trust_the_same
 
 __all__ = [
     "context_for_name",
     "contexts_of",
-    "is_trust_known",
     "lookup_form",
     "note_requested_hostname",
     "refused_hostname",
     "requested_hostname",
-    "security_level",
     "sni_context",
 ]
 
@@ -139,40 +138,12 @@ def _check_agreement(name: str, context: ssl.SSLContext, base: ssl.SSLContext) -
             )
     # OpenSSL verifies no certificate when it resumes. A TLSConnection keeps the sessions of the
     # contexts apart, but others that use the returned one have all names share its ticket keys.
-    if context.verify_mode is not ssl.CERT_NONE and not _trust_the_same(context, base):
+    if context.verify_mode is not ssl.CERT_NONE and not trust_the_same(context, base):
         raise ValueError(
             f"the SSLContext for {name} trusts other authorities than the first one, or has "
             "revocation lists or other trust that can't be compared, and a client could resume a "
             "session of one name under another: serve that name on a port of its own"
         )
-
-
-def security_level(context: ssl.SSLContext) -> int | None:
-    """Return :attr:`ssl.SSLContext.security_level`; None on PyPy, which can't report it.
-
-    There a session may outlive a level that was raised after it was made.
-    """
-    return getattr(context, "security_level", None)
-
-
-def _trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
-    """Whether it is certain that two contexts let in the same clients."""
-    return one is other or (
-        is_trust_known(one)
-        and is_trust_known(other)
-        and security_level(one) == security_level(other) is not None
-        and sorted(one.get_ca_certs(binary_form=True))
-        == sorted(other.get_ca_certs(binary_form=True))
-    )
-
-
-def is_trust_known(context: ssl.SSLContext) -> bool:
-    """Whether get_ca_certs() returns all that a context trusts."""
-    # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
-    # read out of a context, only counted. Where there is nothing, it may be in a capath, which
-    # OpenSSL looks into when it needs to.
-    stats = context.cert_store_stats()
-    return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]
 
 
 # The underscore is not for hosts, but browsers and others ask for such names all the same.

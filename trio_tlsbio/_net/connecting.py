@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypedDict, Unpack
 
 import attrs
 import trio
 
-from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._stream.decisions import VerifyPeer
-from trio_tlsbio._stream.stream import TLSStream
+from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
+from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
 from .default_context import make_default_context
-from .reconnecting import Reconnecting, Retry, is_worth_retrying
+from .reconnecting import Reconnecting, Retry, RetryPolicy, is_worth_retrying
 from .session_cache import SessionCache
 
-__all__ = ["TLSConnector", "open_tls_over_tcp_stream", "reconnect", "resume_over"]
-
-T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
+__all__ = [
+    "SessionsOfServer",
+    "TLSConnector",
+    "open_tls_over_tcp_stream",
+    "reconnect",
+    "resume_over",
+]
 
 # RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
 _MOST_NAME_BYTES = 255
@@ -72,6 +78,10 @@ async def open_tls_over_tcp_stream(
     session_cache: SessionCache | None = None,
     alpn_protocols: Sequence[str] | None = None,
     verify_peer: VerifyPeer | None = None,
+    server_hostname: str | bytes | None = None,
+    handshake_timeout: float = math.inf,
+    close_timeout: float = CLOSE_TIMEOUT,
+    close_max_bytes: int = CLOSE_MAX_BYTES,
 ) -> TLSStream[trio.SocketStream]:
     """Connect to a host by TCP, to speak TLS with it. A drop-in for
     :func:`trio.open_ssl_over_tcp_stream`.
@@ -80,7 +90,8 @@ async def open_tls_over_tcp_stream(
     :meth:`TLSStream.do_handshake`.
 
     Args:
-      host: The host to connect to. It needs a certificate for this name, or IP address.
+      host: The host to connect to. It needs a certificate for this name, or IP address, unless
+        there is a ``server_hostname``.
       port: The port.
       https_compatible: See :class:`TLSStream`.
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
@@ -95,7 +106,12 @@ async def open_tls_over_tcp_stream(
       alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
         1 to 255 ASCII characters. An empty list offers none. Python has no other way than to set
         them on ``ssl_context``, where they stay for its next connections.
-      verify_peer: Verifies the server. See :class:`TLSStream`.
+      verify_peer: Verifies the server. See :class:`TLSStream`, as for those that follow.
+      server_hostname: The name in the server's certificate, by default ``host``.
+      handshake_timeout: How long the handshake may take, in seconds; by default as long as it
+        takes.
+      close_timeout: How long closing waits for the server, in seconds.
+      close_max_bytes: How many bytes closing throws away before it stops waiting.
 
     Raises:
       OSError: if no connection can be made.
@@ -108,104 +124,112 @@ async def open_tls_over_tcp_stream(
                 "sessions can only be resumed with the ssl_context they were made with"
             )
         ssl_context = make_default_context()
-    check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    name = host if server_hostname is None else server_hostname
+    arguments = Arguments.parse(ssl_context, server_hostname=name, session=session)
+    if session is not None:
+        arguments.native_session()  # an error now, and not after connecting
+    options = StreamOptions(
+        https_compatible=https_compatible,
+        handshake_timeout=handshake_timeout,
+        close_timeout=close_timeout,
+        close_max_bytes=close_max_bytes,
+        verify_peer=verify_peer,
+    )
+    sessions = None if session_cache is None else SessionsOfServer(session_cache, port)
     names = _checked_names(alpn_protocols)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
-        return _resuming_stream(
-            tcp_stream,
-            ssl_context,
-            server_hostname=host,
-            port=port,
-            session=session,
-            session_cache=session_cache,
-            alpn_protocols=names,
-            https_compatible=https_compatible,
-            verify_peer=verify_peer,
-        )
+        return _resuming_stream(tcp_stream, arguments, options, sessions, names)
     except BaseException:
         await trio.aclose_forcefully(tcp_stream)
         raise
 
 
+@attrs.frozen(eq=False)
+class SessionsOfServer:
+    """The part of a cache that belongs to one port of whatever server is connected to."""
+
+    # Not by Trio's clock, which begins anew in each trio.run(): a cache may live longer.
+    _session_cache: SessionCache
+    _port: int
+
+    def choose(self, arguments: Arguments) -> Arguments:
+        """Return a client's arguments with a session, if there is one. The one that they have
+        already counts as used.
+        """
+        if arguments.session is not None:
+            self._session_cache.mark_used(arguments.session)
+            return arguments
+        assert arguments.ssl_context is not None
+        session = self._session_cache.take(
+            arguments.ssl_context, arguments.server_hostname, self._port, now=time.monotonic()
+        )
+        return arguments if session is None else attrs.evolve(arguments, session=session)
+
+    def put(self, session: TLSSession) -> None:
+        """Keep a session that the server has given."""
+        self._session_cache.put(session, self._port, now=time.monotonic())
+
+    def discard(self, arguments: Arguments) -> None:
+        """Forget the sessions for a client's arguments."""
+        assert arguments.ssl_context is not None
+        self._session_cache.discard(arguments.ssl_context, arguments.server_hostname, self._port)
+
+
 def _resuming_stream(
     transport_stream: T_Stream,
-    ssl_context: ssl.SSLContext,
-    *,
-    server_hostname: str | bytes | None,
-    port: int,
-    session: TLSSession | None = None,
-    session_cache: SessionCache | None,
-    alpn_protocols: tuple[str, ...] | None = None,
-    **options: Any,
+    arguments: Arguments,
+    options: StreamOptions,
+    sessions: SessionsOfServer | None,
+    alpn_protocols: tuple[str, ...] | None,
 ) -> TLSStream[T_Stream]:
-    """Make a stream that takes its session from a cache, and puts those that it gets there. The
-    options are those of :class:`TLSStream`.
-    """
+    """Make a stream that takes its session from a cache, and puts those that it gets there."""
     on_session: Callable[[TLSSession], object] | None = None
-    if session_cache is not None:
-        if session is not None:
-            session_cache.mark_used(session)
-        else:
-            # Not before connecting: that may take long, or fail, and a ticket is good for once.
-            name, _ = check_arguments(
-                ssl_context, server_side=False, server_hostname=server_hostname, session=None
-            )
-            session = session_cache.take(ssl_context, name, port, now=time.monotonic())
-        on_session = partial(_put, session_cache, port)
+    if sessions is not None:
+        # Not before connecting: that may take long, or fail, and a ticket is good for once.
+        arguments, on_session = sessions.choose(arguments), sessions.put
     if alpn_protocols is not None:
+        assert arguments.ssl_context is not None
         # OpenSSL copies them for each connection when that is made, which is now: another
         # task can't come between.
-        ssl_context.set_alpn_protocols(alpn_protocols)
-    return TLSStream(
-        transport_stream,
-        ssl_context,
-        server_hostname=server_hostname,
-        session=session,
-        on_session=on_session,
-        **options,
-    )
+        arguments.ssl_context.set_alpn_protocols(alpn_protocols)
+    return stream_with(options, arguments, transport_stream, on_session)
 
 
 async def resume_over(
     transport_stream: T_Stream,
-    ssl_context: ssl.SSLContext,
-    *,
-    server_hostname: str | bytes | None,
-    port: int,
-    session_cache: SessionCache | None,
-    **options: Any,
+    arguments: Arguments,
+    options: StreamOptions,
+    sessions: SessionsOfServer | None,
+    alpn_protocols: tuple[str, ...] | None = None,
 ) -> TLSStream[T_Stream]:
     """Do the handshake over a transport, with a session from a cache. The transport is closed if
-    that fails. The options are those of :class:`TLSStream`, and ``alpn_protocols``, a tuple of
-    names that were checked.
+    that fails. ``alpn_protocols`` are names that were checked.
     """
     stream: trio.abc.Stream = transport_stream
     try:
         stream = tls_stream = _resuming_stream(
-            transport_stream,
-            ssl_context,
-            server_hostname=server_hostname,
-            port=port,
-            session_cache=session_cache,
-            **options,
+            transport_stream, arguments, options, sessions, alpn_protocols
         )
         await tls_stream.do_handshake()
     except BaseException as exc:
-        if session_cache is not None and isinstance(exc, TLSError):
+        if sessions is not None and isinstance(exc, TLSError):
             # Should it be the session that the server could not bear, then not again.
-            session_cache.discard(ssl_context, tls_stream.server_hostname, port)
+            sessions.discard(arguments)
         await trio.aclose_forcefully(stream)
         raise
     return tls_stream
 
 
-def _put(session_cache: SessionCache, port: int, session: TLSSession) -> None:
-    # Not Trio's clock, which begins anew in each trio.run(): a cache may live longer.
-    session_cache.put(session, port, now=time.monotonic())
+def _context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+    return make_default_context() if ssl_context is None else ssl_context
 
 
-@attrs.define(eq=False, init=False)
+def _cache_or_own(session_cache: SessionCache | None) -> SessionCache:
+    return SessionCache() if session_cache is None else session_cache
+
+
+@attrs.define(eq=False, kw_only=True)
 class TLSConnector:
     """Connects to any number of servers, and resumes their sessions.
 
@@ -222,39 +246,48 @@ class TLSConnector:
         sets them on a context only, so that one is changed.
       https_compatible: See :class:`TLSStream`.
       happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
-      verify_peer: Verifies each server. See :class:`TLSStream`.
+      verify_peer: Verifies each server. See :class:`TLSStream`, as for those that follow.
+      handshake_timeout: How long a handshake may take, in seconds; by default as long as it takes.
+      close_timeout: How long closing waits for the server, in seconds.
+      close_max_bytes: How many bytes closing throws away before it stops waiting.
 
     Raises:
-      ValueError: for protocols that ALPN has no form for.
+      ValueError: for protocols that ALPN has no form for, and for limits that are invalid.
       TypeError: for protocols of a wrong type.
     """
 
-    ssl_context: ssl.SSLContext
-    session_cache: SessionCache
-    alpn_protocols: tuple[str, ...] | None = attrs.field(converter=_checked_names)
-    https_compatible: bool
-    happy_eyeballs_delay: float | None
-    verify_peer: VerifyPeer | None
+    ssl_context: ssl.SSLContext = attrs.field(default=None, converter=_context_or_default)
+    session_cache: SessionCache = attrs.field(default=None, converter=_cache_or_own)
+    alpn_protocols: tuple[str, ...] | None = attrs.field(default=None, converter=_checked_names)
+    https_compatible: bool = False
+    happy_eyeballs_delay: float | None = 0.25
+    verify_peer: VerifyPeer | None = None
+    handshake_timeout: float = math.inf
+    close_timeout: float = CLOSE_TIMEOUT
+    close_max_bytes: int = CLOSE_MAX_BYTES
 
-    def __init__(
-        self,
-        *,
-        ssl_context: ssl.SSLContext | None = None,
-        session_cache: SessionCache | None = None,
-        alpn_protocols: Sequence[str] | None = None,
-        https_compatible: bool = False,
-        happy_eyeballs_delay: float | None = 0.25,
-        verify_peer: VerifyPeer | None = None,
-    ) -> None:
-        self.ssl_context = make_default_context() if ssl_context is None else ssl_context
-        self.session_cache = SessionCache() if session_cache is None else session_cache
-        self.alpn_protocols = alpn_protocols  # type: ignore[assignment]  # its converter checks it
-        self.https_compatible = https_compatible
-        self.happy_eyeballs_delay = happy_eyeballs_delay
-        self.verify_peer = verify_peer
+    def __attrs_post_init__(self) -> None:
+        self._options()  # which checks them
+
+    def _options(self) -> StreamOptions:
+        """Return the options of the next connection, since the attributes may be set."""
+        options = StreamOptions.of(
+            self.https_compatible,
+            self.handshake_timeout,
+            self.close_timeout,
+            self.close_max_bytes,
+        )
+        if self.verify_peer is not None:
+            options = options.deciding(verify_peer=self.verify_peer)
+        return options
 
     async def connect(
-        self, host: str | bytes, port: int, *, alpn_protocols: Sequence[str] | None = None
+        self,
+        host: str | bytes,
+        port: int,
+        *,
+        alpn_protocols: Sequence[str] | None = None,
+        server_hostname: str | bytes | None = None,
     ) -> TLSStream[trio.SocketStream]:
         """Connect to a host by TCP, and do the handshake. It takes as long as it takes.
 
@@ -263,6 +296,7 @@ class TLSConnector:
           port: The port.
           alpn_protocols: What to offer this time instead of the connector's own, which has to be
             set too: what a context offered before can't be read from it and put back.
+          server_hostname: The name in the server's certificate, by default ``host``.
 
         Raises:
           OSError: if no connection can be made.
@@ -271,17 +305,19 @@ class TLSConnector:
           TypeError: for arguments of a wrong type.
         """
         names = self._names(alpn_protocols)
-        check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
+        arguments = self._arguments(host, server_hostname)
+        options = self._options()
         tcp_stream = await trio.open_tcp_stream(
             host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
         )
-        return await self._wrap(tcp_stream, host, port, names)
+        sessions = SessionsOfServer(self.session_cache, port)
+        return await resume_over(tcp_stream, arguments, options, sessions, names)
 
     async def wrap(
         self,
         transport_stream: T_Stream,
         server_hostname: str | bytes | None,
-        port: int,
+        port: int = 0,
         *,
         alpn_protocols: Sequence[str] | None = None,
     ) -> TLSStream[T_Stream]:
@@ -290,8 +326,7 @@ class TLSConnector:
         Args:
           transport_stream: Carries the encrypted data. It is closed if this fails.
           server_hostname: The name of the server. See :class:`TLSStream`.
-          port: What tells its servers from one another: the sessions of a name and port go to
-            connections with the same name and port.
+          port: What distinguishes servers of the same name: sessions are kept by name and port.
           alpn_protocols: As in :meth:`connect`.
 
         Raises:
@@ -301,28 +336,17 @@ class TLSConnector:
         """
         try:
             names = self._names(alpn_protocols)
+            arguments = Arguments.parse(self.ssl_context, server_hostname=server_hostname)
+            options = self._options()
         except (TypeError, ValueError):
             await trio.aclose_forcefully(transport_stream)
             raise
-        return await self._wrap(transport_stream, server_hostname, port, names)
+        sessions = SessionsOfServer(self.session_cache, port)
+        return await resume_over(transport_stream, arguments, options, sessions, names)
 
-    async def _wrap(
-        self,
-        transport_stream: T_Stream,
-        server_hostname: str | bytes | None,
-        port: int,
-        names: tuple[str, ...] | None,
-    ) -> TLSStream[T_Stream]:
-        return await resume_over(
-            transport_stream,
-            self.ssl_context,
-            server_hostname=server_hostname,
-            port=port,
-            session_cache=self.session_cache,
-            alpn_protocols=names,
-            https_compatible=self.https_compatible,
-            verify_peer=self.verify_peer,
-        )
+    def _arguments(self, host: str | bytes, server_hostname: str | bytes | None) -> Arguments:
+        name = host if server_hostname is None else server_hostname
+        return Arguments.parse(self.ssl_context, server_hostname=name)
 
     def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:
         """Return what to offer in one call."""
@@ -343,33 +367,42 @@ class TLSConnector:
         max_delay: float = 60.0,
         should_retry: Callable[[Exception], bool] = is_worth_retrying,
         on_retry: Callable[[Retry], object] | None = None,
+        server_hostname: str | bytes | None = None,
     ) -> Reconnecting:
         """Give a fresh connection each time that the last one ended. See :func:`reconnect`."""
-        check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
-        return Reconnecting(
-            connect=partial(self.connect, host, port),
-            attempt_timeout=attempt_timeout,
-            initial_delay=initial_delay,
-            max_delay=max_delay,
-            should_retry=should_retry,
-            on_retry=on_retry,
-        )
+        self._arguments(host, server_hostname)  # an error now, and not in the loop
+        policy = RetryPolicy(attempt_timeout, initial_delay, max_delay, should_retry, on_retry)
+        connect = partial(self.connect, host, port)
+        if server_hostname is not None:
+            connect = partial(connect, server_hostname=server_hostname)
+        return Reconnecting(connect, policy)
+
+
+class ConnectorOptions(TypedDict, total=False):
+    """The parameters of a :class:`TLSConnector`."""
+
+    ssl_context: ssl.SSLContext | None
+    session_cache: SessionCache | None
+    alpn_protocols: Sequence[str] | None
+    https_compatible: bool
+    happy_eyeballs_delay: float | None
+    verify_peer: VerifyPeer | None
+    handshake_timeout: float
+    close_timeout: float
+    close_max_bytes: int
 
 
 def reconnect(
     host: str | bytes,
     port: int,
     *,
-    https_compatible: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
-    happy_eyeballs_delay: float | None = 0.25,
-    session_cache: SessionCache | None = None,
-    alpn_protocols: Sequence[str] | None = None,
     attempt_timeout: float = 30.0,
     initial_delay: float = 0.25,
     max_delay: float = 60.0,
     should_retry: Callable[[Exception], bool] = is_worth_retrying,
     on_retry: Callable[[Retry], object] | None = None,
+    server_hostname: str | bytes | None = None,
+    **connector: Unpack[ConnectorOptions],
 ) -> Reconnecting:
     """Give a fresh connection, with the session resumed, each time that the last one ended.
 
@@ -392,11 +425,6 @@ def reconnect(
     Args:
       host: The host to connect to.
       port: The port.
-      https_compatible: See :class:`TLSStream`.
-      ssl_context: See :class:`TLSConnector`, as for the next three.
-      happy_eyeballs_delay: How long to try one address of the host alone, in seconds.
-      session_cache: Where sessions are kept.
-      alpn_protocols: The application protocols to offer.
       attempt_timeout: How long one attempt, with its handshake, may take, in seconds.
       initial_delay: The delay after a first failure, and the shortest of all, in seconds. Also the
         least time from a connection to the next attempt.
@@ -404,19 +432,15 @@ def reconnect(
       should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised, by
         the loop.
       on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
+      server_hostname: The name in the server's certificate, by default ``host``.
+      connector: The parameters of :class:`TLSConnector`: ``ssl_context``, ``verify_peer``, and so
+        on.
 
     Raises:
       ValueError: for arguments that don't go together.
       TypeError: for arguments of a wrong type.
     """
-    connector = TLSConnector(
-        ssl_context=ssl_context,
-        session_cache=session_cache,
-        alpn_protocols=alpn_protocols,
-        https_compatible=https_compatible,
-        happy_eyeballs_delay=happy_eyeballs_delay,
-    )
-    return connector.reconnect(
+    return TLSConnector(**connector).reconnect(
         host,
         port,
         attempt_timeout=attempt_timeout,
@@ -424,4 +448,5 @@ def reconnect(
         max_delay=max_delay,
         should_retry=should_retry,
         on_retry=on_retry,
+        server_hostname=server_hostname,
     )

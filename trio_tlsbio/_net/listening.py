@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from typing import Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias, cast
 
 import attrs
 import trio
 
-from trio_tlsbio._core.arguments import check_arguments
-from trio_tlsbio._stream.assembly import check_handshake_timeout
-from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
-from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
-from trio_tlsbio._stream.stream import T_Stream, TLSStream
+from trio_tlsbio._core.arguments import Arguments
+from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer
+from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
+from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
 from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
 from .reloading import ContextProvider
@@ -21,9 +20,13 @@ from .reloading import ContextProvider
 __all__ = [
     "HANDSHAKE_TIMEOUT",
     "ServerContext",
+    "ServerSettings",
     "TLSListener",
     "current_context",
+    "has_failed_itself",
+    "open_listeners",
     "open_tls_over_tcp_listeners",
+    "when_closed",
 ]
 
 HANDSHAKE_TIMEOUT = 15.0
@@ -58,6 +61,46 @@ def _takes_hello(ssl_context: ServerContext) -> bool:
     return False
 
 
+@attrs.define(eq=False)
+class ServerSettings:
+    """What the connections of one server have in common, checked: made by :meth:`of`."""
+
+    options: StreamOptions
+    proxy_protocol: TrustedProxies | None
+    _provider: ContextProvider | None
+    _arguments: Arguments  # of the latest context; without one where clients decide on it
+
+    @classmethod
+    def of(
+        cls,
+        ssl_context: ServerContext,
+        options: StreamOptions,
+        proxy_protocol: TrustedProxies | None,
+    ) -> ServerSettings:
+        """Check the parameters of a :class:`TLSListener`."""
+        provider: ContextProvider | None = None
+        if _takes_hello(ssl_context):
+            options = options.deciding(
+                verify_peer=options.verify_peer, choose_context=cast("ChooseContext", ssl_context)
+            )
+            arguments = Arguments(None, server_side=True)
+        else:
+            context = current_context(cast("ContextProvider", ssl_context))
+            arguments = Arguments.of_server(context)
+            if context is not ssl_context:
+                provider = cast("ContextProvider", ssl_context)
+        check_trusted_proxies(proxy_protocol)
+        return cls(options, proxy_protocol, provider, arguments)
+
+    def arguments(self) -> Arguments:
+        """Return what the next connection is made with. Raises what a function of the user does."""
+        if self._provider is not None:
+            context = self._provider()
+            if context is not self._arguments.ssl_context:
+                self._arguments = Arguments.of_server(context)
+        return self._arguments
+
+
 @attrs.define(eq=False, init=False)
 class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     """A listener whose connections speak TLS. A drop-in for :class:`trio.SSLListener`.
@@ -77,6 +120,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
+      close_max_bytes: How much of what a client still sends closing throws away before it stops
+        waiting for the end, in bytes.
       proxy_protocol: The proxies that connect for the clients, and send a header of the PROXY
         protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
@@ -91,16 +136,10 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     transport_listener: trio.abc.Listener[T_Stream]
     """The listener it was made with."""
 
-    _ssl_context: ServerContext = attrs.field(repr=False)
-    _takes_hello: bool
-    _https_compatible: bool
-    _handshake_timeout: float
-    _close_timeout: float
-    _proxy_protocol: TrustedProxies | None
-    _verify_peer: VerifyPeer | None
+    _settings: ServerSettings = attrs.field(repr=False)
     # What the function that gives the context has raised, which is no failure of accepting.
-    _context_error: BaseException | None = attrs.field(repr=False)
-    _closed: trio.Event = attrs.field(repr=False)
+    _context_error: BaseException | None = attrs.field(default=None, init=False, repr=False)
+    _closed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
 
     def __init__(
         self,
@@ -110,44 +149,34 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         https_compatible: bool = False,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         close_timeout: float = CLOSE_TIMEOUT,
+        close_max_bytes: int = CLOSE_MAX_BYTES,
         proxy_protocol: TrustedProxies | None = None,
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
-        self.transport_listener = transport_listener
-        self._ssl_context = ssl_context
-        self._takes_hello = _takes_hello(ssl_context)
-        self._https_compatible = https_compatible
-        self._handshake_timeout = handshake_timeout
-        self._close_timeout = close_timeout
-        self._proxy_protocol = proxy_protocol
-        self._verify_peer = verify_peer
-        self._context_error = None
-        self._closed = trio.Event()
+        options = StreamOptions(
+            https_compatible=https_compatible,
+            handshake_timeout=handshake_timeout,
+            close_timeout=close_timeout,
+            close_max_bytes=close_max_bytes,
+            verify_peer=verify_peer,
+        )
+        settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+        self.__attrs_init__(transport_listener, settings)
 
     async def accept(self) -> TLSStream[T_Stream]:
         """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
         so that no client can hold up the others.
         """
+        settings = self._settings
         transport_stream = await self.transport_listener.accept()
         try:
-            stream = TLSStream(
-                transport_stream,
-                cast("ChooseContext", self._ssl_context)
-                if self._takes_hello
-                else current_context(cast("ContextProvider", self._ssl_context)),
-                server_side=True,
-                https_compatible=self._https_compatible,
-                handshake_timeout=self._handshake_timeout,
-                close_timeout=self._close_timeout,
-                verify_peer=self._verify_peer,
-            )
+            stream = stream_with(settings.options, settings.arguments(), transport_stream)
         except BaseException as exc:  # of the function that gives the context
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
-        if self._proxy_protocol is not None:
-            expect_header(stream, self._proxy_protocol)
+        if settings.proxy_protocol is not None:
+            expect_header(stream, settings.proxy_protocol)
         return stream
 
     async def aclose(self) -> None:
@@ -156,21 +185,18 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         await self.transport_listener.aclose()
 
 
-def _check_options(
-    ssl_context: ServerContext,
-    handshake_timeout: float,
-    close_timeout: float,
-    proxy_protocol: TrustedProxies | None,
-    verify_peer: VerifyPeer | None,
-) -> None:
-    if not _takes_hello(ssl_context):
-        context = current_context(cast("ContextProvider", ssl_context))
-        check_arguments(context, server_side=True, server_hostname=None, session=None)
-    if verify_peer is not None:
-        checked_function(verify_peer, "verify_peer")
-    check_handshake_timeout(handshake_timeout)
-    check_trusted_proxies(proxy_protocol)
-    ClosePolicy(timeout=close_timeout)
+def when_closed(listener: trio.abc.Listener[Any]) -> trio.Event:
+    """Return what is set once a listener is closed. For one of another class it has to be set by
+    the caller, when accepting ends.
+    """
+    return listener._closed if isinstance(listener, TLSListener) else trio.Event()
+
+
+def has_failed_itself(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
+    """Whether accepting has raised this because the context could not be had, and not because
+    there is no connection.
+    """
+    return isinstance(listener, TLSListener) and exc is listener._context_error
 
 
 async def open_tls_over_tcp_listeners(
@@ -182,6 +208,7 @@ async def open_tls_over_tcp_listeners(
     backlog: int | None = None,
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     close_timeout: float = CLOSE_TIMEOUT,
+    close_max_bytes: int = CLOSE_MAX_BYTES,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
 ) -> list[TLSListener[trio.SocketStream]]:
@@ -196,6 +223,7 @@ async def open_tls_over_tcp_listeners(
       backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds.
+      close_max_bytes: How many bytes closing throws away before it stops waiting.
       proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
       verify_peer: Verifies each client. See :class:`TLSStream`.
 
@@ -204,16 +232,25 @@ async def open_tls_over_tcp_listeners(
       TypeError: as :class:`TLSListener`, before listening.
       ValueError: as :class:`TLSListener`, before listening.
     """
-    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
-    return [
-        TLSListener(
-            listener,
-            ssl_context,
-            https_compatible=https_compatible,
-            handshake_timeout=handshake_timeout,
-            close_timeout=close_timeout,
-            proxy_protocol=proxy_protocol,
-            verify_peer=verify_peer,
-        )
-        for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    ]
+    options = StreamOptions(
+        https_compatible=https_compatible,
+        handshake_timeout=handshake_timeout,
+        close_timeout=close_timeout,
+        close_max_bytes=close_max_bytes,
+        verify_peer=verify_peer,
+    )
+    settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+    return await open_listeners(settings, port, host=host, backlog=backlog)
+
+
+async def open_listeners(
+    settings: ServerSettings, port: int, *, host: str | bytes | None, backlog: int | None
+) -> list[TLSListener[trio.SocketStream]]:
+    """Listen with settings that were checked before. See :func:`open_tls_over_tcp_listeners`."""
+    listeners: list[TLSListener[trio.SocketStream]] = []
+    for transport_listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog):
+        settings.arguments()  # what gives the context may fail by now
+        listener: TLSListener[trio.SocketStream] = TLSListener.__new__(TLSListener)
+        listener.__attrs_init__(transport_listener, settings)
+        listeners.append(listener)
+    return listeners

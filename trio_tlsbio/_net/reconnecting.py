@@ -20,7 +20,7 @@ from trio_tlsbio._core.errors import (
 )
 from trio_tlsbio._stream.stream import TLSStream
 
-__all__ = ["Connect", "Reconnecting", "Retry", "is_worth_retrying"]
+__all__ = ["Connect", "Reconnecting", "Retry", "RetryPolicy", "is_worth_retrying"]
 
 Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
 
@@ -89,16 +89,32 @@ def _is_transports(error: BaseException) -> bool:
     return isinstance(error, OSError | trio.BrokenResourceError)
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.frozen
+class RetryPolicy:
+    """When to connect again: the parameters of :func:`reconnect`, which describes them."""
+
+    attempt_timeout: float
+    initial_delay: float
+    max_delay: float
+    should_retry: Callable[[Exception], bool]
+    on_retry: Callable[[Retry], object] | None
+
+    def delay(self, failures: int) -> float:
+        """Return how long to wait if one more attempt has failed, after so many in a row."""
+        # Many clients that lost a server at once must not return at once each time, so it is a
+        # random one between half of the longest and all, but never below the initial delay. (The
+        # exponent is bounded, for a program that runs for years.)
+        longest = min(self.max_delay, self.initial_delay * 2.0 ** min(failures, 60))
+        shortest = max(longest / 2, min(self.max_delay, self.initial_delay))
+        return random.uniform(shortest, longest)  # noqa: S311  # it protects nothing
+
+
+@attrs.define(eq=False)
 class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
     """The endless supply of connections that :func:`reconnect` returns."""
 
     _connect: Connect = attrs.field(repr=False)
-    _attempt_timeout: float
-    _initial_delay: float
-    _max_delay: float
-    _should_retry: Callable[[Exception], bool]
-    _on_retry: Callable[[Retry], object] | None
+    _policy: RetryPolicy
     _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
     _connected_at: float = attrs.field(default=float("-inf"), init=False)
     # How many attempts in a row have failed, and when the next one may be made.
@@ -118,10 +134,10 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             if self._not_before > trio.current_time():
                 await trio.sleep_until(self._not_before)
             try:
-                with trio.fail_after(self._attempt_timeout):
+                with trio.fail_after(self._policy.attempt_timeout):
                     self._stream = await self._connect()
             except Exception as exc:
-                if not self._should_retry(exc):
+                if not self._policy.should_retry(exc):
                     raise
                 self._back_off(self._delay(), exc)
             else:
@@ -143,7 +159,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             has_failed = False
         elif error is None or isinstance(error, TruncationError):
             has_failed = lasted < delay
-        elif self._should_retry(error):
+        elif self._policy.should_retry(error):
             has_failed = True
         else:
             raise error.again()
@@ -154,13 +170,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             self._put_off(self._delay() - lasted, None)
 
     def _delay(self) -> float:
-        """Return how long to wait if one more attempt has failed."""
-        # Many clients that lost a server at once must not return at once each time, so it is a
-        # random one between half of the longest and all, but never below the initial delay. (The
-        # exponent is bounded, for a program that runs for years.)
-        longest = min(self._max_delay, self._initial_delay * 2.0 ** min(self._failures, 60))
-        shortest = max(longest / 2, min(self._max_delay, self._initial_delay))
-        return random.uniform(shortest, longest)  # noqa: S311  # it protects nothing
+        return self._policy.delay(self._failures)
 
     def _back_off(self, delay: float, error: Exception | None) -> None:
         self._failures += 1
@@ -169,5 +179,5 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
     def _put_off(self, delay: float, error: Exception | None) -> None:
         if delay > 0:
             self._not_before = trio.current_time() + delay
-            if self._on_retry is not None:
-                self._on_retry(Retry(self._failures, delay, error))
+            if self._policy.on_retry is not None:
+                self._policy.on_retry(Retry(self._failures, delay, error))

@@ -7,18 +7,26 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import attrs
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
-from trio_tlsbio._stream.closing import CLOSE_TIMEOUT
 from trio_tlsbio._stream.decisions import VerifyPeer
-from trio_tlsbio._stream.stream import TLSStream
+from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
+from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
-from .listening import HANDSHAKE_TIMEOUT, ServerContext, TLSListener, open_tls_over_tcp_listeners
+from .listening import (
+    HANDSHAKE_TIMEOUT,
+    ServerContext,
+    ServerSettings,
+    TLSListener,
+    has_failed_itself,
+    open_listeners,
+    when_closed,
+)
 from .monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -30,8 +38,6 @@ from .monitor import (
 from .proxy_protocol import REFUSALS, TrustedProxies
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
-
-T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
@@ -54,6 +60,7 @@ async def serve_tls_over_tcp(
     task_status: trio.TaskStatus[list[TLSListener[trio.SocketStream]]] = trio.TASK_STATUS_IGNORED,
     handshake_timeout: float = HANDSHAKE_TIMEOUT,
     close_timeout: float = CLOSE_TIMEOUT,
+    close_max_bytes: int = CLOSE_MAX_BYTES,
     max_connections: int | None = None,
     max_handshakes: int | None = None,
     on_error: Callable[[TLSStream[trio.SocketStream], Exception], object] | None = None,
@@ -66,28 +73,22 @@ async def serve_tls_over_tcp(
     A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
     :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
     """
-    _check_limits(max_connections, max_handshakes)
-    listeners = await open_tls_over_tcp_listeners(
-        port,
-        ssl_context,
-        host=host,
-        https_compatible=https_compatible,
-        backlog=backlog,
-        handshake_timeout=handshake_timeout,
-        close_timeout=close_timeout,
-        proxy_protocol=proxy_protocol,
-        verify_peer=verify_peer,
-    )
-    await serve_tls_listeners(
-        handler,
-        listeners,
-        handler_nursery=handler_nursery,
-        task_status=task_status,
+    policy = _Policy(
         max_connections=max_connections,
         max_handshakes=max_handshakes,
         on_error=on_error,
         monitor=monitor,
     )
+    options = StreamOptions(
+        https_compatible=https_compatible,
+        handshake_timeout=handshake_timeout,
+        close_timeout=close_timeout,
+        close_max_bytes=close_max_bytes,
+        verify_peer=verify_peer,
+    )
+    settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+    listeners = await open_listeners(settings, port, host=host, backlog=backlog)
+    await _serve(handler, listeners, policy, handler_nursery, task_status)
 
 
 async def serve_tls_listeners(
@@ -134,54 +135,156 @@ async def serve_tls_listeners(
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
     """
-    _check_limits(max_connections, max_handshakes)
+    policy = _Policy(
+        max_connections=max_connections,
+        max_handshakes=max_handshakes,
+        on_error=on_error,
+        monitor=monitor,
+    )
+    await _serve(handler, listeners, policy, handler_nursery, task_status)
+
+
+def _limit(limit: int | None) -> float:
+    return math.inf if limit is None else limit
+
+
+def _monitor_or_own(monitor: ServerMonitor | None) -> ServerMonitor:
+    return ServerMonitor() if monitor is None else monitor
+
+
+def _check_limit(_: object, field: attrs.Attribute[float], limit: float) -> None:
+    if limit < 1:
+        raise ValueError(f"{field.name} must be positive")
+
+
+@attrs.frozen(kw_only=True)
+class _Policy(Generic[T_Stream]):
+    """The parameters of :func:`serve_tls_listeners` that say what a server does with connections,
+    checked.
+    """
+
+    max_connections: float = attrs.field(converter=_limit, validator=_check_limit)
+    max_handshakes: float = attrs.field(converter=_limit, validator=_check_limit)
+    on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
+    monitor: ServerMonitor = attrs.field(converter=_monitor_or_own)
+
+
+async def _serve(
+    handler: Callable[[TLSStream[T_Stream]], Awaitable[object]],
+    listeners: list[TLSListener[T_Stream]],
+    policy: _Policy[T_Stream],
+    handler_nursery: trio.Nursery | None,
+    task_status: trio.TaskStatus[list[TLSListener[T_Stream]]],
+) -> None:
     async with trio.open_nursery() as nursery:
-        server = _Server(
-            handler=handler,
-            nursery=nursery if handler_nursery is None else handler_nursery,
-            max_connections=math.inf if max_connections is None else max_connections,
-            max_handshakes=math.inf if max_handshakes is None else max_handshakes,
-            on_error=on_error,
-            monitor=ServerMonitor() if monitor is None else monitor,
-        )
-        # A listener of another class is known to be closed when accepting from it ends.
-        closed = [
-            listener._closed if isinstance(listener, TLSListener) else trio.Event()
-            for listener in listeners
-        ]
+        places = _Places(policy.max_connections, policy.max_handshakes)
+        handlers = nursery if handler_nursery is None else handler_nursery
+        server = _Server(handler, handlers, policy, places)
+        closed = [when_closed(listener) for listener in listeners]
         nursery.start_soon(server.drain_after, closed)
         for listener, event in zip(listeners, closed, strict=True):
             nursery.start_soon(server.accept_from, listener, event)
         task_status.started(listeners)
-    await server.wait_until_idle()
+    await places.wait_until_empty()  # of connections that run in another nursery
 
 
-def _check_limits(max_connections: int | None, max_handshakes: int | None) -> None:
-    for name, limit in (("max_connections", max_connections), ("max_handshakes", max_handshakes)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be positive")
+@attrs.define(eq=False)
+class _Places:
+    """Counts a server's connections and handshakes, within their limits."""
+
+    _max_connections: float
+    _max_handshakes: float
+    _connections: int = attrs.field(default=0, init=False)
+    _handshakes: int = attrs.field(default=0, init=False)
+    _fewer: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    async def wait_for_one(self) -> None:
+        """Wait until another connection may begin."""
+        while (
+            self._connections >= self._max_connections or self._handshakes >= self._max_handshakes
+        ):
+            await self._fewer.park()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until all connections have ended."""
+        while self._connections:
+            await self._fewer.park()
+
+    async def change(self) -> None:
+        """Wait until a connection or a handshake ends."""
+        await self._fewer.park()
+
+    def take(self) -> None:
+        """Count a connection, whose handshake begins."""
+        self._connections += 1
+        self._handshakes += 1
+
+    def end_handshake(self) -> None:
+        """Count a handshake no more."""
+        self._handshakes -= 1
+        self._fewer.unpark_all()
+
+    def leave(self) -> None:
+        """Count a connection no more."""
+        self._connections -= 1
+        self._fewer.unpark_all()
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False)
+class _Draining:
+    """The end of a server: connections on which no byte has arrived end, others don't linger."""
+
+    _has_begun: bool = attrs.field(default=False, init=False)
+    _streams: set[TLSStream[Any]] = attrs.field(factory=set, init=False)
+    # The handshakes that are going on, and what ends each if it has not begun when draining does.
+    _shaking: dict[TLSStream[Any], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    def begin(self) -> None:
+        """Begin to drain: all listeners are closed."""
+        self._has_begun = True
+        for stream in self._streams:
+            stream.stop_lingering()
+        for stream, scope in self._shaking.items():
+            if not stream.has_received:
+                scope.deadline = trio.current_time()
+
+    def add(self, stream: TLSStream[Any]) -> None:
+        """Take care of a connection, which may be accepted already when draining begins."""
+        self._streams.add(stream)
+        if self._has_begun:
+            stream.stop_lingering()
+
+    def remove(self, stream: TLSStream[Any]) -> None:
+        """Forget a connection that has ended."""
+        self._streams.remove(stream)
+
+    async def complete_handshake(self, stream: TLSStream[Any]) -> None:
+        """Complete the handshake, unless the server drains before the client has sent anything."""
+        with trio.CancelScope() as scope:
+            if self._has_begun:
+                # Not before it is entered: Trio looks first for what has arrived. See Drain.
+                scope.deadline = trio.current_time()
+            self._shaking[stream] = scope
+            try:
+                await stream.do_handshake()
+            finally:
+                del self._shaking[stream]
+        if scope.cancelled_caught:
+            if not stream.has_received:
+                error = TruncationError("the server drains, and the client has not sent anything")
+                stream.connection.abort(error)
+            await stream.do_handshake()  # it goes on where it was
+
+
+@attrs.define(eq=False)
 class _Server(Generic[T_Stream]):
     """Accepts connections within limits, and sees each of them through."""
 
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
-    _max_connections: float
-    _max_handshakes: float
-    _on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
-    _monitor: ServerMonitor
-    #: Set once all listeners are closed.
-    draining: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _connections: int = attrs.field(default=0, init=False)
-    _handshakes: int = attrs.field(default=0, init=False)
-    _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-    _streams: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
-    # The handshakes that are going on, and what ends each if it has not begun when draining does.
-    _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+    _policy: _Policy[T_Stream]
+    _places: _Places
+    _draining: _Draining = attrs.field(factory=_Draining, init=False)
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:
@@ -190,12 +293,7 @@ class _Server(Generic[T_Stream]):
             for event in closed:
                 await event.wait()
         finally:  # cancelled too: what runs in another nursery goes on
-            self.draining.set()
-            for stream in self._streams:
-                stream.stop_lingering()
-            for stream, scope in self._shaking.items():
-                if not stream.has_received:
-                    scope.deadline = trio.current_time()
+            self._draining.begin()
 
     @enable_ki_protection
     async def accept_from(self, listener: TLSListener[T_Stream], closed: trio.Event) -> None:
@@ -212,7 +310,7 @@ class _Server(Generic[T_Stream]):
                 try:
                     stream = await listener.accept()
                 except (trio.ClosedResourceError, OSError) as exc:
-                    if exc is getattr(listener, "_context_error", None):
+                    if has_failed_itself(listener, exc):
                         raise
                     if isinstance(exc, trio.ClosedResourceError):
                         return
@@ -221,9 +319,9 @@ class _Server(Generic[T_Stream]):
                     if not is_exhausted:
                         is_exhausted = True
                         _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
-                        self._monitor.happened(AcceptFailed(exc))
+                        self._policy.monitor.happened(AcceptFailed(exc))
                     with trio.move_on_after(_EXHAUSTED_DELAY):
-                        await self._less_to_do.park()
+                        await self._places.change()
                 else:
                     is_exhausted = False
                     await self._start(stream)
@@ -231,22 +329,12 @@ class _Server(Generic[T_Stream]):
     async def _start(self, stream: TLSStream[T_Stream]) -> None:
         # Looked at when it is there: one that waits is the only one that this listener accepts.
         try:
-            while (
-                self._connections >= self._max_connections
-                or self._handshakes >= self._max_handshakes
-            ):
-                await self._less_to_do.park()
+            await self._places.wait_for_one()
             self._nursery.start_soon(self._run, stream)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        self._connections += 1
-        self._handshakes += 1
-
-    async def wait_until_idle(self) -> None:
-        """Wait for connections that run in another nursery."""
-        while self._connections:
-            await self._less_to_do.park()
+        self._places.take()
 
     @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream]) -> None:
@@ -254,9 +342,7 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
-        self._streams.add(stream)
-        if self.draining.is_set():
-            stream.stop_lingering()
+        self._draining.add(stream)
         try:
             try:
                 error = await self._shake_hands(stream)
@@ -271,55 +357,36 @@ class _Server(Generic[T_Stream]):
             finally:
                 await trio.aclose_forcefully(stream)
         finally:
-            self._streams.remove(stream)
-            self._connections -= 1
-            self._less_to_do.unpark_all()
+            self._draining.remove(stream)
+            self._places.leave()
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
             duration = trio.current_time() - begin
             peer = _client_of(stream)
-            self._monitor.happened(ConnectionClosed(peer, handshake, error, duration))
+            self._policy.monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # or its traceback would keep it, and the stream, alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Complete the handshake, and return why it failed, if it did."""
         begin = trio.current_time()
         try:
-            self._monitor.happened(ConnectionAccepted(_client_of(stream)))
-            await self._do_handshake(stream)
+            self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
+            await self._draining.complete_handshake(stream)
         except Exception as exc:
             duration = trio.current_time() - begin
-            self._monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
+            self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
             if not isinstance(exc, TLSError):  # of the function that chooses a context
-                if self._on_error is None:
+                if self._policy.on_error is None:
                     raise
-                self._on_error(stream, exc)
+                self._policy.on_error(stream, exc)
             return exc
         finally:
-            self._handshakes -= 1
-            self._less_to_do.unpark_all()
+            self._places.end_handshake()
         assert stream.handshake is not None
-        duration = trio.current_time() - begin
-        self._monitor.happened(HandshakeCompleted(_client_of(stream), stream.handshake, duration))
+        peer, duration = _client_of(stream), trio.current_time() - begin
+        self._policy.monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
         return None
-
-    async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
-        """Complete the handshake, unless the server drains before the client has sent anything."""
-        with trio.CancelScope() as scope:
-            if self.draining.is_set():
-                # Not before it is entered: Trio looks first for what has arrived. See Drain.
-                scope.deadline = trio.current_time()
-            self._shaking[stream] = scope
-            try:
-                await stream.do_handshake()
-            finally:
-                del self._shaking[stream]
-        if scope.cancelled_caught:
-            if not stream.has_received:
-                error = TruncationError("the server drains, and the client has not sent anything")
-                stream.connection.abort(error)
-            await stream.do_handshake()  # it goes on where it was
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
@@ -329,9 +396,9 @@ class _Server(Generic[T_Stream]):
             try:
                 if is_failure_of(stream.is_source_of, exc):
                     return first_of(exc)
-                if self._on_error is None:
+                if self._policy.on_error is None:
                     raise
-                self._on_error(stream, exc)
+                self._policy.on_error(stream, exc)
                 return exc
             finally:
                 # The handler has not said all: the client must not take this for a clean end.

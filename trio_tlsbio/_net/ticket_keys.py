@@ -14,7 +14,8 @@ import attrs
 
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
-from trio_tlsbio._core.sni import contexts_of, is_trust_known, security_level
+from trio_tlsbio._core.sni import contexts_of
+from trio_tlsbio._core.trust import is_trust_known, security_level
 
 __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 

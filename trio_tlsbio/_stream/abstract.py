@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Protocol, TypeVar, runtime_checkable
-
-import trio
 
 from trio_tlsbio._core.records import Data
 
@@ -14,7 +11,6 @@ __all__ = [
     "ImmediateStream",
     "LingeringStream",
     "WatchedStream",
-    "close_nowait",
     "stream_of",
 ]
 
@@ -89,19 +85,3 @@ def stream_of(kind: type[T], stream: object) -> T | None:
     while stream is not None and not isinstance(stream, kind):
         stream = getattr(stream, "transport_stream", None)
     return stream
-
-
-def close_nowait(stream: trio.abc.AsyncResource) -> bool:
-    """Close a stream without waiting, and return whether it can be closed so."""
-    if isinstance(stream, trio.SocketStream):
-        stream.socket.close()
-    elif isinstance(stream, trio.StapledStream):
-        halves = stream.send_stream, stream.receive_stream
-        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
-    elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
-        if inspect.iscoroutinefunction(close):
-            return False
-        return close() is not False  # a stream that carries another one may not be able to
-    else:
-        return False
-    return True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 
 import attrs
 import trio
@@ -14,43 +15,15 @@ from trio.lowlevel import enable_ki_protection
 from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
 from trio_tlsbio._core.states import State
 
-from .abstract import close_nowait
 from .driver import Driver
+from .options import StreamOptions
 from .turns import beside
 
-__all__ = ["CLOSE_TIMEOUT", "ClosePolicy", "Closing"]
-
-CLOSE_TIMEOUT = 5.0
-"""How long :meth:`TLSStream.aclose` waits for the peer by default, in seconds."""
+__all__ = ["Closing", "close_nowait"]
 
 # How long a peer that sends data where unwrap() expects its end has to be silent before that is an
 # error, in seconds.
 _PAUSE = 0.1
-
-
-@attrs.frozen
-class ClosePolicy:
-    """What a close does, and what it may take. See :class:`TLSStream` for the parameters."""
-
-    https_compatible: bool = False
-    timeout: float = attrs.field(default=CLOSE_TIMEOUT)
-    max_bytes: int = attrs.field(default=1024 * 1024)
-
-    @classmethod
-    @lru_cache(maxsize=16)
-    def of(cls, https_compatible: bool, timeout: float, max_bytes: int) -> ClosePolicy:
-        """Return the policy for some parameters: most connections have the same."""
-        return cls(https_compatible, timeout, max_bytes)
-
-    @timeout.validator
-    def _check_timeout(self, _: object, value: float) -> None:
-        if not value >= 0:
-            raise ValueError("close_timeout must not be negative")
-
-    @max_bytes.validator
-    def _check_max_bytes(self, _: object, value: int) -> None:
-        if value < 0:
-            raise ValueError("close_max_bytes must not be negative")
 
 
 @attrs.define(eq=False)
@@ -61,7 +34,7 @@ class Closing:
     So there is none where not all was said.
     """
 
-    policy: ClosePolicy
+    options: StreamOptions
     _driver: Driver
     #: Whether the stream is closed, or about to be.
     has_begun: bool = attrs.field(default=False, init=False)
@@ -79,7 +52,7 @@ class Closing:
     @property
     def _vouches(self) -> bool:
         """Whether a close may say that the peer has got everything."""
-        return not (self.policy.https_compatible or self._is_aborted or self._driver.is_cut)
+        return not (self.options.https_compatible or self._is_aborted or self._driver.is_cut)
 
     ################################################################
     # Closing the transport
@@ -92,7 +65,7 @@ class Closing:
             await trio.lowlevel.checkpoint()
             return
         error_before = self._driver.connection.error
-        deadline = trio.current_time() + (0.0 if self._is_aborted else self.policy.timeout)
+        deadline = trio.current_time() + (0.0 if self._is_aborted else self.options.close_timeout)
         if isinstance(error_before, HandshakeTimeoutError):
             deadline = -math.inf  # the peer was waited for long enough
         try:
@@ -144,7 +117,7 @@ class Closing:
 
     async def _end(self) -> None:
         connection, transport = self._driver.connection, self._driver.transport
-        if self.policy.https_compatible and connection.send_state is State.HANDSHAKE:
+        if self.options.https_compatible and connection.send_state is State.HANDSHAKE:
             return  # there is nothing that could be lost
         # A peer that has gone already is no error here, nor a stream that broke before.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -191,7 +164,7 @@ class Closing:
 
     @enable_ki_protection  # a new task does not get it from the one that starts it
     async def _receive_meanwhile(self, take: Callable[[], object]) -> None:
-        transport, left = self._driver.transport, self.policy.max_bytes
+        transport, left = self._driver.transport, self.options.close_max_bytes
         with suppress(trio.Cancelled, Exception):  # the task that waits for the end meets it too
             while left > 0 and not transport.has_ended:
                 left -= await transport.receive(while_flushing=True)
@@ -234,7 +207,7 @@ class Closing:
 
     async def _receive_until_the_end(self) -> None:
         connection, transport = self._driver.connection, self._driver.transport
-        left = self.policy.max_bytes
+        left = self.options.close_max_bytes
         self._discard()
         while left > 0 and not (
             transport.inbox.has_ended or connection.receive_state is State.CLOSED
@@ -257,7 +230,7 @@ class Closing:
         connection.look_ahead()
         while (
             connection.receive_state is State.OPEN
-            and connection.bytes_to_receive <= self.policy.max_bytes
+            and connection.bytes_to_receive <= self.options.close_max_bytes
         ):
             # Once there is data, all of it is taken in until the peer pauses: it may have much
             # left to send before its close_notify, and wait for us to read.
@@ -278,3 +251,19 @@ class Closing:
         self.has_begun = True
         self.closed.set()
         return connection.trailing_data
+
+
+def close_nowait(stream: trio.abc.AsyncResource) -> bool:
+    """Close a stream without waiting, and return whether it can be closed so."""
+    if isinstance(stream, trio.SocketStream):
+        stream.socket.close()
+    elif isinstance(stream, trio.StapledStream):
+        halves = stream.send_stream, stream.receive_stream
+        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
+    elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
+        if inspect.iscoroutinefunction(close):
+            return False
+        return close() is not False  # a stream that carries another one may not be able to
+    else:
+        return False
+    return True

@@ -240,6 +240,11 @@ class Driver:
     # Receiving
     ################################################################
 
+    @property
+    def receiver(self) -> Callable[[int | None], bytes | None]:
+        """What receives: :meth:`receive`, or the connection itself where that comes to the same."""
+        return self.connection.receive if self._on_session is None else self.receive
+
     def receive(self, max_bytes: int | None = None) -> bytes | None:
         """Receive from the connection, and report the sessions that have come."""
         try:

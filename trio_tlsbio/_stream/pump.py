@@ -16,7 +16,9 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_tlsbio._core.records import Data
 
-from .abstract import ImmediateStream, close_nowait
+from .abstract import ImmediateStream
+from .closing import close_nowait
+from .options import CLOSE_TIMEOUT
 from .sockets import SocketCalls
 from .turns import ConflictDetector, beside
 
@@ -269,7 +271,7 @@ async def open_pump(
     transport_stream: trio.abc.Stream,
     *,
     max_buffer: int = 64 * 1024,
-    close_timeout: float = 5.0,
+    close_timeout: float = CLOSE_TIMEOUT,
 ) -> AsyncGenerator[PumpedStream, None]:
     """Give a stream over ``transport_stream`` on which a cancelled send breaks nothing.
 

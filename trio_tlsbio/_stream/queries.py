@@ -1,4 +1,4 @@
-"""What :class:`trio.SSLStream` offers of :class:`ssl.SSLObject`."""
+"""What a stream reports of its connection, as :class:`trio.SSLStream` does, and more."""
 
 from __future__ import annotations
 
@@ -9,19 +9,42 @@ from typing import Any
 import trio
 
 from trio_tlsbio._core.connection import TLSConnection
+from trio_tlsbio._core.handshake_info import HandshakeInfo
+from trio_tlsbio._core.sessions import TLSSession
 
-__all__ = ["SSLObjectQueries"]
+__all__ = ["ConnectionQueries"]
 
 
-class SSLObjectQueries:
-    """The attributes and methods of a stream that ask its SSLObject."""
+class ConnectionQueries:
+    """The attributes and methods of a stream that ask its connection, or the SSLObject of that."""
 
     __slots__ = ()
 
+    _connection: TLSConnection
+
     @property
     def connection(self) -> TLSConnection:
-        """The connection whose SSLObject it is."""
-        raise NotImplementedError
+        """The pure core, to look at. It is the stream's to feed, and to take data from."""
+        return self._connection
+
+    @property
+    def handshake(self) -> HandshakeInfo | None:
+        """What the handshake agreed on; None until it is done."""
+        return self._connection.handshake
+
+    @property
+    def session(self) -> TLSSession | None:
+        """What a later connection to the same server can resume with, once there is one.
+
+        A TLS 1.3 server sends it after the handshake, so it is there after something was received.
+        """
+        return self._connection.session
+
+    def is_source_of(self, exc: BaseException) -> bool:
+        """Whether an exception tells of this stream, its peer or its transport, and not of another
+        stream that the same code uses.
+        """
+        return self._connection.lifecycle.origin.is_source_of(exc)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -29,21 +52,21 @@ class SSLObjectQueries:
 
         See :attr:`ssl.SSLSocket.context`.
         """
-        return self.connection.ssl_object.context
+        return self._connection.ssl_object.context
 
     @context.setter
     def context(self, context: ssl.SSLContext) -> None:
-        self.connection.ssl_object.context = context
+        self._connection.ssl_object.context = context
 
     @property
     def server_side(self) -> bool:
         """Whether this end is the server."""
-        return self.connection.ssl_object.server_side
+        return self._connection.ssl_object.server_side
 
     @property
     def server_hostname(self) -> str | None:
         """The name of the server in its ASCII form. None on servers."""
-        return self.connection.ssl_object.server_hostname
+        return self._connection.ssl_object.server_hostname
 
     @property
     def session_reused(self) -> bool:
@@ -56,7 +79,7 @@ class SSLObjectQueries:
 
     def pending(self) -> int:
         """See :meth:`ssl.SSLSocket.pending`. Needs no handshake."""
-        return self.connection.ssl_object.pending()
+        return self._connection.ssl_object.pending()
 
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
         """See :meth:`ssl.SSLSocket.getpeercert`."""
@@ -118,6 +141,6 @@ class SSLObjectQueries:
 
     def _after_handshake(self, name: str) -> ssl.SSLObject:
         # OpenSSL would answer with nothing, which could be taken for an answer.
-        if self.connection.handshake is None:
+        if self._connection.handshake is None:
             raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
-        return self.connection.ssl_object
+        return self._connection.ssl_object

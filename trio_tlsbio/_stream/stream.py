@@ -18,9 +18,9 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
+from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
-from trio_tlsbio._core.handshake_info import HandshakeInfo
 from trio_tlsbio._core.records import RECORD_BYTES, Data
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
@@ -28,16 +28,17 @@ from trio_tlsbio._core.states import State
 from .abstract import stream_of
 from .addresses import Addresses, AddressQueries
 from .assembly import assemble
-from .closing import CLOSE_TIMEOUT, ClosePolicy, Closing
-from .decisions import ChooseContext, VerifyPeer
+from .closing import Closing
+from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
+from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .prologue import Prologue
-from .queries import SSLObjectQueries
+from .queries import ConnectionQueries
 from .transport import SLICE_BYTES, Transport, slices
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "expect_before_tls"]
+__all__ = ["TLSStream", "T_Stream", "expect_before_tls", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -45,7 +46,7 @@ T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 # Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
 # note of it, for example. So the methods are protected, and it comes where the main task waits.
 @attrs.define(eq=False, init=False, repr=False)
-class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
+class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
     """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.
 
     The handshake happens by itself when the stream is first used, or in :meth:`do_handshake`.
@@ -122,28 +123,32 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         on_session: Callable[[TLSSession], object] | None = None,
         handshake_timeout: float = math.inf,
         close_timeout: float = CLOSE_TIMEOUT,
-        close_max_bytes: int = 1024 * 1024,
+        close_max_bytes: int = CLOSE_MAX_BYTES,
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        policy = ClosePolicy.of(https_compatible, close_timeout, close_max_bytes)
-        self._driver = driver = assemble(
-            transport_stream,
-            ssl_context,
-            server_side=server_side,
-            server_hostname=server_hostname,
-            session=session,
-            on_session=on_session,
-            handshake_timeout=handshake_timeout,
-            received=received,
-            verify_peer=verify_peer,
+        options = StreamOptions.of(
+            https_compatible, handshake_timeout, close_timeout, close_max_bytes
         )
-        if (outer := stream_of(TLSStream, transport_stream)) is not None:
+        is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
+        if is_chosen or verify_peer is not None:
+            choose = checked_function(ssl_context, "ssl_context") if is_chosen else None
+            options = options.deciding(verify_peer=verify_peer, choose_context=choose)
+        context: Any = None if is_chosen else ssl_context
+        arguments = Arguments.parse(
+            context, server_side=server_side, server_hostname=server_hostname, session=session
+        )
+        driver = assemble(transport_stream, arguments, options, on_session, received)
+        self._make(transport_stream, options, driver)
+
+    def _make(self, transport_stream: T_Stream, options: StreamOptions, driver: Driver) -> None:
+        is_socket = isinstance(transport_stream, trio.SocketStream)  # which carries no TLS
+        if not is_socket and (outer := stream_of(TLSStream, transport_stream)) is not None:
             outer._carry(driver.connection.lifecycle.origin)
-        self._transport_stream = transport_stream
+        self._transport_stream, self._driver = transport_stream, driver
         self._connection, self._transport = driver.connection, driver.transport
-        self._receive = driver.connection.receive if on_session is None else driver.receive
-        self._closing = Closing(policy, driver)
+        self._receive = driver.receiver
+        self._closing = Closing(options, driver)
         self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(driver)
         self._send_conflict = ConflictDetector(
@@ -175,24 +180,6 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         return self._transport_stream  # type: ignore[return-value]  # as trio.SSLStream has it
 
     @property
-    def connection(self) -> TLSConnection:
-        """The pure core, to look at. It is the stream's to feed, and to take data from."""
-        return self._connection
-
-    @property
-    def handshake(self) -> HandshakeInfo | None:
-        """What the handshake agreed on; None until it is done."""
-        return self._connection.handshake
-
-    @property
-    def session(self) -> TLSSession | None:
-        """What a later connection to the same server can resume with, once there is one.
-
-        A TLS 1.3 server sends it after the handshake, so it is there after something was received.
-        """
-        return self._connection.session
-
-    @property
     def bytes_committed(self) -> int:
         """How many bytes of plaintext were encrypted so far.
 
@@ -208,12 +195,6 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         That takes a transport that tells how much of a cancelled send it has sent.
         """
         return self._transport.counts
-
-    def is_source_of(self, exc: BaseException) -> bool:
-        """Whether an exception tells of this stream, its peer or its transport, and not of another
-        stream that the same code uses.
-        """
-        return self._connection.lifecycle.origin.is_source_of(exc)
 
     @property
     def has_received(self) -> bool:
@@ -341,7 +322,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         if not isinstance(exc, TruncationError):
             return False
         self._peer_watch.has_received_end = True
-        return self._closing.policy.https_compatible
+        return self._closing.options.https_compatible
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
@@ -594,7 +575,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
           PeerAlertError: if it has found a fatal alert of the peer that no other call has raised:
             for a client that only sends, the only way to learn that it was refused.
         """
-        await self._closing.close(self.transport_stream)
+        await self._closing.close(self._transport_stream)  # type: ignore[arg-type]  # as above
 
     @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
     async def __aexit__(
@@ -638,6 +619,19 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
+
+
+def stream_with(
+    options: StreamOptions,
+    arguments: Arguments,
+    transport_stream: T_Stream,
+    on_session: Callable[[TLSSession], object] | None = None,
+) -> TLSStream[T_Stream]:
+    """Make a stream of parameters that were checked before. See :class:`TLSStream`."""
+    stream: TLSStream[T_Stream] = TLSStream.__new__(TLSStream)
+    driver = assemble(transport_stream, arguments, options, on_session, received=b"")
+    stream._make(transport_stream, options, driver)
+    return stream
 
 
 def expect_before_tls(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
 
+from .decisions import ChooseContext, VerifyPeer
+from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT
 from .stream import T_Stream, TLSStream
 
 __all__ = ["start_tls"]
@@ -18,7 +21,7 @@ __all__ = ["start_tls"]
 
 async def start_tls(
     transport_stream: T_Stream,
-    ssl_context: ssl.SSLContext,
+    ssl_context: ssl.SSLContext | ChooseContext,
     *,
     buffered: Data,
     server_hostname: str | bytes | None = None,
@@ -26,6 +29,10 @@ async def start_tls(
     https_compatible: bool = False,
     session: TLSSession | None = None,
     on_session: Callable[[TLSSession], object] | None = None,
+    handshake_timeout: float = math.inf,
+    close_timeout: float = CLOSE_TIMEOUT,
+    close_max_bytes: int = CLOSE_MAX_BYTES,
+    verify_peer: VerifyPeer | None = None,
 ) -> TLSStream[T_Stream]:
     """Go on with TLS on a stream that has carried plaintext, as STARTTLS does.
 
@@ -46,6 +53,11 @@ async def start_tls(
       https_compatible: See :class:`TLSStream`.
       session: The session to resume. Clients only.
       on_session: Called with every session that the server gives. Clients only.
+      handshake_timeout: How long the handshake may take, in seconds; by default as long as it
+        takes.
+      close_timeout: How long closing waits for the peer, in seconds.
+      close_max_bytes: How many bytes closing throws away before it stops waiting.
+      verify_peer: Verifies the peer. See :class:`TLSStream`.
 
     Raises:
       TLSError: if something was in the buffer, or the handshake failed.
@@ -61,6 +73,10 @@ async def start_tls(
             https_compatible=https_compatible,
             session=session,
             on_session=on_session,
+            handshake_timeout=handshake_timeout,
+            close_timeout=close_timeout,
+            close_max_bytes=close_max_bytes,
+            verify_peer=verify_peer,
         )
         if buffered:
             raise TLSError(

@@ -6,7 +6,7 @@ import ssl
 
 import trio
 
-from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.session_cache import SessionCache
 
@@ -44,4 +44,4 @@ def context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
 def check_client(ssl_context: ssl.SSLContext, hostname: str | None) -> None:
     """Raise what ``TLSStream.wrap()`` would raise, before there is a connection."""
     check_backend()
-    check_arguments(ssl_context, server_side=False, server_hostname=hostname, session=None)
+    Arguments.parse(ssl_context, server_hostname=hostname)

@@ -15,14 +15,14 @@ import attrs
 from anyio.streams.tls import TLSAttribute
 
 import trio_tlsbio
-from trio_tlsbio._core.arguments import check_arguments
+from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio._net.listening import current_context
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
-from trio_tlsbio._stream.assembly import check_handshake_timeout
+from trio_tlsbio._stream.options import StreamOptions
 
 from ._errors import TLSError
-from ._stream import TLSStream, server_stream, shake_hands
+from ._stream import TLSStream, options_of, server_stream, shake_hands
 from ._transport import AnyByteStream
 
 __all__ = ["TLSListener"]
@@ -52,9 +52,11 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     """How long a handshake may take, in seconds."""
 
     def __attrs_post_init__(self) -> None:
-        context = current_context(self.ssl_context)
-        check_arguments(context, server_side=True, server_hostname=None, session=None)
-        check_handshake_timeout(self.handshake_timeout)
+        Arguments.of_server(current_context(self.ssl_context))
+        self._options()
+
+    def _options(self) -> StreamOptions:
+        return options_of(self.standard_compatible, self.handshake_timeout)
 
     @staticmethod
     async def handle_handshake_error(
@@ -110,9 +112,8 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         try:
             return server_stream(
                 transport_stream,
-                current_context(self.ssl_context),
-                self.standard_compatible,
-                self.handshake_timeout,
+                Arguments.of_server(current_context(self.ssl_context)),
+                self._options(),
             )
         except BaseException:  # what the function that gives the context raises
             await anyio.aclose_forcefully(transport_stream)

@@ -17,16 +17,19 @@ from anyio.streams.tls import TLSAttribute
 from trio.lowlevel import enable_ki_protection
 
 import trio_tlsbio
-from trio_tlsbio._net.connecting import resume_over
+from trio_tlsbio._core.arguments import Arguments
+from trio_tlsbio._net.connecting import SessionsOfServer, resume_over
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.serving import close_after
 from trio_tlsbio._net.session_cache import SessionCache
+from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
+from trio_tlsbio._stream.stream import stream_with
 
 from ._checks import check_backend, check_session_cache
 from ._errors import TLSError, in_words_of_anyio
 from ._transport import AnyByteStream, Transport
 
-__all__ = ["TLSStream", "server_stream", "shake_hands", "trio_stream_for"]
+__all__ = ["TLSStream", "options_of", "server_stream", "shake_hands", "trio_stream_for"]
 
 
 @attrs.define(eq=False, slots=False)
@@ -83,11 +86,12 @@ class TLSStream(anyio.abc.ByteStream):
             if server_side is None:
                 server_side = not hostname
             check_session_cache(session_cache, ssl_context, server_side=server_side)
+            options = options_of(standard_compatible, handshake_timeout)
             if server_side:
                 if ssl_context is None:
                     ssl_context = make_default_context(ssl.Purpose.CLIENT_AUTH)
                 trio_stream = server_stream(
-                    transport_stream, ssl_context, standard_compatible, handshake_timeout
+                    transport_stream, Arguments.of_server(ssl_context), options
                 )
                 try:
                     await shake_hands(trio_stream)
@@ -95,15 +99,15 @@ class TLSStream(anyio.abc.ByteStream):
                     await close_after(exc.error, trio_stream)
                     raise
             else:
+                port = transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0)
                 with in_words_of_anyio():
                     trio_stream = await resume_over(
                         trio_stream_for(transport_stream),
-                        ssl_context or make_default_context(),
-                        server_hostname=hostname,
-                        port=transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0),
-                        session_cache=session_cache,
-                        https_compatible=not standard_compatible,
-                        handshake_timeout=handshake_timeout,
+                        Arguments.parse(
+                            ssl_context or make_default_context(), server_hostname=hostname
+                        ),
+                        options,
+                        None if session_cache is None else SessionsOfServer(session_cache, port),
                     )
             return cls(transport_stream, trio_stream, standard_compatible)
         except BaseException:
@@ -219,17 +223,17 @@ def trio_stream_for(stream: AnyByteStream) -> trio.abc.Stream:
 
 def server_stream(
     transport_stream: AnyByteStream,
-    ssl_context: ssl.SSLContext,
-    standard_compatible: bool,
-    handshake_timeout: float,
+    arguments: Arguments,
+    options: StreamOptions,
 ) -> trio_tlsbio.TLSStream[Any]:
     """Make a server's side of a connection, whose handshake is still to be done."""
-    return trio_tlsbio.TLSStream(
-        trio_stream_for(transport_stream),
-        ssl_context,
-        server_side=True,
-        https_compatible=not standard_compatible,
-        handshake_timeout=handshake_timeout,
+    return stream_with(options, arguments, trio_stream_for(transport_stream))
+
+
+def options_of(standard_compatible: bool, handshake_timeout: float) -> StreamOptions:
+    """Return the options of a stream, which the parameters of anyio's classes decide on."""
+    return StreamOptions.of(
+        not standard_compatible, handshake_timeout, CLOSE_TIMEOUT, CLOSE_MAX_BYTES
     )
 
 

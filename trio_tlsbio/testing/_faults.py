@@ -8,12 +8,13 @@ import socket as stdlib_socket
 import struct
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias
 
 import attrs
 import trio
 
 from trio_tlsbio._core.records import Data
+from trio_tlsbio._stream.stream import T_Stream
 from trio_tlsbio._stream.turns import ConflictDetector
 
 __all__ = [
@@ -27,8 +28,6 @@ __all__ = [
     "Split",
     "Stall",
 ]
-
-T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 
 def _copied(data: Data) -> bytes:

@@ -1,0 +1,83 @@
+"""How a stream behaves: the parameters that travel together from the public functions."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import attrs
+
+from .decisions import ChooseContext, VerifyPeer, checked_function
+
+__all__ = ["CLOSE_MAX_BYTES", "CLOSE_TIMEOUT", "StreamOptions"]
+
+CLOSE_TIMEOUT = 5.0
+"""How long :meth:`TLSStream.aclose` waits for the peer by default, in seconds."""
+
+CLOSE_MAX_BYTES = 1024 * 1024
+"""How many bytes :meth:`TLSStream.aclose` throws away by default before it stops waiting."""
+
+
+@attrs.frozen(kw_only=True)
+class StreamOptions:
+    """The parameters of a :class:`TLSStream`, checked, that say how it behaves.
+
+    They say nothing about a single connection, so a listener or a connector makes them once for
+    all of its connections.
+    """
+
+    https_compatible: bool = False
+    handshake_timeout: float = attrs.field(default=math.inf)
+    close_timeout: float = attrs.field(default=CLOSE_TIMEOUT)
+    close_max_bytes: int = attrs.field(default=CLOSE_MAX_BYTES)
+    verify_peer: VerifyPeer | None = attrs.field(default=None)
+    #: Chooses the context of a server that has none when the connection is made.
+    choose_context: ChooseContext | None = attrs.field(default=None)
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def of(
+        cls,
+        https_compatible: bool,
+        handshake_timeout: float,
+        close_timeout: float,
+        close_max_bytes: int,
+    ) -> StreamOptions:
+        """Return the options without functions: most connections of a program have the same."""
+        return cls(
+            https_compatible=https_compatible,
+            handshake_timeout=handshake_timeout,
+            close_timeout=close_timeout,
+            close_max_bytes=close_max_bytes,
+        )
+
+    def deciding(
+        self, *, verify_peer: VerifyPeer | None, choose_context: ChooseContext | None = None
+    ) -> StreamOptions:
+        """Return the options with the functions that decide during a handshake."""
+        return attrs.evolve(self, verify_peer=verify_peer, choose_context=choose_context)
+
+    @handshake_timeout.validator
+    def _check_handshake_timeout(self, _: object, value: float) -> None:
+        if not value > 0:
+            raise ValueError("handshake_timeout must be positive")
+
+    @close_timeout.validator
+    def _check_close_timeout(self, _: object, value: float) -> None:
+        if not value >= 0:
+            raise ValueError("close_timeout must not be negative")
+
+    @close_max_bytes.validator
+    def _check_close_max_bytes(self, _: object, value: int) -> None:
+        if value < 0:
+            raise ValueError("close_max_bytes must not be negative")
+
+    @verify_peer.validator
+    def _check_verify_peer(self, _: object, value: VerifyPeer | None) -> None:
+        if value is not None:
+            checked_function(value, "verify_peer")
+
+    @choose_context.validator
+    def _check_choose_context(self, _: object, value: ChooseContext | None) -> None:
+        if value is not None:
+            checked_function(value, "ssl_context")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 from trio_tlsbio._core.client_hello import ClientHello
-from trio_tlsbio._core.errors import RefuseHandshake
+from trio_tlsbio._core.errors import RefuseHandshake, printable
 from trio_tlsbio._core.sni import lookup_form
 from trio_tlsbio._stream.decisions import ChooseContext
 
@@ -86,5 +86,11 @@ class _ByName:
         parent = name.partition(".")[2]
         context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
         if context is None:
-            raise RefuseHandshake("unrecognized_name")
+            raise RefuseHandshake("unrecognized_name", _not_served(hello.requested_name))
         return current_context(context)
+
+
+def _not_served(name: bytes | None) -> str:
+    """Say that a name, which may be any bytes, is none of ours."""
+    asked = printable(name.decode("ascii", "backslashreplace")) if name else "no name"
+    return f"the peer asked for {asked}, which is not served here"

@@ -16,7 +16,6 @@ from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES, group_in, plaintext_messages
 from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
-from .sni import context_for_name, note_requested_hostname
 from .states import Event
 
 __all__ = ["Handshake"]
@@ -153,7 +152,10 @@ class Handshake:
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Go on with a context, if the handshake has paused for it."""
         self.wants_context = False
-        self._change_to(ssl_context)
+        engine = self._engine
+        engine.ssl_object = ssl_context.wrap_bio(
+            engine.inbox.bio, engine.outbox.bio, server_side=True
+        )
 
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in the clear, where the handshake has paused for a context."""
@@ -192,7 +194,7 @@ class Handshake:
         return len(data) > 0
 
     def _refill_watched(self, watch: HelloWatch) -> bool:
-        """Refill while a ClientHello may come: OpenSSL gets it whole, by the context for its name.
+        """Refill while a ClientHello may come: OpenSSL gets it whole, once there is a context.
 
         If that were left to an sni_callback, OpenSSL would look for a session to resume before it
         has the context; and CPython prints a traceback for a name that is not ASCII.
@@ -209,28 +211,12 @@ class Handshake:
             inbox.records.take_all()
             outbox.pieces.append(watch.refusal.alert)
             return False
-        if is_first and watch.has_hello:
-            if self._ssl_context is None and watch.hello is not None:
-                self.wants_context = True
-                return False
-            self._choose_by_name(watch.server_name)
+        if is_first and self._ssl_context is None and watch.hello is not None:
+            self.wants_context = True
+            return False
         inbox.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()
-
-    def _choose_by_name(self, name: str | None) -> None:
-        """Begin with the context that a :func:`sni_context` has for a name."""
-        if self._ssl_context is not None:
-            context = context_for_name(self._ssl_context, name)
-            if context is not self._ssl_context:
-                self._change_to(context)
-        note_requested_hostname(self._engine.ssl_object, name)
-
-    def _change_to(self, context: ssl.SSLContext) -> None:
-        engine = self._engine
-        engine.ssl_object = context.wrap_bio(engine.inbox.bio, engine.outbox.bio, server_side=True)
-        assert self._hello is not None
-        note_requested_hostname(engine.ssl_object, self._hello.server_name)
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,

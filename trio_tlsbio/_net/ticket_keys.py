@@ -13,8 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
-from trio_tlsbio._core.sessions import refuse_copy
-from trio_tlsbio._core.sni import contexts_of, is_trust_known, security_level
+from trio_tlsbio._core.sessions import refuse_copy, security_level
 
 __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 
@@ -184,7 +183,7 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
         )
     parts = [b"names", *sorted(names)]
     if ssl_context.verify_mode is not ssl.CERT_NONE:
-        if not is_trust_known(ssl_context):
+        if not _is_trust_known(ssl_context):
             raise ValueError(
                 "the SSLContext asks for client certificates, and has revocation lists or other "
                 "trust that can't be compared with that of other machines: call "
@@ -204,6 +203,15 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
     for part in parts:
         digest.update(len(part).to_bytes(4) + part)
     return b"context\0" + digest.digest()
+
+
+def _is_trust_known(context: ssl.SSLContext) -> bool:
+    """Whether get_ca_certs() returns all that a context trusts."""
+    # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
+    # read out of a context, only counted. Where there is nothing, it may be in a capath, which
+    # OpenSSL looks into when it needs to.
+    stats = context.cert_store_stats()
+    return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]
 
 
 @attrs.define(eq=False)
@@ -227,10 +235,9 @@ class SharedTickets:
             self.error = exc
 
     def install(self, ssl_context: ssl.SSLContext) -> None:
-        """Give the keys to a context, or to each of those that an ``sni_context()`` leads to.
+        """Give the keys to a context.
 
         Raises:
           ValueError: see purpose_of(); or for a context that was made for clients.
         """
-        for context in contexts_of(ssl_context):
-            self._keys.install(context, purpose_of(context))
+        self._keys.install(ssl_context, purpose_of(ssl_context))

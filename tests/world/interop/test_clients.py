@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -15,13 +15,14 @@ import trustme
 
 from tests.helpers import LIMIT, NAME, server_context_for
 from trio_tlsbio import (
+    ClientHello,
     HandshakeInfo,
     TLSError,
     TLSListener,
     TLSStream,
     TruncationError,
+    contexts_by_name,
     serve_tls_over_tcp,
-    sni_context,
 )
 from trio_tlsbio.monitoring import HandshakeCompleted, HandshakeFailed, ServerEvent, ServerMonitor
 
@@ -121,7 +122,7 @@ class OurServer:
 @asynccontextmanager
 async def serving(
     case: Case,
-    context: ssl.SSLContext,
+    context: ssl.SSLContext | Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]],
     *,
     is_silent: bool = False,
     answers_at_the_end: bool = False,
@@ -209,7 +210,7 @@ async def test_certificate_by_name(
     other_cert: trustme.LeafCert, case: Case, files: Files, context: ssl.SSLContext
 ) -> None:
     other_context = server_context_for(other_cert, case.version)
-    by_name = sni_context({NAME: context, OTHER_NAME: other_context})
+    by_name = contexts_by_name({NAME: context, OTHER_NAME: other_context})
     async with serving(case, by_name) as server:
         for number, name in enumerate((NAME, OTHER_NAME)):
             async with asking(case, files, server, name=name):

@@ -156,6 +156,19 @@ async def test_servers_chosen_context(
                 await stream.do_handshake()
 
 
+@runs("servers.rst", 'context.set_alpn_protocols(["h2", "http/1.1"])')
+async def test_servers_strict_alpn(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with served(block, context=context) as port:
+        client_context.set_alpn_protocols(["http/1.1"])
+        await check_echo(await connect(port, client_context))
+        client_context.set_alpn_protocols(["xmpp-client"])
+        async with await connect(port, client_context) as stream:
+            with pytest.raises(PeerAlertError, match="no_application_protocol"):
+                await stream.do_handshake()
+
+
 @runs("servers.rst", "async def verify(handshake: HandshakeInfo)")
 async def test_servers_verify_peer(
     block: Block, ca: trustme.CA, client_context: ssl.SSLContext, context: ssl.SSLContext

@@ -380,6 +380,32 @@ async def test_a_server_chooses_for_each_client(
     assert seen == ["a.example", "b.example"]
 
 
+@pytest.mark.parametrize("is_chosen", [False, True])
+async def test_a_server_refuses_unknown_protocols(
+    is_chosen: bool,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server_context.set_alpn_protocols(["h2"])
+    context = contexts_by_name({NAME: server_context}) if is_chosen else server_context
+    async with serving(echo, context, strict_alpn=True) as port:
+        for offered in ("http/1.1", "h2"):
+            client_context.set_alpn_protocols([offered])
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port), client_context, server_hostname=NAME
+            )
+            if offered == "h2":
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            else:
+                with pytest.raises(PeerAlertError, match="no_application_protocol"):
+                    await stream.do_handshake()
+            await stream.aclose()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "no application protocol (ALPN) that is served here, but http/1.1" in message
+
+
 async def test_what_choosing_raises_goes_to_the_hook(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

@@ -60,6 +60,8 @@ class TLSConnection:
       session: The session of an earlier connection to resume. Clients only.
       verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
         Until then no data passes, and our last message of the handshake is held back.
+      strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
+        none of those that the context has. See :class:`TLSStream`.
       collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
         takes a little time for each, and is not needed for :attr:`session`, the latest one.
 
@@ -93,11 +95,14 @@ class TLSConnection:
         session: TLSSession | None = None,
         collect_sessions: bool = False,
         verifies_peer: bool = False,
+        strict_alpn: bool = False,
     ) -> None:
         first_context = Handshake.first_context(ssl_context, server_side=server_side)
         name, raw_session = check_arguments(
             first_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
+        if strict_alpn and not server_side:
+            raise ValueError("strict_alpn is for servers: a client finds the protocol in handshake")
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
             self.inbox.bio,
@@ -113,7 +118,7 @@ class TLSConnection:
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
         self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
         hello = HelloWatch() if looks_at_hello else None
-        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
+        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
         self._info = None
         self._plaintext = bytearray()
         self._sessions = self._tickets = self._request = None

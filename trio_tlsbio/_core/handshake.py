@@ -9,7 +9,7 @@ import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .engine import Engine, Happening, ask
-from .errors import PeerAlertError, RefuseHandshake
+from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
@@ -45,6 +45,8 @@ class Handshake:
     _verifies: bool
     # Holds the ClientHello back until it is whole, where it decides about the context.
     _hello: HelloWatch | None
+    # Whether to refuse a client whose application protocols are all unknown here.
+    _strict_alpn: bool
     # What the server has sent: its key exchange is in the first of it.
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: Whether it pauses until :meth:`use_context`.
@@ -96,7 +98,7 @@ class Handshake:
             # Always by this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
-            happening = self._go_on()
+            happening = self._refuse_protocols() or self._go_on()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -171,6 +173,28 @@ class Handshake:
             self._note_records(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
+
+    def _refuse_protocols(self) -> TLSError | None:
+        """Refuse a client that offers application protocols, if OpenSSL goes on without one.
+
+        CPython has OpenSSL do that, and RFC 7301 section 3.2 this. Nothing is encrypted for the
+        client yet, so an alert in the clear can take the place of OpenSSL's answer.
+        """
+        engine = self._engine
+        if not self._strict_alpn or not engine.outbox.bio.pending:
+            return None
+        hello = self.client_hello
+        if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
+            return None
+        engine.outbox.bio.read()
+        engine.outbox.pieces.append(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
+        offered = [name.decode("ascii", "backslashreplace") for name in hello.alpn_protocols[:5]]
+        offered += ["..."] * (len(hello.alpn_protocols) > len(offered))
+        return TLSError(
+            "the peer offers no application protocol (ALPN) that is served here, but "
+            f"{printable(', '.join(offered))}",
+            reason="NO_APPLICATION_PROTOCOL",
+        )
 
     def _go_on(self) -> Happening | None:
         """Give OpenSSL more to read, or note what that takes."""

@@ -81,6 +81,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
+        See :class:`TLSStream`.
 
     Raises:
       TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
@@ -98,6 +100,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     _close_timeout: float
     _proxy_protocol: TrustedProxies | None
     _verify_peer: VerifyPeer | None
+    _strict_alpn: bool
     # What the function that gives the context has raised, which is no failure of accepting.
     _context_error: BaseException | None = attrs.field(repr=False)
     _closed: trio.Event = attrs.field(repr=False)
@@ -112,6 +115,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         close_timeout: float = CLOSE_TIMEOUT,
         proxy_protocol: TrustedProxies | None = None,
         verify_peer: VerifyPeer | None = None,
+        strict_alpn: bool = False,
     ) -> None:
         _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
         self.transport_listener = transport_listener
@@ -122,6 +126,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         self._close_timeout = close_timeout
         self._proxy_protocol = proxy_protocol
         self._verify_peer = verify_peer
+        self._strict_alpn = strict_alpn
         self._context_error = None
         self._closed = trio.Event()
 
@@ -141,6 +146,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
                 handshake_timeout=self._handshake_timeout,
                 close_timeout=self._close_timeout,
                 verify_peer=self._verify_peer,
+                strict_alpn=self._strict_alpn,
             )
         except BaseException as exc:  # of the function that gives the context
             self._context_error = exc
@@ -184,6 +190,7 @@ async def open_tls_over_tcp_listeners(
     close_timeout: float = CLOSE_TIMEOUT,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    strict_alpn: bool = False,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -198,6 +205,8 @@ async def open_tls_over_tcp_listeners(
       close_timeout: How long closing waits for the client, in seconds.
       proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
+        See :class:`TLSStream`.
 
     Raises:
       OSError: if the port can't be had.
@@ -214,6 +223,7 @@ async def open_tls_over_tcp_listeners(
             close_timeout=close_timeout,
             proxy_protocol=proxy_protocol,
             verify_peer=verify_peer,
+            strict_alpn=strict_alpn,
         )
         for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     ]

@@ -60,6 +60,7 @@ async def serve_tls_over_tcp(
     monitor: ServerMonitor | None = None,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    strict_alpn: bool = False,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -77,6 +78,7 @@ async def serve_tls_over_tcp(
         close_timeout=close_timeout,
         proxy_protocol=proxy_protocol,
         verify_peer=verify_peer,
+        strict_alpn=strict_alpn,
     )
     await serve_tls_listeners(
         handler,

@@ -35,6 +35,7 @@ def assemble(
     handshake_timeout: float,
     received: Data,
     verify_peer: VerifyPeer | None,
+    strict_alpn: bool,
 ) -> Driver:
     """Check the parameters of a :class:`TLSStream`, and return its connection and transport."""
     check_handshake_timeout(handshake_timeout)
@@ -49,6 +50,7 @@ def assemble(
         session=session,
         collect_sessions=on_session is not None,
         verifies_peer=verify_peer is not None,
+        strict_alpn=strict_alpn,
     )
     transport = transport_for(
         transport_stream, connection.inbox, connection.outbox, connection.lifecycle.origin

@@ -93,6 +93,10 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         of the handshake is held back. What it raises refuses the peer, as the cause of a
         :exc:`TLSError`, or itself if it is one; no alert is sent. Cancelled or not returned within
         ``handshake_timeout``, it is as with the rest of the handshake.
+      strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
+        none of those that the context has, by the alert ``no_application_protocol`` (RFC 7301
+        section 3.2). By default the handshake goes on without a protocol, as Python's servers do. A
+        client that offers no protocol is served in either case.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -125,6 +129,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
         close_max_bytes: int = 1024 * 1024,
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
+        strict_alpn: bool = False,
     ) -> None:
         policy = ClosePolicy.of(https_compatible, close_timeout, close_max_bytes)
         self._driver = driver = assemble(
@@ -137,6 +142,7 @@ class TLSStream(SSLObjectQueries, AddressQueries, trio.abc.HalfCloseableStream, 
             handshake_timeout=handshake_timeout,
             received=received,
             verify_peer=verify_peer,
+            strict_alpn=strict_alpn,
         )
         if (outer := stream_of(TLSStream, transport_stream)) is not None:
             outer._carry(driver.connection.lifecycle.origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -39,6 +39,7 @@ from .harness import (
     Side,
     until_all_is_read,
 )
+from .hellos import check, recorded
 from .stacks import with_each
 
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
@@ -143,6 +144,16 @@ async def serving(
             server.port = transport_listener.socket.getsockname()[1]
             yield server
             nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def hellos(case: Case, server_cert: trustme.LeafCert) -> Iterator[None]:
+    """Every ClientHello that comes is read as OpenSSL reads it, in whatever pieces it comes."""
+    with recorded() as flights:
+        yield
+    assert flights
+    for flight in set(flights):
+        check(flight, server_cert)
 
 
 @pytest.fixture

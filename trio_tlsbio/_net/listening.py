@@ -22,6 +22,7 @@ __all__ = [
     "HANDSHAKE_TIMEOUT",
     "ServerContext",
     "TLSListener",
+    "context_or_chooser",
     "current_context",
     "open_tls_over_tcp_listeners",
 ]
@@ -56,6 +57,13 @@ def _takes_hello(ssl_context: ServerContext) -> bool:
         except ValueError:  # of a built-in function, for which Python can't tell
             pass
     return False
+
+
+def context_or_chooser(ssl_context: ServerContext) -> ssl.SSLContext | ChooseContext:
+    """Return the context for the next connection, or the function that chooses it there."""
+    if _takes_hello(ssl_context):
+        return cast("ChooseContext", ssl_context)
+    return current_context(cast("ContextProvider", ssl_context))
 
 
 @attrs.define(eq=False, init=False)

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial, wraps
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.abc
@@ -17,7 +17,7 @@ from anyio.streams.tls import TLSAttribute
 import trio_tlsbio
 from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._core.errors import printable
-from trio_tlsbio._net.listening import current_context
+from trio_tlsbio._net.listening import ServerContext, context_or_chooser
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
 from trio_tlsbio._stream.assembly import check_handshake_timeout
 
@@ -42,8 +42,9 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     listener: anyio.abc.Listener[Any]
     """The listener whose connections are wrapped."""
 
-    ssl_context: ssl.SSLContext | trio_tlsbio.ContextProvider
-    """The settings, or a function that returns them: see :class:`trio_tlsbio.TLSListener`."""
+    ssl_context: ServerContext
+    """The settings, or a function that returns them, such as one that
+    :func:`trio_tlsbio.contexts_by_name` makes: see :class:`trio_tlsbio.TLSListener`."""
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""
@@ -52,8 +53,14 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     """How long a handshake may take, in seconds."""
 
     def __attrs_post_init__(self) -> None:
-        context = current_context(self.ssl_context)
-        check_arguments(context, server_side=True, server_hostname=None, session=None)
+        context = context_or_chooser(self.ssl_context)
+        if isinstance(context, ssl.SSLContext) or context is not self.ssl_context:
+            check_arguments(
+                cast("ssl.SSLContext", context),
+                server_side=True,
+                server_hostname=None,
+                session=None,
+            )
         check_handshake_timeout(self.handshake_timeout)
 
     @staticmethod
@@ -110,7 +117,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         try:
             return server_stream(
                 transport_stream,
-                current_context(self.ssl_context),
+                context_or_chooser(self.ssl_context),
                 self.standard_compatible,
                 self.handshake_timeout,
             )

@@ -21,6 +21,7 @@ from trio_tlsbio._net.connecting import resume_over
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.serving import close_after
 from trio_tlsbio._net.session_cache import SessionCache
+from trio_tlsbio._stream.decisions import ChooseContext
 
 from ._checks import check_backend, check_session_cache
 from ._errors import TLSError, in_words_of_anyio
@@ -219,7 +220,7 @@ def trio_stream_for(stream: AnyByteStream) -> trio.abc.Stream:
 
 def server_stream(
     transport_stream: AnyByteStream,
-    ssl_context: ssl.SSLContext,
+    ssl_context: ssl.SSLContext | ChooseContext,
     standard_compatible: bool,
     handshake_timeout: float,
 ) -> trio_tlsbio.TLSStream[Any]:

@@ -8,14 +8,9 @@ from typing import NoReturn
 import attrs
 
 from .native_session import AnySession, current_session, session_id
+from .trust import security_level
 
-__all__ = [
-    "SessionSource",
-    "TLSSession",
-    "VerificationSettings",
-    "refuse_copy",
-    "security_level",
-]
+__all__ = ["SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 
 
 def refuse_copy(holder: object) -> NoReturn:
@@ -25,14 +20,6 @@ def refuse_copy(holder: object) -> NoReturn:
     """
     name = type(holder).__name__
     raise TypeError(f"a {name} holds secret keys, and can't be pickled or copied")
-
-
-def security_level(context: ssl.SSLContext) -> int | None:
-    """Return :attr:`ssl.SSLContext.security_level`; None on PyPy, which can't report it.
-
-    There a session may outlive a level that was raised after it was made.
-    """
-    return getattr(context, "security_level", None)
 
 
 @attrs.frozen

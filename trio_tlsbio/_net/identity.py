@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from trio_tlsbio._core.openssl_errors import clean_up
-from trio_tlsbio._core.sessions import security_level
+from trio_tlsbio._core.trust import security_level
 
 from .reasons import why_unusable
 

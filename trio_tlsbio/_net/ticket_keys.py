@@ -13,7 +13,8 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
-from trio_tlsbio._core.sessions import refuse_copy, security_level
+from trio_tlsbio._core.sessions import refuse_copy
+from trio_tlsbio._core.trust import is_trust_known, security_level
 
 __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 
@@ -183,7 +184,7 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
         )
     parts = [b"names", *sorted(names)]
     if ssl_context.verify_mode is not ssl.CERT_NONE:
-        if not _is_trust_known(ssl_context):
+        if not is_trust_known(ssl_context):
             raise ValueError(
                 "the SSLContext asks for client certificates, and has revocation lists or other "
                 "trust that can't be compared with that of other machines: call "
@@ -203,15 +204,6 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
     for part in parts:
         digest.update(len(part).to_bytes(4) + part)
     return b"context\0" + digest.digest()
-
-
-def _is_trust_known(context: ssl.SSLContext) -> bool:
-    """Whether get_ca_certs() returns all that a context trusts."""
-    # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
-    # read out of a context, only counted. Where there is nothing, it may be in a capath, which
-    # OpenSSL looks into when it needs to.
-    stats = context.cert_store_stats()
-    return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]
 
 
 @attrs.define(eq=False)

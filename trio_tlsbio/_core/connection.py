@@ -101,8 +101,6 @@ class TLSConnection:
         name, raw_session = check_arguments(
             first_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
-        if strict_alpn and not server_side:
-            raise ValueError("strict_alpn is for servers: a client finds the protocol in handshake")
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
             self.inbox.bio,

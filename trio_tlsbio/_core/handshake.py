@@ -59,6 +59,10 @@ class Handshake:
     _has_answered: bool = attrs.field(default=False, init=False)
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
 
+    def __attrs_post_init__(self) -> None:
+        if self._strict_alpn and not self._engine.ssl_object.server_side:
+            raise ValueError("strict_alpn is for servers: a client finds the protocol in handshake")
+
     @staticmethod
     def first_context(ssl_context: ssl.SSLContext | None, *, server_side: bool) -> ssl.SSLContext:
         """Return the context to begin with."""

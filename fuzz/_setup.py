@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attrs
 
-from trio_tlsbio import TLSConnection, sni_context
+from trio_tlsbio import TLSConnection
 
 from ._forge import Keys, Keys13, keys12
 from ._randomness import Randomness
@@ -85,7 +85,17 @@ def _asking_later(version: str | None = None) -> ssl.SSLContext:
 
 
 def _by_name(version: str | None = None) -> ssl.SSLContext:
-    return sni_context({"*.example": _server(version), "other": _server(version)})
+    """A context that looks at names, so that the ClientHello is held back."""
+    context, other = _server(version), _server(version)
+
+    def choose(ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:
+        if name != "other" and not (name or "").endswith(".example"):
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        ssl_object.context = other if name == "other" else context
+        return None
+
+    context.sni_callback = choose
+    return context
 
 
 _MAKERS: Mapping[str, Callable[[str | None], ssl.SSLContext]] = {

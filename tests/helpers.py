@@ -17,7 +17,14 @@ import trio
 import trio.testing
 import trustme
 
-from trio_tlsbio import TLSConnection, TLSError, TLSStream, serve_tls_over_tcp
+from trio_tlsbio import (
+    ClientHello,
+    RefuseHandshake,
+    TLSConnection,
+    TLSError,
+    TLSStream,
+    serve_tls_over_tcp,
+)
 from trio_tlsbio.testing import do_handshakes, exchange, tls_stream_pair
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +70,32 @@ def server_context_for(
     cert.configure_cert(context)
     context.minimum_version = context.maximum_version = version
     return context
+
+
+class ChoosingServer(TLSConnection):
+    """A server's connection that asks a function for its context, as a TLSStream does."""
+
+    def __init__(self, choose: Callable[[ClientHello], Any]) -> None:
+        super().__init__(None, server_side=True)
+        self.choose = choose
+
+    def do_handshake(self) -> bool:
+        is_done = super().do_handshake()
+        if not self.wants_context:
+            return is_done
+        assert self.client_hello is not None
+        try:
+            self.use_context(self.choose(self.client_hello))
+        except RefuseHandshake as exc:
+            self.refuse_handshake(exc)
+        return super().do_handshake()
+
+
+def server_of(context: ssl.SSLContext | Callable[[ClientHello], Any]) -> TLSConnection:
+    """Make a server's connection with a context, or a function that chooses it."""
+    if isinstance(context, ssl.SSLContext):
+        return TLSConnection(context, server_side=True)
+    return ChoosingServer(context)
 
 
 def shake_hands(client: TLSConnection, server: TLSConnection, chunk: int | None = None) -> None:

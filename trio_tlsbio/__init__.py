@@ -19,7 +19,6 @@ from ._core.errors import (
 )
 from ._core.handshake_info import HandshakeInfo
 from ._core.sessions import TLSSession
-from ._core.sni import sni_context
 from ._net.by_name import contexts_by_name
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
 from ._net.drain import Drain
@@ -72,7 +71,6 @@ __all__ = [
     "reconnect",
     "serve_tls_listeners",
     "serve_tls_over_tcp",
-    "sni_context",
     "start_tls",
 ]
 

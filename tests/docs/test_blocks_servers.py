@@ -33,7 +33,6 @@ from trio_tlsbio import (
     contexts_by_name,
     read_client_hello,
     serve_tls_listeners,
-    sni_context,
 )
 
 from .peers import NAME, Logged, Stream, bounded_nursery, check_echo, connect
@@ -157,16 +156,17 @@ async def test_servers_chosen_context(
                 await stream.do_handshake()
 
 
-@runs("servers.rst", "choose = contexts_by_name(")
-async def test_servers_contexts_by_name(block: Block, context: ssl.SSLContext) -> None:
-    names = await block.run(
-        contexts_by_name=contexts_by_name,
-        ReloadingContext=ReloadingContext,
-        context=context,
-        other_context=context,
-        make_context=lambda: context,
-    )
-    assert callable(names["choose"])
+@runs("servers.rst", 'context.set_alpn_protocols(["h2", "http/1.1"])')
+async def test_servers_strict_alpn(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with served(block, context=context) as port:
+        client_context.set_alpn_protocols(["http/1.1"])
+        await check_echo(await connect(port, client_context))
+        client_context.set_alpn_protocols(["xmpp-client"])
+        async with await connect(port, client_context) as stream:
+            with pytest.raises(PeerAlertError, match="no_application_protocol"):
+                await stream.do_handshake()
 
 
 @runs("servers.rst", "async def verify(handshake: HandshakeInfo)")
@@ -211,8 +211,8 @@ async def test_servers_trio_serve_listeners(
     assert capsys.readouterr().out == "lost a client: the peer spoke plain HTTP to a TLS port\n"
 
 
-async def certificate_at(port: int, context: ssl.SSLContext) -> object:
-    async with await connect(port, context) as stream:
+async def certificate_at(port: int, context: ssl.SSLContext, name: str = NAME) -> object:
+    async with await connect(port, context, name) as stream:
         await stream.do_handshake()
         return stream.getpeercert(binary_form=True)
 
@@ -239,17 +239,28 @@ async def test_servers_reload_files(
         assert await certificate_at(port, client_context_for(ca)) == second
 
 
-@runs("servers.rst", "def make_context():\n    contexts = {}")
+@runs("servers.rst", "def make_context(name):")
 async def test_servers_several_names(
     block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a.example", "b.example"):
-        ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(f"{name}.pem")
-    names = await block.run(ssl=ssl, sni_context=sni_context, ReloadingContext=ReloadingContext)
-    async with serving(echo, names["context"]) as port:
-        for name in ("a.example", "b.example"):
-            await check_echo(await connect(port, client_context_for(ca), name))
+
+    def renew(name: str) -> bytes:
+        cert = ca.issue_cert(name)
+        cert.private_key_and_cert_chain_pem.write_to_path(f"{name}.pem")
+        return ssl.PEM_cert_to_DER_cert(cert.cert_chain_pems[0].bytes().decode())
+
+    certificates = {name: renew(name) for name in ("a.example", "b.example")}
+    names = {"contexts_by_name": contexts_by_name, "ReloadingContext": ReloadingContext}
+    async with served(block, ssl=ssl, partial=partial, **names) as port:
+        for _ in range(2):
+            for name, certificate in certificates.items():
+                await check_echo(await connect(port, client_context_for(ca), name))
+                assert await certificate_at(port, client_context_for(ca), name) == certificate
+            certificates["b.example"] = renew("b.example")
+        async with await connect(port, client_context_for(ca), "c.example") as stream:
+            with pytest.raises(PeerAlertError, match="unrecognized_name"):
+                await stream.do_handshake()
 
 
 @runs("servers.rst", "context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=")

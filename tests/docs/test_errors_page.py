@@ -49,6 +49,7 @@ ELSEWHERE = {
     "self._message",
     "*exc.args",
     "str(exc)",
+    "str(self)",
     "str(exc) or type(exc).__name__",
 }
 

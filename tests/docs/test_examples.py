@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import signal
@@ -18,12 +19,15 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography import x509
 
 import trio_tlsbio
 import trio_tlsbio.testing
 from tests.docblocks import example
+from tests.hellos import hello_of
 from tests.helpers import DOCS, HOST, NAME, ROOT, client_context_for, has_psk, port_of, serving
 from trio_tlsbio import (
+    ClientHello,
     ReloadingContext,
     SessionCache,
     TLSStream,
@@ -442,6 +446,148 @@ async def test_sni_router_waits_for_nobody(
     assert trio.current_time() == start + 10
     assert await client.receive_some() == b""
     assert "it took too long" in caplog.text
+
+
+async def test_acme_challenge(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    acme: Any = example("acme_challenge")
+    challenges = acme.Challenges(server_context)
+    validator = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # as an authority connects
+    validator.minimum_version = validator.maximum_version = tls_version
+    validator.check_hostname = False
+    validator.verify_mode = ssl.CERT_NONE
+    validator.set_alpn_protocols(["acme-tls/1"])
+
+    async def validate(name: str) -> x509.Certificate:
+        tcp_stream = await trio.open_tcp_stream(HOST, port)
+        async with TLSStream(tcp_stream, validator, server_hostname=name) as stream:
+            assert await stream.receive_some() == b""
+            assert stream.selected_alpn_protocol() == "acme-tls/1"
+            certificate = stream.getpeercert(binary_form=True)
+            assert isinstance(certificate, bytes)
+            return x509.load_der_x509_certificate(certificate)
+
+    async with serving(acme.echo, challenges.choose) as port:
+        challenges.begin("a.example", "token.thumbprint")
+        extensions = {each.oid: each for each in (await validate("a.example")).extensions}
+        assert len(extensions) == 2
+        names = extensions[x509.oid.ExtensionOID.SUBJECT_ALTERNATIVE_NAME].value
+        assert list(names) == [x509.DNSName("a.example")]
+        identifier = extensions[x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")]
+        assert identifier.critical
+        digest = hashlib.sha256(b"token.thumbprint").digest()
+        assert identifier.value.value == b"\x04\x20" + digest
+
+        ask = partial(example("client").ask, HOST, port, b"hello", client_context)
+        assert await ask() == b"hello"  # meanwhile
+
+        challenges.end("a.example")
+        for name in ("a.example", "b.example"):
+            with pytest.raises(trio_tlsbio.PeerAlertError, match="unrecognized_name"):
+                await validate(name)
+        assert await ask() == b"hello"
+
+
+class TenantClients:
+    """Clients of docs/examples/on_demand.py, over memory."""
+
+    def __init__(self, tenants: Any, client_context: ssl.SSLContext) -> None:
+        self.tenants = tenants
+        self.client_context = client_context
+        self.answers: list[bytes] = []
+
+    async def ask(self, name: str) -> None:
+        client, server = trio.testing.memory_stream_pair()
+        stream = TLSStream(client, self.client_context, server_hostname=name)
+
+        async def serve() -> None:
+            server_stream = TLSStream(server, self.tenants.choose, server_side=True)
+            with suppress(trio_tlsbio.TLSError):
+                await server_stream.do_handshake()
+                await example("on_demand").greet(server_stream)
+            await server_stream.aclose()
+
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            try:
+                self.answers.append(await stream.receive_some())
+            except trio_tlsbio.PeerAlertError as exc:
+                self.answers.append(exc.alert.encode())
+
+
+async def test_on_demand(
+    ca: trustme.CA, client_context: ssl.SSLContext, autojump_clock: trio.abc.Clock
+) -> None:
+    fetched: list[str] = []
+
+    async def fetch(name: str) -> bytes | None:
+        fetched.append(name)
+        await trio.sleep(1)
+        if name == "unknown.example":
+            return None
+        return ca.issue_cert(name).private_key_and_cert_chain_pem.bytes()
+
+    tenants: Any = example("on_demand").Tenants(fetch)
+    clients = TenantClients(tenants, client_context)
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for name in ["a.example"] * 5 + ["b.example"] * 5:
+            nursery.start_soon(clients.ask, name)
+    assert sorted(fetched) == ["a.example", "b.example"]
+    assert trio.current_time() == start + 1
+    assert sorted(set(clients.answers)) == [b"this is a.example\n", b"this is b.example\n"]
+    assert len(clients.answers) == 10
+
+    await clients.ask("a.example")  # it is kept
+    assert trio.current_time() == start + 1
+    tenants.forget("a.example")
+    await clients.ask("a.example")
+    assert trio.current_time() == start + 2
+    assert fetched[2:] == ["a.example"]
+    await clients.ask("unknown.example")
+    assert clients.answers[-1] == b"unrecognized_name"
+
+
+async def test_on_demand_one_that_ends_leaves_it_to_the_next(
+    ca: trustme.CA, client_context: ssl.SSLContext, autojump_clock: trio.abc.Clock
+) -> None:
+    fetched: list[str] = []
+
+    async def fetch(name: str) -> bytes:
+        fetched.append(name)
+        await trio.sleep(1)
+        return ca.issue_cert(name).private_key_and_cert_chain_pem.bytes()
+
+    tenants: Any = example("on_demand").Tenants(fetch)
+    hello = ClientHello.parse(hello_of(client_context, "a.example")[5:])
+    contexts: list[ssl.SSLContext] = []
+
+    async def choose(timeout: float) -> None:
+        with trio.move_on_after(timeout):
+            contexts.append(await tenants.choose(hello))
+
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for timeout in (0.5, 10, 10):
+            nursery.start_soon(choose, timeout)
+            await trio.testing.wait_all_tasks_blocked()
+    assert trio.current_time() == start + 1.5
+    assert len(fetched) == 2
+    assert len(contexts) == 2
+    assert contexts[0] is contexts[1]
+
+
+async def test_on_demand_reads_files(
+    ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tenants").mkdir()
+    pem = ca.issue_cert("a.example").private_key_and_cert_chain_pem
+    pem.write_to_path(str(tmp_path / "tenants" / "a.example.pem"))
+    fetch = example("on_demand").fetch_from_folder
+    assert await fetch("a.example") == pem.bytes()
+    assert await fetch("b.example") is None
 
 
 # With how many tests are in them.

@@ -27,8 +27,8 @@ from anyio.streams.stapled import StapledByteStream, StapledObjectStream
 
 import trio_tlsbio
 import trio_tlsbio.anyio
-from tests.helpers import DOCS, HOST, LIMIT, NAME, counts_references
-from trio_tlsbio import SessionCache
+from tests.helpers import DOCS, HOST, LIMIT, NAME, counts_references, server_context_for
+from trio_tlsbio import SessionCache, contexts_by_name
 from trio_tlsbio.anyio import (
     CertificateError,
     TLSAttribute,
@@ -45,9 +45,7 @@ PROGRAM = DOCS / "examples" / "anyio_program.py"
 
 
 @asynccontextmanager
-async def serving(
-    handler: Any, context: ssl.SSLContext, kind: Any = TLSListener
-) -> AsyncIterator[int]:
+async def serving(handler: Any, context: Any, kind: Any = TLSListener) -> AsyncIterator[int]:
     """Serve on loopback by anyio; the value is the port."""
     with trio.fail_after(LIMIT):
         listener = await anyio.create_tcp_listener(local_host=HOST)
@@ -91,6 +89,32 @@ async def test_a_program_unchanged_but_for_one_import(
     with trio.fail_after(LIMIT):
         notes = await namespace["main"](server_context, client_context)
     assert notes == [b"the first note", b"somebody was here", b"the last note"]
+
+
+async def test_a_listener_chooses_by_the_client_hello(
+    ca: trustme.CA,
+    client_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    contexts = {
+        name: server_context_for(ca.issue_cert(name), tls_version)
+        for name in ("a.example", "b.example")
+    }
+    async with serving(echo, contexts_by_name(contexts)) as port:
+        for name in (*contexts, "c.example"):
+            tcp = await anyio.connect_tcp(HOST, port)
+            if name in contexts:
+                async with await TLSStream.wrap(
+                    tcp, hostname=name, ssl_context=client_context
+                ) as stream:
+                    await stream.send(name.encode())
+                    assert await stream.receive() == name.encode()
+            else:
+                with pytest.raises(TLSError, match="unrecognized_name"):
+                    await TLSStream.wrap(tcp, hostname=name, ssl_context=client_context)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "c.example, which is not served here" in message
 
 
 @pytest.mark.parametrize("kind", [TLSListener, anyio.streams.tls.TLSListener])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -119,6 +120,17 @@ async def test_the_client_is_refused(client_context: ssl.SSLContext, alert: str)
     theirs = raised.value.__cause__
     assert isinstance(theirs, PeerAlertError)
     assert theirs.alert == alert
+
+
+@pytest.mark.parametrize("why", [None, "no tenant has this name"])
+def test_a_refusal_says_why(why: str | None) -> None:
+    refusal = RefuseHandshake("access_denied", why)
+    assert (refusal.alert, refusal.why) == ("access_denied", why)
+    said = f"{why or 'the handshake was refused here'} (alert access_denied)"
+    assert str(refusal.error()) == said
+    assert str(refusal) == ("access_denied" if why is None else said)
+    assert repr(copy.copy(refusal)) == repr(refusal)
+    assert copy.copy(refusal).why == why
 
 
 async def test_what_else_it_raises_is_raised(client_context: ssl.SSLContext) -> None:
@@ -293,8 +305,11 @@ async def test_a_name_that_is_not_served(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
     choose = contexts_by_name({"a.example": server_context})
-    with pytest.raises(TLSError, match="unrecognized_name"):
+    with pytest.raises(TLSError) as raised:
         await shake_hands(client_context, choose, "b.example")
+    words = "the peer asked for b.example, which is not served here (alert unrecognized_name)"
+    assert str(raised.value) == words
+    assert raised.value.error_type == "unrecognized_name"
 
 
 @pytest.mark.parametrize(
@@ -363,6 +378,32 @@ async def test_a_server_chooses_for_each_client(
             await refused.do_handshake()
         await refused.aclose()
     assert seen == ["a.example", "b.example"]
+
+
+@pytest.mark.parametrize("is_chosen", [False, True])
+async def test_a_server_refuses_unknown_protocols(
+    is_chosen: bool,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server_context.set_alpn_protocols(["h2"])
+    context = contexts_by_name({NAME: server_context}) if is_chosen else server_context
+    async with serving(echo, context, strict_alpn=True) as port:
+        for offered in ("http/1.1", "h2"):
+            client_context.set_alpn_protocols([offered])
+            stream = TLSStream(
+                await trio.open_tcp_stream(HOST, port), client_context, server_hostname=NAME
+            )
+            if offered == "h2":
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            else:
+                with pytest.raises(PeerAlertError, match="no_application_protocol"):
+                    await stream.do_handshake()
+            await stream.aclose()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "no application protocol (ALPN) that is served here, but http/1.1" in message
 
 
 async def test_what_choosing_raises_goes_to_the_hook(

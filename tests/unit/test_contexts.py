@@ -8,9 +8,10 @@ import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
@@ -18,23 +19,27 @@ import trustme
 
 from tests.certificates import CLIENT, Certificate, Issued, load_revocation_list
 from tests.helpers import (
+    VERSIONS,
     client_context_for,
     failures,
-    reports_security_level,
     server_context_for,
+    server_of,
     shake_hands,
 )
 from trio_tlsbio import (
     CertificateError,
+    ClientHello,
     HandshakeInfo,
     PeerAlertError,
     ReloadingContext,
     TLSConnection,
     TLSError,
-    sni_context,
+    contexts_by_name,
 )
 
 LOGGER = "trio_tlsbio.server"
+
+Choose: TypeAlias = Callable[[ClientHello], object]
 
 
 ################################################################
@@ -71,12 +76,14 @@ def make_context(pem: Path) -> Callable[[], ssl.SSLContext]:
     return make
 
 
-def certificate_names(ca: trustme.CA, context: ssl.SSLContext, name: str | None = None) -> object:
+def certificate_names(
+    ca: trustme.CA, context: ssl.SSLContext | Choose, name: str | None = None
+) -> object:
     """Shake hands with a server, and return the names in its certificate."""
     client_context = client_context_for(ca)
     client_context.check_hostname = False
     client = TLSConnection(client_context, server_hostname=name)
-    shake_hands(client, TLSConnection(context, server_side=True))
+    shake_hands(client, server_of(context))
     assert client.handshake is not None
     assert client.handshake.peer_certificate is not None
     return [value for _, value in client.handshake.peer_certificate["subjectAltName"]]
@@ -455,15 +462,12 @@ def contexts(ca: trustme.CA, tls_version: ssl.TLSVersion) -> dict[str, ssl.SSLCo
 
 
 def named_pair(
-    ca: trustme.CA, context: ssl.SSLContext, name: str | None
+    ca: trustme.CA, choose: Choose, name: str | None, version: ssl.TLSVersion
 ) -> tuple[TLSConnection, TLSConnection]:
-    client_context = client_context_for(ca, context.minimum_version)
+    client_context = client_context_for(ca, version)
     client_context.check_hostname = name is not None
     client_context.set_alpn_protocols(["h2", "http/1.1"])
-    return (
-        TLSConnection(client_context, server_hostname=name),
-        TLSConnection(context, server_side=True),
-    )
+    return TLSConnection(client_context, server_hostname=name), server_of(choose)
 
 
 @pytest.mark.parametrize(
@@ -476,160 +480,150 @@ def named_pair(
     ],
 )
 def test_each_name_has_its_certificate(
-    asked: str, certificate: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+    asked: str,
+    certificate: str,
+    ca: trustme.CA,
+    contexts: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
 ) -> None:
-    client, server = named_pair(ca, sni_context(contexts), asked)
+    client, server = named_pair(ca, contexts_by_name(contexts), asked, tls_version)
     shake_hands(client, server)
     assert client.handshake is not None
     assert client.handshake.matched_name == certificate
     assert server.handshake is not None
-    assert server.handshake.server_hostname == asked
+    assert server.handshake.server_hostname == asked.lower()
 
 
 @pytest.mark.parametrize(
     "asked", ["other.example", "c.example", "y.x.c.example", "*.c.example", None]
 )
 def test_other_names_are_refused(
-    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+    asked: str | None,
+    ca: trustme.CA,
+    contexts: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
 ) -> None:
-    client, server = named_pair(ca, sni_context(contexts), asked)
+    client, server = named_pair(ca, contexts_by_name(contexts), asked, tls_version)
     refusal, reason = failures(client, server)
     assert isinstance(refusal, PeerAlertError)
     assert refusal.alert == "unrecognized_name"
     assert isinstance(reason, TLSError)
-    assert str(reason) == f"the peer asked for {asked or 'no name'}, which is not served here"
+    assert str(reason) == (
+        f"the peer asked for {asked or 'no name'}, which is not served here "
+        "(alert unrecognized_name)"
+    )
     assert reason.error_type == "unrecognized_name"
 
 
 @pytest.mark.parametrize("asked", ["other.example", None])
 def test_other_names_can_have_a_default(
-    asked: str | None, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+    asked: str | None,
+    ca: trustme.CA,
+    contexts: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
 ) -> None:
-    default = server_context_for(
-        ca.issue_cert("other.example"), contexts["a.example"].minimum_version
-    )
-    context = sni_context(contexts, default=default)
-    assert context is default
-    client, server = named_pair(ca, context, asked)
+    default = server_context_for(ca.issue_cert("other.example"), tls_version)
+    choose = contexts_by_name(contexts, default=default)
+    client, server = named_pair(ca, choose, asked, tls_version)
     shake_hands(client, server)
+    assert server.ssl_object.context is default
     assert server.handshake is not None
     assert server.handshake.server_hostname == asked
-    client, server = named_pair(ca, context, "b.example")
+    client, server = named_pair(ca, choose, "b.example", tls_version)
     shake_hands(client, server)
     assert client.handshake is not None
     assert client.handshake.matched_name == "b.example"
 
 
+def test_a_name_given_itself_comes_before_a_wildcard(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    itself = server_context_for(ca.issue_cert("x.c.example"), tls_version)
+    choose = contexts_by_name({**contexts, "x.c.example": itself})
+    for name in ("x.c.example", "y.c.example"):
+        client, server = named_pair(ca, choose, name, tls_version)
+        shake_hands(client, server)
+        expected = itself if name == "x.c.example" else contexts["*.c.example"]
+        assert server.ssl_object.context is expected
+
+
 def test_each_name_has_its_alpn_protocols(
-    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
 ) -> None:
     contexts["a.example"].set_alpn_protocols(["h2"])
     contexts["b.example"].set_alpn_protocols(["http/1.1"])
-    context = sni_context(contexts)
+    choose = contexts_by_name(contexts)
     for name, protocol in (("a.example", "h2"), ("b.example", "http/1.1"), ("x.c.example", None)):
-        client, server = named_pair(ca, context, name)
+        client, server = named_pair(ca, choose, name, tls_version)
         shake_hands(client, server)
         assert server.handshake is not None
         assert server.handshake.alpn_protocol == protocol
 
 
 def test_sessions_of_a_name_are_resumed(
-    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
 ) -> None:
-    context = sni_context(contexts)
-    client, server = named_pair(ca, context, "b.example")
+    choose = contexts_by_name(contexts)
+    client, server = named_pair(ca, choose, "b.example", tls_version)
     shake_hands(client, server)
     session = client.session
     assert session is not None
     client = TLSConnection(session.ssl_context, server_hostname="b.example", session=session)
-    server = TLSConnection(context, server_side=True)
+    server = server_of(choose)
     shake_hands(client, server)
     assert server.handshake is not None
     assert server.handshake.session_reused
     assert server.handshake.server_hostname == "b.example"
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("verify_mode", ssl.CERT_REQUIRED),
-        ("verify_flags", ssl.VERIFY_X509_STRICT | ssl.VERIFY_CRL_CHECK_LEAF),
-        ("options", ssl.OP_NO_TICKET),
-        ("num_tickets", 7),
-        ("post_handshake_auth", True),
-    ],
-)
-def test_contexts_must_agree_on_what_openssl_does_not_change(
-    setting: str, value: object, contexts: dict[str, ssl.SSLContext]
+def test_each_name_has_its_versions(ca: trustme.CA) -> None:
+    """OpenSSL reads an sni_callback's context too late for this."""
+    contexts = {
+        name: server_context_for(ca.issue_cert(name), version)
+        for name, version in (("a.example", VERSIONS["tls12"]), ("b.example", VERSIONS["tls13"]))
+    }
+    choose = contexts_by_name(contexts)
+    context = client_context_for(ca)
+    context.minimum_version = VERSIONS["tls12"]
+    for name, version in (("a.example", "TLSv1.2"), ("b.example", "TLSv1.3")):
+        client, server = TLSConnection(context, server_hostname=name), server_of(choose)
+        shake_hands(client, server)
+        assert client.handshake is not None
+        assert client.handshake.version == version
+    client, server = named_pair(ca, choose, "b.example", VERSIONS["tls12"])
+    refusal, _ = failures(client, server)
+    assert isinstance(refusal, PeerAlertError)
+    assert refusal.alert == "protocol_version"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_each_name_has_the_settings_of_its_context(
+    order: int,
+    ca: trustme.CA,
+    contexts: dict[str, ssl.SSLContext],
+    tls_version: ssl.TLSVersion,
 ) -> None:
-    setattr(contexts["b.example"], setting, value)
-    with pytest.raises(ValueError, match=rf"b\.example has another {setting}"):
-        sni_context(contexts)
-
-
-def test_contexts_that_make_no_sense_are_refused(contexts: dict[str, ssl.SSLContext]) -> None:
-    with pytest.raises(ValueError, match="at least one name"):
-        sni_context({})
-    with pytest.raises(ValueError, match="xn--"):
-        sni_context({"bücher.example": contexts["a.example"]})
-    sni_context(contexts)
-    with pytest.raises(ValueError, match="sni_callback already"):
-        sni_context(contexts)
-    contexts["a.example"].sni_callback = None
-    contexts["b.example"].sni_callback = lambda *_: None
-    with pytest.raises(ValueError, match=r"b\.example has an sni_callback already"):
-        sni_context(contexts)
-
-
-def test_names_with_revocation_lists_are_refused(
-    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
-) -> None:
-    for context in contexts.values():
-        context.verify_mode = ssl.CERT_REQUIRED
-        ca.configure_trust(context)
-    load_revocation_list(contexts["a.example"], Issued.of(ca).revokes())
-    with pytest.raises(ValueError, match="has revocation lists"):
-        sni_context(contexts)
-
-
-@reports_security_level  # without which no contexts can be compared
-def test_names_that_let_in_others_clients_are_refused(
-    ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
-) -> None:
-    """A session of one name could be resumed under another, and no certificate is verified then."""
-    for context in contexts.values():
-        context.verify_mode = ssl.CERT_REQUIRED
-        ca.configure_trust(context)
-    sni_context(contexts)
-    contexts["a.example"].sni_callback = None
-    trustme.CA().configure_trust(contexts["b.example"])
-    with pytest.raises(ValueError, match=r"b\.example trusts other authorities"):
-        sni_context(contexts)
-    for context in contexts.values():
-        context.verify_mode = ssl.CERT_NONE
-    sni_context(contexts)
-
-
-@pytest.mark.parametrize("mode", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
-@pytest.mark.parametrize("trust", ["pinned", "pinned besides", "the same pin", "nothing", "level"])
-def test_names_whose_trust_can_not_be_compared_are_refused(
-    trust: str, mode: ssl.VerifyMode, ca: trustme.CA, contexts: dict[str, ssl.SSLContext]
-) -> None:
-    """get_ca_certs() leaves out certificates that are no CA, and what is in a capath."""
-    same_pin = pin()
-    for name, context in contexts.items():
-        context.verify_mode = mode
-        if trust in ("pinned besides", "level"):
-            ca.configure_trust(context)
-        if trust == "the same pin":
-            same_pin.trusted_by(context)
-        elif trust == "pinned" or (trust == "pinned besides" and name == "b.example"):
-            pin().trusted_by(context)
-        elif trust == "level" and name == "b.example":
-            context.set_ciphers("DEFAULT:@SECLEVEL=1")
-    with pytest.raises(ValueError, match=r"b\.example .* can't be compared"):
-        sni_context(contexts)
-    sni_context(dict.fromkeys(NAMES, contexts["a.example"]))  # one context is like itself
+    """Also those that OpenSSL does not change when an sni_callback gives it another context."""
+    demanding, plain = contexts["a.example"], contexts["b.example"]
+    ca.configure_trust(demanding)
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    demanding.options |= ssl.OP_NO_TICKET
+    demanding.num_tickets = 1
+    choose = contexts_by_name(dict(list(contexts.items())[::order]))
+    client_context = client_context_for(ca, tls_version)
+    Certificate(purposes=[CLIENT]).signed_by(Issued.of(ca)).load_into(client_context)
+    for name, is_demanding in (("a.example", True), ("b.example", False), ("a.example", True)):
+        client = TLSConnection(client_context, server_hostname=name, collect_sessions=True)
+        server = server_of(choose)
+        shake_hands(client, server)
+        assert server.ssl_object.context is (demanding if is_demanding else plain)
+        assert server.handshake is not None
+        assert bool(server.handshake.peer_certificate) == is_demanding
+        sessions = client.new_sessions()
+        if tls_version is ssl.TLSVersion.TLSv1_3:
+            assert len(sessions) == (1 if is_demanding else 2)
+        elif (session := client.ssl_object.session) is not None:
+            assert session.has_ticket != is_demanding
 
 
 @pytest.mark.parametrize(
@@ -647,9 +641,8 @@ def test_names_that_no_client_can_ask_for_are_refused(
     name: str, contexts: dict[str, ssl.SSLContext]
 ) -> None:
     with pytest.raises(ValueError, match=r"host name|wildcard|IP address") as caught:
-        sni_context({"good.example": contexts["a.example"], name: contexts["b.example"]})
+        contexts_by_name({"good.example": contexts["a.example"], name: contexts["b.example"]})
     assert repr(name) in str(caught.value)
-    assert contexts["a.example"].sni_callback is None
 
 
 @pytest.mark.parametrize(
@@ -665,7 +658,7 @@ def test_a_name_that_is_given_twice_is_refused(
     names: tuple[str, str], contexts: dict[str, ssl.SSLContext]
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(names[1])) + ".* already"):
-        sni_context(dict(zip(names, contexts.values(), strict=False)))
+        contexts_by_name(dict(zip(names, contexts.values(), strict=False)))
 
 
 @pytest.mark.parametrize(
@@ -674,22 +667,43 @@ def test_a_name_that_is_given_twice_is_refused(
 def test_names_that_clients_can_ask_for_are_served(
     name: str, ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
 ) -> None:
-    context = sni_context({name: contexts["a.example"]})
-    assert asked(RawClient.of(ca, tls_version, None), context, name, None).server_hostname == name
+    choose = contexts_by_name({name: contexts["a.example"]})
+    handshake = asked(RawClient.of(ca, tls_version, None), choose, name, None)
+    assert handshake.server_hostname == name.lower().removesuffix(".")
+
+
+def test_a_name_that_is_not_ascii_is_refused(contexts: dict[str, ssl.SSLContext]) -> None:
+    with pytest.raises(ValueError, match=r"'bücher\.example': .* xn--"):
+        contexts_by_name({"bücher.example": contexts["a.example"]})
+
+
+def test_an_internationalised_name_is_found_by_its_ascii_form(
+    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
+) -> None:
+    choose = contexts_by_name({"xn--bcher-kva.example": contexts["a.example"]})
+    client, server = named_pair(ca, choose, "bücher.example", tls_version)
+    client.ssl_object.context.check_hostname = False
+    with suppress(TLSError):  # the certificate is for another name
+        shake_hands(client, server)
+    assert server.ssl_object.context is contexts["a.example"]
 
 
 def test_what_is_no_servers_context_is_refused(contexts: dict[str, ssl.SSLContext]) -> None:
-    for other in (None, ssl.SSLContext, lambda: contexts["a.example"]):
-        with pytest.raises(TypeError, match=r"for b\.example must be an ssl\.SSLContext"):
-            sni_context({**contexts, "b.example": other})  # type: ignore[dict-item]
+    for other in (None, ssl.SSLContext):
+        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext"):
+            contexts_by_name({**contexts, "b.example": other})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"for b\.example must be an ssl\.SSLContext"):
+        contexts_by_name({**contexts, "b.example": lambda: None})  # type: ignore[dict-item,return-value]
     for name in (b"b.example", None):
         with pytest.raises(TypeError, match="must be a str"):
-            sni_context({name: contexts["b.example"]})  # type: ignore[dict-item]
+            contexts_by_name({name: contexts["b.example"]})  # type: ignore[dict-item]
     client_context = ssl.create_default_context()
     with pytest.raises(ValueError, match=r"for b\.example was made for clients"):
-        sni_context({**contexts, "b.example": client_context})
+        contexts_by_name({**contexts, "b.example": client_context})
     with pytest.raises(ValueError, match="for other names was made for clients"):
-        sni_context(contexts, default=client_context)
+        contexts_by_name(contexts, default=client_context)
+    with pytest.raises(ValueError, match="at least one name"):
+        contexts_by_name({})
 
 
 ################################################################
@@ -737,10 +751,10 @@ class RawClient:
 
 
 def asked(
-    client: RawClient, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None
+    client: RawClient, choose: Choose, name: str, session: ssl.SSLSession | None
 ) -> HandshakeInfo:
     """Connect to a server, and return what it knows of the handshake."""
-    server = TLSConnection(context, server_side=True)
+    server = server_of(choose)
     client.ask(server, name, session)
     assert server.handshake is not None
     return server.handshake
@@ -761,14 +775,7 @@ ASKED = ("a.example", "b.example", "x.c.example")
 
 
 @pytest.mark.parametrize("first", ASKED)
-@pytest.mark.parametrize(
-    "mode",
-    [
-        ssl.CERT_NONE,
-        pytest.param(ssl.CERT_OPTIONAL, marks=reports_security_level),
-        pytest.param(ssl.CERT_REQUIRED, marks=reports_security_level),
-    ],
-)
+@pytest.mark.parametrize("mode", [ssl.CERT_NONE, ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
 def test_a_session_is_resumed_under_no_other_name(
     mode: ssl.VerifyMode,
     first: str,
@@ -779,76 +786,68 @@ def test_a_session_is_resumed_under_no_other_name(
     for context in resumable.values():
         ca.configure_trust(context)
         context.verify_mode = mode
-    context = sni_context(resumable)
+    choose = contexts_by_name(resumable)
     certificate = Certificate(purposes=[CLIENT]).signed_by(Issued.of(ca)) if mode else None
     client = RawClient.of(ca, tls_version, certificate)
     for name in ASKED:
-        server = TLSConnection(context, server_side=True)
-        session = client.ask(server, first)
-        handshake = asked(client, context, name, session)
+        session = client.ask(server_of(choose), first)
+        handshake = asked(client, choose, name, session)
         assert handshake.session_reused == (name == first)
         assert handshake.server_hostname == name
         assert bool(handshake.peer_certificate) == bool(mode)
 
 
-@reports_security_level
+@pytest.mark.parametrize("mode", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
+@pytest.mark.parametrize("trust", ["pinned", "pinned besides", "other authorities", "revoked"])
 @pytest.mark.parametrize("names", [("a.example", "b.example"), ("b.example", "a.example")])
 def test_a_certificate_of_one_name_gets_nobody_in_at_another(
     names: tuple[str, str],
+    trust: str,
+    mode: ssl.VerifyMode,
     ca: trustme.CA,
     resumable: dict[str, ssl.SSLContext],
     tls_version: ssl.TLSVersion,
 ) -> None:
-    """Whatever the contexts come to trust: a session goes with the context that has verified it."""
+    """Whatever the contexts trust: a session goes with the context that has verified it."""
     here, elsewhere = names
     for context in resumable.values():
-        ca.configure_trust(context)
-        context.verify_mode = ssl.CERT_REQUIRED
-    context = sni_context(resumable)
-    certificate = pin()
-    certificate.trusted_by(resumable[here])  # too late to be compared
+        context.verify_mode = mode
+        if trust != "pinned":
+            ca.configure_trust(context)
+    if trust == "revoked":
+        certificate = Certificate(purposes=[CLIENT]).signed_by(Issued.of(ca))
+        load_revocation_list(resumable[elsewhere], Issued.of(ca).revokes(certificate))
+        resumable[elsewhere].verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    elif trust == "other authorities":
+        clients = trustme.CA()
+        clients.configure_trust(resumable[here])
+        certificate = Certificate(purposes=[CLIENT]).signed_by(Issued.of(clients))
+    else:
+        certificate = pin()
+        certificate.trusted_by(resumable[here])
+    choose = contexts_by_name(resumable)
     client = RawClient.of(ca, tls_version, certificate)
-    session = client.ask(TLSConnection(context, server_side=True), here)
+    session = client.ask(server_of(choose), here)
     assert session is not None
-    assert asked(client, context, here, session).session_reused
+    assert asked(client, choose, here, session).session_reused
     for offered in (None, session):
         with pytest.raises(CertificateError):
-            client.ask(TLSConnection(context, server_side=True), elsewhere, offered)
+            client.ask(server_of(choose), elsewhere, offered)
 
 
 def test_a_wildcards_sessions_are_resumed_under_the_name_that_is_asked_for(
     ca: trustme.CA, resumable: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
 ) -> None:
     """One context has verified the client for all these names. OpenSSL tells the session's name."""
-    context = sni_context({"*.c.example": resumable["*.c.example"], **resumable})
+    choose = contexts_by_name(resumable)
     client = RawClient.of(ca, tls_version, None)
-    session = client.ask(TLSConnection(context, server_side=True), "x.c.example")
-    handshake = asked(client, context, "y.c.example", session)
+    session = client.ask(server_of(choose), "x.c.example")
+    handshake = asked(client, choose, "y.c.example", session)
     assert handshake.session_reused
     assert handshake.server_hostname == "y.c.example"
 
 
-def test_a_context_of_several_names_is_chosen_by_other_stacks_too(
-    ca: trustme.CA, contexts: dict[str, ssl.SSLContext], tls_version: ssl.TLSVersion
-) -> None:
-    """They know the sni_callback alone."""
-    context = sni_context(contexts)
-    client_context = client_context_for(ca, tls_version)
-    for name in ASKED:
-        client = TLSConnection(client_context, server_hostname=name)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        server = context.wrap_bio(incoming, outgoing, server_side=True)
-        for _ in range(3):
-            incoming.write(client.data_to_send())
-            with suppress(ssl.SSLWantReadError):
-                server.do_handshake()
-            client.feed(outgoing.read())
-            client.do_handshake()
-        assert client.handshake is not None
-        assert client.handshake.matched_name is not None
-
-
-def test_names_are_reloaded_together(
+def test_names_are_reloaded_one_by_one(
     ca: trustme.CA, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = {name: tmp_path / f"{name}.pem" for name in ("a.example", "b.example")}
@@ -858,19 +857,22 @@ def test_names_are_reloaded_together(
         ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(str(new))
         os.replace(new, files[name])  # noqa: PTH105
 
-    def make_context() -> ssl.SSLContext:
-        contexts = {}
-        for name, path in files.items():
-            contexts[name] = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            contexts[name].load_cert_chain(path)
-        return sni_context(contexts)
+    def make_context(name: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files[name])
+        return context
 
     for name in files:
         renew(name)
-    current = ReloadingContext(make_context, files=files.values())
-    first = current()
+    reloading = {
+        name: ReloadingContext(partial(make_context, name), files=[path])
+        for name, path in files.items()
+    }
+    choose = contexts_by_name(reloading)
     for name in files:
+        before = {each: current() for each, current in reloading.items()}
         renew(name)
-        assert current() is not first
-        assert certificate_names(ca, current(), name) == [name]
+        assert certificate_names(ca, choose, name) == [name]
+        after = {each: current() for each, current in reloading.items()}
+        assert [each for each in files if after[each] is not before[each]] == [name]
     assert not caplog.records

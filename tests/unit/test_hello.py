@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trustme
 
 from tests.hellos import Hello, fragments, hello_of
-from tests.helpers import NAME, client_context_for, failure, server_context_for, shake_hands
-from trio_tlsbio import PeerAlertError, TLSConnection, TLSError, sni_context
-from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES, ClientHello
+from tests.helpers import (
+    NAME,
+    client_context_for,
+    failure,
+    failures,
+    server_context_for,
+    server_of,
+    shake_hands,
+)
+from trio_tlsbio import ClientHello, PeerAlertError, TLSConnection, TLSError, contexts_by_name
+from trio_tlsbio._core.client_hello import MAX_HELLO_BYTES
 from trio_tlsbio._core.hello import HelloWatch
 from trio_tlsbio.testing import transfer
 
@@ -26,15 +35,16 @@ ILLEGAL_PARAMETER = b"\x15\x03\x03\x00\x02\x02\x2f"
 WARNING = b"\x15\x03\x01\x00\x02\x01\x5a"  # user_canceled
 
 
-@pytest.fixture(params=["sni_context", "callback"])
-def server_context(
-    request: pytest.FixtureRequest, server_context: ssl.SSLContext
-) -> ssl.SSLContext:
-    """A context that looks at names, in one way or the other."""
-    if request.param == "sni_context":
-        return sni_context({NAME: server_context})
-    server_context.sni_callback = lambda *_: None
-    return server_context
+Server = Callable[[], TLSConnection]
+
+
+@pytest.fixture(params=["chosen by name", "callback"])
+def new_server(request: pytest.FixtureRequest, server_context: ssl.SSLContext) -> Server:
+    """Make servers that look at names, in one way or the other."""
+    if request.param == "callback":
+        server_context.sni_callback = lambda *_: None
+        return partial(server_of, server_context)
+    return partial(server_of, contexts_by_name({NAME: server_context}))
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +71,11 @@ def feed(server: TLSConnection, data: bytes, chunk: int | None = None) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, None])
 @pytest.mark.parametrize("size", [1, 100, 10000])
 def test_name_that_is_not_ascii_is_refused_in_plain_words(
-    size: int, chunk: int | None, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    size: int, chunk: int | None, client_context: ssl.SSLContext, new_server: Server
 ) -> None:
     """CPython would print a traceback, and send internal_error."""
     hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
-    server = TLSConnection(server_context, server_side=True)
+    server = new_server()
     feed(server, fragments(hello, size) + b"and so on", chunk)
     for _ in range(2):
         with pytest.raises(TLSError) as caught:
@@ -81,11 +91,11 @@ def test_name_that_is_not_ascii_is_refused_in_plain_words(
 
 @pytest.mark.parametrize("position", range(len(NAME)))
 def test_a_single_letter_is_enough(
-    position: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    position: int, client_context: ssl.SSLContext, new_server: Server
 ) -> None:
     name = bytearray(NAME, "ascii")
     name[position] |= 0x80
-    server = TLSConnection(server_context, server_side=True)
+    server = new_server()
     server.feed(hello_of(client_context, NAME).replace(NAME.encode(), name))
     with pytest.raises(TLSError, match="not ASCII"):
         server.do_handshake()
@@ -99,20 +109,22 @@ def test_a_single_letter_is_enough(
 def test_name_that_is_not_served_is_told_in_printable_characters(
     client_context: ssl.SSLContext, server_cert: trustme.LeafCert, tls_version: ssl.TLSVersion
 ) -> None:
-    context = sni_context({NAME: server_context_for(server_cert, tls_version)})
-    server = TLSConnection(context, server_side=True)
+    server = server_of(contexts_by_name({NAME: server_context_for(server_cert, tls_version)}))
     server.feed(hello_of(client_context, NAME).replace(NAME.encode(), b"\n\r\x1b[31mred.com"))
     with pytest.raises(TLSError) as caught:
         server.do_handshake()
-    assert str(caught.value) == r"the peer asked for \n\r\x1b[31mred.com, which is not served here"
+    assert str(caught.value) == (
+        r"the peer asked for \n\r\x1b[31mred.com, which is not served here "
+        "(alert unrecognized_name)"
+    )
 
 
 def test_warnings_between_the_pieces_change_nothing(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    client_context: ssl.SSLContext, new_server: Server
 ) -> None:
     hello = hello_of(client_context, NAME).replace(NAME.encode(), NOT_ASCII)
     pieces = fragments(hello, 100)
-    server = TLSConnection(server_context, server_side=True)
+    server = new_server()
     server.feed(pieces[:105] + WARNING + pieces[105:])
     with pytest.raises(TLSError, match="not ASCII"):
         server.do_handshake()
@@ -140,7 +152,7 @@ def test_second_hello_is_looked_at_too(
     server_context = server_context_for(server_cert)
     server_context.set_ecdh_curve("secp384r1")
     client = TLSConnection(client_context_for(ca), server_hostname=NAME)
-    server = TLSConnection(sni_context({NAME: server_context}), server_side=True)
+    server = server_of(contexts_by_name({NAME: server_context}))
     transfer(client, server)
     assert not server.do_handshake()
     transfer(server, client)
@@ -155,12 +167,12 @@ def test_second_hello_is_looked_at_too(
 
 
 def test_second_hello_in_the_same_record_is_looked_at_too(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+    client_context: ssl.SSLContext, new_server: Server
 ) -> None:
     hello = hello_of(client_context, NAME)
     other = hello.replace(NAME.encode(), b"ghost." + NAME.encode()[6:])
     messages = hello[5:] + other[5:]
-    server = TLSConnection(server_context, server_side=True)
+    server = new_server()
     feed(server, hello[:3] + len(messages).to_bytes(2) + messages)
     with pytest.raises(TLSError, match="another name in its second"):
         server.do_handshake()
@@ -174,7 +186,7 @@ def test_second_hello_that_is_malformed_is_judged_by_openssl(
     server_context = server_context_for(server_cert)
     server_context.set_ecdh_curve("secp384r1")
     client = TLSConnection(client_context_for(ca), server_hostname=NAME)
-    server = TLSConnection(sni_context({NAME: server_context}), server_side=True)
+    server = server_of(contexts_by_name({NAME: server_context}))
     transfer(client, server)
     assert not server.do_handshake()
     transfer(server, client)
@@ -202,11 +214,12 @@ def test_a_hello_in_pieces(
     chunk: int | None,
     client_context: ssl.SSLContext,
     server_context: ssl.SSLContext,
+    new_server: Server,
 ) -> None:
     if retries:
         server_context.set_ecdh_curve("secp384r1")
     client = TLSConnection(client_context, server_hostname=NAME)
-    server = TLSConnection(server_context, server_side=True)
+    server = new_server()
     feed(server, fragments(client.data_to_send(), size), chunk)
     shake_hands(client, server, chunk)
     assert server.handshake is not None
@@ -216,18 +229,49 @@ def test_a_hello_in_pieces(
     assert server.receive() == b"x" * 50_000
 
 
-def test_sessions_are_resumed(
-    client_context: ssl.SSLContext, server_context: ssl.SSLContext
-) -> None:
+def test_sessions_are_resumed(client_context: ssl.SSLContext, new_server: Server) -> None:
     """In TLS 1.2 the client's Finished, which is encrypted, comes in a record of the same type."""
     session = None
     for number in range(50):
         client = TLSConnection(client_context, server_hostname=NAME, session=session)
-        server = TLSConnection(server_context, server_side=True)
+        server = new_server()
         shake_hands(client, server)
         assert server.handshake is not None
         assert server.handshake.session_reused == (number > 0)
         session = client.session
+
+
+def test_a_callback_of_ones_own_is_called_as_ever(
+    ca: trustme.CA, client_context: ssl.SSLContext, tls_version: ssl.TLSVersion
+) -> None:
+    """It may put another context in, or return an alert."""
+    contexts = {
+        name: server_context_for(ca.issue_cert(name), tls_version)
+        for name in ("a.example", "b.example")
+    }
+    base = contexts["a.example"]
+    asked: list[str | None] = []
+
+    def choose(ssl_object: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+        assert context is base
+        asked.append(name)
+        if name not in contexts:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        ssl_object.context = contexts[name]
+        return None
+
+    base.sni_callback = choose
+    for name in ("a.example", "b.example"):
+        client = TLSConnection(client_context, server_hostname=name)
+        server = server_of(base)
+        shake_hands(client, server)  # the client verifies the name
+        assert server.handshake is not None
+        assert server.handshake.server_hostname == name
+    client = TLSConnection(client_context, server_hostname="c.example")
+    refusal, _ = failures(client, server_of(base))
+    assert isinstance(refusal, PeerAlertError)
+    assert refusal.alert == "unrecognized_name"
+    assert asked == ["a.example", "b.example", "c.example"]
 
 
 STRANGE = {
@@ -286,8 +330,8 @@ def test_what_is_no_hello_is_judged_by_openssl(
     ],
     ids=["it says so", "it comes", "among warnings", "empty records"],
 )
-def test_hello_without_end_is_not_kept(data: bytes, server_context: ssl.SSLContext) -> None:
-    server = TLSConnection(server_context, server_side=True)
+def test_hello_without_end_is_not_kept(data: bytes, new_server: Server) -> None:
+    server = new_server()
     server.feed(data)
     with suppress(TLSError):
         while not server.do_handshake() and server.is_behind:

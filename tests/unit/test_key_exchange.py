@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 import trustme
 
-from tests.helpers import NAME, VERSIONS, client_context_for, server_context_for, shake_hands
-from trio_tlsbio import HandshakeInfo, TLSConnection, TLSError, TLSSession, sni_context
+from tests.helpers import (
+    NAME,
+    VERSIONS,
+    client_context_for,
+    server_context_for,
+    server_of,
+    shake_hands,
+)
+from trio_tlsbio import (
+    ClientHello,
+    HandshakeInfo,
+    TLSConnection,
+    TLSError,
+    TLSSession,
+    contexts_by_name,
+)
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
 from trio_tlsbio._core.key_exchange import group_in
@@ -24,13 +38,13 @@ HAS_MLKEM = ssl.OPENSSL_VERSION_INFO >= (3, 5)
 
 def connect(
     client_context: ssl.SSLContext,
-    server_context: ssl.SSLContext,
+    server_context: ssl.SSLContext | Callable[[ClientHello], object],
     session: TLSSession | None = None,
     chunk: int | None = None,
 ) -> tuple[TLSConnection, HandshakeInfo]:
     """Shake hands, and return the client and what both sides know of it."""
     client = TLSConnection(client_context, server_hostname=NAME, session=session)
-    server = TLSConnection(server_context, server_side=True)
+    server = server_of(server_context)
     shake_hands(client, server, chunk)
     info, on_server = client.handshake, server.handshake
     assert info is not None
@@ -76,7 +90,7 @@ def test_the_group_is_told_where_the_context_looks_at_names(
 ) -> None:
     """Also where the server has asked for another key share than the first."""
     server_context.set_ecdh_curve(curve)
-    _, info = connect(client_context, sni_context({NAME: server_context}))
+    _, info = connect(client_context, contexts_by_name({NAME: server_context}))
     assert info.group == {"prime256v1": "secp256r1"}.get(curve, curve)
 
 

@@ -11,13 +11,21 @@ import trio
 import trio.testing
 import trustme
 
-from tests.helpers import NAME, both_handshakes, failures, has_psk, shake_hands, wrap_pair
+from tests.helpers import (
+    NAME,
+    both_handshakes,
+    failures,
+    has_psk,
+    server_of,
+    shake_hands,
+    wrap_pair,
+)
 from trio_tlsbio import (
     CertificateError,
     PeerAlertError,
     TLSConnection,
     TLSError,
-    sni_context,
+    contexts_by_name,
 )
 
 pytestmark = has_psk
@@ -363,19 +371,20 @@ def test_a_handshake_with_a_key_alone_gives_no_session() -> None:
 @pytest.mark.parametrize("name", ["a.example", "b.example"])
 def test_each_name_has_its_own_keys(tls_version: ssl.TLSVersion, name: str) -> None:
     """A session that a key of one name has made does not let in at another name."""
-    server_context = sni_context(
+    choose = contexts_by_name(
         {
             "a.example": psk_server(tls_version),
             "b.example": psk_server(tls_version, {"bob": KEY}),
         }
     )
     client_context = psk_client(tls_version)
-    client, server = pair_of(client_context, server_context, server_hostname="a.example")
-    shake_hands(client, server)
+    client = TLSConnection(client_context, server_hostname="a.example")
+    shake_hands(client, server_of(choose))
     session = client.session
     assert session is not None
     object.__setattr__(session, "server_hostname", name)  # as a hostile client can
-    pair = pair_of(client_context, server_context, server_hostname=name, session=session)
+    client = TLSConnection(client_context, server_hostname=name, session=session)
+    pair = client, server_of(choose)
     if name == "a.example":
         shake_hands(*pair)
     else:

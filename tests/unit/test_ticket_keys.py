@@ -15,14 +15,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import trustme
 
 from tests.certificates import CLIENT, Certificate, Issued, load_revocation_list
-from tests.helpers import NAME, client_context_for, failures, server_context_for, shake_hands
-from trio_tlsbio import CertificateError, ReloadingContext, TLSConnection, TLSSession, sni_context
+from tests.helpers import (
+    NAME,
+    client_context_for,
+    failures,
+    server_context_for,
+    server_of,
+    shake_hands,
+)
+from trio_tlsbio import (
+    CertificateError,
+    ReloadingContext,
+    TLSConnection,
+    TLSSession,
+    contexts_by_name,
+)
 from trio_tlsbio._core import native_context
 from trio_tlsbio._net.ticket_keys import hkdf, purpose_of
+from trio_tlsbio._stream.decisions import ChooseContext
 from trio_tlsbio.ticket_keys import TicketKeys
 
 AVAILABLE = TicketKeys.is_available()
@@ -661,28 +676,37 @@ def test_only_contexts_of_servers_have_keys(
 def test_each_name_has_its_own(
     ca: trustme.CA, client_context: ssl.SSLContext, key_file: Path, tls_version: ssl.TLSVersion
 ) -> None:
-    def make_context() -> ssl.SSLContext:
-        return sni_context(
+    names = "a.example", "b.example"
+
+    def machine() -> ChooseContext:
+        return contexts_by_name(
             {
-                name: server_context_for(ca.issue_cert(name), tls_version)
-                for name in ("a.example", "b.example")
+                name: ReloadingContext(
+                    partial(server_context_for, ca.issue_cert(name), tls_version),
+                    ticket_keys=key_file,
+                )
+                for name in names
             }
         )
 
     def ask(
-        machine: ReloadingContext, name: str, session: TLSSession | None = None
+        choose: ChooseContext, name: str, session: TLSSession | None = None
     ) -> tuple[bool, TLSSession]:
         client = TLSConnection(client_context, server_hostname=name, session=session)
-        shake_hands(client, TLSConnection(machine(), server_side=True))
+        shake_hands(client, server_of(choose))
         assert client.handshake is not None
         assert client.session is not None
         return client.handshake.session_reused, client.session
 
-    one, other = (ReloadingContext(make_context, ticket_keys=key_file) for _ in range(2))
-    for name in "a.example", "b.example":
+    client_context.check_hostname = False
+    one, other = machine(), machine()
+    for name in names:
         resumed, session = ask(one, name)
         assert not resumed
         assert ask(other, name, session)[0]
+        (elsewhere,) = set(names) - {name}
+        stolen = attrs.evolve(session, server_hostname=elsewhere)  # as a hostile client can
+        assert not ask(other, elsewhere, stolen)[0]
 
 
 @available

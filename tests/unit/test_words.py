@@ -144,7 +144,6 @@ def explained(exc: ssl.SSLError) -> TLSError:
         exc,
         names=list,
         server_hostname="server.example",
-        refused_hostname=None,
         agrees_by_psk=False,
         refusal=None,
     )

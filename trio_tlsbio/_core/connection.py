@@ -60,6 +60,8 @@ class TLSConnection:
       session: The session of an earlier connection to resume. Clients only.
       verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
         Until then no data passes, and our last message of the handshake is held back.
+      strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
+        none of those that the context has. See :class:`TLSStream`.
       collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
         takes a little time for each, and is not needed for :attr:`session`, the latest one.
 
@@ -93,13 +95,16 @@ class TLSConnection:
         session: TLSSession | None = None,
         collect_sessions: bool = False,
         verifies_peer: bool = False,
+        strict_alpn: bool = False,
     ) -> None:
         arguments = Arguments.parse(
             ssl_context, server_side=server_side, server_hostname=server_hostname, session=session
         )
-        self._make(arguments, collect_sessions, verifies_peer)
+        self._make(arguments, collect_sessions, verifies_peer, strict_alpn)
 
-    def _make(self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool) -> None:
+    def _make(
+        self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
+    ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
         first_context = context_to_come() if ssl_context is None else ssl_context
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
@@ -112,7 +117,7 @@ class TLSConnection:
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
         self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
         hello = HelloWatch() if looks_at_hello else None
-        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello)
+        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
         self._info, self._plaintext = None, bytearray()
         self._sessions = self._tickets = self._request = None
         if not server_side:
@@ -654,8 +659,10 @@ class TLSConnection:
                 self._begin(handshake)
 
 
-def connection_of(arguments: Arguments, collects: bool, verifies: bool) -> TLSConnection:
+def connection_of(
+    arguments: Arguments, collects: bool, verifies: bool, strict_alpn: bool
+) -> TLSConnection:
     """Make a connection of arguments that were checked before. See :class:`TLSConnection`."""
     connection = TLSConnection.__new__(TLSConnection)
-    connection._make(arguments, collects, verifies)
+    connection._make(arguments, collects, verifies, strict_alpn)
     return connection

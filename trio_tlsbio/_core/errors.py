@@ -138,6 +138,8 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopI
     Args:
       alert: The alert to send, by its name in the RFC (RFC 9846 section 6), such as
         ``"unrecognized_name"``.
+      why: What to say about it in the server's log and in the :exc:`TLSError`, in place of "the
+        handshake was refused here". The client does not see it.
 
     Raises:
       ValueError: if there is no alert of this name.
@@ -145,18 +147,25 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopI
 
     alert: str
     """The alert's name."""
+    why: str | None
+    """What to say about it."""
 
-    def __init__(self, alert: str = "handshake_failure") -> None:
+    def __init__(self, alert: str = "handshake_failure", why: str | None = None) -> None:
         if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
             raise ValueError(
                 f"{alert!r} is no alert that ends a handshake: see section 6 of RFC 9846"
             )
-        super().__init__(alert)
+        super().__init__(alert, *([] if why is None else [why]))
         self.alert = alert
+        self.why = why
+
+    def __str__(self) -> str:
+        return self.alert if self.why is None else f"{self.why} (alert {self.alert})"
 
     def error(self) -> TLSError:
         """Return the error of the connection that is refused."""
-        message = f"the handshake was refused here (alert {self.alert})"
+        generic = f"the handshake was refused here (alert {self.alert})"
+        message = generic if self.why is None else str(self)
         return caused_by(TLSError(message, reason=self.alert.upper()), self)
 
 

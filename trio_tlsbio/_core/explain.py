@@ -12,7 +12,6 @@ from .certificates import presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
-from .sni import refused_hostname
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
@@ -54,16 +53,15 @@ def explain(
     *,
     names: Callable[[], Sequence[str]],
     server_hostname: str | None,
-    refused_hostname: str | None,
     agrees_by_psk: bool,
     refusal: str | None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
-    ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
-    whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal`` is the
-    reason why a record was refused, if it is known: newer OpenSSLs don't report it.
+    ``agrees_by_psk`` is whether it happened in a handshake of TLS 1.2 with a pre-shared key.
+    ``refusal`` is the reason why a record was refused, if it is known: newer OpenSSLs don't report
+    it.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -87,10 +85,6 @@ def explain(
         shown = number if alert == "unknown" and number is not None else alert
         message = f"the peer ended the connection: {words} (alert {shown})"
         error = PeerAlertError(message, alert=alert, reason=reason)
-    elif refused_hostname is not None:
-        # OpenSSL only knows that some callback has said no.
-        message = f"the peer asked for {printable(refused_hostname)}, which is not served here"
-        error = TLSError(message, reason="UNRECOGNIZED_NAME")
     elif agrees_by_psk and reason in _UNREADABLE:
         words = _REASONS["DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
         message = f"the pre-shared keys (PSK) of both sides differ, or {words}"
@@ -120,7 +114,6 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
         exc,
         names=partial(presented_names, ssl_object),
         server_hostname=ssl_object.server_hostname,
-        refused_hostname=refused_hostname(ssl_object),
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,

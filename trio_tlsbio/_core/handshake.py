@@ -9,14 +9,13 @@ import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .engine import Engine, Happening, ask
-from .errors import PeerAlertError, RefuseHandshake
+from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
 from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
-from .sni import context_for_name, note_requested_hostname
 from .states import Event
 
 __all__ = ["Handshake", "context_to_come"]
@@ -46,6 +45,8 @@ class Handshake:
     _verifies: bool
     # Holds the ClientHello back until it is whole, where it decides about the context.
     _hello: HelloWatch | None
+    # Whether to refuse a client whose application protocols are all unknown here.
+    _strict_alpn: bool
     # What the server has sent: its key exchange is in the first of it.
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: Whether it pauses until :meth:`use_context`.
@@ -57,6 +58,10 @@ class Handshake:
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _has_answered: bool = attrs.field(default=False, init=False)
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
+
+    def __attrs_post_init__(self) -> None:
+        if self._strict_alpn and not self._engine.ssl_object.server_side:
+            raise ValueError("strict_alpn is for servers: a client finds the protocol in handshake")
 
     @staticmethod
     def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:
@@ -88,7 +93,7 @@ class Handshake:
             # Always by this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
-            happening = self._go_on()
+            happening = self._refuse_protocols() or self._go_on()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -136,7 +141,10 @@ class Handshake:
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Go on with a context, if the handshake has paused for it."""
         self.wants_context = False
-        self._change_to(ssl_context)
+        engine = self._engine
+        engine.ssl_object = ssl_context.wrap_bio(
+            engine.inbox.bio, engine.outbox.bio, server_side=True
+        )
 
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in the clear, where the handshake has paused for a context."""
@@ -154,6 +162,28 @@ class Handshake:
             self._note_records(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
+
+    def _refuse_protocols(self) -> TLSError | None:
+        """Refuse a client that offers application protocols, if OpenSSL goes on without one.
+
+        CPython has OpenSSL do that, and RFC 7301 section 3.2 this. Nothing is encrypted for the
+        client yet, so an alert in the clear can take the place of OpenSSL's answer.
+        """
+        engine = self._engine
+        if not self._strict_alpn or not engine.outbox.bio.pending:
+            return None
+        hello = self.client_hello
+        if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
+            return None
+        engine.outbox.bio.read()
+        engine.outbox.pieces.append(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
+        offered = [name.decode("ascii", "backslashreplace") for name in hello.alpn_protocols[:5]]
+        offered += ["..."] * (len(hello.alpn_protocols) > len(offered))
+        return TLSError(
+            "the peer offers no application protocol (ALPN) that is served here, but "
+            f"{printable(', '.join(offered))}",
+            reason="NO_APPLICATION_PROTOCOL",
+        )
 
     def _go_on(self) -> Happening | None:
         """Give OpenSSL more to read, or note what that takes."""
@@ -179,7 +209,7 @@ class Handshake:
         return len(data) > 0
 
     def _refill_watched(self, watch: HelloWatch) -> bool:
-        """Refill while a ClientHello may come: OpenSSL gets it whole, by the context for its name.
+        """Refill while a ClientHello may come: OpenSSL gets it whole, once there is a context.
 
         If that were left to an sni_callback, OpenSSL would look for a session to resume before it
         has the context; and CPython prints a traceback for a name that is not ASCII.
@@ -196,28 +226,12 @@ class Handshake:
             inbox.records.take_all()
             outbox.pieces.append(watch.refusal.alert)
             return False
-        if is_first and watch.has_hello:
-            if self._ssl_context is None and watch.hello is not None:
-                self.wants_context = True
-                return False
-            self._choose_by_name(watch.server_name)
+        if is_first and self._ssl_context is None and watch.hello is not None:
+            self.wants_context = True
+            return False
         inbox.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()
-
-    def _choose_by_name(self, name: str | None) -> None:
-        """Begin with the context that a :func:`sni_context` has for a name."""
-        if self._ssl_context is not None:
-            context = context_for_name(self._ssl_context, name)
-            if context is not self._ssl_context:
-                self._change_to(context)
-        note_requested_hostname(self._engine.ssl_object, name)
-
-    def _change_to(self, context: ssl.SSLContext) -> None:
-        engine = self._engine
-        engine.ssl_object = context.wrap_bio(engine.inbox.bio, engine.outbox.bio, server_side=True)
-        assert self._hello is not None
-        note_requested_hostname(engine.ssl_object, self._hello.server_name)
 
     def _drop_finished(self, exc: BaseException) -> None:
         """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,

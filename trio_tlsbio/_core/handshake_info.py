@@ -21,7 +21,6 @@ from .client_hello import ClientHello
 from .hello import hello_in
 from .key_exchange import group_in
 from .records import Data
-from .sni import requested_hostname
 
 __all__ = ["HandshakeInfo"]
 
@@ -98,8 +97,8 @@ class HandshakeInfo:
 
     @property
     def server_hostname(self) -> str | None:
-        """The name that the client asked for, in its ASCII form. A client has checked it. None on a
-        server if the client asked for none.
+        """The name that the client asked for, in its ASCII form. A client has checked it. On a
+        server it is :attr:`ClientHello.server_name`: None if the client asked for none.
         """
         if self._server_hostname is not None or self.client_hello is None:
             return self._server_hostname
@@ -187,7 +186,7 @@ class HandshakeInfo:
             cipher_bits=cipher[2],
             group=group_in(server_records, cipher[0]) if has_exchange else None,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
-            server_hostname=ssl_object.server_hostname or requested_hostname(ssl_object),
+            server_hostname=ssl_object.server_hostname,
             session_reused=is_resumed,
             peer_certificate=own_certificate,
             peer_certificate_chain=chain,

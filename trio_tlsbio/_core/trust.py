@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-__all__ = ["is_trust_known", "security_level", "trust_the_same"]
+__all__ = ["is_trust_known", "security_level"]
 
 
 def security_level(context: ssl.SSLContext) -> int | None:
@@ -22,14 +22,3 @@ def is_trust_known(context: ssl.SSLContext) -> bool:
     # OpenSSL looks into when it needs to.
     stats = context.cert_store_stats()
     return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]
-
-
-def trust_the_same(one: ssl.SSLContext, other: ssl.SSLContext) -> bool:
-    """Whether it is certain that two servers' contexts let in the same clients."""
-    return one is other or (
-        is_trust_known(one)
-        and is_trust_known(other)
-        and security_level(one) == security_level(other) is not None
-        and sorted(one.get_ca_certs(binary_form=True))
-        == sorted(other.get_ca_certs(binary_form=True))
-    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 
 import attrs
 
 from trio_tlsbio._core.client_hello import ClientHello
-from trio_tlsbio._core.errors import RefuseHandshake
-from trio_tlsbio._core.sni import lookup_form
+from trio_tlsbio._core.errors import RefuseHandshake, printable
 from trio_tlsbio._stream.decisions import ChooseContext
 
 from .listening import current_context
@@ -50,7 +52,7 @@ def contexts_by_name(
     """
     by_name: dict[str, ssl.SSLContext | ContextProvider] = {}
     for name, context in contexts.items():
-        key = lookup_form(name)
+        key = _lookup_form(name)
         if key in by_name:
             raise ValueError(f"{name!r}: there is a context for this name already")
         by_name[key] = _checked(name, context)
@@ -86,5 +88,47 @@ class _ByName:
         parent = name.partition(".")[2]
         context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
         if context is None:
-            raise RefuseHandshake("unrecognized_name")
+            raise RefuseHandshake("unrecognized_name", _not_served(hello.requested_name))
         return current_context(context)
+
+
+def _not_served(name: bytes | None) -> str:
+    """Say that a name, which may be any bytes, is none of ours."""
+    asked = printable(name.decode("ascii", "backslashreplace")) if name else "no name"
+    return f"the peer asked for {asked}, which is not served here"
+
+
+# The underscore is not for hosts, but browsers and others ask for such names all the same.
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+
+
+def _lookup_form(name: str) -> str:
+    """Return a name as it is looked up.
+
+    Raises:
+      ValueError: if no client can ask for it.
+      TypeError: if it is no str.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a context must be a str, not {type(name).__name__}")
+    if not name.isascii():
+        raise ValueError(f"{name!r}: give the name in its ASCII form, which begins with xn--")
+    form = name.lower().removesuffix(".")
+    host = form.removeprefix("*.")
+    is_address = False
+    if "*" in host:
+        raise ValueError(
+            f"{name!r}: a wildcard stands for the whole first label, as in '*.example.org'"
+        )
+    with suppress(ValueError):
+        ipaddress.ip_address(host.strip("[]"))
+        is_address = True
+    if is_address:
+        raise ValueError(
+            f"{name!r}: clients don't ask for an IP address (RFC 6066 section 3): use default"
+        )
+    labels = host.split(".")
+    # No top-level domain is a number: what ends in one is meant for an address.
+    if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(form) > 253:
+        raise ValueError(f"{name!r} is not a host name that a client can ask for")
+    return form

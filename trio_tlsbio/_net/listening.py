@@ -126,6 +126,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
+        See :class:`TLSStream`.
 
     Raises:
       TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
@@ -152,6 +154,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         close_max_bytes: int = CLOSE_MAX_BYTES,
         proxy_protocol: TrustedProxies | None = None,
         verify_peer: VerifyPeer | None = None,
+        strict_alpn: bool = False,
     ) -> None:
         options = StreamOptions(
             https_compatible=https_compatible,
@@ -159,6 +162,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
             close_timeout=close_timeout,
             close_max_bytes=close_max_bytes,
             verify_peer=verify_peer,
+            strict_alpn=strict_alpn,
         )
         settings = ServerSettings.of(ssl_context, options, proxy_protocol)
         self.__attrs_init__(transport_listener, settings)
@@ -211,6 +215,7 @@ async def open_tls_over_tcp_listeners(
     close_max_bytes: int = CLOSE_MAX_BYTES,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    strict_alpn: bool = False,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -226,6 +231,8 @@ async def open_tls_over_tcp_listeners(
       close_max_bytes: How many bytes closing throws away before it stops waiting.
       proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
+        See :class:`TLSStream`.
 
     Raises:
       OSError: if the port can't be had.
@@ -238,6 +245,7 @@ async def open_tls_over_tcp_listeners(
         close_timeout=close_timeout,
         close_max_bytes=close_max_bytes,
         verify_peer=verify_peer,
+        strict_alpn=strict_alpn,
     )
     settings = ServerSettings.of(ssl_context, options, proxy_protocol)
     return await open_listeners(settings, port, host=host, backlog=backlog)

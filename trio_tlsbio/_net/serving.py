@@ -67,6 +67,7 @@ async def serve_tls_over_tcp(
     monitor: ServerMonitor | None = None,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    strict_alpn: bool = False,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -85,6 +86,7 @@ async def serve_tls_over_tcp(
         close_timeout=close_timeout,
         close_max_bytes=close_max_bytes,
         verify_peer=verify_peer,
+        strict_alpn=strict_alpn,
     )
     settings = ServerSettings.of(ssl_context, options, proxy_protocol)
     listeners = await open_listeners(settings, port, host=host, backlog=backlog)

@@ -14,7 +14,6 @@ import attrs
 
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
-from trio_tlsbio._core.sni import contexts_of
 from trio_tlsbio._core.trust import is_trust_known, security_level
 
 __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
@@ -228,10 +227,9 @@ class SharedTickets:
             self.error = exc
 
     def install(self, ssl_context: ssl.SSLContext) -> None:
-        """Give the keys to a context, or to each of those that an ``sni_context()`` leads to.
+        """Give the keys to a context.
 
         Raises:
           ValueError: see purpose_of(); or for a context that was made for clients.
         """
-        for context in contexts_of(ssl_context):
-            self._keys.install(context, purpose_of(context))
+        self._keys.install(ssl_context, purpose_of(ssl_context))

@@ -28,7 +28,9 @@ def assemble(
 ) -> Driver:
     """Return the connection and the transport of a :class:`TLSStream`."""
     verify_peer, choose_context = options.verify_peer, options.choose_context
-    connection = connection_of(arguments, on_session is not None, verify_peer is not None)
+    connection = connection_of(
+        arguments, on_session is not None, verify_peer is not None, options.strict_alpn
+    )
     transport = transport_for(
         transport_stream, connection.inbox, connection.outbox, connection.lifecycle.origin
     )

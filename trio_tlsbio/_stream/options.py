@@ -31,6 +31,7 @@ class StreamOptions:
     close_timeout: float = attrs.field(default=CLOSE_TIMEOUT)
     close_max_bytes: int = attrs.field(default=CLOSE_MAX_BYTES)
     verify_peer: VerifyPeer | None = attrs.field(default=None)
+    strict_alpn: bool = False
     #: Chooses the context of a server that has none when the connection is made.
     choose_context: ChooseContext | None = attrs.field(default=None)
 
@@ -42,6 +43,7 @@ class StreamOptions:
         handshake_timeout: float,
         close_timeout: float,
         close_max_bytes: int,
+        strict_alpn: bool = False,
     ) -> StreamOptions:
         """Return the options without functions: most connections of a program have the same."""
         return cls(
@@ -49,6 +51,7 @@ class StreamOptions:
             handshake_timeout=handshake_timeout,
             close_timeout=close_timeout,
             close_max_bytes=close_max_bytes,
+            strict_alpn=strict_alpn,
         )
 
     def deciding(

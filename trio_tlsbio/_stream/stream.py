@@ -94,6 +94,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         of the handshake is held back. What it raises refuses the peer, as the cause of a
         :exc:`TLSError`, or itself if it is one; no alert is sent. Cancelled or not returned within
         ``handshake_timeout``, it is as with the rest of the handshake.
+      strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
+        none of those that the context has, by the alert ``no_application_protocol`` (RFC 7301
+        section 3.2). By default the handshake goes on without a protocol, as Python's servers do. A
+        client that offers no protocol is served in either case.
 
     Raises:
       ValueError: for arguments that don't go together, before a byte is sent.
@@ -126,9 +130,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         close_max_bytes: int = CLOSE_MAX_BYTES,
         received: Data = b"",
         verify_peer: VerifyPeer | None = None,
+        strict_alpn: bool = False,
     ) -> None:
         options = StreamOptions.of(
-            https_compatible, handshake_timeout, close_timeout, close_max_bytes
+            https_compatible, handshake_timeout, close_timeout, close_max_bytes, strict_alpn
         )
         is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
         if is_chosen or verify_peer is not None:

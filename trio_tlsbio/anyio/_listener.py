@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial, wraps
@@ -15,11 +14,9 @@ import attrs
 from anyio.streams.tls import TLSAttribute
 
 import trio_tlsbio
-from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.errors import printable
-from trio_tlsbio._net.listening import current_context
+from trio_tlsbio._net.listening import ServerContext, ServerSettings
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
-from trio_tlsbio._stream.options import StreamOptions
 
 from ._errors import TLSError
 from ._stream import TLSStream, options_of, server_stream, shake_hands
@@ -42,8 +39,9 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     listener: anyio.abc.Listener[Any]
     """The listener whose connections are wrapped."""
 
-    ssl_context: ssl.SSLContext | trio_tlsbio.ContextProvider
-    """The settings, or a function that returns them: see :class:`trio_tlsbio.TLSListener`."""
+    ssl_context: ServerContext
+    """The settings, or a function that returns them, such as one that
+    :func:`trio_tlsbio.contexts_by_name` makes: see :class:`trio_tlsbio.TLSListener`."""
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""
@@ -51,12 +49,11 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     handshake_timeout: float = 30.0
     """How long a handshake may take, in seconds."""
 
-    def __attrs_post_init__(self) -> None:
-        Arguments.of_server(current_context(self.ssl_context))
-        self._options()
+    _settings: ServerSettings = attrs.field(init=False, repr=False)
 
-    def _options(self) -> StreamOptions:
-        return options_of(self.standard_compatible, self.handshake_timeout)
+    def __attrs_post_init__(self) -> None:
+        options = options_of(self.standard_compatible, self.handshake_timeout)
+        self._settings = ServerSettings.of(self.ssl_context, options, None)
 
     @staticmethod
     async def handle_handshake_error(
@@ -111,9 +108,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     async def _wrap(self, transport_stream: AnyByteStream) -> trio_tlsbio.TLSStream[Any]:
         try:
             return server_stream(
-                transport_stream,
-                Arguments.of_server(current_context(self.ssl_context)),
-                self._options(),
+                transport_stream, self._settings.arguments(), self._settings.options
             )
         except BaseException:  # what the function that gives the context raises
             await anyio.aclose_forcefully(transport_stream)

@@ -16,6 +16,7 @@ from trio_tlsbio import (
     PeerAlertError,
     TLSListener,
     TLSStream,
+    contexts_by_name,
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
@@ -27,13 +28,9 @@ async def test_what_strangers_send_writes_no_lines_of_its_own(
     client_context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def refuse(ssl_object: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int:
-        ssl_object.refused_hostname = name  # type: ignore[attr-defined]
-        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
-
-    server_context.sni_callback = refuse
     client_context.check_hostname = False
-    async with serving(echo, server_context, client_context) as server:
+    choose = contexts_by_name({NAME: server_context})
+    async with serving(echo, choose, client_context) as server:
         stream = TLSStream(
             await server.tcp(), client_context, server_hostname="a\nconnection from\x1b[31m"
         )

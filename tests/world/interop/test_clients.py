@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -15,13 +15,14 @@ import trustme
 
 from tests.helpers import LIMIT, NAME, server_context_for
 from trio_tlsbio import (
+    ClientHello,
     HandshakeInfo,
     TLSError,
     TLSListener,
     TLSStream,
     TruncationError,
+    contexts_by_name,
     serve_tls_over_tcp,
-    sni_context,
 )
 from trio_tlsbio.monitoring import HandshakeCompleted, HandshakeFailed, ServerEvent, ServerMonitor
 
@@ -38,6 +39,7 @@ from .harness import (
     Side,
     until_all_is_read,
 )
+from .hellos import check, recorded
 from .stacks import with_each
 
 TCPTLSStream: TypeAlias = TLSStream[trio.SocketStream]
@@ -121,7 +123,7 @@ class OurServer:
 @asynccontextmanager
 async def serving(
     case: Case,
-    context: ssl.SSLContext,
+    context: ssl.SSLContext | Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]],
     *,
     is_silent: bool = False,
     answers_at_the_end: bool = False,
@@ -142,6 +144,16 @@ async def serving(
             server.port = transport_listener.socket.getsockname()[1]
             yield server
             nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(autouse=True)
+def hellos(case: Case, server_cert: trustme.LeafCert) -> Iterator[None]:
+    """Every ClientHello that comes is read as OpenSSL reads it, in whatever pieces it comes."""
+    with recorded() as flights:
+        yield
+    assert flights
+    for flight in set(flights):
+        check(flight, server_cert)
 
 
 @pytest.fixture
@@ -209,7 +221,7 @@ async def test_certificate_by_name(
     other_cert: trustme.LeafCert, case: Case, files: Files, context: ssl.SSLContext
 ) -> None:
     other_context = server_context_for(other_cert, case.version)
-    by_name = sni_context({NAME: context, OTHER_NAME: other_context})
+    by_name = contexts_by_name({NAME: context, OTHER_NAME: other_context})
     async with serving(case, by_name) as server:
         for number, name in enumerate((NAME, OTHER_NAME)):
             async with asking(case, files, server, name=name):

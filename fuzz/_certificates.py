@@ -11,8 +11,9 @@ import attrs
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from trio_tlsbio._core.certificates import certificate_names, presented_names
+from trio_tlsbio._core.certificates import presented_names
 from trio_tlsbio._core.errors import printable
+from trio_tlsbio._core.peer_names import certificate_names
 from trio_tlsbio.cli import _facts
 
 from ._forge import (

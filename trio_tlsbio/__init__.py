@@ -18,6 +18,7 @@ from ._core.errors import (
     TruncationError,
 )
 from ._core.handshake_info import HandshakeInfo
+from ._core.peer_names import PeerName
 from ._core.sessions import TLSSession
 from ._core.sni import sni_context
 from ._net.by_name import contexts_by_name
@@ -47,6 +48,7 @@ __all__ = [
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
+    "PeerName",
     "PostHandshakeAuthError",
     "PumpedStream",
     "Reconnecting",

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError, TLSStream
-from trio_tlsbio._core.certificates import certificate_names
+from trio_tlsbio._core.peer_names import certificate_names
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 

@@ -2,6 +2,7 @@
 
 from trio import NeedHandshakeError
 
+from . import asgi as asgi
 from . import core as core
 from . import monitoring as monitoring
 from . import proxy_protocol as proxy_protocol

@@ -34,8 +34,8 @@ class PeerName:
     """``"DNS"``, ``"IP"``, ``"URI"`` or ``"email"``."""
 
     value: str
-    """The name. IP addresses have the form of the module :mod:`ipaddress`, such as ``"::1"``. The
-    others are as the certificate has them, and may contain anything."""
+    """The name. IP addresses have their usual form, such as ``"::1"``. The others are as the
+    certificate has them, and may contain anything."""
 
     def __str__(self) -> str:
         return self.value

@@ -40,6 +40,7 @@ def server_sees(
         client.load_into(client_context)
     ca.configure_trust(server_context)
     server_context.verify_mode = verify_mode
+    server_context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python 3.13 refuses odd authorities
     _, server = pair = tls_connection_pair(client_context, server_context, server_hostname=NAME)
     exchange(*pair)
     assert server.handshake is not None

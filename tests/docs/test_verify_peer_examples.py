@@ -34,6 +34,7 @@ from tests.helpers import (
     server_context_for,
     serving,
 )
+from tests.programs import needs
 from trio_tlsbio import SessionCache, TLSError, TLSStream, open_tls_over_tcp_stream
 
 
@@ -91,6 +92,7 @@ def test_a_backup_pin_is_asked_for() -> None:
         example("pinning").Pins("only one")
 
 
+@needs("openssl")
 def test_pins_are_those_of_the_shell_line(issuer: Issued, tmp_path: Path) -> None:
     server = Certificate().signed_by(issuer)
     (tmp_path / "server.pem").write_bytes(server.pem)

@@ -11,8 +11,10 @@ import attrs
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from trio_tlsbio._core.certificates import certificate_names, presented_names
+from trio_tlsbio._core.certificates import presented_names
 from trio_tlsbio._core.errors import printable
+from trio_tlsbio._core.peer_names import certificate_names, spiffe_id_in
+from trio_tlsbio.asgi import tls_extension
 from trio_tlsbio.cli import _facts
 
 from ._forge import (
@@ -34,6 +36,8 @@ __all__ = ["fuzz_certificates"]
 _CONTEXT = b" " * 64 + b"TLS 1.3, server CertificateVerify\0"  # RFC 9846 section 4.5.2
 _ECDSA_SECP256R1_SHA256 = b"\x04\x03"
 _SEQUENCE, _SET, _OID, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x31, 6, 2, 3, 4
+
+_POINT = 65  # of P-256, not compressed
 
 _VERSION = bytes.fromhex("a003020102")  # 3
 _ECDSA = bytes.fromhex("300a06082a8648ce3d040302")
@@ -187,9 +191,16 @@ def _look(client: Subject, count: int) -> None:
         names = certificate_names(certificate)
         assert all(isinstance(each, str) for each in names)
         facts = _facts._certificate(der, certificate)
-        assert facts.names == names
+        assert facts.names_of("DNS", "IP") == list(names)
         assert printable(repr(facts)).isprintable()
         assert facts.days_left is None or isinstance(facts.days_left, int)
+        assert spiffe_id_in(certificate, der) in (None, *facts.names_of("URI"))
+    # It has proved to have this key, in whatever form it presents that.
+    key = info.peer_public_key
+    assert key is None or _key()[1][-_POINT:] in key
+    tls = tls_extension(info)
+    assert len(tls["client_cert_chain"]) == count
+    assert isinstance(tls["client_cert_name"], str | None)
     matched = info.matched_name
     assert matched is None or matched in info.certificate_names
     assert presented_names(client.connection.ssl_object) == certificate_names(decoded[0])

@@ -2,6 +2,7 @@
 
 from trio import NeedHandshakeError
 
+from . import asgi as asgi
 from . import core as core
 from . import monitoring as monitoring
 from . import proxy_protocol as proxy_protocol
@@ -18,6 +19,7 @@ from ._core.errors import (
     TruncationError,
 )
 from ._core.handshake_info import HandshakeInfo
+from ._core.peer_names import PeerName
 from ._core.sessions import TLSSession
 from ._net.by_name import contexts_by_name
 from ._net.connecting import TLSConnector, open_tls_over_tcp_stream, reconnect
@@ -46,6 +48,7 @@ __all__ = [
     "HandshakeTimeoutError",
     "NeedHandshakeError",
     "PeerAlertError",
+    "PeerName",
     "PostHandshakeAuthError",
     "PumpedStream",
     "Reconnecting",

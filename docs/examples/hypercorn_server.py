@@ -13,6 +13,7 @@ from hypercorn.typing import ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
 import trio_tlsbio
+from trio_tlsbio.asgi import tls_extension
 
 Stream = trio_tlsbio.TLSStream[trio.SocketStream]
 Listeners = list[trio_tlsbio.TLSListener[trio.SocketStream]]
@@ -52,6 +53,19 @@ class Watched(trio.abc.Listener[Stream]):
         self.on_end()
 
 
+class WithTLS:
+    """The app, told about one connection: ``scope["extensions"]["tls"]`` has who the client is."""
+
+    def __init__(self, app: Any, stream: Stream) -> None:
+        assert stream.handshake is not None
+        self.app = app
+        self.tls = tls_extension(stream.handshake)
+
+    async def __call__(self, scope: Any, *args: Any) -> None:
+        scope.setdefault("extensions", {})["tls"] = self.tls
+        await self.app(scope, *args)
+
+
 async def serve(
     app: Any,
     config: Config,
@@ -72,8 +86,9 @@ async def serve(
 
     async def handle(stream: Stream) -> None:
         connection: Any = stream  # it has all that hypercorn uses of a trio.SSLStream
+        with_tls: Any = WithTLS(wrapped_app, stream)
         await Connection(
-            draining, wrapped_app, config, context, ConnectionState(state.copy()), connection
+            draining, with_tls, config, context, ConnectionState(state.copy()), connection
         )
 
     def listener_ended() -> None:

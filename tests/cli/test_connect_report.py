@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
+from cryptography import x509
 
+from tests.certificates import Certificate, Issued
 from tests.commands import COMMAND, TIMEOUT, Stream, document, refused, run, run_here
 from tests.helpers import NAME, both_handshakes, server_context_for, tcp_pair, wrap_pair
 from trio_tlsbio import TLSStream, TruncationError
@@ -132,6 +134,28 @@ async def test_json(server: Chain, tls_version: ssl.TLSVersion) -> None:
     assert flights[1]["records"][0]["messages"] == ["ServerHello"]
     assert sum(item["size"] for item in flights[0]["records"]) == flights[0]["size"]
     assert connection["timeline"]["bytes_not_kept"] == 0
+
+
+async def test_names_of_each_kind(ca: trustme.CA, server: Chain) -> None:
+    spiffe_id = "spiffe://example.org/web"
+    others = x509.UniformResourceIdentifier(spiffe_id), x509.RFC822Name("web@example.org")
+    issued = Certificate(names=["localhost", *others]).signed_by(Issued.of(ca))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    issued.load_into(context)
+    async with tls_server(echo, context) as port:
+        connect = ("connect", f"localhost:{port}", "--cafile", server.ca)
+        result, insecure = await run(*connect), await run(*connect, "--insecure")
+        handshake = document(await run(*connect, "--json"))["connections"][0]["handshake"]
+    assert result.fact("names") == f"localhost (matched), {spiffe_id}, web@example.org"
+    assert result.fact("SPIFFE ID") == spiffe_id
+    assert "SPIFFE ID" not in insecure.stderr, "nobody has verified it"
+    (leaf,) = handshake["certificates"]
+    assert (leaf["names"], leaf["uris"], leaf["emails"]) == (
+        ["localhost"],
+        [spiffe_id],
+        ["web@example.org"],
+    )
+    assert handshake["spiffe_id"] == spiffe_id
 
 
 async def test_json_errors(

@@ -11,7 +11,9 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography import x509
 
+from tests.certificates import Certificate, Issued
 from tests.commands import facts, refused, run, serve
 from tests.helpers import client_context_for
 from trio_tlsbio import CertificateError, PeerAlertError, SessionCache, TLSStream
@@ -181,6 +183,40 @@ async def test_client_certificates(
         with pytest.raises(PeerAlertError, match="unknown_ca"):
             await exchange(stream, b"hello")
         await trio.aclose_forcefully(stream)
+        result = await server.end()
+    clients = [line.partition(": the client is ")[2] for line in result.stderr.splitlines()]
+    assert list(filter(None, clients)) == ["client@client.example"]
+
+
+@pytest.mark.parametrize(
+    ("names", "common_name", "words"),
+    [
+        (["a.example", "::1", x509.RFC822Name("a@b.example")], "x", "a.example, ::1, a@b.example"),
+        ([x509.UniformResourceIdentifier("spiffe://a.example/b")], "x", "spiffe://a.example/b"),
+        ([x509.DNSName("a\nb")], "x", "a\\nb"),
+        ([], "alice", "alice"),
+        ([], None, "a client whose certificate has no name"),
+    ],
+    ids=["each kind", "SPIFFE", "line break", "common name", "nameless"],
+)
+async def test_who_the_client_is(
+    names: list[str | x509.GeneralName],
+    common_name: str | None,
+    words: str,
+    pem: Path,
+    ca: trustme.CA,
+    ca_pem: Path,
+) -> None:
+    context = client_context_for(ca)
+    client = Certificate(names=names, common_name=common_name).signed_by(Issued.of(ca))
+    client.load_into(context)
+    async with serve("--cert", pem, "--client-ca", ca_pem, "--www") as server:
+        async with await connect(server, context) as stream:
+            await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            page = b"".join([part async for part in stream]).decode()
+        await server.until(f": the client is {words}")
+    assert facts(page, "names") == ([words] if names else [])
+    assert facts(page, "SPIFFE ID") == ([words] if words.startswith("spiffe:") else [])
 
 
 async def test_line_to_try_tells_of_the_client_certificate(ca_pem: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import ssl
 import sys
@@ -18,7 +17,7 @@ from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, echo, server_context_for, serving
 from trio_tlsbio import CertificateError, TLSConnector, TLSStream
 
-from .peers import NAME, Logged, Stream, check_echo, connect
+from .peers import NAME, Logged, check_echo, connect
 
 
 def pem_file(directory: Path, ca: trustme.CA) -> str:
@@ -137,29 +136,6 @@ async def test_certifi(
         monkeypatch.setattr(certifi, "where", lambda: path)
         names = await block.run(ssl=ssl, certifi=certifi)
         await check_echo(await connect(port, names["context"]))
-
-
-async def test_pinning(client_context: ssl.SSLContext, context: ssl.SSLContext) -> None:
-    pinning = example("pinning")
-    received: list[bytes] = []
-
-    async def listen(stream: Stream) -> None:
-        async for chunk in stream:
-            received.append(bytes(chunk))
-            await stream.send_all(chunk)
-
-    async with serving(listen, context) as port:
-        async with await connect(port, client_context) as stream:
-            await stream.do_handshake()
-            certificate = stream.getpeercert(binary_form=True)
-            await stream.send_all(b"first")
-            await stream.receive_some()
-        assert isinstance(certificate, bytes)
-        pin = hashlib.sha256(certificate).hexdigest()
-        await check_echo(await pinning.connect(HOST, port, {"another", pin}, client_context))
-        with pytest.raises(pinning.WrongCertificateError, match=pin):
-            await pinning.connect(HOST, port, {"another"}, client_context)
-    assert received == [b"first", b"hello"], "nothing was sent to the wrong one"
 
 
 @runs("trust.rst", "tcp_stream = await trio.open_tcp_stream(")

@@ -69,6 +69,7 @@ def test_the_modules_are_found() -> None:
 def test_no_name_is_in_two_modules() -> None:
     modules = [
         trio_tlsbio,
+        trio_tlsbio.asgi,
         trio_tlsbio.core,
         trio_tlsbio.monitoring,
         trio_tlsbio.proxy_protocol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -11,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import trio
 import trio.testing
+import trio_websocket
 import trustme
+from cryptography import x509
 
 from tests.docblocks import example
 from tests.helpers import (
     HOST,
     LIMIT,
+    NAME,
     ROOT,
     client_context_for,
     port_of,
@@ -40,6 +45,7 @@ from trio_tlsbio import (
     TLSStream,
     open_tls_over_tcp_listeners,
 )
+from trio_tlsbio.httpx import TLSTransport
 
 __all__ = ["contexts", "http", "server_pem"]  # fixtures
 
@@ -176,6 +182,73 @@ class Hypercorn:
     async def drain(self) -> None:
         for listener in self.listeners:
             await listener.aclose()
+
+
+@pytest.mark.parametrize("kind", ["HTTP/1.1", "HTTP/2", "WebSocket"])
+async def test_hypercorn_tells_an_app_who_the_client_is(
+    kind: str,
+    ca: trustme.CA,
+    tls_version: ssl.TLSVersion,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+) -> None:
+    """The extension `tls` of ASGI, of two clients at once, one of which has no certificate."""
+    alice = ca.issue_cert("alice@example.org", common_name="alice")
+    with_certificate = client_context_for(ca, tls_version)
+    alice.configure_cert(with_certificate)
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+
+    async def who(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        text = json.dumps(scope["extensions"]["tls"])
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": text})
+            await send({"type": "websocket.close"})
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": text.encode()})
+
+    async def ask(context: ssl.SSLContext) -> Any:
+        if kind == "WebSocket":
+            tcp_stream = await trio.open_tcp_stream(HOST, port)
+            stream = TLSStream(tcp_stream, context, server_hostname=NAME)
+            async with stream, open_websocket_over(stream) as websocket:
+                return json.loads(await websocket.get_message())
+        transport = TLSTransport(verify=context, http2=kind == "HTTP/2")
+        async with httpx.AsyncClient(transport=transport) as client:
+            response = await client.get(f"https://{HOST}:{port}/")
+            assert response.http_version == kind
+            return response.json()
+
+    async with Hypercorn(who, server_context).running() as port:
+        answers = [await ask(with_certificate), await ask(client_context)]
+    # OpenSSL sends the issuer along, since the client trusts it too.
+    chain = [pem.bytes().decode() for pem in (*alice.cert_chain_pems, ca.cert_pem)]
+    subject = x509.load_pem_x509_certificate(chain[0].encode()).subject.rfc4514_string()
+    for answer, sent, name in zip(answers, [chain, []], [subject, None], strict=True):
+        received = answer.pop("client_cert_chain")
+        assert [pem.strip() for pem in received] == [pem.strip() for pem in sent]
+        cipher = {"TLSv1_2": 0xC02C, "TLSv1_3": 0x1302}[tls_version.name]
+        assert answer == {
+            "server_cert": None,
+            "client_cert_name": name,
+            "client_cert_error": None,
+            "tls_version": tls_version.value,
+            "cipher_suite": cipher,
+        }
+
+
+@asynccontextmanager
+async def open_websocket_over(stream: Any) -> AsyncIterator[Any]:
+    async with trio.open_nursery() as nursery:
+        websocket = await trio_websocket.wrap_client_stream(nursery, stream, HOST, "/")
+        yield websocket
+        await websocket.aclose()
 
 
 @pytest.mark.parametrize("http2", [False, True])

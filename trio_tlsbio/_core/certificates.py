@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _ssl
-import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -13,40 +12,19 @@ import attrs
 
 from .context_settings import verify_mode
 from .openssl_errors import clean_error_queue
+from .peer_names import certificate_names
 
 __all__ = [
     "Certificate",
     "UndecodedCertificate",
-    "certificate_names",
     "copies_of",
     "decoded",
-    "is_same_name",
     "peer_certificates",
     "presented_names",
 ]
 
 # A certificate as SSLObject.getpeercert() decodes it.
 Certificate = Mapping[str, Any]
-
-
-def certificate_names(certificate: Certificate) -> tuple[str, ...]:
-    """Return the DNS names and IP addresses that a certificate is valid for.
-
-    Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
-    section 2).
-
-    Args:
-      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
-    """
-    names = []
-    for kind, value in certificate.get("subjectAltName", ()):
-        if kind == "DNS":
-            names.append(value)
-        elif kind == "IP Address":
-            with suppress(ValueError):  # one that is malformed stands for nobody
-                # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
-                names.append(str(ipaddress.ip_address(value.strip())))
-    return tuple(names)
 
 
 def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
@@ -150,16 +128,3 @@ def peer_certificates(
         own = _decoded_by(ssl_object)
     # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
     return own, chain if leaf in chain else (leaf, *chain), objects
-
-
-def is_same_name(pattern: str, hostname: str) -> bool:
-    """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
-    try:
-        return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
-    except ValueError:
-        pass
-    pattern, hostname = pattern.lower(), hostname.lower()
-    if pattern.startswith("*."):
-        # A wildcard stands for exactly one label, the leftmost.
-        return hostname.partition(".")[2] == pattern[2:]
-    return pattern == hostname

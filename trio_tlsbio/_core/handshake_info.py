@@ -8,18 +8,25 @@ from typing import Any
 
 import attrs
 
+from .certificate_der import CertificateParts
 from .certificates import (
     Certificate,
     UndecodedCertificate,
-    certificate_names,
     copies_of,
     decoded,
-    is_same_name,
     peer_certificates,
 )
 from .client_hello import ClientHello
 from .hello import hello_in
 from .key_exchange import group_in
+from .peer_names import (
+    PeerName,
+    certificate_names,
+    common_name,
+    is_same_name,
+    names_in,
+    spiffe_id_in,
+)
 from .records import Data
 
 __all__ = ["HandshakeInfo"]
@@ -132,13 +139,62 @@ class HandshakeInfo:
         return None
 
     @property
+    def peer_names(self) -> tuple[PeerName, ...]:
+        """The names that the peer's certificate is for: DNS names, IP addresses, URIs and e-mail
+        addresses, each with its kind, in the order of the certificate's subjectAltName.
+
+        Empty unless the certificate was verified, as :attr:`peer_certificate` is.
+        """
+        return names_in(self.peer_certificate or {})
+
+    @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The DNS names and IP addresses that the peer's certificate is valid for.
+        """The DNS names and IP addresses among :attr:`peer_names`: what a server is checked for.
 
         Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
-        section 2). Empty unless the certificate was verified, as :attr:`peer_certificate` is.
+        section 2).
         """
         return certificate_names(self.peer_certificate or {})
+
+    @property
+    def peer_common_name(self) -> str | None:
+        """The common name in the subject of the peer's certificate.
+
+        None if there are none or several, and unless the certificate was verified, as
+        :attr:`peer_certificate` is. For authorities that put names nowhere else: servers are
+        checked by :attr:`peer_names`.
+        """
+        return common_name(self.peer_certificate or {})
+
+    @property
+    def spiffe_id(self) -> str | None:
+        """The SPIFFE ID of the peer, such as ``"spiffe://example.org/billing"``.
+
+        It is the only URI in :attr:`peer_names`, and has the form that the `SPIFFE ID standard
+        <https://spiffe.io/docs/latest/spiffe-specs/spiffe-id/>`__ requires. None if there are
+        several URIs, if the certificate is an authority's or may sign certificates or revocation
+        lists, and unless the certificate was verified, as :attr:`peer_certificate` is. Whether the
+        authority may issue names of this trust domain is not checked: for that, trust the
+        authorities of one trust domain only.
+        """
+        if not self.peer_certificate:
+            return None
+        return spiffe_id_in(self.peer_certificate, self.peer_certificate_chain[0])
+
+    @property
+    def peer_public_key(self) -> bytes | None:
+        """The public key in the peer's certificate: its SubjectPublicKeyInfo in DER form, of which
+        pins are the SHA-256 (RFC 7469 section 2.4).
+
+        The handshake has proved that the peer has the private key, also if the certificate was not
+        verified. None without a certificate, and if its form is not understood.
+        """
+        if not self.peer_certificate_chain:
+            return None
+        try:
+            return CertificateParts.of(self.peer_certificate_chain[0]).public_key
+        except ValueError:
+            return None
 
     @property
     def decoded_chain(self) -> tuple[Certificate, ...]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError, TLSStream
-from trio_tlsbio._core.certificates import certificate_names
+from trio_tlsbio._core.peer_names import PeerName, names_in
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 
@@ -90,10 +90,14 @@ class CertificateFacts:
     issuer: str | None
     not_before: datetime | None
     not_after: datetime | None
-    names: tuple[str, ...]
+    names: tuple[PeerName, ...]
     serial_number: str | None
     key: KeyFacts | None
     sha256: str
+
+    def names_of(self, *kinds: str) -> list[str]:
+        """The names of some kinds."""
+        return [name.value for name in self.names if name.kind in kinds]
 
     @property
     def days_left(self) -> int | None:
@@ -304,7 +308,7 @@ def _certificate(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
         issuer=_distinguished_name(decoded["issuer"]) if decoded else None,
         not_before=_moment(decoded.get("notBefore")),
         not_after=_moment(decoded.get("notAfter")),
-        names=certificate_names(decoded),
+        names=names_in(decoded),
         serial_number=decoded.get("serialNumber"),
         key=_key_of(der),
         sha256=hashlib.sha256(der).hexdigest(),

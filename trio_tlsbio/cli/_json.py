@@ -73,6 +73,7 @@ def _handshake(handshake: Handshake) -> dict[str, Any]:
         "session_reused": info.session_reused,
         "verified": agreement.is_verified,
         "matched_name": info.matched_name,
+        "spiffe_id": info.spiffe_id,
         "certificates": [_certificate(certificate) for certificate in agreement.chain],
     }
 
@@ -85,7 +86,9 @@ def _certificate(certificate: CertificateFacts) -> dict[str, Any]:
         "not_before": _time(certificate.not_before),
         "not_after": _time(certificate.not_after),
         "days_left": certificate.days_left,
-        "names": list(certificate.names),
+        "names": certificate.names_of("DNS", "IP"),
+        "uris": certificate.names_of("URI"),
+        "emails": certificate.names_of("email"),
         "serial_number": certificate.serial_number,
         "key": None if key is None else {"kind": key.kind, "bits": key.bits},
         "sha256": certificate.sha256,

@@ -8,9 +8,14 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 
 from trio_tlsbio import TLSError
-from trio_tlsbio.monitoring import ConnectionClosed, ServerEvent, ServerStatistics
+from trio_tlsbio.monitoring import (
+    ConnectionClosed,
+    HandshakeCompleted,
+    ServerEvent,
+    ServerStatistics,
+)
 
-from ._words import aligned, say
+from ._words import aligned, client_words, say
 
 __all__ = ["shown_log", "tell", "tell_event", "tell_reload", "tell_statistics"]
 
@@ -41,12 +46,19 @@ def shown_log() -> Generator[None]:
 
 
 def tell_event(event: ServerEvent) -> None:
-    """Tell what has ended a connection, unless the library tells it: a fault on this side."""
-    if isinstance(event, ConnectionClosed):
-        error = event.error
-        if error is not None and not isinstance(error, TLSError):
-            with suppress(OSError):
-                say(f"connection from {event.peer}: {type(error).__name__}: {error}")
+    """Tell who a client is, and what has ended a connection unless the library tells it: a fault on
+    this side.
+    """
+    match event:
+        case HandshakeCompleted() if (client := client_words(event.handshake)) is not None:
+            _tell_of(event.peer, f"the client is {client}")
+        case ConnectionClosed(error=Exception() as error) if not isinstance(error, TLSError):
+            _tell_of(event.peer, f"{type(error).__name__}: {error}")
+
+
+def _tell_of(peer: str, words: str) -> None:
+    with suppress(OSError):
+        say(f"connection from {peer}: {words}")
 
 
 def tell_reload(error: Exception | None) -> None:

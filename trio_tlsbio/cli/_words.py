@@ -35,6 +35,7 @@ __all__ = [
     "agreement_facts",
     "aligned",
     "certificate_facts",
+    "client_words",
     "count",
     "ending_facts",
     "flight_words",
@@ -102,7 +103,9 @@ def _matched(info: HandshakeInfo) -> str:
 
 
 def _names(certificate: CertificateFacts, matched: str | None) -> str:
-    return ", ".join(f"{name} (matched)" if name == matched else name for name in certificate.names)
+    return ", ".join(
+        f"{name} (matched)" if name.value == matched else f"{name}" for name in certificate.names
+    )
 
 
 def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
@@ -122,15 +125,25 @@ def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
     yield "valid", _validity(leaf)
     if key := _key(leaf):
         yield "key", key
-    if len(leaf.names) > 1:
+    is_client = info.client_hello is None  # a client's certificate has no name to match
+    if leaf.names and not (is_client and len(leaf.names) == 1):
         yield "names", _names(leaf, info.matched_name)
+    if info.spiffe_id is not None:
+        yield "SPIFFE ID", info.spiffe_id
     for number, issuer in enumerate(issuers, start=1):
         yield f"chain, {number} up", issuer.subject or "unknown"
         yield "", f"issued by {issuer.issuer or 'unknown'}"
         yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
-    is_client = info.client_hello is None  # a client's certificate has no name to match
     if agreement.is_verified and is_client and info.server_hostname is not None:
         yield "name matched", _matched(info)
+
+
+def client_words(info: HandshakeInfo) -> str | None:
+    """Say who a client is, by its certificate; None if it has shown none."""
+    if not info.peer_certificate_chain:
+        return None
+    names = ", ".join(map(str, info.peer_names))
+    return names or info.peer_common_name or "a client whose certificate has no name"
 
 
 def agreement_facts(info: HandshakeInfo) -> list[tuple[str, str]]:

@@ -1,0 +1,106 @@
+"""The parts of a certificate that the standard library does not decode (RFC 5280 section 4.1)."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["CertificateParts", "Element", "elements"]
+
+_CONSTRUCTED = 0x20
+_SEQUENCE, _VERSION, _EXTENSIONS = 0x30, 0xA0, 0xA3
+_BOOLEAN, _FALSE = 0x01, b"\0"
+
+_BASIC_CONSTRAINTS = bytes.fromhex("551d13")  # 2.5.29.19
+_KEY_USAGE = bytes.fromhex("551d0f")  # 2.5.29.15
+_KEY_CERT_SIGN, _CRL_SIGN = 0x04, 0x02  # in the first byte of its bits
+
+
+@attrs.frozen
+class Element:
+    """One value in DER form (X.690)."""
+
+    tag: int
+    content: bytes
+    encoded: bytes
+    """The whole of it, with its tag and length."""
+
+    def elements(self) -> list[Element]:
+        """Return what it consists of; :exc:`ValueError` if it is no whole."""
+        if not self.tag & _CONSTRUCTED:
+            raise ValueError  # a primitive value has no parts
+        return elements(self.content)
+
+
+def elements(data: bytes) -> list[Element]:
+    """Split what holds nothing but values in DER form; :exc:`ValueError` if it is something else.
+
+    Lengths that are not definite, and tags of more than one byte, are not supported: certificates
+    in DER form have none where this looks.
+    """
+    found, start = [], 0
+    while start < len(data):
+        tag, content = data[start], start + 2
+        size = int.from_bytes(data[start + 1 : content])
+        if size & 0x80:
+            more = size & 0x7F
+            size = int.from_bytes(data[content : content + more])
+            content += more
+            if not more:
+                raise ValueError  # a length is not definite
+        end = content + size
+        if tag & 0x1F == 0x1F or end > len(data):
+            raise ValueError
+        found.append(Element(tag, data[content:end], data[start:end]))
+        start = end
+    return found
+
+
+@attrs.frozen
+class CertificateParts:
+    """The parts of one certificate, each in DER form."""
+
+    subject: Element
+    public_key: bytes
+    """The SubjectPublicKeyInfo."""
+    extensions: tuple[tuple[bytes, bytes], ...]
+    """The extensions, as object identifier and value."""
+
+    @classmethod
+    def of(cls, certificate: bytes) -> CertificateParts:
+        """Find the parts; :exc:`ValueError` where there are none."""
+        (whole,) = elements(certificate)
+        signed, _algorithm, _signature = whole.elements()
+        parts = signed.elements()
+        if parts and parts[0].tag == _VERSION:
+            del parts[0]
+        _serial, _algorithm, _issuer, _validity, subject, public_key, *rest = parts
+        if not subject.tag == public_key.tag == _SEQUENCE:
+            raise ValueError
+        extensions = []
+        for part in rest:
+            if part.tag == _EXTENSIONS:
+                (sequence,) = part.elements()
+                for extension in sequence.elements():
+                    kind, *_critical, value = extension.elements()
+                    extensions.append((kind.content, value.content))
+        return cls(subject, public_key.encoded, tuple(extensions))
+
+    @property
+    def may_sign(self) -> bool:
+        """Whether it is an authority's, or its key may sign certificates or revocation lists."""
+        return any(
+            (kind == _BASIC_CONSTRAINTS and _is_ca(value)) or (kind == _KEY_USAGE and _signs(value))
+            for kind, value in self.extensions
+        )
+
+
+def _is_ca(basic_constraints: bytes) -> bool:
+    (sequence,) = elements(basic_constraints)
+    parts = sequence.elements()
+    return bool(parts) and parts[0].tag == _BOOLEAN and parts[0].content != _FALSE
+
+
+def _signs(key_usage: bytes) -> bool:
+    (bits,) = elements(key_usage)
+    _unused, *octets = bits.content
+    return bool(octets) and bool(octets[0] & (_KEY_CERT_SIGN | _CRL_SIGN))

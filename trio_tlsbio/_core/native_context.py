@@ -13,6 +13,8 @@ import ssl
 import sys
 from collections.abc import Iterator
 
+from .der import items_of
+
 __all__ = ["certificate_names_in_der", "is_reachable", "set_ticket_keys"]
 
 # Numbers of SSL_CTX_ctrl(3), from ssl.h.
@@ -143,28 +145,9 @@ def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
         der = ctypes.string_at(
             libssl.ASN1_STRING_get0_data(value), libssl.ASN1_STRING_length(value)
         )
-        yield from _items_of(der)
+        yield from items_of(der)
     else:
         data, length = _POINTER(), ctypes.c_size_t()
         subject = libssl.X509_get_subject_name(certificate)
         libssl.X509_NAME_get0_der(subject, ctypes.byref(data), ctypes.byref(length))
         yield ctypes.string_at(data, length.value)
-
-
-def _items_of(der: bytes) -> Iterator[bytes]:
-    """Take a SEQUENCE in DER apart (X.690 section 8.1), down to its items as they are."""
-    position, end = _content_of(der, 0)
-    while position < end:
-        _, after = _content_of(der, position)
-        yield der[position:after]
-        position = after
-
-
-def _content_of(der: bytes, start: int) -> tuple[int, int]:
-    """Return where the content of a value begins and ends."""
-    length, begin = der[start + 1], start + 2
-    if length >= 0x80:
-        size = length - 0x80
-        length = int.from_bytes(der[begin : begin + size])
-        begin += size
-    return begin, begin + length

@@ -8,6 +8,7 @@ import ssl
 
 import idna
 
+from . import dates
 from .native_session import AnySession
 from .sessions import TLSSession
 
@@ -75,6 +76,7 @@ def check_arguments(
     session: TLSSession | None,
 ) -> tuple[str | None, AnySession | None]:
     """Check what a connection is to be made of, and return the ASCII name and the raw session.
+    A session whose lineage has ended is no error, and is not returned.
 
     Raises:
       ValueError: for arguments that don't go together.
@@ -103,4 +105,5 @@ def check_arguments(
             f"session must be a TLSSession, not {type(session).__name__}: a raw session does not "
             "say for which name it was verified"
         )
-    return name, session.resumed_by(ssl_context, name)
+    raw_session = session.resumed_by(ssl_context, name)
+    return name, None if session.has_ended(dates.now()) else raw_session

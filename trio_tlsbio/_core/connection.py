@@ -57,7 +57,8 @@ class TLSConnection:
       server_hostname: The name of the server, for SNI and for the check of its certificate.
         Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
         ``ssl_context.check_hostname`` is set.
-      session: The session of an earlier connection to resume. Clients only.
+      session: The session of an earlier connection to resume. Clients only. One whose lineage has
+        ended is not offered.
       verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
         Until then no data passes, and our last message of the handshake is held back.
       collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
@@ -425,6 +426,8 @@ class TLSConnection:
             is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and ssl_object.context.post_handshake_auth,
         )
+        if self._sessions is not None:
+            self._sessions.begin(is_resumed=info.session_reused)
         if self._tickets is not None:
             self._tickets.begin()
             self._engine.on_message = self._tickets.look

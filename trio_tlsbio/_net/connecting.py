@@ -146,6 +146,8 @@ def _resuming_stream(
     if session_cache is not None:
         if session is not None:
             session_cache.mark_used(session)
+            if session_cache.has_ended(session):
+                session = None
         else:
             # Not before connecting: that may take long, or fail, and a ticket is good for once.
             name, _ = check_arguments(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import attrs
 
@@ -12,8 +12,7 @@ from trio_tlsbio._core.errors import RefuseHandshake
 from trio_tlsbio._core.sni import lookup_form
 from trio_tlsbio._stream.decisions import ChooseContext
 
-from .listening import current_context
-from .reloading import ContextProvider
+from .reloading import ContextProvider, ReloadingContext, current_context, next_context
 
 __all__ = ["contexts_by_name"]
 
@@ -81,10 +80,11 @@ class _ByName:
     _by_name: Mapping[str, ssl.SSLContext | ContextProvider]
     _default: ssl.SSLContext | ContextProvider | None
 
-    def __call__(self, hello: ClientHello) -> ssl.SSLContext:
+    def __call__(self, hello: ClientHello) -> ssl.SSLContext | Awaitable[ssl.SSLContext]:
         name = hello.server_name or ""
         parent = name.partition(".")[2]
         context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
         if context is None:
             raise RefuseHandshake("unrecognized_name")
-        return current_context(context)
+        is_reloading = isinstance(context, ReloadingContext)
+        return next_context(context) if is_reloading else current_context(context)

@@ -16,13 +16,12 @@ from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_fun
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
-from .reloading import ContextProvider
+from .reloading import ContextProvider, current_context, next_context
 
 __all__ = [
     "HANDSHAKE_TIMEOUT",
     "ServerContext",
     "TLSListener",
-    "current_context",
     "open_tls_over_tcp_listeners",
 ]
 
@@ -31,19 +30,6 @@ HANDSHAKE_TIMEOUT = 15.0
 
 ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
 """What gives a server its settings: see :class:`TLSListener`."""
-
-
-def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
-    """Return the context for the next connection."""
-    if isinstance(ssl_context, ssl.SSLContext):
-        return ssl_context
-    provider: object = ssl_context
-    if isinstance(provider, type) or not callable(provider):
-        raise TypeError(
-            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {type(provider).__name__}"
-        )
-    return ssl_context()
 
 
 def _takes_hello(ssl_context: ServerContext) -> bool:
@@ -135,7 +121,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
                 transport_stream,
                 cast("ChooseContext", self._ssl_context)
                 if self._takes_hello
-                else current_context(cast("ContextProvider", self._ssl_context)),
+                else await next_context(cast("ContextProvider", self._ssl_context)),
                 server_side=True,
                 https_compatible=self._https_compatible,
                 handshake_timeout=self._handshake_timeout,

@@ -1,4 +1,4 @@
-"""A server's context, made anew when its certificate is renewed."""
+"""A context that is made anew when its certificate is renewed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from threading import Lock
 from typing import TypeAlias
 
 import attrs
+import trio
 
 from .reasons import why_unusable
 from .ticket_keys import SharedTickets
 
-__all__ = ["ContextProvider", "ReloadingContext"]
+__all__ = ["ContextProvider", "ReloadingContext", "current_context", "next_context"]
 
 ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
 """Returns the context for the next connection, as a :class:`ReloadingContext` does."""
@@ -23,6 +25,9 @@ _logger = logging.getLogger("trio_tlsbio.server")
 
 # How many connections may come, at most, before it is tried again to make a context.
 _MOST_TO_SKIP = 1024
+
+# How often files are read in a row that change while they are read. Reading takes milliseconds.
+_MOST_LOADS = 3
 
 _Path: TypeAlias = str | os.PathLike[str]
 
@@ -41,11 +46,30 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+@attrs.define(eq=False)
+class _Retries:
+    """When to try again what may have failed for a passing reason."""
+
+    # How many connections have come since the last try, and come before the next one.
+    _skipped: int = 0
+    _to_skip: int = 1
+
+    def are_due(self) -> bool:
+        """Whether it is time, now that one more connection has come."""
+        # Clients are what brings us here, so each time twice as many of them go by.
+        self._skipped += 1
+        if self._skipped < self._to_skip:
+            return False
+        self._skipped = 0
+        self._to_skip = min(2 * self._to_skip, _MOST_TO_SKIP)
+        return True
+
+
 @attrs.define(eq=False, init=False, repr=False)
 class ReloadingContext:
     """An SSLContext that is made anew when its files change, or when it is asked to.
 
-    Pass it to a server in place of a context. For each connection the server calls it, which looks
+    Pass it to a server, or to what connects a client, in place of a context. Each connection looks
     at the files, so the first handshake after a change uses the new certificate. Connections that
     are open go on with the one they began with. If the new context can't be made, the old one
     stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then, and when a
@@ -58,15 +82,20 @@ class ReloadingContext:
 
         context = ReloadingContext(make_context, files=["server.pem", "server.key"])
 
-    A new context has new keys for session tickets: each client makes one full handshake after a
+    Servers and clients of this library have ``make_context`` called in a thread then, and only the
+    connection that needs the new context waits for it. If you call the object yourself, that makes
+    the context at once, which blocks while files are read.
+
+    On a client, a new context begins without sessions, and those of the old one are not resumed. On
+    a server, it has new keys for session tickets: each client makes one full handshake after a
     reload, and so sees the new certificate. With ``ticket_keys`` sessions outlive a reload, and are
     resumed by every server that has the same file and a context for the same: the names in its
     certificates, ``verify_mode`` and, where it asks for client certificates, the authorities and
     settings that decide which clients it lets in.
 
     Args:
-      make_context: Makes the context. It is called at once, and for each reload; it may read files,
-        which blocks. A reload whose context is for the other side than the first one fails.
+      make_context: Makes the context. It is called at once, and for each reload, mostly in a
+        thread. A reload whose context is for the other side than the first one fails.
       files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
       on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
         for the same reason. It must not raise.
@@ -91,9 +120,10 @@ class ReloadingContext:
     _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
     _error: Exception | None  # of the last try
     _tickets: SharedTickets | None
-    # How many connections have come since, and come before the next try.
-    _skipped: int
-    _to_skip: int
+    _retries: _Retries
+    # A thread makes a context while one task has the turn; the lock is for calls from elsewhere.
+    _turn: trio.Lock
+    _lock: Lock
 
     def __init__(
         self,
@@ -109,71 +139,95 @@ class ReloadingContext:
         if ticket_keys is not None:
             self._files += (ticket_keys,)
         self._on_reload = on_reload
+        self._turn, self._lock = trio.Lock(), Lock()
         self._stamps = self._look()
         self._tickets = None if ticket_keys is None else SharedTickets(ticket_keys)
         self._current = self._make()
         self._protocol = self._current.protocol
         self._error = None
-        self._skipped, self._to_skip = 0, 1
+        self._retries = _Retries()
 
     def __repr__(self) -> str:
         return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for the next connection, made anew if a file has changed."""
-        if self._files:
-            if self._look() != self._stamps:
-                self._reload(is_news=True)
-            elif any(self._errors()):
-                self._try_again()
+        if (is_news := self._due()) is not None:
+            self._reload(is_news=is_news)
         return self._current
 
-    def _try_again(self) -> None:
-        # It may have failed for a passing reason. But each try blocks, and clients are what brings
-        # us here, so each time twice as many of them go by before the next one.
-        self._skipped += 1
-        if self._skipped >= self._to_skip:
-            self._skipped = 0
-            self._to_skip = min(2 * self._to_skip, _MOST_TO_SKIP)
-            self._reload(is_news=False)
+    async def _next(self) -> ssl.SSLContext:
+        """Do the same, but read files in a thread."""
+        if self._turn.locked():
+            async with self._turn:  # what it gives is for this connection too
+                pass
+        if (is_news := self._due()) is not None:
+            async with self._turn:
+                before = repr(self._errors())
+                for _ in range(_MOST_LOADS):
+                    # Other work of the program's threads must not hold up a certificate.
+                    await trio.to_thread.run_sync(self._load, limiter=trio.CapacityLimiter(1))
+                    if self._look() == self._stamps:
+                        break
+                self._report(before, is_news=is_news)
+        return self._current
+
+    def _due(self) -> bool | None:
+        """Return whether there is news to reload for; None if no reload is due."""
+        if not self._files:
+            return None
+        if self._look() != self._stamps:
+            self._retries = _Retries()
+            return True
+        return False if any(self._errors()) and self._retries.are_due() else None
 
     def reload(self) -> bool:
         """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
 
+        This blocks while files are read. Call it by :func:`trio.to_thread.run_sync` where that may
+        take long; then ``on_reload`` is called in the thread.
+
         Returns:
           Whether it could be made, and ticket keys be read. What could not stays as it was.
         """
+        self._retries = _Retries()
         return self._reload(is_news=True)
 
     def _reload(self, *, is_news: bool) -> bool:
-        if is_news:
-            self._skipped, self._to_skip = 0, 1
-        # Before the files are read: one that changes meanwhile will be noticed.
-        self._stamps = self._look()
-        before, self._error = repr(self._errors()), None
-        if self._tickets is not None:
-            self._tickets.read()
-        try:
-            context = self._make()
-            # It may be made of the certificate from before and the authorities from after.
-            if self._look() != self._stamps:
-                raise RuntimeError("the files changed while they were read")
-            self._current = context
-        except Exception as exc:
-            self._error = exc
+        before = repr(self._errors())
+        self._load()
+        self._report(before, is_news=is_news)
+        return not any(self._errors())
+
+    def _load(self) -> None:
+        with self._lock:
+            # Before the files are read: one that changes meanwhile will be noticed.
+            self._stamps = self._look()
+            error: Exception | None = None
             if self._tickets is not None:
-                with suppress(ValueError):  # it was changed after it was made
-                    self._tickets.install(self._current)
-        errors = self._errors()
-        if is_news or before != repr(errors):
-            self._report(*errors)
-        return not any(errors)
+                self._tickets.read()
+            try:
+                context = self._make()
+                # It may be made of the certificate from before and the authorities from after.
+                if self._look() != self._stamps:
+                    raise RuntimeError("the files changed while they were read")
+                self._current = context
+            except Exception as exc:
+                error = exc
+                if self._tickets is not None:
+                    with suppress(ValueError):  # it was changed after it was made
+                        self._tickets.install(self._current)
+            self._error = error
 
     def _errors(self) -> tuple[Exception | None, Exception | None]:
         """Return what is wrong with the context, and with the ticket keys."""
         return self._error, None if self._tickets is None else self._tickets.error
 
-    def _report(self, error: Exception | None, tickets_error: Exception | None) -> None:
+    def _report(self, before: str, *, is_news: bool) -> None:
+        """Say what has become of a reload, unless the same is known from ``before``."""
+        error, tickets_error = self._errors()
+        if not is_news and before == repr((error, tickets_error)):
+            return
         if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
             _logger.error(
@@ -206,3 +260,28 @@ class ReloadingContext:
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:
         return tuple(map(_stamp, self._files))
+
+
+################################################################
+# The context for the next connection
+################################################################
+
+
+def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+    """Return the context for the next connection."""
+    if isinstance(ssl_context, ssl.SSLContext):
+        return ssl_context
+    provider: object = ssl_context
+    if isinstance(provider, type) or not callable(provider):
+        raise TypeError(
+            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+            f"not {type(provider).__name__}"
+        )
+    return ssl_context()
+
+
+async def next_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
+    """Return the context for the next connection, without holding up the event loop."""
+    if isinstance(ssl_context, ReloadingContext):
+        return await ssl_context._next()
+    return current_context(ssl_context)

@@ -17,7 +17,7 @@ from anyio.streams.tls import TLSAttribute
 import trio_tlsbio
 from trio_tlsbio._core.arguments import check_arguments
 from trio_tlsbio._core.errors import printable
-from trio_tlsbio._net.listening import current_context
+from trio_tlsbio._net.reloading import current_context, next_context
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
 from trio_tlsbio._stream.assembly import check_handshake_timeout
 
@@ -110,7 +110,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         try:
             return server_stream(
                 transport_stream,
-                current_context(self.ssl_context),
+                await next_context(self.ssl_context),
                 self.standard_compatible,
                 self.handshake_timeout,
             )

@@ -18,7 +18,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._core.errors import TLSError
-from ._net.connecting import resume_over
+from ._net.connecting import renewed_context, resume_over
+from ._net.reloading import ContextProvider, current_context
 from ._net.session_cache import SessionCache
 from ._stream.stream import TLSStream
 
@@ -267,6 +268,7 @@ class HTTPBody:
     core: ClassVar[ModuleType]
 
     _stream: Any
+    _lease: _Lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Receive the body, piece by piece."""
@@ -278,7 +280,43 @@ class HTTPBody:
     async def aclose(self) -> None:
         """Give the connection back to the pool."""
         with translated(self.library, self.core):
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            finally:
+                await self._lease.end()
+
+
+@attrs.define(eq=False)
+class _Pool:
+    """A pool for one context. Once that is renewed, the end of the last request closes it."""
+
+    pool: Any
+    context: ssl.SSLContext
+    requests: int = 0
+    is_retired: bool = False
+
+    def lease(self) -> _Lease:
+        """Keep it open for a request."""
+        self.requests += 1
+        return _Lease(self)
+
+    async def close_if_unused(self) -> None:
+        if self.is_retired and not self.requests:
+            await self.pool.aclose()
+
+
+@attrs.define(eq=False)
+class _Lease:
+    """A request, for which a pool stays open."""
+
+    _pool: _Pool | None
+
+    async def end(self) -> None:
+        """End it. Another call does nothing."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.requests -= 1
+            await pool.close_if_unused()
 
 
 @contextmanager
@@ -307,12 +345,15 @@ class HTTPTransport:
     session_cache: SessionCache
     """Where the sessions are kept."""
 
-    _pool: Any = attrs.field(repr=False)
+    _contexts: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
+    _make_pool: Callable[[ssl.SSLContext], Any] = attrs.field(repr=False)
+    _pool: _Pool = attrs.field(repr=False)
+    _retired: set[_Pool] = attrs.field(repr=False)
 
     def __init__(
         self,
         *,
-        verify: ssl.SSLContext | bool = True,
+        verify: ssl.SSLContext | ContextProvider | bool = True,
         trust_env: bool = True,
         http1: bool = True,
         http2: bool = False,
@@ -329,8 +370,12 @@ class HTTPTransport:
         self.session_cache = backend.session_cache
         if limits is None:
             limits = self.library.Limits(max_connections=100, max_keepalive_connections=20)
+        self._contexts = (
+            verify
+            if callable(verify)
+            else self.library.create_ssl_context(verify, trust_env=trust_env)
+        )
         options: dict[str, Any] = {
-            "ssl_context": self.library.create_ssl_context(verify, trust_env=trust_env),
             "max_connections": limits.max_connections,
             "max_keepalive_connections": limits.max_keepalive_connections,
             "keepalive_expiry": limits.keepalive_expiry,
@@ -344,24 +389,30 @@ class HTTPTransport:
             "local_address": local_address,
             "socket_options": socket_options,
         }
+        self._make_pool = self._pool_maker(options, of_sockets, proxy, trust_env=trust_env)
+        context = current_context(self._contexts)
+        self._pool = _Pool(self._make_pool(context), context)
+        self._retired = set()
+
+    def _pool_maker(
+        self, options: dict[str, Any], of_sockets: dict[str, Any], proxy: Any, *, trust_env: bool
+    ) -> Callable[[ssl.SSLContext], Any]:
+        """Return what makes a pool of a context."""
         if proxy is None:
-            self._pool = self.core.AsyncConnectionPool(**options, **of_sockets)
-            return
+            return _maker_of(self.core.AsyncConnectionPool, **options, **of_sockets)
         if any(option is not None for option in of_sockets.values()):
             raise ValueError("uds, local_address and socket_options can't be used with a proxy")
         if not isinstance(proxy, self.library.Proxy):
             proxy = self.library.Proxy(proxy)
         options |= {"proxy_url": self._core_url(proxy.url), "proxy_auth": proxy.raw_auth}
         if proxy.url.scheme not in {"http", "https"}:
-            self._pool = self.core.AsyncSOCKSProxy(**options)
-            return
+            return _maker_of(self.core.AsyncSOCKSProxy, **options)
         proxy_context = proxy.ssl_context
         if proxy.url.scheme == "https" and proxy_context is None:
             # httpcore would make one for each connection, and their sessions fit no other.
             proxy_context = self.library.create_ssl_context(trust_env=trust_env)
-        self._pool = self.core.AsyncHTTPProxy(
-            proxy_headers=proxy.headers.raw, proxy_ssl_context=proxy_context, **options
-        )
+        options |= {"proxy_headers": proxy.headers.raw, "proxy_ssl_context": proxy_context}
+        return _maker_of(self.core.AsyncHTTPProxy, **options)
 
     def _core_url(self, url: Any) -> Any:
         return self.core.URL(
@@ -385,16 +436,40 @@ class HTTPTransport:
             content=request.stream,
             extensions=request.extensions,
         )
+        await self._renew_pool()
+        pool, lease = self._pool, self._pool.lease()
         with translated(self.library, self.core):
-            response = await self._pool.handle_async_request(core_request)
+            try:
+                response = await pool.pool.handle_async_request(core_request)
+            except BaseException:
+                await lease.end()
+                raise
         return self.library.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=self.body_class(response.stream),
+            stream=self.body_class(response.stream, lease),
             extensions=response.extensions,
         )
+
+    async def _renew_pool(self) -> None:
+        """Take another pool if there is another context. Requests of the old one go on."""
+        if isinstance(self._contexts, ssl.SSLContext):
+            return
+        old = self._pool
+        context = await renewed_context(self._contexts, old.context, self.session_cache)
+        if context is self._pool.context:
+            return
+        self._pool = _Pool(self._make_pool(context), context)
+        old.is_retired = True
+        self._retired = {pool for pool in self._retired if pool.requests} | {old}
+        await old.close_if_unused()
 
     async def aclose(self) -> None:
         """Close all connections."""
         with translated(self.library, self.core):
-            await self._pool.aclose()
+            for pool in (self._pool, *self._retired):
+                await pool.pool.aclose()
+
+
+def _maker_of(pool_class: Any, **options: Any) -> Callable[[ssl.SSLContext], Any]:
+    return lambda ssl_context: pool_class(ssl_context=ssl_context, **options)

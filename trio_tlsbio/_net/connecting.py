@@ -19,9 +19,16 @@ from trio_tlsbio._stream.stream import TLSStream
 
 from .default_context import make_default_context
 from .reconnecting import Reconnecting, Retry, is_worth_retrying
+from .reloading import ContextProvider, ReloadingContext, current_context, next_context
 from .session_cache import SessionCache
 
-__all__ = ["TLSConnector", "open_tls_over_tcp_stream", "reconnect", "resume_over"]
+__all__ = [
+    "TLSConnector",
+    "open_tls_over_tcp_stream",
+    "reconnect",
+    "renewed_context",
+    "resume_over",
+]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -66,7 +73,7 @@ async def open_tls_over_tcp_stream(
     port: int,
     *,
     https_compatible: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | ContextProvider | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     session: TLSSession | None = None,
     session_cache: SessionCache | None = None,
@@ -86,7 +93,8 @@ async def open_tls_over_tcp_stream(
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
         cipher suites that RFC 9325 recommends. Loading the system's certificates takes a while,
         and sessions can't be resumed with another context, so programs that connect often make
-        one, or a :class:`TLSConnector`.
+        one, or a :class:`TLSConnector`. It can be a function that returns them, such as a
+        :class:`ReloadingContext`: a session of an earlier context is not offered then.
       happy_eyeballs_delay: How long one address of the host is tried before the next one is
         tried as well, in seconds. See :func:`trio.open_tcp_stream`.
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
@@ -108,13 +116,16 @@ async def open_tls_over_tcp_stream(
                 "sessions can only be resumed with the ssl_context they were made with"
             )
         ssl_context = make_default_context()
-    check_arguments(ssl_context, server_side=False, server_hostname=host, session=session)
+    context = await next_context(ssl_context)
+    if session is not None and context is not ssl_context and session.ssl_context is not context:
+        session = None
+    check_arguments(context, server_side=False, server_hostname=host, session=session)
     names = _checked_names(alpn_protocols)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
         return _resuming_stream(
             tcp_stream,
-            ssl_context,
+            context,
             server_hostname=host,
             port=port,
             session=session,
@@ -169,6 +180,21 @@ def _resuming_stream(
     )
 
 
+async def renewed_context(
+    provider: ssl.SSLContext | ContextProvider,
+    latest: ssl.SSLContext | None,
+    session_cache: SessionCache,
+) -> ssl.SSLContext:
+    """Return the context for the next connection. Sessions of the ``latest`` one are forgotten if
+    that has been renewed.
+    """
+    context = await next_context(provider)
+    is_reloading = isinstance(provider, ReloadingContext)
+    if latest is not None and latest is not context and is_reloading:
+        session_cache.retire(latest)
+    return context
+
+
 async def resume_over(
     transport_stream: T_Stream,
     ssl_context: ssl.SSLContext,
@@ -216,7 +242,9 @@ class TLSConnector:
 
     Args:
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
-        cipher suites that RFC 9325 recommends.
+        cipher suites that RFC 9325 recommends. It can be a function that returns them and is called
+        for each connection. With a :class:`ReloadingContext`, a renewed client certificate is used
+        by the next connection, and no session of the old one is resumed or kept.
       session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
         cache may serve several connectors: sessions of different contexts never mix.
       alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
@@ -228,10 +256,14 @@ class TLSConnector:
 
     Raises:
       ValueError: for protocols that ALPN has no form for.
-      TypeError: for protocols of a wrong type.
+      TypeError: for protocols of a wrong type, and if ``ssl_context`` is no
+        :class:`ssl.SSLContext`, and no function.
     """
 
     ssl_context: ssl.SSLContext
+    """The settings of the latest connection."""
+
+    _provider: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
     session_cache: SessionCache
     alpn_protocols: tuple[str, ...] | None = attrs.field(converter=_checked_names)
     https_compatible: bool
@@ -241,14 +273,15 @@ class TLSConnector:
     def __init__(
         self,
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        ssl_context: ssl.SSLContext | ContextProvider | None = None,
         session_cache: SessionCache | None = None,
         alpn_protocols: Sequence[str] | None = None,
         https_compatible: bool = False,
         happy_eyeballs_delay: float | None = 0.25,
         verify_peer: VerifyPeer | None = None,
     ) -> None:
-        self.ssl_context = make_default_context() if ssl_context is None else ssl_context
+        self._provider = make_default_context() if ssl_context is None else ssl_context
+        self.ssl_context = current_context(self._provider)
         self.session_cache = SessionCache() if session_cache is None else session_cache
         self.alpn_protocols = alpn_protocols  # type: ignore[assignment]  # its converter checks it
         self.https_compatible = https_compatible
@@ -273,7 +306,8 @@ class TLSConnector:
           TypeError: for arguments of a wrong type.
         """
         names = self._names(alpn_protocols)
-        check_arguments(self.ssl_context, server_side=False, server_hostname=host, session=None)
+        context = await self._next_context()
+        check_arguments(context, server_side=False, server_hostname=host, session=None)
         tcp_stream = await trio.open_tcp_stream(
             host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
         )
@@ -315,9 +349,14 @@ class TLSConnector:
         port: int,
         names: tuple[str, ...] | None,
     ) -> TLSStream[T_Stream]:
+        try:
+            context = await self._next_context()
+        except BaseException:
+            await trio.aclose_forcefully(transport_stream)
+            raise
         return await resume_over(
             transport_stream,
-            self.ssl_context,
+            context,
             server_hostname=server_hostname,
             port=port,
             session_cache=self.session_cache,
@@ -325,6 +364,14 @@ class TLSConnector:
             https_compatible=self.https_compatible,
             verify_peer=self.verify_peer,
         )
+
+    async def _next_context(self) -> ssl.SSLContext:
+        """Return the context for a connection, which may be another one than for the last."""
+        if not isinstance(self._provider, ssl.SSLContext):
+            self.ssl_context = await renewed_context(
+                self._provider, self.ssl_context, self.session_cache
+            )
+        return self.ssl_context
 
     def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:
         """Return what to offer in one call."""
@@ -363,7 +410,7 @@ def reconnect(
     port: int,
     *,
     https_compatible: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | ContextProvider | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     session_cache: SessionCache | None = None,
     alpn_protocols: Sequence[str] | None = None,

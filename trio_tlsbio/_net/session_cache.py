@@ -166,6 +166,7 @@ class SessionCache:
 
         A ticket of TLS 1.3 is not in the cache any more afterwards.
         """
+        self._retired.discard(ssl_context)
         server = (ssl_context, server_hostname, port)
         entries = self._servers.pop(server, None) or deque[_Entry]()
         found: _Entry | None = None
@@ -214,7 +215,7 @@ class SessionCache:
     def retire(self, ssl_context: ssl.SSLContext) -> None:
         """Forget all sessions of a context that is not used for new connections any more.
 
-        What its open connections still bring is not kept either.
+        What its open connections still bring is not kept either, until a session is asked for.
         """
         self._retired.add(ssl_context)
         for server in [server for server in self._servers if server[0] is ssl_context]:

@@ -12,6 +12,7 @@ from ._net.monitor import (
     ServerMonitor,
     ServerStatistics,
 )
+from ._net.reloading import ReloadingStatistics
 from ._net.session_cache import SessionCacheStatistics
 from ._public import publish
 
@@ -21,6 +22,7 @@ __all__ = [
     "ConnectionClosed",
     "HandshakeCompleted",
     "HandshakeFailed",
+    "ReloadingStatistics",
     "ServerEvent",
     "ServerMonitor",
     "ServerStatistics",

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 
 from .der import items_of
 
-__all__ = ["certificate_names_in_der", "is_reachable", "set_ticket_keys"]
+__all__ = [
+    "certificate_names_in_der",
+    "certificates_in_der",
+    "is_reachable",
+    "set_ticket_keys",
+]
 
 # Numbers of SSL_CTX_ctrl(3), from ssl.h.
 _GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
@@ -34,6 +39,7 @@ _PROTOTYPES: tuple[tuple[str, type | None, list[type]], ...] = (
     ("ASN1_STRING_get0_data", _POINTER, [_POINTER]),
     ("ASN1_STRING_length", ctypes.c_int, [_POINTER]),
     ("X509_get_subject_name", _POINTER, [_POINTER]),
+    ("i2d_X509", ctypes.c_int, [_POINTER, _POINTER]),
     ("X509_NAME_get0_der", ctypes.c_int, [_POINTER, _POINTER, _POINTER]),
 )
 
@@ -125,16 +131,37 @@ def certificate_names_in_der(ssl_context: ssl.SSLContext) -> set[bytes]:
       NotImplementedError: if this Python does not let us look.
     """
     libssl, pointer = _reach(ssl_context)
-    current = libssl.SSL_CTX_get0_certificate(pointer)
     names: set[bytes] = set()
-    # One for each kind of key.
+    for certificate in _certificates_of(libssl, pointer):
+        names.update(_names_of(libssl, certificate))
+    return names
+
+
+def certificates_in_der(ssl_context: ssl.SSLContext) -> list[bytes]:
+    """Return a context's own certificates in DER form, without their issuers.
+
+    Raises:
+      NotImplementedError: if this Python does not let us look.
+    """
+    libssl, pointer = _reach(ssl_context)
+    return [_in_der(libssl, certificate) for certificate in _certificates_of(libssl, pointer)]
+
+
+def _certificates_of(libssl: ctypes.PyDLL, pointer: int) -> Iterator[int]:
+    """Return a context's own certificates: one for each kind of key."""
+    current = libssl.SSL_CTX_get0_certificate(pointer)
     more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _FIRST, None)
     while more:
-        names.update(_names_of(libssl, libssl.SSL_CTX_get0_certificate(pointer)))
+        yield libssl.SSL_CTX_get0_certificate(pointer)
         more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _NEXT, None)
     if current:
         libssl.SSL_CTX_ctrl(pointer, _SELECT_CURRENT_CERT, 0, current)
-    return names
+
+
+def _in_der(libssl: ctypes.PyDLL, certificate: int) -> bytes:
+    buffer = ctypes.create_string_buffer(libssl.i2d_X509(certificate, None))
+    libssl.i2d_X509(certificate, ctypes.byref(_POINTER(ctypes.addressof(buffer))))
+    return buffer.raw
 
 
 def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from trio_tlsbio._core.errors import RefuseHandshake
 from trio_tlsbio._core.sni import lookup_form
 from trio_tlsbio._stream.decisions import ChooseContext
 
+from .expiry import certificate_expiry
 from .reloading import ContextProvider, ReloadingContext, current_context, next_context
 
 __all__ = ["contexts_by_name"]
@@ -79,6 +80,13 @@ class _ByName:
 
     _by_name: Mapping[str, ssl.SSLContext | ContextProvider]
     _default: ssl.SSLContext | ContextProvider | None
+
+    @property
+    def certificate_expires(self) -> float | None:
+        """When the first of all certificates expires."""
+        contexts = [*self._by_name.values(), self._default]
+        expiries = [certificate_expiry(context) for context in contexts]
+        return min((each for each in expiries if each is not None), default=None)
 
     def __call__(self, hello: ClientHello) -> ssl.SSLContext | Awaitable[ssl.SSLContext]:
         name = hello.server_name or ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -11,6 +11,8 @@ import attrs
 
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
+
+from .expiry import certificate_expiry
 
 __all__ = [
     "AcceptFailed",
@@ -123,6 +125,13 @@ class ServerStatistics:
     connection_seconds: float = 0.0
     """How long the connections that are closed lasted in all, in seconds."""
 
+    certificate_expires: float | None = attrs.field(default=None, eq=False)  # no counter
+    """When the first certificate that the server uses expires, in seconds since the epoch: the one
+    that it has loaded, whatever is on the disk by now. None where that is not known: contexts that
+    a function of your own chooses, and contexts other than a :class:`~trio_tlsbio.ReloadingContext`
+    where CPython's underlying objects can't be read. Envoy: ``days_until_first_cert_expiring``, in
+    days."""
+
     @property
     def timed_out(self) -> int:
         """Handshakes that took too long. They are in ``failed`` as well. Envoy:
@@ -154,6 +163,7 @@ class ServerMonitor:
     _broken: Counter[str] = attrs.field(factory=Counter, init=False)
     _handshake_seconds: float = attrs.field(default=0.0, init=False)
     _connection_seconds: float = attrs.field(default=0.0, init=False)
+    _contexts: list[object] = attrs.field(factory=list, init=False)
 
     def __repr__(self) -> str:
         return f"<ServerMonitor: {self.statistics()}>"
@@ -166,7 +176,17 @@ class ServerMonitor:
             broken=self._broken,
             handshake_seconds=self._handshake_seconds,
             connection_seconds=self._connection_seconds,
+            certificate_expires=self._certificate_expires(),
         )
+
+    def watch(self, ssl_contexts: Iterable[object]) -> None:
+        """Include the certificates of these contexts in the statistics. For servers."""
+        # Nothing keeps count of them: a server stays with its contexts.
+        self._contexts += [each for each in ssl_contexts if each not in self._contexts]
+
+    def _certificate_expires(self) -> float | None:
+        expiries = [certificate_expiry(context) for context in self._contexts]
+        return min((each for each in expiries if each is not None), default=None)
 
     def happened(self, event: ServerEvent) -> None:
         """Count an event, and tell ``on_event``. For servers; yours may call it too."""

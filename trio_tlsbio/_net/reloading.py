@@ -13,10 +13,17 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from .expiry import certificate_expiry, expiry_by_files
 from .reasons import why_unusable
 from .ticket_keys import SharedTickets
 
-__all__ = ["ContextProvider", "ReloadingContext", "current_context", "next_context"]
+__all__ = [
+    "ContextProvider",
+    "ReloadingContext",
+    "ReloadingStatistics",
+    "current_context",
+    "next_context",
+]
 
 ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
 """Returns the context for the next connection, as a :class:`ReloadingContext` does."""
@@ -44,6 +51,23 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+@attrs.frozen
+class ReloadingStatistics:
+    """How a :class:`~trio_tlsbio.ReloadingContext` has done so far."""
+
+    reloads: int = 0
+    """Contexts that were made anew."""
+
+    failures: int = 0
+    """Times that one could not be made, or the ticket keys not be read."""
+
+    certificate_expires: float | None = None
+    """When the certificate that is in use expires, in seconds since the epoch, whatever is in the
+    files by now. The first one to expire, if there are several. None without a certificate. Where
+    CPython's underlying objects can't be read, as on PyPy, it is read from the first of ``files``
+    that has one; it is None without files."""
 
 
 @attrs.define(eq=False)
@@ -118,7 +142,10 @@ class ReloadingContext:
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
     _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
+    _expires: float | None
     _error: Exception | None  # of the last try
+    _reloads: int
+    _failures: int
     _tickets: SharedTickets | None
     _retries: _Retries
     # A thread makes a context while one task has the turn; the lock is for calls from elsewhere.
@@ -143,8 +170,10 @@ class ReloadingContext:
         self._stamps = self._look()
         self._tickets = None if ticket_keys is None else SharedTickets(ticket_keys)
         self._current = self._make()
+        self._expires = self._expiry_of(self._current)
         self._protocol = self._current.protocol
         self._error = None
+        self._reloads = self._failures = 0
         self._retries = _Retries()
 
     def __repr__(self) -> str:
@@ -208,16 +237,34 @@ class ReloadingContext:
                 self._tickets.read()
             try:
                 context = self._make()
+                expires = self._expiry_of(context)
                 # It may be made of the certificate from before and the authorities from after.
                 if self._look() != self._stamps:
                     raise RuntimeError("the files changed while they were read")
-                self._current = context
+                self._current, self._expires = context, expires
+                self._reloads += 1
             except Exception as exc:
                 error = exc
                 if self._tickets is not None:
                     with suppress(ValueError):  # it was changed after it was made
                         self._tickets.install(self._current)
             self._error = error
+            self._failures += any(self._errors())
+
+    def _expiry_of(self, context: ssl.SSLContext) -> float | None:
+        expires = certificate_expiry(context)
+        return expiry_by_files(self._files) if expires is None else expires
+
+    @property
+    def certificate_expires(self) -> float | None:
+        """When the certificate that is in use expires, in seconds since the epoch. See
+        :attr:`.ReloadingStatistics.certificate_expires`.
+        """
+        return self._expires
+
+    def statistics(self) -> ReloadingStatistics:
+        """Return how it has done so far."""
+        return ReloadingStatistics(self._reloads, self._failures, self._expires)
 
     def _errors(self) -> tuple[Exception | None, Exception | None]:
         """Return what is wrong with the context, and with the ticket keys."""

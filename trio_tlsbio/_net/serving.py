@@ -144,6 +144,7 @@ async def serve_tls_listeners(
             on_error=on_error,
             monitor=ServerMonitor() if monitor is None else monitor,
         )
+        server.watch_contexts(listeners)
         # A listener of another class is known to be closed when accepting from it ends.
         closed = [
             listener._closed if isinstance(listener, TLSListener) else trio.Event()
@@ -182,6 +183,11 @@ class _Server(Generic[T_Stream]):
     _streams: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
     # The handshakes that are going on, and what ends each if it has not begun when draining does.
     _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    def watch_contexts(self, listeners: list[TLSListener[T_Stream]]) -> None:
+        """Have the monitor report when their certificates expire."""
+        ours = (each for each in listeners if isinstance(each, TLSListener))
+        self._monitor.watch(listener._ssl_context for listener in ours)
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._net.conventions import tls_attributes
 from ._net.monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -27,6 +28,7 @@ __all__ = [
     "ServerMonitor",
     "ServerStatistics",
     "SessionCacheStatistics",
+    "tls_attributes",
 ]
 
 publish(__name__)

@@ -23,6 +23,7 @@ __all__ = [
     "ServerEvent",
     "ServerMonitor",
     "ServerStatistics",
+    "error_type_of",
 ]
 
 
@@ -200,12 +201,12 @@ class ServerMonitor:
                 totals["resumed"] += event.handshake.session_reused
                 self._handshake_seconds += event.duration
             case HandshakeFailed():
-                self._failed[_type_of(event.error)] += 1
+                self._failed[error_type_of(event.error)] += 1
             case ConnectionClosed():
                 totals["active"] -= 1
                 self._connection_seconds += event.duration
                 if event.handshake is not None and event.error is not None:
-                    self._broken[_type_of(event.error)] += 1
+                    self._broken[error_type_of(event.error)] += 1
                 totals["cancelled"] += event.handshake is None and event.error is None
             case AcceptFailed():
                 totals["accept_errors"] += 1
@@ -213,5 +214,6 @@ class ServerMonitor:
             self.on_event(event)
 
 
-def _type_of(error: Exception) -> str:
+def error_type_of(error: Exception) -> str:
+    """Return a short name to count an error by."""
     return error.error_type if isinstance(error, TLSError) else type(error).__name__

@@ -141,6 +141,30 @@ async def test_a_renewed_certificate_of_a_client(
         assert current() is not first
 
 
+async def test_one_reads_for_all_that_connect_at_once(
+    volume: Volume, asking: ssl.SSLContext
+) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def make_context() -> ssl.SSLContext:
+        made.append(volume.for_client())
+        return made[-1]
+
+    connector = TLSConnector(ssl_context=ReloadingContext(make_context, files=volume.files))
+    told: list[str] = []
+
+    async def connect() -> None:
+        told.append(await what_it_tells(await connector.connect(HOST, port)))
+
+    async with serving(tell, asking) as port:
+        volume.put("two")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(connect)
+    assert [each.split()[0] for each in told] == ["two.example"] * 20
+    assert len(made) == 2
+
+
 async def test_nothing_of_an_old_context_is_kept(volume: Volume, asking: ssl.SSLContext) -> None:
     current = ReloadingContext(volume.for_client, files=volume.files)
     connector = TLSConnector(ssl_context=current)
@@ -350,6 +374,7 @@ async def test_reading_does_not_hold_up_the_loop(
                 assert names == ["two.example"] * 3
         finally:
             goes_on.set()
+    # One of the three has read for all of them.
     main = threading.main_thread()
     assert [thread is main for thread in threads] == [True, False]
     assert reporters == [main]

@@ -187,25 +187,30 @@ class ReloadingContext:
 
     async def _next(self) -> ssl.SSLContext:
         """Do the same, but read files in a thread."""
-        if self._turn.locked():
-            async with self._turn:  # what it gives is for this connection too
-                pass
-        if (is_news := self._due()) is not None:
+        # Whoever gets the turn reads for all that wait for it.
+        if self._turn.locked() or self._is_stale() or any(self._errors()):
             async with self._turn:
-                before = repr(self._errors())
-                for _ in range(_MOST_LOADS):
-                    # Other work of the program's threads must not hold up a certificate.
-                    await trio.to_thread.run_sync(self._load, limiter=trio.CapacityLimiter(1))
-                    if self._look() == self._stamps:
-                        break
-                self._report(before, is_news=is_news)
+                if (is_news := self._due()) is not None:
+                    await self._load_in_thread(is_news=is_news)
         return self._current
+
+    async def _load_in_thread(self, *, is_news: bool) -> None:
+        before = repr(self._errors())
+        for _ in range(_MOST_LOADS):
+            # Other work of the program's threads must not hold up a certificate.
+            await trio.to_thread.run_sync(self._load, limiter=trio.CapacityLimiter(1))
+            if not self._is_stale():
+                break
+        self._report(before, is_news=is_news)
+
+    def _is_stale(self) -> bool:
+        return self._look() != self._stamps
 
     def _due(self) -> bool | None:
         """Return whether there is news to reload for; None if no reload is due."""
         if not self._files:
             return None
-        if self._look() != self._stamps:
+        if self._is_stale():
             self._retries = _Retries()
             return True
         return False if any(self._errors()) and self._retries.are_due() else None
@@ -239,17 +244,15 @@ class ReloadingContext:
                 context = self._make()
                 expires = self._expiry_of(context)
                 # It may be made of the certificate from before and the authorities from after.
-                if self._look() != self._stamps:
+                if self._is_stale():
                     raise RuntimeError("the files changed while they were read")
                 self._current, self._expires = context, expires
-                self._reloads += 1
             except Exception as exc:
                 error = exc
                 if self._tickets is not None:
                     with suppress(ValueError):  # it was changed after it was made
                         self._tickets.install(self._current)
             self._error = error
-            self._failures += any(self._errors())
 
     def _expiry_of(self, context: ssl.SSLContext) -> float | None:
         expires = certificate_expiry(context)
@@ -271,8 +274,10 @@ class ReloadingContext:
         return self._error, None if self._tickets is None else self._tickets.error
 
     def _report(self, before: str, *, is_news: bool) -> None:
-        """Say what has become of a reload, unless the same is known from ``before``."""
+        """Count a reload, and say what has become of it, unless ``before`` says the same."""
         error, tickets_error = self._errors()
+        self._reloads += error is None
+        self._failures += any((error, tickets_error))
         if not is_news and before == repr((error, tickets_error)):
             return
         if error is not None:

@@ -142,10 +142,8 @@ class ReloadingContext:
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
     _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
-    _expires: float | None
     _error: Exception | None  # of the last try
-    _reloads: int
-    _failures: int
+    _statistics: ReloadingStatistics
     _tickets: SharedTickets | None
     _retries: _Retries
     # A thread makes a context while one task has the turn; the lock is for calls from elsewhere.
@@ -170,10 +168,10 @@ class ReloadingContext:
         self._stamps = self._look()
         self._tickets = None if ticket_keys is None else SharedTickets(ticket_keys)
         self._current = self._make()
-        self._expires = self._expiry_of(self._current)
+        expires = self._expiry_of(self._current)
+        self._statistics = ReloadingStatistics(certificate_expires=expires)
         self._protocol = self._current.protocol
         self._error = None
-        self._reloads = self._failures = 0
         self._retries = _Retries()
 
     def __repr__(self) -> str:
@@ -246,7 +244,8 @@ class ReloadingContext:
                 # It may be made of the certificate from before and the authorities from after.
                 if self._is_stale():
                     raise RuntimeError("the files changed while they were read")
-                self._current, self._expires = context, expires
+                self._current = context
+                self._statistics = attrs.evolve(self._statistics, certificate_expires=expires)
             except Exception as exc:
                 error = exc
                 if self._tickets is not None:
@@ -263,11 +262,11 @@ class ReloadingContext:
         """When the certificate that is in use expires, in seconds since the epoch. See
         :attr:`.ReloadingStatistics.certificate_expires`.
         """
-        return self._expires
+        return self._statistics.certificate_expires
 
     def statistics(self) -> ReloadingStatistics:
         """Return how it has done so far."""
-        return ReloadingStatistics(self._reloads, self._failures, self._expires)
+        return self._statistics
 
     def _errors(self) -> tuple[Exception | None, Exception | None]:
         """Return what is wrong with the context, and with the ticket keys."""
@@ -276,8 +275,11 @@ class ReloadingContext:
     def _report(self, before: str, *, is_news: bool) -> None:
         """Count a reload, and say what has become of it, unless ``before`` says the same."""
         error, tickets_error = self._errors()
-        self._reloads += error is None
-        self._failures += any((error, tickets_error))
+        self._statistics = attrs.evolve(
+            self._statistics,
+            reloads=self._statistics.reloads + (error is None),
+            failures=self._statistics.failures + any((error, tickets_error)),
+        )
         if not is_news and before == repr((error, tickets_error)):
             return
         if error is not None:

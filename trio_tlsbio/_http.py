@@ -18,8 +18,9 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._core.errors import TLSError
-from ._net.connecting import renewed_context, resume_over
-from ._net.reloading import ContextProvider, current_context
+from ._http_pools import Lease, Pools
+from ._net.connecting import resume_over
+from ._net.reloading import ContextProvider
 from ._net.session_cache import SessionCache
 from ._stream.stream import TLSStream
 
@@ -268,7 +269,7 @@ class HTTPBody:
     core: ClassVar[ModuleType]
 
     _stream: Any
-    _lease: _Lease
+    _lease: Lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Receive the body, piece by piece."""
@@ -284,39 +285,6 @@ class HTTPBody:
                 await self._stream.aclose()
             finally:
                 await self._lease.end()
-
-
-@attrs.define(eq=False)
-class _Pool:
-    """A pool for one context. Once that is renewed, the end of the last request closes it."""
-
-    pool: Any
-    context: ssl.SSLContext
-    requests: int = 0
-    is_retired: bool = False
-
-    def lease(self) -> _Lease:
-        """Keep it open for a request."""
-        self.requests += 1
-        return _Lease(self)
-
-    async def close_if_unused(self) -> None:
-        if self.is_retired and not self.requests:
-            await self.pool.aclose()
-
-
-@attrs.define(eq=False)
-class _Lease:
-    """A request, for which a pool stays open."""
-
-    _pool: _Pool | None
-
-    async def end(self) -> None:
-        """End it. Another call does nothing."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            pool.requests -= 1
-            await pool.close_if_unused()
 
 
 @contextmanager
@@ -345,10 +313,7 @@ class HTTPTransport:
     session_cache: SessionCache
     """Where the sessions are kept."""
 
-    _contexts: ssl.SSLContext | ContextProvider = attrs.field(repr=False)
-    _make_pool: Callable[[ssl.SSLContext], Any] = attrs.field(repr=False)
-    _pool: _Pool = attrs.field(repr=False)
-    _retired: set[_Pool] = attrs.field(repr=False)
+    _pools: Pools = attrs.field(repr=False)
 
     def __init__(
         self,
@@ -370,7 +335,7 @@ class HTTPTransport:
         self.session_cache = backend.session_cache
         if limits is None:
             limits = self.library.Limits(max_connections=100, max_keepalive_connections=20)
-        self._contexts = (
+        contexts: ssl.SSLContext | ContextProvider = (
             verify
             if callable(verify)
             else self.library.create_ssl_context(verify, trust_env=trust_env)
@@ -389,10 +354,8 @@ class HTTPTransport:
             "local_address": local_address,
             "socket_options": socket_options,
         }
-        self._make_pool = self._pool_maker(options, of_sockets, proxy, trust_env=trust_env)
-        context = current_context(self._contexts)
-        self._pool = _Pool(self._make_pool(context), context)
-        self._retired = set()
+        make_pool = self._pool_maker(options, of_sockets, proxy, trust_env=trust_env)
+        self._pools = Pools(contexts, make_pool, self.session_cache)
 
     def _pool_maker(
         self, options: dict[str, Any], of_sockets: dict[str, Any], proxy: Any, *, trust_env: bool
@@ -436,11 +399,10 @@ class HTTPTransport:
             content=request.stream,
             extensions=request.extensions,
         )
-        await self._renew_pool()
-        pool, lease = self._pool, self._pool.lease()
+        lease = await self._pools.lease()
         with translated(self.library, self.core):
             try:
-                response = await pool.pool.handle_async_request(core_request)
+                response = await lease.pool.handle_async_request(core_request)
             except BaseException:
                 await lease.end()
                 raise
@@ -451,24 +413,10 @@ class HTTPTransport:
             extensions=response.extensions,
         )
 
-    async def _renew_pool(self) -> None:
-        """Take another pool if there is another context. Requests of the old one go on."""
-        if isinstance(self._contexts, ssl.SSLContext):
-            return
-        old = self._pool
-        context = await renewed_context(self._contexts, old.context, self.session_cache)
-        if context is self._pool.context:
-            return
-        self._pool = _Pool(self._make_pool(context), context)
-        old.is_retired = True
-        self._retired = {pool for pool in self._retired if pool.requests} | {old}
-        await old.close_if_unused()
-
     async def aclose(self) -> None:
         """Close all connections."""
         with translated(self.library, self.core):
-            for pool in (self._pool, *self._retired):
-                await pool.pool.aclose()
+            await self._pools.aclose()
 
 
 def _maker_of(pool_class: Any, **options: Any) -> Callable[[ssl.SSLContext], Any]:

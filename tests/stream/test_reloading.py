@@ -250,7 +250,7 @@ async def test_httpx_gets_a_new_pool(volume: Volume, asking: ssl.SSLContext) -> 
                 # Its idle connections are of no more use; the one that works goes on.
                 assert (await client.get(url)).text == "two.example"
                 assert connections == 2
-                old = transport._retired
+                old = transport._pools.retired
                 assert [pool.requests for pool in old] == [1]
                 (pool,) = old
                 may_end.set()

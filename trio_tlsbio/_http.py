@@ -19,7 +19,9 @@ from trio.lowlevel import enable_ki_protection
 
 from ._core.arguments import Arguments
 from ._core.errors import TLSError
+from ._http_pools import Lease, Pools
 from ._net.connecting import SessionsOfServer, resume_over
+from ._net.reloading import ContextProvider
 from ._net.session_cache import SessionCache
 from ._stream.options import StreamOptions
 from ._stream.stream import TLSStream
@@ -268,6 +270,7 @@ class HTTPBody:
     core: ClassVar[ModuleType]
 
     _stream: Any
+    _lease: Lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Receive the body, piece by piece."""
@@ -279,7 +282,10 @@ class HTTPBody:
     async def aclose(self) -> None:
         """Give the connection back to the pool."""
         with translated(self.library, self.core):
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            finally:
+                await self._lease.end()
 
 
 @contextmanager
@@ -308,12 +314,12 @@ class HTTPTransport:
     session_cache: SessionCache
     """Where the sessions are kept."""
 
-    _pool: Any = attrs.field(repr=False)
+    _pools: Pools = attrs.field(repr=False)
 
     def __init__(
         self,
         *,
-        verify: ssl.SSLContext | bool = True,
+        verify: ssl.SSLContext | ContextProvider | bool = True,
         trust_env: bool = True,
         http1: bool = True,
         http2: bool = False,
@@ -330,8 +336,12 @@ class HTTPTransport:
         self.session_cache = backend.session_cache
         if limits is None:
             limits = self.library.Limits(max_connections=100, max_keepalive_connections=20)
+        contexts: ssl.SSLContext | ContextProvider = (
+            verify
+            if callable(verify)
+            else self.library.create_ssl_context(verify, trust_env=trust_env)
+        )
         options: dict[str, Any] = {
-            "ssl_context": self.library.create_ssl_context(verify, trust_env=trust_env),
             "max_connections": limits.max_connections,
             "max_keepalive_connections": limits.max_keepalive_connections,
             "keepalive_expiry": limits.keepalive_expiry,
@@ -345,24 +355,28 @@ class HTTPTransport:
             "local_address": local_address,
             "socket_options": socket_options,
         }
+        make_pool = self._pool_maker(options, of_sockets, proxy, trust_env=trust_env)
+        self._pools = Pools(contexts, make_pool, self.session_cache)
+
+    def _pool_maker(
+        self, options: dict[str, Any], of_sockets: dict[str, Any], proxy: Any, *, trust_env: bool
+    ) -> Callable[[ssl.SSLContext], Any]:
+        """Return what makes a pool of a context."""
         if proxy is None:
-            self._pool = self.core.AsyncConnectionPool(**options, **of_sockets)
-            return
+            return _maker_of(self.core.AsyncConnectionPool, **options, **of_sockets)
         if any(option is not None for option in of_sockets.values()):
             raise ValueError("uds, local_address and socket_options can't be used with a proxy")
         if not isinstance(proxy, self.library.Proxy):
             proxy = self.library.Proxy(proxy)
         options |= {"proxy_url": self._core_url(proxy.url), "proxy_auth": proxy.raw_auth}
         if proxy.url.scheme not in {"http", "https"}:
-            self._pool = self.core.AsyncSOCKSProxy(**options)
-            return
+            return _maker_of(self.core.AsyncSOCKSProxy, **options)
         proxy_context = proxy.ssl_context
         if proxy.url.scheme == "https" and proxy_context is None:
             # httpcore would make one for each connection, and their sessions fit no other.
             proxy_context = self.library.create_ssl_context(trust_env=trust_env)
-        self._pool = self.core.AsyncHTTPProxy(
-            proxy_headers=proxy.headers.raw, proxy_ssl_context=proxy_context, **options
-        )
+        options |= {"proxy_headers": proxy.headers.raw, "proxy_ssl_context": proxy_context}
+        return _maker_of(self.core.AsyncHTTPProxy, **options)
 
     def _core_url(self, url: Any) -> Any:
         return self.core.URL(
@@ -386,16 +400,25 @@ class HTTPTransport:
             content=request.stream,
             extensions=request.extensions,
         )
+        lease = await self._pools.lease()
         with translated(self.library, self.core):
-            response = await self._pool.handle_async_request(core_request)
+            try:
+                response = await lease.pool.handle_async_request(core_request)
+            except BaseException:
+                await lease.end()
+                raise
         return self.library.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=self.body_class(response.stream),
+            stream=self.body_class(response.stream, lease),
             extensions=response.extensions,
         )
 
     async def aclose(self) -> None:
         """Close all connections."""
         with translated(self.library, self.core):
-            await self._pool.aclose()
+            await self._pools.aclose()
+
+
+def _maker_of(pool_class: Any, **options: Any) -> Callable[[ssl.SSLContext], Any]:
+    return lambda ssl_context: pool_class(ssl_context=ssl_context, **options)

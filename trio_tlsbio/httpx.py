@@ -35,7 +35,9 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
 
     Args:
       verify: The :class:`ssl.SSLContext` to connect with; or True for the default of httpx, or
-        False not to check certificates. Its ALPN protocols are set by httpcore.
+        False not to check certificates. Its ALPN protocols are set by httpcore. It can be a
+        :class:`trio_tlsbio.ReloadingContext`: a new context gets new connections and sessions, and
+        the old connections are closed when their requests have ended.
       trust_env: Whether environment variables may say which authorities are trusted.
       http1: Whether HTTP/1.1 may be spoken.
       http2: Whether HTTP/2 may be spoken; this needs ``httpx[http2]``.

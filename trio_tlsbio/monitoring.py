@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._net.conventions import tls_attributes
 from ._net.monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -12,6 +13,7 @@ from ._net.monitor import (
     ServerMonitor,
     ServerStatistics,
 )
+from ._net.reloading import ReloadingStatistics
 from ._net.session_cache import SessionCacheStatistics
 from ._public import publish
 
@@ -21,10 +23,12 @@ __all__ = [
     "ConnectionClosed",
     "HandshakeCompleted",
     "HandshakeFailed",
+    "ReloadingStatistics",
     "ServerEvent",
     "ServerMonitor",
     "ServerStatistics",
     "SessionCacheStatistics",
+    "tls_attributes",
 ]
 
 publish(__name__)

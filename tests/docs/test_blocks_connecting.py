@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from trio_tlsbio import (
     PeerAlertError,
     ReloadingContext,
     Retry,
+    TLSConnector,
     TLSError,
     TLSSession,
     TLSStream,
@@ -174,6 +176,34 @@ async def test_connecting_client_certificate(
 
     async with serving(ask, server_context) as port, await connect(port, context) as stream:
         assert await stream.receive_some() == b"thanks"
+
+
+@runs("connecting.rst", "def make_context():")
+async def test_connecting_renewed_client_certificate(
+    block: Block, ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def renew(name: str) -> None:
+        cert = ca.issue_cert(name)
+        cert.cert_chain_pems[0].write_to_path("tls.crt")
+        cert.private_key_pem.write_to_path("tls.key")
+
+    async def tell(stream: Stream) -> None:
+        assert stream.handshake is not None
+        await stream.send_all(stream.handshake.certificate_names[0].encode())
+
+    renew("one.example")
+    server_context = server_context_for(ca.issue_cert(NAME, HOST))
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ours = SimpleNamespace(create_default_context=lambda: client_context_for(ca))
+    names = await block.run(ssl=ours, TLSConnector=TLSConnector, ReloadingContext=ReloadingContext)
+    async with serving(tell, server_context) as port:
+        for name in ("one.example", "two.example"):
+            renew(name)
+            async with await names["connector"].connect(HOST, port) as stream:
+                assert await stream.receive_some() == name.encode()
 
 
 @runs("connecting.rst", "connector = TLSConnector(ssl_context=context, alpn_protocols=")

@@ -322,9 +322,9 @@ async def test_wrong_arguments_make_no_connection(
             with pytest.raises(ValueError, match=words):
                 await connectable.connect()
     for ssl_context in ("no context", 1):
-        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not"):
+        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, or a function"):
             await connect_tcp(HOST, 1, ssl_context=ssl_context)
-        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, not"):
+        with pytest.raises(TypeError, match=r"must be an ssl\.SSLContext, or a function"):
             TLSConnectable(anyio.TCPConnectable(HOST, 1), ssl_context=ssl_context)
     cache: Any = SessionCache()
     with pytest.raises(ValueError, match="the ssl_context they were made with"):

@@ -89,7 +89,9 @@ def of_tls_connector() -> ssl.SSLContext:
 
 def of_anyio() -> ssl.SSLContext:
     connectable = anyio.TCPConnectable("127.0.0.1", 4433)
-    return trio_tlsbio.anyio.TLSConnectable(connectable, hostname=NAME).ssl_context
+    context = trio_tlsbio.anyio.TLSConnectable(connectable, hostname=NAME).ssl_context
+    assert isinstance(context, ssl.SSLContext)
+    return context
 
 
 def of_connect() -> ssl.SSLContext:

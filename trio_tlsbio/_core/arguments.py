@@ -9,6 +9,7 @@ import ssl
 import attrs
 import idna
 
+from . import dates
 from .native_session import AnySession
 from .sessions import TLSSession
 
@@ -138,15 +139,18 @@ class Arguments:
         check_context(ssl_context, server_side=True)
         return cls(ssl_context, server_side=True)
 
-    def native_session(self) -> AnySession:
-        """Return what OpenSSL resumes ``session`` with, for the context as it is now.
+    def native_session(self) -> AnySession | None:
+        """Return what OpenSSL resumes ``session`` with, for the context as it is now. None without
+        one, and if its lineage has ended, which is no error.
 
         Raises:
           ValueError: if this use of the session would not be safe.
         """
-        assert self.session is not None
+        if self.session is None:
+            return None
         assert self.ssl_context is not None
-        return self.session.resumed_by(self.ssl_context, self.server_hostname)
+        session = self.session.resumed_by(self.ssl_context, self.server_hostname)
+        return None if self.session.has_ended(dates.now()) else session
 
 
 def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "decoded",
     "peer_certificates",
     "presented_names",
+    "verified_chain",
 ]
 
 # A certificate as SSLObject.getpeercert() decodes it.
@@ -39,6 +40,16 @@ def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
         return ()
     # A client that was asked for a certificate after the handshake, and has none, leaves a None.
     return tuple(certificate for certificate in get_chain() or () if certificate is not None)
+
+
+def verified_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+    """Return the chain that OpenSSL has verified, in DER form: only the leaf in a Python that can't
+    tell more, and nothing in a resumed session of TLS 1.3.
+    """
+    get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
+    chain = tuple(map(_in_der, get_chain() or ())) if get_chain is not None else ()
+    leaf = ssl_object.getpeercert(binary_form=True)
+    return chain or (() if leaf is None else (leaf,))
 
 
 def _in_der(certificate: Any) -> bytes:

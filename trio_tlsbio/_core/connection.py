@@ -57,7 +57,8 @@ class TLSConnection:
       server_hostname: The name of the server, for SNI and for the check of its certificate.
         Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
         ``ssl_context.check_hostname`` is set.
-      session: The session of an earlier connection to resume. Clients only.
+      session: The session of an earlier connection to resume. Clients only. One whose lineage has
+        ended is not offered.
       verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
         Until then no data passes, and our last message of the handshake is held back.
       strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
@@ -111,8 +112,8 @@ class TLSConnection:
         ssl_object = first_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
         )
-        if arguments.session is not None:
-            resume(ssl_object, arguments.native_session())
+        if (session := arguments.native_session()) is not None:
+            resume(ssl_object, session)
         self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
         self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
@@ -428,6 +429,8 @@ class TLSConnection:
             is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and ssl_object.context.post_handshake_auth,
         )
+        if self._sessions is not None:
+            self._sessions.begin(is_resumed=info.session_reused)
         if self._tickets is not None:
             self._tickets.begin()
             self._engine.on_message = self._tickets.look

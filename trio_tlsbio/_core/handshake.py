@@ -7,6 +7,7 @@ from functools import cache
 
 import attrs
 
+from .ages import refusal_of_session
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .engine import Engine, Happening, ask
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
@@ -93,7 +94,7 @@ class Handshake:
             # Always by this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
-            happening = self._refuse_protocols() or self._go_on()
+            happening = self._refusal(is_done=False) or self._go_on()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake comes from anybody: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -105,10 +106,18 @@ class Handshake:
             self._drop_finished(exc)
             raise
         else:
-            happening = self._end()
+            happening = self._refusal(is_done=True) or self._end()
         finally:
             self._collect()
         return happening
+
+    def _refusal(self, *, is_done: bool) -> Happening | None:
+        """Refuse a client that OpenSSL accepts, if a rule of ours is against it."""
+        engine = self._engine
+        if not engine.ssl_object.server_side:
+            return None
+        refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
+        return refusal if is_done else refusal or self._refuse_protocols()
 
     def _end(self) -> Happening | None:
         if not self._verifies:

@@ -13,7 +13,14 @@ import ssl
 import sys
 from collections.abc import Iterator
 
-__all__ = ["certificate_names_in_der", "is_reachable", "set_ticket_keys"]
+from .der import items_of
+
+__all__ = [
+    "certificate_names_in_der",
+    "certificates_in_der",
+    "is_reachable",
+    "set_ticket_keys",
+]
 
 # Numbers of SSL_CTX_ctrl(3), from ssl.h.
 _GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
@@ -32,6 +39,7 @@ _PROTOTYPES: tuple[tuple[str, type | None, list[type]], ...] = (
     ("ASN1_STRING_get0_data", _POINTER, [_POINTER]),
     ("ASN1_STRING_length", ctypes.c_int, [_POINTER]),
     ("X509_get_subject_name", _POINTER, [_POINTER]),
+    ("i2d_X509", ctypes.c_int, [_POINTER, _POINTER]),
     ("X509_NAME_get0_der", ctypes.c_int, [_POINTER, _POINTER, _POINTER]),
 )
 
@@ -123,16 +131,37 @@ def certificate_names_in_der(ssl_context: ssl.SSLContext) -> set[bytes]:
       NotImplementedError: if this Python does not let us look.
     """
     libssl, pointer = _reach(ssl_context)
-    current = libssl.SSL_CTX_get0_certificate(pointer)
     names: set[bytes] = set()
-    # One for each kind of key.
+    for certificate in _certificates_of(libssl, pointer):
+        names.update(_names_of(libssl, certificate))
+    return names
+
+
+def certificates_in_der(ssl_context: ssl.SSLContext) -> list[bytes]:
+    """Return a context's own certificates in DER form, without their issuers.
+
+    Raises:
+      NotImplementedError: if this Python does not let us look.
+    """
+    libssl, pointer = _reach(ssl_context)
+    return [_in_der(libssl, certificate) for certificate in _certificates_of(libssl, pointer)]
+
+
+def _certificates_of(libssl: ctypes.PyDLL, pointer: int) -> Iterator[int]:
+    """Return a context's own certificates: one for each kind of key."""
+    current = libssl.SSL_CTX_get0_certificate(pointer)
     more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _FIRST, None)
     while more:
-        names.update(_names_of(libssl, libssl.SSL_CTX_get0_certificate(pointer)))
+        yield libssl.SSL_CTX_get0_certificate(pointer)
         more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _NEXT, None)
     if current:
         libssl.SSL_CTX_ctrl(pointer, _SELECT_CURRENT_CERT, 0, current)
-    return names
+
+
+def _in_der(libssl: ctypes.PyDLL, certificate: int) -> bytes:
+    buffer = ctypes.create_string_buffer(libssl.i2d_X509(certificate, None))
+    libssl.i2d_X509(certificate, ctypes.byref(_POINTER(ctypes.addressof(buffer))))
+    return buffer.raw
 
 
 def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
@@ -143,28 +172,9 @@ def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
         der = ctypes.string_at(
             libssl.ASN1_STRING_get0_data(value), libssl.ASN1_STRING_length(value)
         )
-        yield from _items_of(der)
+        yield from items_of(der)
     else:
         data, length = _POINTER(), ctypes.c_size_t()
         subject = libssl.X509_get_subject_name(certificate)
         libssl.X509_NAME_get0_der(subject, ctypes.byref(data), ctypes.byref(length))
         yield ctypes.string_at(data, length.value)
-
-
-def _items_of(der: bytes) -> Iterator[bytes]:
-    """Take a SEQUENCE in DER apart (X.690 section 8.1), down to its items as they are."""
-    position, end = _content_of(der, 0)
-    while position < end:
-        _, after = _content_of(der, position)
-        yield der[position:after]
-        position = after
-
-
-def _content_of(der: bytes, start: int) -> tuple[int, int]:
-    """Return where the content of a value begins and ends."""
-    length, begin = der[start + 1], start + 2
-    if length >= 0x80:
-        size = length - 0x80
-        length = int.from_bytes(der[begin : begin + size])
-        begin += size
-    return begin, begin + length

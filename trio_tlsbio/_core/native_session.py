@@ -13,11 +13,18 @@ import ctypes
 import functools
 import ssl
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 
-__all__ = ["AnySession", "LOOKS_ARE_CHEAP", "current_session", "resume", "session_id"]
+__all__ = [
+    "AnySession",
+    "LOOKS_ARE_CHEAP",
+    "current_session",
+    "peer_certificate",
+    "resume",
+    "session_id",
+]
 
 
 class AnySession(Protocol):
@@ -38,32 +45,51 @@ _COPIES = sys.implementation.name == "cpython" and (
     sys.version_info < (3, 12, 8) or (3, 13) <= sys.version_info < (3, 13, 1)
 )
 
+# Newer ones than those that were looked at may have other objects.
+_IS_KNOWN = sys.implementation.name == "cpython" and sys.version_info < (3, 16)
+
 _WORD = ctypes.sizeof(ctypes.c_void_p)
+_POINTER = ctypes.c_void_p
+
+_Prototype: TypeAlias = tuple[str, type | None, list[type]]
+
+_FOR_SESSIONS: tuple[_Prototype, ...] = (
+    ("SSL_get_session", _POINTER, [_POINTER]),
+    ("SSL_set_session", ctypes.c_int, [_POINTER, _POINTER]),
+    ("SSL_SESSION_dup", _POINTER, [_POINTER]),
+    ("SSL_SESSION_free", None, [_POINTER]),
+    ("SSL_SESSION_get_id", _POINTER, [_POINTER, _POINTER]),
+    ("SSL_SESSION_has_ticket", ctypes.c_int, [_POINTER]),
+    ("SSL_SESSION_get_timeout", ctypes.c_long, [_POINTER]),
+    ("SSL_SESSION_get_ticket_lifetime_hint", ctypes.c_ulong, [_POINTER]),
+)
+_FOR_CERTIFICATES: tuple[_Prototype, ...] = (
+    ("SSL_get0_peer_certificate", _POINTER, [_POINTER]),
+    ("i2d_X509", ctypes.c_int, [_POINTER, _POINTER]),
+)
 
 
-@functools.cache
-def _libssl() -> ctypes.PyDLL | None:
-    """Return the libssl that the module ssl uses; None if it can't be reached."""
-    if not _COPIES:
-        return None
+def _load(prototypes: tuple[_Prototype, ...]) -> ctypes.PyDLL | None:
     try:
         # Not CDLL, which would let other threads run during each call.
         libssl = ctypes.PyDLL(_ssl.__file__)
-        for name, result, arguments in (
-            ("SSL_get_session", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_set_session", ctypes.c_int, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_SESSION_dup", ctypes.c_void_p, [ctypes.c_void_p]),
-            ("SSL_SESSION_free", None, [ctypes.c_void_p]),
-            ("SSL_SESSION_get_id", ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]),
-            ("SSL_SESSION_has_ticket", ctypes.c_int, [ctypes.c_void_p]),
-            ("SSL_SESSION_get_timeout", ctypes.c_long, [ctypes.c_void_p]),
-            ("SSL_SESSION_get_ticket_lifetime_hint", ctypes.c_ulong, [ctypes.c_void_p]),
-        ):
+        for name, result, arguments in prototypes:
             function = getattr(libssl, name)
             function.restype, function.argtypes = result, arguments
     except (AttributeError, OSError):  # the module is built in, or libssl is linked statically
         return None
     return libssl
+
+
+@functools.cache
+def _libssl() -> ctypes.PyDLL | None:
+    """Return the libssl that the module ssl uses; None if it can't be reached."""
+    return _load(_FOR_SESSIONS) if _COPIES else None
+
+
+@functools.cache
+def _libssl_for_certificates() -> ctypes.PyDLL | None:
+    return _load(_FOR_CERTIFICATES) if _IS_KNOWN else None
 
 
 LOOKS_ARE_CHEAP = not _COPIES or _libssl() is not None
@@ -138,3 +164,17 @@ def resume(ssl_object: ssl.SSLObject, session: AnySession) -> None:
     duplicate = libssl.SSL_SESSION_dup(session._pointer)
     libssl.SSL_set_session(ssl_pointer, duplicate)  # which takes a reference of its own
     libssl.SSL_SESSION_free(duplicate)
+
+
+def peer_certificate(ssl_object: ssl.SSLObject) -> bytes | None:
+    """Return the peer's certificate in DER form in the middle of a handshake, when
+    :meth:`ssl.SSLObject.getpeercert` refuses to. None if there is none, or it can't be reached.
+    """
+    libssl = _libssl_for_certificates()
+    if libssl is None or (ssl_pointer := _pointer_of(ssl_object)) is None:
+        return None
+    if not (certificate := libssl.SSL_get0_peer_certificate(ssl_pointer)):
+        return None
+    buffer = ctypes.create_string_buffer(libssl.i2d_X509(certificate, None))
+    libssl.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))
+    return buffer.raw

@@ -7,11 +7,18 @@ from typing import NoReturn
 
 import attrs
 
+from . import dates
+from .certificates import verified_chain
 from .context_settings import verify_flags, verify_mode
 from .native_session import AnySession, current_session, session_id
 from .trust import security_level
 
-__all__ = ["SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
+__all__ = ["MAX_LINEAGE", "SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
+
+# The longest time for which a client may keep one ticket (RFC 9846 section 4.7.1). A ticket that a
+# resumed connection brings must not extend it: nothing was verified again. The same section
+# recommends a limit, by the certificate's own and by how long a revocation may go unnoticed.
+MAX_LINEAGE = 7 * 24 * 3600.0
 
 
 def refuse_copy(holder: object) -> NoReturn:
@@ -52,6 +59,14 @@ class VerificationSettings:
         )
 
 
+@attrs.frozen
+class Lineage:
+    """The beginning of a session and of those that came of it, and what ends them all."""
+
+    verified_at: float
+    certificate_expires: float | None
+
+
 @attrs.frozen(eq=False)
 class TLSSession:
     """What a later connection to the same server can resume with, skipping most of the handshake.
@@ -63,6 +78,10 @@ class TLSSession:
 
     Sessions come from connections (:attr:`TLSStream.session`, ``on_session``) and can't be made by
     hand. They hold keys: their repr shows none, and they can't be pickled.
+
+    A session that a resumed connection brings belongs to the lineage of the one that was resumed.
+    A lineage ends with the certificate that was verified at its beginning, and at the latest after
+    seven days. A session past that end is not offered: the connection makes a full handshake.
     """
 
     server_hostname: str | None
@@ -77,6 +96,21 @@ class TLSSession:
     _native_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)
     _ssl_session: AnySession = attrs.field(repr=False)
+    _lineage: Lineage = attrs.field(repr=False)
+
+    @property
+    def verified_at(self) -> float:
+        """When the server was verified, in the full handshake that its lineage began with, in
+        seconds since the epoch.
+        """
+        return self._lineage.verified_at
+
+    @property
+    def certificate_expires(self) -> float | None:
+        """When the first certificate of the chain that was verified then expires, in seconds since
+        the epoch. None if the context verifies none.
+        """
+        return self._lineage.certificate_expires
 
     @property
     def id(self) -> bytes:
@@ -96,10 +130,22 @@ class TLSSession:
         4.7.1).
         """
         session = self._ssl_session
-        lifetime = min(session.timeout, 7 * 24 * 3600)
+        lifetime = min(session.timeout, MAX_LINEAGE)
         hint = session.ticket_lifetime_hint
         # In TLS 1.3 a hint of 0 means not to keep it; before, that nothing is said (RFC 5077).
         return min(hint, lifetime) if hint or self.single_use else lifetime
+
+    def has_ended(self, now: float, max_lineage: float = MAX_LINEAGE) -> bool:
+        """Whether its lineage is over.
+
+        Args:
+          now: The time, in seconds since the epoch.
+          max_lineage: How long a lineage may last, in seconds.
+        """
+        end = self.verified_at + max_lineage
+        if self.certificate_expires is not None:
+            end = min(end, self.certificate_expires)
+        return now >= end
 
     def fits(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> bool:
         """Whether it is safe to resume for this use: whether :meth:`resumed_by` would take it."""
@@ -131,7 +177,7 @@ class TLSSession:
         refuse_copy(self)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class SessionSource:
     """Makes the sessions of a client's connection, bound to what its peer is verified under."""
 
@@ -139,8 +185,11 @@ class SessionSource:
     _native_context: ssl.SSLContext
     # As they were when the connection was made.
     _settings: VerificationSettings
-    #: The id of the session that the client has offered.
-    offered_id: bytes | None
+    #: The id of the session that the client has offered, and its lineage.
+    offered_id: bytes | None = None
+    _offered_lineage: Lineage | None = None
+    _verified_at: float = attrs.field(default=0.0, init=False)
+    _lineage: Lineage | None = attrs.field(default=None, init=False)  # until it is asked for
 
     @classmethod
     def of(
@@ -149,9 +198,14 @@ class SessionSource:
         """Return that of a new connection."""
         context = ssl_object.context
         if offered is None:
-            return cls(ssl_context, context, VerificationSettings.of(context), None)
+            return cls(ssl_context, context, VerificationSettings.of(context))
         # It would not fit if the context had other settings.
-        return cls(ssl_context, context, offered._settings, offered.id)
+        return cls(ssl_context, context, offered._settings, offered.id, offered._lineage)
+
+    def begin(self, *, is_resumed: bool) -> None:
+        """Take note that the handshake is done."""
+        self._verified_at = dates.now()
+        self._lineage = self._offered_lineage if is_resumed else None
 
     def session_of(self, ssl_object: ssl.SSLObject) -> TLSSession | None:
         """Return the latest session that the server has given, if it can be resumed safely."""
@@ -178,4 +232,13 @@ class SessionSource:
             self._native_context,
             self._settings,
             session,
+            self._lineage_of(ssl_object),
         )
+
+    def _lineage_of(self, ssl_object: ssl.SSLObject) -> Lineage:
+        if self._lineage is None:
+            expires = None
+            if self._settings.verify_mode != ssl.CERT_NONE:
+                expires = min(map(dates.expiry_of, verified_chain(ssl_object)), default=None)
+            self._lineage = Lineage(self._verified_at, expires)
+        return self._lineage

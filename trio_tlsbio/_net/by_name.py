@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 
 import attrs
@@ -14,8 +14,8 @@ from trio_tlsbio._core.client_hello import ClientHello
 from trio_tlsbio._core.errors import RefuseHandshake, printable
 from trio_tlsbio._stream.decisions import ChooseContext
 
-from .listening import current_context
-from .reloading import ContextProvider
+from .expiry import certificate_expiry
+from .reloading import ContextProvider, ReloadingContext, current_context, next_context
 
 __all__ = ["contexts_by_name"]
 
@@ -83,13 +83,21 @@ class _ByName:
     _by_name: Mapping[str, ssl.SSLContext | ContextProvider]
     _default: ssl.SSLContext | ContextProvider | None
 
-    def __call__(self, hello: ClientHello) -> ssl.SSLContext:
+    @property
+    def certificate_expires(self) -> float | None:
+        """When the first of all certificates expires."""
+        contexts = [*self._by_name.values(), self._default]
+        expiries = [certificate_expiry(context) for context in contexts]
+        return min((each for each in expiries if each is not None), default=None)
+
+    def __call__(self, hello: ClientHello) -> ssl.SSLContext | Awaitable[ssl.SSLContext]:
         name = hello.server_name or ""
         parent = name.partition(".")[2]
         context = self._by_name.get(name) or self._by_name.get(f"*.{parent}") or self._default
         if context is None:
             raise RefuseHandshake("unrecognized_name", _not_served(hello.requested_name))
-        return current_context(context)
+        is_reloading = isinstance(context, ReloadingContext)
+        return next_context(context) if is_reloading else current_context(context)
 
 
 def _not_served(name: bytes | None) -> str:

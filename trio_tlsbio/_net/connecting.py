@@ -21,6 +21,7 @@ from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
 from .default_context import make_default_context
 from .reconnecting import Reconnecting, Retry, RetryPolicy, is_worth_retrying
+from .reloading import ContextProvider, ReloadingContext, current_context, next_context
 from .session_cache import SessionCache
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TLSConnector",
     "open_tls_over_tcp_stream",
     "reconnect",
+    "renewed_context",
     "resume_over",
 ]
 
@@ -72,7 +74,7 @@ async def open_tls_over_tcp_stream(
     port: int,
     *,
     https_compatible: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | ContextProvider | None = None,
     happy_eyeballs_delay: float | None = 0.25,
     session: TLSSession | None = None,
     session_cache: SessionCache | None = None,
@@ -97,7 +99,8 @@ async def open_tls_over_tcp_stream(
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
         cipher suites that RFC 9325 recommends. Loading the system's certificates takes a while,
         and sessions can't be resumed with another context, so programs that connect often make
-        one, or a :class:`TLSConnector`.
+        one, or a :class:`TLSConnector`. It can be a function that returns them, such as a
+        :class:`ReloadingContext`: a session of an earlier context is not offered then.
       happy_eyeballs_delay: How long one address of the host is tried before the next one is
         tried as well, in seconds. See :func:`trio.open_tcp_stream`.
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
@@ -124,8 +127,11 @@ async def open_tls_over_tcp_stream(
                 "sessions can only be resumed with the ssl_context they were made with"
             )
         ssl_context = make_default_context()
+    context = await next_context(ssl_context)
+    if session is not None and context is not ssl_context and session.ssl_context is not context:
+        session = None
     name = host if server_hostname is None else server_hostname
-    arguments = Arguments.parse(ssl_context, server_hostname=name, session=session)
+    arguments = Arguments.parse(context, server_hostname=name, session=session)
     if session is not None:
         arguments.native_session()  # an error now, and not after connecting
     options = StreamOptions(
@@ -159,7 +165,8 @@ class SessionsOfServer:
         """
         if arguments.session is not None:
             self._session_cache.mark_used(arguments.session)
-            return arguments
+            has_ended = self._session_cache.has_ended(arguments.session)
+            return attrs.evolve(arguments, session=None) if has_ended else arguments
         assert arguments.ssl_context is not None
         session = self._session_cache.take(
             arguments.ssl_context, arguments.server_hostname, self._port, now=time.monotonic()
@@ -196,6 +203,21 @@ def _resuming_stream(
     return stream_with(options, arguments, transport_stream, on_session)
 
 
+async def renewed_context(
+    provider: ssl.SSLContext | ContextProvider,
+    latest: ssl.SSLContext | None,
+    session_cache: SessionCache,
+) -> ssl.SSLContext:
+    """Return the context for the next connection. Sessions of the ``latest`` one are forgotten if
+    that has been renewed.
+    """
+    context = await next_context(provider)
+    is_reloading = isinstance(provider, ReloadingContext)
+    if latest is not None and latest is not context and is_reloading:
+        session_cache.retire(latest)
+    return context
+
+
 async def resume_over(
     transport_stream: T_Stream,
     arguments: Arguments,
@@ -221,7 +243,9 @@ async def resume_over(
     return tls_stream
 
 
-def _context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
+def _context_or_default(
+    ssl_context: ssl.SSLContext | ContextProvider | None,
+) -> ssl.SSLContext | ContextProvider:
     return make_default_context() if ssl_context is None else ssl_context
 
 
@@ -238,7 +262,9 @@ class TLSConnector:
 
     Args:
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
-        cipher suites that RFC 9325 recommends.
+        cipher suites that RFC 9325 recommends. It can be a function that returns them and is called
+        for each connection. With a :class:`ReloadingContext`, a renewed client certificate is used
+        by the next connection, and no session of the old one is resumed or kept.
       session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
         cache may serve several connectors: sessions of different contexts never mix.
       alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
@@ -253,10 +279,16 @@ class TLSConnector:
 
     Raises:
       ValueError: for protocols that ALPN has no form for, and for limits that are invalid.
-      TypeError: for protocols of a wrong type.
+      TypeError: for protocols of a wrong type, and if ``ssl_context`` is no
+        :class:`ssl.SSLContext`, and no function.
     """
 
-    ssl_context: ssl.SSLContext = attrs.field(default=None, converter=_context_or_default)
+    _provider: ssl.SSLContext | ContextProvider = attrs.field(
+        default=None, alias="ssl_context", converter=_context_or_default, repr=False
+    )
+    ssl_context: ssl.SSLContext = attrs.field(init=False)
+    """The settings of the latest connection."""
+
     session_cache: SessionCache = attrs.field(default=None, converter=_cache_or_own)
     alpn_protocols: tuple[str, ...] | None = attrs.field(default=None, converter=_checked_names)
     https_compatible: bool = False
@@ -267,6 +299,7 @@ class TLSConnector:
     close_max_bytes: int = CLOSE_MAX_BYTES
 
     def __attrs_post_init__(self) -> None:
+        self.ssl_context = current_context(self._provider)
         self._options()  # which checks them
 
     def _options(self) -> StreamOptions:
@@ -305,6 +338,7 @@ class TLSConnector:
           TypeError: for arguments of a wrong type.
         """
         names = self._names(alpn_protocols)
+        await self._renew()
         arguments = self._arguments(host, server_hostname)
         options = self._options()
         tcp_stream = await trio.open_tcp_stream(
@@ -336,13 +370,21 @@ class TLSConnector:
         """
         try:
             names = self._names(alpn_protocols)
+            await self._renew()
             arguments = Arguments.parse(self.ssl_context, server_hostname=server_hostname)
             options = self._options()
-        except (TypeError, ValueError):
+        except BaseException:
             await trio.aclose_forcefully(transport_stream)
             raise
         sessions = SessionsOfServer(self.session_cache, port)
         return await resume_over(transport_stream, arguments, options, sessions, names)
+
+    async def _renew(self) -> None:
+        """Have the context for a connection, which may be another one than for the last."""
+        if not isinstance(self._provider, ssl.SSLContext):
+            self.ssl_context = await renewed_context(
+                self._provider, self.ssl_context, self.session_cache
+            )
 
     def _arguments(self, host: str | bytes, server_hostname: str | bytes | None) -> Arguments:
         name = host if server_hostname is None else server_hostname
@@ -381,7 +423,7 @@ class TLSConnector:
 class ConnectorOptions(TypedDict, total=False):
     """The parameters of a :class:`TLSConnector`."""
 
-    ssl_context: ssl.SSLContext | None
+    ssl_context: ssl.SSLContext | ContextProvider | None
     session_cache: SessionCache | None
     alpn_protocols: Sequence[str] | None
     https_compatible: bool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ssl
+from collections.abc import Iterable
 from typing import Any, Generic, TypeAlias, cast
 
 import attrs
@@ -15,14 +16,14 @@ from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOp
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
 from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
-from .reloading import ContextProvider
+from .reloading import ContextProvider, current_context, next_context
 
 __all__ = [
     "HANDSHAKE_TIMEOUT",
     "ServerContext",
     "ServerSettings",
     "TLSListener",
-    "current_context",
+    "contexts_of",
     "has_failed_itself",
     "open_listeners",
     "open_tls_over_tcp_listeners",
@@ -34,19 +35,6 @@ HANDSHAKE_TIMEOUT = 15.0
 
 ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
 """What gives a server its settings: see :class:`TLSListener`."""
-
-
-def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
-    """Return the context for the next connection."""
-    if isinstance(ssl_context, ssl.SSLContext):
-        return ssl_context
-    provider: object = ssl_context
-    if isinstance(provider, type) or not callable(provider):
-        raise TypeError(
-            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {type(provider).__name__}"
-        )
-    return ssl_context()
 
 
 def _takes_hello(ssl_context: ServerContext) -> bool:
@@ -65,9 +53,10 @@ def _takes_hello(ssl_context: ServerContext) -> bool:
 class ServerSettings:
     """What the connections of one server have in common, checked: made by :meth:`of`."""
 
+    ssl_context: ServerContext
     options: StreamOptions
     proxy_protocol: TrustedProxies | None
-    _provider: ContextProvider | None
+    _provider: ContextProvider | None  # unless it is always the same
     _arguments: Arguments  # of the latest context; without one where clients decide on it
 
     @classmethod
@@ -90,12 +79,12 @@ class ServerSettings:
             if context is not ssl_context:
                 provider = cast("ContextProvider", ssl_context)
         check_trusted_proxies(proxy_protocol)
-        return cls(options, proxy_protocol, provider, arguments)
+        return cls(ssl_context, options, proxy_protocol, provider, arguments)
 
-    def arguments(self) -> Arguments:
+    async def arguments(self) -> Arguments:
         """Return what the next connection is made with. Raises what a function of the user does."""
         if self._provider is not None:
-            context = self._provider()
+            context = await next_context(self._provider)
             if context is not self._arguments.ssl_context:
                 self._arguments = Arguments.of_server(context)
         return self._arguments
@@ -174,7 +163,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         settings = self._settings
         transport_stream = await self.transport_listener.accept()
         try:
-            stream = stream_with(settings.options, settings.arguments(), transport_stream)
+            arguments = await settings.arguments()
+            stream = stream_with(settings.options, arguments, transport_stream)
         except BaseException as exc:  # of the function that gives the context
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
@@ -201,6 +191,11 @@ def has_failed_itself(listener: trio.abc.Listener[Any], exc: BaseException) -> b
     there is no connection.
     """
     return isinstance(listener, TLSListener) and exc is listener._context_error
+
+
+def contexts_of(listeners: Iterable[trio.abc.Listener[Any]]) -> list[ServerContext]:
+    """Return what gives listeners their contexts, as far as they are ours."""
+    return [each._settings.ssl_context for each in listeners if isinstance(each, TLSListener)]
 
 
 async def open_tls_over_tcp_listeners(
@@ -257,7 +252,7 @@ async def open_listeners(
     """Listen with settings that were checked before. See :func:`open_tls_over_tcp_listeners`."""
     listeners: list[TLSListener[trio.SocketStream]] = []
     for transport_listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog):
-        settings.arguments()  # what gives the context may fail by now
+        await settings.arguments()  # what gives the context may fail by now
         listener: TLSListener[trio.SocketStream] = TLSListener.__new__(TLSListener)
         listener.__attrs_init__(transport_listener, settings)
         listeners.append(listener)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -11,6 +11,8 @@ import attrs
 
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.handshake_info import HandshakeInfo
+
+from .expiry import certificate_expiry
 
 __all__ = [
     "AcceptFailed",
@@ -21,6 +23,7 @@ __all__ = [
     "ServerEvent",
     "ServerMonitor",
     "ServerStatistics",
+    "error_type_of",
 ]
 
 
@@ -123,6 +126,13 @@ class ServerStatistics:
     connection_seconds: float = 0.0
     """How long the connections that are closed lasted in all, in seconds."""
 
+    certificate_expires: float | None = attrs.field(default=None, eq=False)  # no counter
+    """When the first certificate that the server uses expires, in seconds since the epoch: the one
+    that it has loaded, whatever is on the disk by now. None where that is not known: contexts that
+    a function of your own chooses, and contexts other than a :class:`~trio_tlsbio.ReloadingContext`
+    where CPython's underlying objects can't be read. Envoy: ``days_until_first_cert_expiring``, in
+    days."""
+
     @property
     def timed_out(self) -> int:
         """Handshakes that took too long. They are in ``failed`` as well. Envoy:
@@ -154,6 +164,7 @@ class ServerMonitor:
     _broken: Counter[str] = attrs.field(factory=Counter, init=False)
     _handshake_seconds: float = attrs.field(default=0.0, init=False)
     _connection_seconds: float = attrs.field(default=0.0, init=False)
+    _contexts: list[object] = attrs.field(factory=list, init=False)
 
     def __repr__(self) -> str:
         return f"<ServerMonitor: {self.statistics()}>"
@@ -166,7 +177,17 @@ class ServerMonitor:
             broken=self._broken,
             handshake_seconds=self._handshake_seconds,
             connection_seconds=self._connection_seconds,
+            certificate_expires=self._certificate_expires(),
         )
+
+    def watch(self, ssl_contexts: Iterable[object]) -> None:
+        """Include the certificates of these contexts in the statistics. For servers."""
+        # Nothing keeps count of them: a server stays with its contexts.
+        self._contexts += [each for each in ssl_contexts if each not in self._contexts]
+
+    def _certificate_expires(self) -> float | None:
+        expiries = [certificate_expiry(context) for context in self._contexts]
+        return min((each for each in expiries if each is not None), default=None)
 
     def happened(self, event: ServerEvent) -> None:
         """Count an event, and tell ``on_event``. For servers; yours may call it too."""
@@ -180,12 +201,12 @@ class ServerMonitor:
                 totals["resumed"] += event.handshake.session_reused
                 self._handshake_seconds += event.duration
             case HandshakeFailed():
-                self._failed[_type_of(event.error)] += 1
+                self._failed[error_type_of(event.error)] += 1
             case ConnectionClosed():
                 totals["active"] -= 1
                 self._connection_seconds += event.duration
                 if event.handshake is not None and event.error is not None:
-                    self._broken[_type_of(event.error)] += 1
+                    self._broken[error_type_of(event.error)] += 1
                 totals["cancelled"] += event.handshake is None and event.error is None
             case AcceptFailed():
                 totals["accept_errors"] += 1
@@ -193,5 +214,6 @@ class ServerMonitor:
             self.on_event(event)
 
 
-def _type_of(error: Exception) -> str:
+def error_type_of(error: Exception) -> str:
+    """Return a short name to count an error by."""
     return error.error_type if isinstance(error, TLSError) else type(error).__name__

@@ -23,6 +23,7 @@ from .listening import (
     ServerContext,
     ServerSettings,
     TLSListener,
+    contexts_of,
     has_failed_itself,
     open_listeners,
     when_closed,
@@ -182,6 +183,7 @@ async def _serve(
         places = _Places(policy.max_connections, policy.max_handshakes)
         handlers = nursery if handler_nursery is None else handler_nursery
         server = _Server(handler, handlers, policy, places)
+        policy.monitor.watch(contexts_of(listeners))
         closed = [when_closed(listener) for listener in listeners]
         nursery.start_soon(server.drain_after, closed)
         for listener, event in zip(listeners, closed, strict=True):

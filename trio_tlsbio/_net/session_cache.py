@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import NoReturn, TypeAlias
+from weakref import WeakSet
 
 import attrs
 
-from trio_tlsbio._core.sessions import TLSSession, refuse_copy
+from trio_tlsbio._core.dates import now
+from trio_tlsbio._core.sessions import MAX_LINEAGE, TLSSession, refuse_copy
 
 __all__ = ["SessionCache", "SessionCacheStatistics"]
 
@@ -27,7 +30,7 @@ class SessionCacheStatistics:
     """Times that there was none to take."""
 
     expired: int = 0
-    """Sessions that were dropped because their lifetime was over."""
+    """Sessions that were dropped because their lifetime, or their lineage's, was over."""
 
     evicted: int = 0
     """Sessions that were dropped to make room."""
@@ -57,8 +60,8 @@ class SessionCache:
 
     It keeps some tickets for each server in TLS 1.3, each of which is given out once, and one
     session in TLS 1.2, which may be used again and again. A ticket that was given out is not taken
-    back. It does no I/O and reads no clock: the time is passed in, in seconds of any clock that
-    only goes forward.
+    back. It does no I/O. Lifetimes are measured by the time that is passed in, in seconds of any
+    clock that only goes forward; ``clock`` is for the dates at which certificates expire.
 
     :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use one by
     themselves. It belongs to one thread, as all of Trio's objects do.
@@ -70,22 +73,47 @@ class SessionCache:
         So many connections that are opened at once can all resume. The default is more than the
         idle connections that HTTP clients keep for all servers together, often 20, of which each
         may have brought a single ticket.
+      max_lineage: How long after a full handshake the sessions that come of it may be resumed, in
+        seconds: tickets of resumed connections included, which verify no certificate. They never
+        outlive the server's certificate. The default, seven days, is also the longest: RFC 9846
+        section 4.7.1 allows no ticket to be kept for longer, so by default no single ticket is
+        cut short, and tickets that come of it gain nothing. Choose less to have certificates, and
+        their revocation, verified more often.
+      clock: Returns the time in seconds since the epoch.
+
+    Raises:
+      ValueError: for a limit that is not positive, or a ``max_lineage`` of more than seven days.
     """
 
     _max_sessions: int
     _tickets_per_server: int
+    _max_lineage: float
+    _clock: Callable[[], float]
+    _retired: WeakSet[ssl.SSLContext]
     _servers: OrderedDict[_Server, deque[_Entry]]
     _used: OrderedDict[bytes, None]  # ids of tickets, the latest last
     _count: int
     _counts: Counter[str]  # by the names in SessionCacheStatistics
 
-    def __init__(self, max_sessions: int = 1000, *, tickets_per_server: int = 32) -> None:
+    def __init__(
+        self,
+        max_sessions: int = 1000,
+        *,
+        tickets_per_server: int = 32,
+        max_lineage: float = MAX_LINEAGE,
+        clock: Callable[[], float] = now,
+    ) -> None:
         if max_sessions < 1:
             raise ValueError("max_sessions must be positive")
         if tickets_per_server < 1:
             raise ValueError("tickets_per_server must be positive")
+        if not 0 < max_lineage <= MAX_LINEAGE:
+            raise ValueError("max_lineage must be positive, and at most 604800 seconds (7 days)")
         self._max_sessions = max_sessions
         self._tickets_per_server = tickets_per_server
+        self._max_lineage = max_lineage
+        self._clock = clock
+        self._retired = WeakSet()
         self._servers = OrderedDict()
         self._used = OrderedDict()
         self._count = 0
@@ -104,9 +132,13 @@ class SessionCache:
     def put(self, session: TLSSession, port: int, *, now: float) -> None:
         """Keep a session that the server at ``port`` of its name has given.
 
-        A ticket of TLS 1.3 that was used already is not kept.
+        A ticket of TLS 1.3 that was used already is not kept, nor is a session whose lineage has
+        ended, or whose context is retired.
         """
-        if self._is_used(session):
+        if self._is_used(session) or session.ssl_context in self._retired:
+            return
+        if self.has_ended(session):
+            self._counts["expired"] += 1
             return
         server = (session.ssl_context, session.server_hostname, port)
         entries = self._servers.setdefault(server, deque())
@@ -134,13 +166,14 @@ class SessionCache:
 
         A ticket of TLS 1.3 is not in the cache any more afterwards.
         """
+        self._retired.discard(ssl_context)
         server = (ssl_context, server_hostname, port)
         entries = self._servers.pop(server, None) or deque[_Entry]()
         found: _Entry | None = None
         while entries and found is None:
             entry = entries.pop()
             self._count -= 1
-            if entry.expires <= now:
+            if entry.expires <= now or self.has_ended(entry.session):
                 self._counts["expired"] += 1
             elif not entry.session.fits(ssl_context, server_hostname):
                 self._counts["unusable"] += 1
@@ -156,6 +189,10 @@ class SessionCache:
             self._servers[server] = entries  # at the end: it was used last
         self._counts["misses" if found is None else "hits"] += 1
         return None if found is None else found.session
+
+    def has_ended(self, session: TLSSession) -> bool:
+        """Whether a session's lineage is over, so that it should not be resumed any more."""
+        return session.has_ended(self._clock(), self._max_lineage)
 
     def mark_used(self, session: TLSSession) -> None:
         """Take note that a session is used that did not come from :meth:`take`.
@@ -174,6 +211,15 @@ class SessionCache:
     def discard(self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int) -> None:
         """Forget all sessions of one server."""
         self._count -= len(self._servers.pop((ssl_context, server_hostname, port), ()))
+
+    def retire(self, ssl_context: ssl.SSLContext) -> None:
+        """Forget all sessions of a context that is not used for new connections any more.
+
+        What its open connections still bring is not kept either, until a session is asked for.
+        """
+        self._retired.add(ssl_context)
+        for server in [server for server in self._servers if server[0] is ssl_context]:
+            self.discard(*server)
 
     def clear(self) -> None:
         """Forget all sessions. The statistics stay, and so does which tickets were used."""

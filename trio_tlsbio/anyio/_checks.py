@@ -8,6 +8,7 @@ import trio
 
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._net.default_context import make_default_context
+from trio_tlsbio._net.reloading import ContextProvider
 from trio_tlsbio._net.session_cache import SessionCache
 
 __all__ = ["check_backend", "check_client", "check_session_cache", "context_or_default"]
@@ -20,7 +21,10 @@ def check_backend() -> None:
 
 
 def check_session_cache(
-    session_cache: SessionCache | None, ssl_context: ssl.SSLContext | None, *, server_side: bool
+    session_cache: SessionCache | None,
+    ssl_context: ssl.SSLContext | ContextProvider | None,
+    *,
+    server_side: bool,
 ) -> None:
     """Raise an error for a ``session_cache`` that can't be used."""
     if session_cache is None:
@@ -31,14 +35,19 @@ def check_session_cache(
         raise ValueError("sessions can only be resumed with the ssl_context they were made with")
 
 
-def context_or_default(ssl_context: ssl.SSLContext | None) -> ssl.SSLContext:
-    """Return the context itself, or a client's default context for None."""
+def context_or_default(
+    ssl_context: ssl.SSLContext | ContextProvider | None,
+) -> ssl.SSLContext | ContextProvider:
+    """Return the context itself, or what gives it, or a client's default context for None."""
     if ssl_context is None:
         return make_default_context()
     context: object = ssl_context
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {type(context).__name__}")
-    return context
+    if isinstance(context, ssl.SSLContext) or (callable(context) and not isinstance(context, type)):
+        return ssl_context
+    raise TypeError(
+        "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+        f"not {type(context).__name__}"
+    )
 
 
 def check_client(ssl_context: ssl.SSLContext, hostname: str | None) -> None:

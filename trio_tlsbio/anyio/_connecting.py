@@ -11,9 +11,11 @@ import anyio
 import anyio.abc
 import attrs
 
+from trio_tlsbio._net.connecting import renewed_context
+from trio_tlsbio._net.reloading import ContextProvider, next_context
 from trio_tlsbio._net.session_cache import SessionCache
 
-from ._checks import check_client, check_session_cache, context_or_default
+from ._checks import check_backend, check_client, check_session_cache, context_or_default
 from ._stream import TLSStream
 
 __all__ = ["TLSConnectable", "as_connectable", "connect_tcp"]
@@ -26,7 +28,7 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
     """Connects, and speaks TLS, as :class:`anyio.streams.tls.TLSConnectable`; and resumes.
 
     Raises:
-      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`.
+      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and no function.
     """
 
     connectable: anyio.abc.ObjectStreamConnectable[bytes] | anyio.abc.ByteStreamConnectable = (
@@ -37,14 +39,19 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
     hostname: str | None = None
     """The name of the server."""
 
-    ssl_context: ssl.SSLContext = attrs.field(default=None, converter=context_or_default)
-    """The settings; by default as in :meth:`TLSStream.wrap`."""
+    ssl_context: ssl.SSLContext | ContextProvider = attrs.field(
+        default=None, converter=context_or_default
+    )
+    """The settings, or a function that returns them, such as a
+    :class:`trio_tlsbio.ReloadingContext`; by default as in :meth:`TLSStream.wrap`."""
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""
 
     session_cache: SessionCache = attrs.field(factory=SessionCache)
     """Where the sessions of earlier connections are kept."""
+
+    _latest: ssl.SSLContext | None = attrs.field(default=None, init=False, repr=False)
 
     async def connect(self) -> TLSStream:
         """Connect, and do the handshake.
@@ -54,12 +61,15 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
           TLSError: if the handshake failed.
           ValueError: for attributes that don't go together, before connecting.
         """
-        check_client(self.ssl_context, self.hostname)
+        check_backend()
+        context = await renewed_context(self.ssl_context, self._latest, self.session_cache)
+        self._latest = context
+        check_client(context, self.hostname)
         return await TLSStream.wrap(
             await self.connectable.connect(),
             server_side=False,
             hostname=self.hostname,
-            ssl_context=self.ssl_context,
+            ssl_context=context,
             standard_compatible=self.standard_compatible,
             session_cache=self.session_cache,
         )
@@ -70,7 +80,7 @@ def as_connectable(
     /,
     *,
     tls: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | ContextProvider | None = None,
     tls_hostname: str | None = None,
     tls_standard_compatible: bool = True,
     session_cache: SessionCache | None = None,
@@ -113,7 +123,7 @@ async def connect_tcp(
     local_host: _Host | None = ...,
     local_port: int | None = ...,
     tls: bool = ...,
-    ssl_context: ssl.SSLContext | None = ...,
+    ssl_context: ssl.SSLContext | ContextProvider | None = ...,
     tls_standard_compatible: bool = ...,
     tls_hostname: str,
     happy_eyeballs_delay: float = ...,
@@ -129,7 +139,7 @@ async def connect_tcp(
     local_host: _Host | None = ...,
     local_port: int | None = ...,
     tls: bool = ...,
-    ssl_context: ssl.SSLContext,
+    ssl_context: ssl.SSLContext | ContextProvider,
     tls_standard_compatible: bool = ...,
     tls_hostname: str | None = ...,
     happy_eyeballs_delay: float = ...,
@@ -145,7 +155,7 @@ async def connect_tcp(
     local_host: _Host | None = ...,
     local_port: int | None = ...,
     tls: Literal[True],
-    ssl_context: ssl.SSLContext | None = ...,
+    ssl_context: ssl.SSLContext | ContextProvider | None = ...,
     tls_standard_compatible: bool = ...,
     tls_hostname: str | None = ...,
     happy_eyeballs_delay: float = ...,
@@ -176,7 +186,7 @@ async def connect_tcp(
     local_host: _Host | None = None,
     local_port: int | None = None,
     tls: bool = False,
-    ssl_context: ssl.SSLContext | None = None,
+    ssl_context: ssl.SSLContext | ContextProvider | None = None,
     tls_standard_compatible: bool = True,
     tls_hostname: str | None = None,
     happy_eyeballs_delay: float = 0.25,
@@ -194,7 +204,7 @@ async def connect_tcp(
       local_port: The port to connect from. Needs ``local_host``, and a version of anyio that has
         this parameter.
       tls: Whether to speak TLS. False does not forbid it: see above.
-      ssl_context: See :meth:`TLSStream.wrap`.
+      ssl_context: See :class:`TLSConnectable`.
       tls_standard_compatible: Whether to send a close_notify at the end, and to expect one.
       tls_hostname: The name in the server's certificate, by default ``remote_host``.
       happy_eyeballs_delay: How long to try one address of the host alone, in seconds.
@@ -214,9 +224,11 @@ async def connect_tcp(
     is_tls = bool(tls or tls_hostname or ssl_context)
     hostname = tls_hostname or str(remote_host)
     check_session_cache(session_cache, ssl_context, server_side=False)
+    context: ssl.SSLContext | None = None
     if is_tls:
-        ssl_context = context_or_default(ssl_context)
-        check_client(ssl_context, hostname)
+        check_backend()
+        context = await next_context(context_or_default(ssl_context))
+        check_client(context, hostname)
     options: dict[str, Any] = {} if local_port is None else {"local_port": local_port}
     tcp_stream: anyio.abc.SocketStream = await anyio.connect_tcp(
         remote_host,
@@ -231,7 +243,7 @@ async def connect_tcp(
         tcp_stream,
         server_side=False,
         hostname=hostname,
-        ssl_context=ssl_context,
+        ssl_context=context,
         standard_compatible=tls_standard_compatible,
         session_cache=session_cache,
     )

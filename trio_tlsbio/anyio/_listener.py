@@ -108,7 +108,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
     async def _wrap(self, transport_stream: AnyByteStream) -> trio_tlsbio.TLSStream[Any]:
         try:
             return server_stream(
-                transport_stream, self._settings.arguments(), self._settings.options
+                transport_stream, await self._settings.arguments(), self._settings.options
             )
         except BaseException:  # what the function that gives the context raises
             await anyio.aclose_forcefully(transport_stream)

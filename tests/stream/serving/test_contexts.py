@@ -160,8 +160,9 @@ async def test_new_certificates_under_load(ca: trustme.CA, tmp_path: Path, round
         await lasting.aclose()
         assert server.statistics.failed == server.statistics.broken == {}
         assert server.statistics.resumed > 0
-    assert outcomes.count(None) == count
-    assert len([error for error in outcomes if error is not None]) == count // 10
+    # More where a thread was reading a bad file when the next good one came.
+    assert outcomes.count(None) >= count
+    assert len([error for error in outcomes if error is not None]) >= count // 10
     assert answered > count
 
 

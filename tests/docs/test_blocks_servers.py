@@ -204,11 +204,38 @@ async def test_servers_trio_serve_listeners(
         await nursery.start(trio.serve_listeners, names["handler"], [listener])
         async with await trio.open_tcp_stream(HOST, port_of(listener)) as plain:
             await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            async for _ in plain:  # the alert
+            async for _ in plain:
                 pass
         await check_echo(await connect(port_of(listener), client_context))
         nursery.cancel_scope.cancel()
-    assert capsys.readouterr().out == "lost a client: the peer spoke plain HTTP to a TLS port\n"
+    assert (
+        capsys.readouterr().out
+        == "lost a client: the client did not speak TLS: it sent an HTTP request\n"
+    )
+
+
+@runs("servers.rst", "async def on_plaintext(stream: trio.SocketStream, received: bytes)")
+async def test_servers_plaintext(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with bounded_nursery() as nursery:
+        ports = trio.open_memory_channel[int](1)
+
+        async def serve(handler: Any, _port: int, context: ssl.SSLContext, **options: Any) -> None:
+            async with serving(handler, context, **options) as port:
+                ports[0].send_nowait(port)
+                await trio.sleep_forever()
+
+        nursery.start_soon(
+            partial(block.run, trio=trio, serve_tls_over_tcp=serve, handler=echo, context=context)
+        )
+        port = await ports[1].receive()
+        async with await trio.open_tcp_stream(HOST, port) as plain:
+            await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            answer = b"".join([bytes(part) async for part in plain])
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        await check_echo(await connect(port, client_context))
+        nursery.cancel_scope.cancel()
 
 
 async def certificate_at(port: int, context: ssl.SSLContext) -> object:
@@ -283,7 +310,7 @@ async def test_servers_logging(block: Block, context: ssl.SSLContext, logged: Lo
     try:
         async with serving(echo, context) as port:
             await knock(port)
-            assert "plain HTTP" in await logged.receive_channel.receive()
+            assert "an HTTP request" in await logged.receive_channel.receive()
             await block.run(logging=logging)
             await knock(port)
     finally:

@@ -147,6 +147,7 @@ def explained(exc: ssl.SSLError) -> TLSError:
         refused_hostname=None,
         agrees_by_psk=False,
         refusal=None,
+        foreign=None,
     )
 
 

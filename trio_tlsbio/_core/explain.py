@@ -12,6 +12,7 @@ from .certificates import presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
+from .plaintext import error_of_plaintext
 from .sni import refused_hostname
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
@@ -57,6 +58,7 @@ def explain(
     refused_hostname: str | None,
     agrees_by_psk: bool,
     refusal: str | None,
+    foreign: str | None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
@@ -64,6 +66,7 @@ def explain(
     ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
     whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal`` is the
     reason why a record was refused, if it is known: newer OpenSSLs don't report it.
+    ``foreign`` is what to say of something that is no record of TLS, other than to a client.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -95,6 +98,8 @@ def explain(
         words = _REASONS["DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
         message = f"the pre-shared keys (PSK) of both sides differ, or {words}"
         error = TLSError(message, reason=reason)
+    elif reason == "WRONG_VERSION_NUMBER" and foreign is not None:
+        error = TLSError(foreign, reason=reason)
     elif reason in _REASONS and getattr(exc, "library", None) in {"SSL", None}:
         # Other libraries of OpenSSL have reasons of the same names.
         error = TLSError(_REASONS[reason], reason=reason)
@@ -124,7 +129,15 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
+        foreign=_foreign(ssl_object, has_begun=is_open or cipher is not None),
     )
+
+
+def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
+    """Return what it means that a client's record is none, if it is a client's."""
+    if not ssl_object.server_side:
+        return None
+    return _REASONS["INVALID_RECORD"] if has_begun else str(error_of_plaintext())
 
 
 def error_of_end(*, is_open: bool) -> TLSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from typing import Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias, cast
 
 import attrs
 import trio
@@ -15,7 +15,8 @@ from trio_tlsbio._stream.closing import CLOSE_TIMEOUT, ClosePolicy
 from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
-from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
+from .plaintext import OnPlaintext, expect_prologue
+from .proxy_protocol import TrustedProxies, check_trusted_proxies
 from .reloading import ContextProvider
 
 __all__ = [
@@ -81,6 +82,12 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      on_plaintext: An async function ``on_plaintext(transport_stream, received)`` that answers a
+        client that does not speak TLS: a browser that asks for ``http://``, for example. It gets
+        the underlying stream, and what was received on it, a byte at least. It is a part of the
+        handshake, in the time for that and in the connection's own task. When it returns, the
+        connection is closed, and the handshake has failed, with the same error as without it. An
+        exception that it raises is the ``__cause__`` of that error.
 
     Raises:
       TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
@@ -98,6 +105,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
     _close_timeout: float
     _proxy_protocol: TrustedProxies | None
     _verify_peer: VerifyPeer | None
+    _on_plaintext: OnPlaintext[T_Stream] | None
     # What the function that gives the context has raised, which is no failure of accepting.
     _context_error: BaseException | None = attrs.field(repr=False)
     _closed: trio.Event = attrs.field(repr=False)
@@ -112,8 +120,10 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         close_timeout: float = CLOSE_TIMEOUT,
         proxy_protocol: TrustedProxies | None = None,
         verify_peer: VerifyPeer | None = None,
+        on_plaintext: OnPlaintext[T_Stream] | None = None,
     ) -> None:
-        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
+        _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
+        _check_functions(verify_peer, on_plaintext)
         self.transport_listener = transport_listener
         self._ssl_context = ssl_context
         self._takes_hello = _takes_hello(ssl_context)
@@ -122,6 +132,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         self._close_timeout = close_timeout
         self._proxy_protocol = proxy_protocol
         self._verify_peer = verify_peer
+        self._on_plaintext = on_plaintext
         self._context_error = None
         self._closed = trio.Event()
 
@@ -146,8 +157,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
-        if self._proxy_protocol is not None:
-            expect_header(stream, self._proxy_protocol)
+        expect_prologue(stream, self._proxy_protocol, self._on_plaintext)
         return stream
 
     async def aclose(self) -> None:
@@ -161,16 +171,20 @@ def _check_options(
     handshake_timeout: float,
     close_timeout: float,
     proxy_protocol: TrustedProxies | None,
-    verify_peer: VerifyPeer | None,
 ) -> None:
     if not _takes_hello(ssl_context):
         context = current_context(cast("ContextProvider", ssl_context))
         check_arguments(context, server_side=True, server_hostname=None, session=None)
-    if verify_peer is not None:
-        checked_function(verify_peer, "verify_peer")
     check_handshake_timeout(handshake_timeout)
     check_trusted_proxies(proxy_protocol)
     ClosePolicy(timeout=close_timeout)
+
+
+def _check_functions(verify_peer: VerifyPeer | None, on_plaintext: OnPlaintext[Any] | None) -> None:
+    if verify_peer is not None:
+        checked_function(verify_peer, "verify_peer")
+    if on_plaintext is not None:
+        checked_function(on_plaintext, "on_plaintext")
 
 
 async def open_tls_over_tcp_listeners(
@@ -184,6 +198,7 @@ async def open_tls_over_tcp_listeners(
     close_timeout: float = CLOSE_TIMEOUT,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    on_plaintext: OnPlaintext[trio.SocketStream] | None = None,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -198,13 +213,15 @@ async def open_tls_over_tcp_listeners(
       close_timeout: How long closing waits for the client, in seconds.
       proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
       verify_peer: Verifies each client. See :class:`TLSStream`.
+      on_plaintext: Answers clients that don't speak TLS. See :class:`TLSListener`.
 
     Raises:
       OSError: if the port can't be had.
       TypeError: as :class:`TLSListener`, before listening.
       ValueError: as :class:`TLSListener`, before listening.
     """
-    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol, verify_peer)
+    _check_options(ssl_context, handshake_timeout, close_timeout, proxy_protocol)
+    _check_functions(verify_peer, on_plaintext)
     return [
         TLSListener(
             listener,
@@ -214,6 +231,7 @@ async def open_tls_over_tcp_listeners(
             close_timeout=close_timeout,
             proxy_protocol=proxy_protocol,
             verify_peer=verify_peer,
+            on_plaintext=on_plaintext,
         )
         for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)
     ]

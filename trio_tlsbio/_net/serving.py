@@ -27,6 +27,7 @@ from .monitor import (
     HandshakeFailed,
     ServerMonitor,
 )
+from .plaintext import OnPlaintext
 from .proxy_protocol import REFUSALS, TrustedProxies
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
@@ -60,6 +61,7 @@ async def serve_tls_over_tcp(
     monitor: ServerMonitor | None = None,
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
+    on_plaintext: OnPlaintext[trio.SocketStream] | None = None,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -77,6 +79,7 @@ async def serve_tls_over_tcp(
         close_timeout=close_timeout,
         proxy_protocol=proxy_protocol,
         verify_peer=verify_peer,
+        on_plaintext=on_plaintext,
     )
     await serve_tls_listeners(
         handler,

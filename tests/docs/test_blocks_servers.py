@@ -21,6 +21,7 @@ from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, client_context_for, echo, port_of, serving, tcp_pair
 from trio_tlsbio import (
     ClientHello,
+    Drain,
     HandshakeInfo,
     PeerAlertError,
     RefuseHandshake,
@@ -31,6 +32,7 @@ from trio_tlsbio import (
     TruncationError,
     TrustedProxies,
     contexts_by_name,
+    open_tls_over_tcp_listeners,
     read_client_hello,
     serve_tls_listeners,
     sni_context,
@@ -235,6 +237,73 @@ async def test_servers_plaintext(
             answer = b"".join([bytes(part) async for part in plain])
         assert answer.startswith(b"HTTP/1.1 400 ")
         await check_echo(await connect(port, client_context))
+        nursery.cancel_scope.cancel()
+
+
+@runs("servers.rst", "drain = Drain()\nasync with trio.open_nursery()")
+async def test_servers_drain_end(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    drains: list[Drain] = []
+    ports = trio.open_memory_channel[int](1)
+    told = trio.Event()
+
+    def make_drain() -> Drain:
+        drains.append(Drain())
+        return drains[0]
+
+    async def handler(stream: Stream) -> None:
+        while data := await drains[0].receive_some(stream):
+            await stream.send_all(data)
+
+    async def serve(handler: Any, _port: int, context: ssl.SSLContext, drain: Drain) -> None:
+        listeners = await open_tls_over_tcp_listeners(0, context, host=HOST)
+        ports[0].send_nowait(port_of(listeners))
+        await serve_tls_listeners(handler, listeners, drain=drain)
+
+    async with bounded_nursery() as nursery:
+        nursery.start_soon(
+            partial(
+                block.run,
+                trio=trio,
+                partial=partial,
+                serve_tls_over_tcp=serve,
+                Drain=make_drain,
+                handler=handler,
+                context=context,
+                wait_for_the_end=told.wait,
+            )
+        )
+        async with await connect(await ports[1].receive(), client_context) as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+            told.set()
+            assert await stream.receive_some() == b""
+
+
+@runs("servers.rst", "await serve_tls_over_tcp(handler, 443, context, drain=drain, max_conn")
+async def test_servers_connection_age(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    drain = Drain()
+    ports = trio.open_memory_channel[int](1)
+
+    async def handler(stream: Stream) -> None:
+        assert await drain.receive_some(stream) == b""
+
+    async def serve(
+        handler: Any, _port: int, context: ssl.SSLContext, max_connection_age: int, **options: Any
+    ) -> None:
+        age = max_connection_age / 100_000
+        async with serving(handler, context, max_connection_age=age, **options) as port:
+            ports[0].send_nowait(port)
+            await trio.sleep_forever()
+
+    async with bounded_nursery() as nursery:
+        names = {"serve_tls_over_tcp": serve, "handler": handler, "context": context}
+        nursery.start_soon(partial(block.run, **names, drain=drain))
+        async with await connect(await ports[1].receive(), client_context) as stream:
+            assert await stream.receive_some() == b""
         nursery.cancel_scope.cancel()
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
@@ -18,15 +18,17 @@ from trio_tlsbio._stream.closing import CLOSE_TIMEOUT
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.stream import TLSStream
 
+from .accepting import Acceptor
+from .drain import Drain, check_drain, limit_age
 from .listening import HANDSHAKE_TIMEOUT, ServerContext, TLSListener, open_tls_over_tcp_listeners
 from .monitor import (
-    AcceptFailed,
     ConnectionAccepted,
     ConnectionClosed,
     HandshakeCompleted,
     HandshakeFailed,
     ServerMonitor,
 )
+from .places import Places
 from .plaintext import OnPlaintext
 from .proxy_protocol import REFUSALS, TrustedProxies
 
@@ -36,11 +38,9 @@ T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
-# What accept(2) says when there are no descriptors, or no memory, for another connection.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-# How long to wait then, in seconds, unless a connection ends before.
-_EXHAUSTED_DELAY = 0.1
+# By how much the age of a connection may differ from the limit: those that have begun together
+# shall not all end, and be made anew, together.
+_AGE_JITTER = 0.1
 
 
 async def serve_tls_over_tcp(
@@ -62,13 +62,16 @@ async def serve_tls_over_tcp(
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
     on_plaintext: OnPlaintext[trio.SocketStream] | None = None,
+    drain: Drain | None = None,
+    max_connection_age: float | None = None,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
     A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
     :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
     """
-    _check_limits(max_connections, max_handshakes)
+    _check_limits(max_connections, max_handshakes, max_connection_age)
+    check_drain(drain)
     listeners = await open_tls_over_tcp_listeners(
         port,
         ssl_context,
@@ -90,6 +93,8 @@ async def serve_tls_over_tcp(
         max_handshakes=max_handshakes,
         on_error=on_error,
         monitor=monitor,
+        drain=drain,
+        max_connection_age=max_connection_age,
     )
 
 
@@ -103,6 +108,8 @@ async def serve_tls_listeners(
     max_handshakes: int | None = None,
     on_error: Callable[[TLSStream[T_Stream], Exception], object] | None = None,
     monitor: ServerMonitor | None = None,
+    drain: Drain | None = None,
+    max_connection_age: float | None = None,
 ) -> None:
     """Accept from listeners, and run ``handler(stream)`` in a task for each connection.
 
@@ -114,10 +121,11 @@ async def serve_tls_listeners(
     :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
     until it has some again.
 
-    Closing the listeners drains the server: nothing more is accepted, connections on which no byte
-    has arrived end, and this returns when the last handler has; see :class:`Drain` for handlers
-    that wait for idle clients. A cancel scope around it says how long that may take. Handlers that
-    are cut off by it still end with a close_notify, where the socket has room for one.
+    Closing the listeners drains the server, and so does :meth:`Drain.end`: nothing more is
+    accepted, connections on which no byte has arrived end, and this returns when the last handler
+    has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope around it, or
+    the time limit of the :class:`Drain`, says how long that may take. Handlers that are cut off by
+    it still end with a close_notify, where the socket has room for one.
 
     Args:
       handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
@@ -133,58 +141,81 @@ async def serve_tls_listeners(
         context, if that is an :exc:`Exception` and no failure of the stream itself. The connection
         ends; the server goes on. What it raises itself propagates.
       monitor: Counts what happens, and tells it.
+      drain: What can end this server, and others, by one call.
+      max_connection_age: How long a connection may last, in seconds, give or take a tenth at
+        random. From then on its handler ends as soon as it waits for an idle client, by the methods
+        of a :class:`Drain`, of this server's or another one. Other handlers are not ended.
 
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
+      TypeError: if ``drain`` is none.
     """
-    _check_limits(max_connections, max_handshakes)
+    _check_limits(max_connections, max_handshakes, max_connection_age)
+    check_drain(drain)
+    monitor = ServerMonitor() if monitor is None else monitor
+    places = Places(
+        math.inf if max_connections is None else max_connections,
+        math.inf if max_handshakes is None else max_handshakes,
+    )
     async with trio.open_nursery() as nursery:
         server = _Server(
             handler=handler,
             nursery=nursery if handler_nursery is None else handler_nursery,
-            max_connections=math.inf if max_connections is None else max_connections,
-            max_handshakes=math.inf if max_handshakes is None else max_handshakes,
+            places=places,
             on_error=on_error,
-            monitor=ServerMonitor() if monitor is None else monitor,
+            monitor=monitor,
+            acceptor=Acceptor(listeners, places, monitor, nursery),
+            drain=Drain() if drain is None else drain,
+            max_age=math.inf if max_connection_age is None else max_connection_age,
         )
-        # A listener of another class is known to be closed when accepting from it ends.
-        closed = [
-            listener._closed if isinstance(listener, TLSListener) else trio.Event()
-            for listener in listeners
-        ]
-        nursery.start_soon(server.drain_after, closed)
-        for listener, event in zip(listeners, closed, strict=True):
-            nursery.start_soon(server.accept_from, listener, event)
+        nursery.start_soon(server.drain_after, server.start())
         task_status.started(listeners)
-    await server.wait_until_idle()
+    await places.wait_until_empty()
 
 
-def _check_limits(max_connections: int | None, max_handshakes: int | None) -> None:
+def _check_limits(
+    max_connections: int | None, max_handshakes: int | None, max_connection_age: float | None
+) -> None:
     for name, limit in (("max_connections", max_connections), ("max_handshakes", max_handshakes)):
         if limit is not None and limit < 1:
             raise ValueError(f"{name} must be positive")
+    if max_connection_age is not None and not max_connection_age > 0:
+        raise ValueError("max_connection_age must be positive")
 
 
 @attrs.define(eq=False, kw_only=True)
 class _Server(Generic[T_Stream]):
-    """Accepts connections within limits, and sees each of them through."""
+    """Sees each of its connections through, and ends them all."""
 
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
-    _max_connections: float
-    _max_handshakes: float
+    _places: Places
     _on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
     _monitor: ServerMonitor
-    #: Set once all listeners are closed.
-    draining: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _connections: int = attrs.field(default=0, init=False)
-    _handshakes: int = attrs.field(default=0, init=False)
-    _less_to_do: trio.lowlevel.ParkingLot = attrs.field(
-        factory=trio.lowlevel.ParkingLot, init=False
-    )
-    _streams: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
+    _acceptor: Acceptor[T_Stream]
+    _drain: Drain
+    _max_age: float
+    # Set once all listeners are closed.
+    _draining: trio.Event = attrs.field(factory=trio.Event, init=False)
+    # The connections that are open, and what cancels each.
+    _streams: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
     # The handshakes that are going on, and what ends each if it has not begun when draining does.
     _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    def start(self) -> list[trio.Event]:
+        """Begin to accept, and return what is set when each of the listeners is closed."""
+        closed = self._acceptor.start(self._begin, self._leave_drain)
+        if closed:
+            self._drain._add(self)
+        return closed
+
+    def _begin(self, stream: TLSStream[T_Stream]) -> None:
+        self._nursery.start_soon(self._run, stream)
+        self._places.take()
+
+    ################################################################
+    # The end of all connections
+    ################################################################
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:
@@ -193,72 +224,51 @@ class _Server(Generic[T_Stream]):
             for event in closed:
                 await event.wait()
         finally:  # cancelled too: what runs in another nursery goes on
-            self.draining.set()
+            self._draining.set()
             for stream in self._streams:
                 stream.stop_lingering()
             for stream, scope in self._shaking.items():
                 if not stream.has_received:
                     scope.deadline = trio.current_time()
 
-    @enable_ki_protection
-    async def accept_from(self, listener: TLSListener[T_Stream], closed: trio.Event) -> None:
-        """Accept until the listener is closed, and set ``closed`` then."""
-        try:
-            await self._accept_from(listener)
-        finally:
-            closed.set()
+    def stop_accepting(self) -> None:
+        """See :class:`Drainable`."""
+        self._acceptor.stop()
 
-    async def _accept_from(self, listener: TLSListener[T_Stream]) -> None:
-        async with listener:
-            is_exhausted = False
-            while True:
-                try:
-                    stream = await listener.accept()
-                except (trio.ClosedResourceError, OSError) as exc:
-                    if exc is getattr(listener, "_context_error", None):
-                        raise
-                    if isinstance(exc, trio.ClosedResourceError):
-                        return
-                    if exc.errno not in _EXHAUSTED:
-                        raise
-                    if not is_exhausted:
-                        is_exhausted = True
-                        _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
-                        self._monitor.happened(AcceptFailed(exc))
-                    with trio.move_on_after(_EXHAUSTED_DELAY):
-                        await self._less_to_do.park()
-                else:
-                    is_exhausted = False
-                    await self._start(stream)
+    def cut_off(self) -> int:
+        """See :class:`Drainable`."""
+        self._acceptor.cancel()
+        for scope in self._streams.values():
+            scope.cancel()
+        return self._places.connections
 
-    async def _start(self, stream: TLSStream[T_Stream]) -> None:
-        # Looked at when it is there: one that waits is the only one that this listener accepts.
-        try:
-            while (
-                self._connections >= self._max_connections
-                or self._handshakes >= self._max_handshakes
-            ):
-                await self._less_to_do.park()
-            self._nursery.start_soon(self._run, stream)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        self._connections += 1
-        self._handshakes += 1
+    def _leave_drain(self) -> None:
+        """Leave it if nothing is left that it could end."""
+        if not (self._places.connections or self._acceptor.is_running):
+            self._drain._discard(self)
 
-    async def wait_until_idle(self) -> None:
-        """Wait for connections that run in another nursery."""
-        while self._connections:
-            await self._less_to_do.park()
+    ################################################################
+    # One connection
+    ################################################################
 
     @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream]) -> None:
+        """See one connection through, as long as it is not cut off."""
+        with trio.CancelScope() as scope:
+            self._streams[stream] = scope
+            if self._acceptor.is_cancelled:
+                scope.cancel()
+            if self._max_age < math.inf:
+                jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # it protects nothing
+                limit_age(stream, trio.current_time() + self._max_age * (1 + jitter))
+            await self._see_through(stream)
+
+    async def _see_through(self, stream: TLSStream[T_Stream]) -> None:
         """See one connection through, from the handshake to the end."""
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
-        self._streams.add(stream)
-        if self.draining.is_set():
+        if self._draining.is_set():
             stream.stop_lingering()
         try:
             try:
@@ -274,9 +284,9 @@ class _Server(Generic[T_Stream]):
             finally:
                 await trio.aclose_forcefully(stream)
         finally:
-            self._streams.remove(stream)
-            self._connections -= 1
-            self._less_to_do.unpark_all()
+            del self._streams[stream]
+            self._places.leave()
+            self._leave_drain()
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
@@ -300,8 +310,7 @@ class _Server(Generic[T_Stream]):
                 self._on_error(stream, exc)
             return exc
         finally:
-            self._handshakes -= 1
-            self._less_to_do.unpark_all()
+            self._places.end_handshake()
         assert stream.handshake is not None
         duration = trio.current_time() - begin
         self._monitor.happened(HandshakeCompleted(_client_of(stream), stream.handshake, duration))
@@ -310,7 +319,7 @@ class _Server(Generic[T_Stream]):
     async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
         """Complete the handshake, unless the server drains before the client has sent anything."""
         with trio.CancelScope() as scope:
-            if self.draining.is_set():
+            if self._draining.is_set():
                 # Not before it is entered: Trio looks first for what has arrived. See Drain.
                 scope.deadline = trio.current_time()
             self._shaking[stream] = scope

@@ -66,7 +66,8 @@ def explain(
     ``refused_hostname`` is what the peer asked for, if that was refused. ``agrees_by_psk`` is
     whether it happened in a handshake of TLS 1.2 with a pre-shared key. ``refusal`` is the
     reason why a record was refused, if it is known: newer OpenSSLs don't report it.
-    ``foreign`` is what to say of something that is no record of TLS, other than to a client.
+    ``foreign`` is what to say of something that is no record of TLS; by default that the port may
+    be the wrong one.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -129,15 +130,16 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
-        foreign=_foreign(ssl_object, has_begun=is_open or cipher is not None),
+        foreign=_foreign(ssl_object, is_open=is_open),
     )
 
 
-def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
-    """Return what it means that a client's record is none, if it is a client's."""
-    if not ssl_object.server_side:
-        return None
-    return _REASONS["INVALID_RECORD"] if has_begun else str(error_of_plaintext())
+def _foreign(ssl_object: ssl.SSLObject, *, is_open: bool) -> str | None:
+    """Return what it means that a record is none. To a client that may be due to the port."""
+    # A server has no cipher before it is open, but has read the client's once there was a hello.
+    if is_open or ssl_object.cipher() is not None or ssl_object.shared_ciphers() is not None:
+        return _REASONS["INVALID_RECORD"]
+    return str(error_of_plaintext()) if ssl_object.server_side else None
 
 
 def error_of_end(*, is_open: bool) -> TLSError:

@@ -305,6 +305,25 @@ async def test_several_listeners(
             assert await drain.end(math.inf) == 0
 
 
+async def test_a_listener_that_does_not_wake_who_accepts_is_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    class Deaf(trio.abc.Listener[Any]):
+        async def accept(self) -> Any:
+            await trio.sleep_forever()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    drain = Drain()
+    listeners: list[Any] = [Deaf()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_tls_listeners, echo, listeners, drain=drain))
+        await wait_all_tasks_blocked()
+        assert await drain.end(10) == 0
+    assert round(trio.current_time()) == 10
+
+
 ################################################################
 # Called at odd times
 ################################################################

@@ -210,7 +210,11 @@ class _Server(Generic[T_Stream]):
         return closed
 
     def _begin(self, stream: TLSStream[T_Stream]) -> None:
-        self._nursery.start_soon(self._run, stream)
+        scope = trio.CancelScope()
+        if self._acceptor.is_cancelled:
+            scope.cancel()  # it was accepted just before
+        self._nursery.start_soon(self._run, stream, scope)
+        self._streams[stream] = scope
         self._places.take()
 
     ################################################################
@@ -252,12 +256,9 @@ class _Server(Generic[T_Stream]):
     ################################################################
 
     @enable_ki_protection
-    async def _run(self, stream: TLSStream[T_Stream]) -> None:
+    async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope) -> None:
         """See one connection through, as long as it is not cut off."""
-        with trio.CancelScope() as scope:
-            self._streams[stream] = scope
-            if self._acceptor.is_cancelled:
-                scope.cancel()
+        with scope:
             if self._max_age < math.inf:
                 jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # it protects nothing
                 limit_age(stream, trio.current_time() + self._max_age * (1 + jitter))

@@ -324,6 +324,40 @@ async def test_a_listener_that_does_not_wake_who_accepts_is_cancelled(
     assert round(trio.current_time()) == 10
 
 
+async def test_a_connection_that_is_accepted_while_all_are_cut_off_is_too(
+    server_context: ssl.SSLContext,
+) -> None:
+    go_on = trio.Event()
+    ours, theirs = trio.socket.socketpair()
+
+    @attrs.define(eq=False)
+    class Late(trio.abc.Listener[Any]):
+        streams: list[Any]
+
+        async def accept(self) -> Any:
+            with trio.CancelScope(shield=True):
+                await go_on.wait()
+            if not self.streams:
+                raise trio.ClosedResourceError
+            return self.streams.pop()
+
+        async def aclose(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+    drain = Drain()
+    listener = TLSListener(Late([trio.SocketStream(theirs)]), server_context)
+    client = trio.SocketStream(ours)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(serve_tls_listeners, echo, [listener], drain=drain))
+            await client.send_all(b"\x16")  # so that it is no silent client
+            await wait_all_tasks_blocked()
+            nursery.start_soon(drain.end, 0)
+            await wait_all_tasks_blocked()
+            go_on.set()
+    await client.aclose()
+
+
 ################################################################
 # Called at odd times
 ################################################################

@@ -30,16 +30,14 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM comes. Clients that are not idle then have some seconds left."""
     drain = trio_tlsbio.Drain()
-    handler = partial(answer, drain)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio_tlsbio.serve_tls_listeners, handler, listeners)
+        nursery.start_soon(
+            partial(trio_tlsbio.serve_tls_listeners, partial(answer, drain), listeners, drain=drain)
+        )
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             await anext(signals)
         # From here on, another SIGTERM ends the program at once.
-        for listener in listeners:
-            await listener.aclose()
-        drain.begin()
-        nursery.cancel_scope.deadline = trio.current_time() + seconds
+        await drain.end(seconds)
 
 
 async def main() -> None:

@@ -1,7 +1,8 @@
 """Hypercorn's Trio worker, served over TLS listeners of trio_tlsbio."""
 
+import signal
 import ssl
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -25,32 +26,17 @@ class Connection(TCPServer):
     Hypercorn's own event for that, ``terminated``, would cut HTTP/2 answers that end in a drain.
     """
 
-    def __init__(self, draining: trio.Event, *args: Any) -> None:
+    def __init__(self, drain: trio_tlsbio.Drain, *args: Any) -> None:
         super().__init__(*args)
-        self.draining = draining
+        self.drain = drain
 
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
-            await self.draining.wait()
+            await self.drain.wait_should_end(self.stream)
             await trio.sleep(0.1)  # HTTP/2 may still be sending the end of the last answer
         # An idle client may not notice the end for long: don't wait for it to close too.
         with trio.move_on_after(1, shield=True):
             await self._initiate_server_close()
-
-
-class Watched(trio.abc.Listener[Stream]):
-    """A listener that reports when nothing more is accepted from it."""
-
-    def __init__(self, listener: trio.abc.Listener[Stream], on_end: Callable[[], object]) -> None:
-        self.listener = listener
-        self.on_end = on_end
-
-    async def accept(self) -> Stream:
-        return await self.listener.accept()
-
-    async def aclose(self) -> None:
-        await self.listener.aclose()
-        self.on_end()
 
 
 class WithTLS:
@@ -71,40 +57,28 @@ async def serve(
     config: Config,
     listeners: Listeners,
     *,
+    drain: trio_tlsbio.Drain | None = None,
     task_status: trio.TaskStatus[Listeners] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run an ASGI or WSGI app until the listeners are closed and the last connection has ended.
-
-    Requests that are in progress then have ``config.graceful_timeout`` seconds left.
-    """
+    """Run an ASGI or WSGI app until ``drain.end()`` has ended it, with its lifespan."""
+    drain = trio_tlsbio.Drain() if drain is None else drain
     wrapped_app = wrap_app(app, config.wsgi_max_body_size, mode=None)
     state: LifespanState = {}
     lifespan = Lifespan(wrapped_app, config, state)
     context = WorkerContext(None)
-    draining = trio.Event()
-    accepting = len(listeners)
 
     async def handle(stream: Stream) -> None:
         connection: Any = stream  # it has all that hypercorn uses of a trio.SSLStream
         with_tls: Any = WithTLS(wrapped_app, stream)
         await Connection(
-            draining, with_tls, config, context, ConnectionState(state.copy()), connection
+            drain, with_tls, config, context, ConnectionState(state.copy()), connection
         )
-
-    def listener_ended() -> None:
-        nonlocal accepting
-        accepting -= 1
-        if not accepting:
-            scope.deadline = trio.current_time() + config.graceful_timeout
-            draining.set()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         task_status.started(listeners)
-        watched: Any = [Watched(listener, listener_ended) for listener in listeners]
-        with trio.CancelScope() as scope:
-            await trio_tlsbio.serve_tls_listeners(handle, watched)
+        await trio_tlsbio.serve_tls_listeners(handle, listeners, drain=drain)
         await lifespan.wait_for_shutdown()
         nursery.cancel_scope.cancel()
 
@@ -116,4 +90,10 @@ async def main(app: Any, port: int) -> None:
     listeners = await trio_tlsbio.open_tls_over_tcp_listeners(
         port, ssl_context, https_compatible=True
     )
-    await serve(app, Config(), listeners)
+    config, drain = Config(), trio_tlsbio.Drain()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve, app, config, listeners, drain=drain))
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            await anext(signals)
+        # Requests that are in progress have some seconds left.
+        await drain.end(config.graceful_timeout)

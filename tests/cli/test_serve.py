@@ -99,7 +99,7 @@ async def test_echo_and_its_statistics(pem: Path, context: ssl.SSLContext) -> No
     failures = [line for line in result.stderr.splitlines() if line.startswith("connection from")]
     assert len(failures) == 3
     assert all(line.startswith("connection from 127.0.0.1:") for line in failures)
-    assert failures[1].endswith(": the peer spoke plain HTTP to a TLS port")
+    assert failures[1].endswith(": the client did not speak TLS: it sent an HTTP request")
 
 
 async def test_handshake_timeout(pem: Path) -> None:

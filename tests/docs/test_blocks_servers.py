@@ -21,6 +21,7 @@ from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, client_context_for, echo, port_of, serving, tcp_pair
 from trio_tlsbio import (
     ClientHello,
+    Drain,
     HandshakeInfo,
     PeerAlertError,
     RefuseHandshake,
@@ -31,6 +32,7 @@ from trio_tlsbio import (
     TruncationError,
     TrustedProxies,
     contexts_by_name,
+    open_tls_over_tcp_listeners,
     read_client_hello,
     serve_tls_listeners,
 )
@@ -204,11 +206,105 @@ async def test_servers_trio_serve_listeners(
         await nursery.start(trio.serve_listeners, names["handler"], [listener])
         async with await trio.open_tcp_stream(HOST, port_of(listener)) as plain:
             await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")
-            async for _ in plain:  # the alert
+            async for _ in plain:
                 pass
         await check_echo(await connect(port_of(listener), client_context))
         nursery.cancel_scope.cancel()
-    assert capsys.readouterr().out == "lost a client: the peer spoke plain HTTP to a TLS port\n"
+    assert (
+        capsys.readouterr().out
+        == "lost a client: the client did not speak TLS: it sent an HTTP request\n"
+    )
+
+
+@runs("servers.rst", "async def on_plaintext(stream: trio.SocketStream, received: bytes)")
+async def test_servers_plaintext(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with bounded_nursery() as nursery:
+        ports = trio.open_memory_channel[int](1)
+
+        async def serve(handler: Any, _port: int, context: ssl.SSLContext, **options: Any) -> None:
+            async with serving(handler, context, **options) as port:
+                ports[0].send_nowait(port)
+                await trio.sleep_forever()
+
+        nursery.start_soon(
+            partial(block.run, trio=trio, serve_tls_over_tcp=serve, handler=echo, context=context)
+        )
+        port = await ports[1].receive()
+        async with await trio.open_tcp_stream(HOST, port) as plain:
+            await plain.send_all(b"GET / HTTP/1.1\r\n\r\n")
+            answer = b"".join([bytes(part) async for part in plain])
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        await check_echo(await connect(port, client_context))
+        nursery.cancel_scope.cancel()
+
+
+@runs("servers.rst", "drain = Drain()\nasync with trio.open_nursery()")
+async def test_servers_drain_end(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    drains: list[Drain] = []
+    ports = trio.open_memory_channel[int](1)
+    told = trio.Event()
+
+    def make_drain() -> Drain:
+        drains.append(Drain())
+        return drains[0]
+
+    async def handler(stream: Stream) -> None:
+        while data := await drains[0].receive_some(stream):
+            await stream.send_all(data)
+
+    async def serve(handler: Any, _port: int, context: ssl.SSLContext, drain: Drain) -> None:
+        listeners = await open_tls_over_tcp_listeners(0, context, host=HOST)
+        ports[0].send_nowait(port_of(listeners))
+        await serve_tls_listeners(handler, listeners, drain=drain)
+
+    async with bounded_nursery() as nursery:
+        nursery.start_soon(
+            partial(
+                block.run,
+                trio=trio,
+                partial=partial,
+                serve_tls_over_tcp=serve,
+                Drain=make_drain,
+                handler=handler,
+                context=context,
+                wait_for_the_end=told.wait,
+            )
+        )
+        async with await connect(await ports[1].receive(), client_context) as stream:
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+            told.set()
+            assert await stream.receive_some() == b""
+
+
+@runs("servers.rst", "await serve_tls_over_tcp(handler, 443, context, drain=drain, max_conn")
+async def test_servers_connection_age(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    drain = Drain()
+    ports = trio.open_memory_channel[int](1)
+
+    async def handler(stream: Stream) -> None:
+        assert await drain.receive_some(stream) == b""
+
+    async def serve(
+        handler: Any, _port: int, context: ssl.SSLContext, max_connection_age: int, **options: Any
+    ) -> None:
+        age = max_connection_age / 100_000
+        async with serving(handler, context, max_connection_age=age, **options) as port:
+            ports[0].send_nowait(port)
+            await trio.sleep_forever()
+
+    async with bounded_nursery() as nursery:
+        names = {"serve_tls_over_tcp": serve, "handler": handler, "context": context}
+        nursery.start_soon(partial(block.run, **names, drain=drain))
+        async with await connect(await ports[1].receive(), client_context) as stream:
+            assert await stream.receive_some() == b""
+        nursery.cancel_scope.cancel()
 
 
 async def certificate_at(port: int, context: ssl.SSLContext, name: str = NAME) -> object:
@@ -294,7 +390,7 @@ async def test_servers_logging(block: Block, context: ssl.SSLContext, logged: Lo
     try:
         async with serving(echo, context) as port:
             await knock(port)
-            assert "plain HTTP" in await logged.receive_channel.receive()
+            assert "an HTTP request" in await logged.receive_channel.receive()
             await block.run(logging=logging)
             await knock(port)
     finally:

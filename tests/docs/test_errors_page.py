@@ -46,6 +46,7 @@ FOREIGN = "getattr(library, "
 # exception that is the cause.
 ELSEWHERE = {
     "_REASONS[reason]",
+    "REASONS[reason]",
     "self._message",
     "*exc.args",
     "str(exc)",

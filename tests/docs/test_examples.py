@@ -433,7 +433,9 @@ async def test_sni_router(ca: trustme.CA, caplog: pytest.LogCaptureFixture) -> N
     messages = [record.getMessage() for record in caplog.records if record.name == "sni_router"]
     assert messages[0] == "no backend for b'c.example'"
     assert messages[1].startswith("a client was not routed: ")
-    assert messages[2:] == ["a client was not routed: the peer spoke plain HTTP to a TLS port"]
+    assert messages[2:] == [
+        "a client was not routed: the client did not speak TLS: it sent an HTTP request"
+    ]
 
 
 async def test_sni_router_waits_for_nobody(

@@ -590,7 +590,7 @@ async def test_clients_that_misbehave_end_their_own_connections(
             assert await stream.receive() == b"hello"
         while "without a close_notify" not in caplog.text:
             await anyio.lowlevel.checkpoint()
-    assert "plain HTTP" in caplog.text
+    assert "an HTTP request" in caplog.text
 
 
 async def test_what_a_handler_raises_itself_ends_the_server(

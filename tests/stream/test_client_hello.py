@@ -64,8 +64,8 @@ async def test_what_came_along_is_returned_too() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (HTTP, "plain HTTP to a TLS port"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak TLS here"),
+        (HTTP, "it sent an HTTP request"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the client did not speak TLS"),
         (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "malformed handshake message"),
         (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "more than 64 KiB"),
     ],

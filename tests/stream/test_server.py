@@ -443,8 +443,10 @@ async def test_error_of_the_handler_propagates(
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", "plain HTTP", id="HTTP"),
-        pytest.param(b"CONNECT a:443 HTTP/1.1\r\n\r\n", "plain HTTP", id="HTTP proxy"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n", "an HTTP request", id="HTTP"),
+        pytest.param(
+            b"CONNECT a:443 HTTP/1.1\r\n\r\n", "an HTTP request to a proxy", id="HTTP proxy"
+        ),
         pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", "TLS", id="SSH"),
         pytest.param(bytes(range(256)), "TLS", id="garbage"),
         pytest.param(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "handshake", id="malformed"),

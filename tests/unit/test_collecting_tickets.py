@@ -29,7 +29,7 @@ def test_garbage_is_not_waited_for_to_become_a_record(
     server_context.num_tickets = 0
     client, _ = collecting_pair(client_context_for(ca), server_context)
     client.feed(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with pytest.raises(TLSError, match="does not speak TLS"):
+    with pytest.raises(TLSError, match="is not a TLS record"):
         client.receive()
 
 

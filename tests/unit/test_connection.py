@@ -526,10 +526,10 @@ def test_missing_client_certificate(pair: Pair, server_context: ssl.SSLContext) 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "plain HTTP to a TLS port"),
-        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", "plain HTTP (a proxy request) to a TLS port"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak TLS"),
-        (bytes(64), "does not speak TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "it sent an HTTP request"),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", "it sent an HTTP request to a proxy"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the client did not speak TLS"),
+        (bytes(64), "the client did not speak TLS"),
     ],
 )
 def test_a_client_that_does_not_speak_tls(

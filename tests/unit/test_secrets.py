@@ -383,7 +383,7 @@ async def test_clients_and_servers(
     assert [type(error) for error in errors] == [LookupError]
     for error in errors:
         check_error(secrets, error)
-    assert "plain HTTP" in caplog.text
+    assert "an HTTP request" in caplog.text
     check_logs(secrets, caplog)
 
 

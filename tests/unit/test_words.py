@@ -146,6 +146,7 @@ def explained(exc: ssl.SSLError) -> TLSError:
         server_hostname="server.example",
         agrees_by_psk=False,
         refusal=None,
+        foreign=None,
     )
 
 

@@ -42,6 +42,7 @@ from tests.http_clients import (
 )
 from tests.programs import free_port, https_proxy, listening, needs, nginx
 from trio_tlsbio import (
+    Drain,
     TLSStream,
     open_tls_over_tcp_listeners,
 )
@@ -154,7 +155,8 @@ class Hypercorn:
     context: ssl.SSLContext
     graceful_timeout: float = 3600.0
     drained: trio.Event = attrs.Factory(trio.Event)
-    listeners: list[Any] = attrs.field(init=False)
+    _drain: Drain = attrs.field(factory=Drain, init=False)
+    _drain_begun: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[int]:
@@ -163,25 +165,29 @@ class Hypercorn:
         config = Config()
         config.keep_alive_timeout = 3600
         config.graceful_timeout = self.graceful_timeout
-        self.listeners = await open_tls_over_tcp_listeners(
+        listeners = await open_tls_over_tcp_listeners(
             0, self.context, host=HOST, https_compatible=True, close_timeout=3600
         )
 
         async def serve(task_status: trio.TaskStatus[Any]) -> None:
             await example("hypercorn_server").serve(
-                self.app, config, self.listeners, task_status=task_status
+                self.app, config, listeners, drain=self._drain, task_status=task_status
             )
             self.drained.set()
+
+        async def end() -> None:
+            await self._drain_begun.wait()
+            await self._drain.end(self.graceful_timeout)
 
         with trio.fail_after(LIMIT):
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve)
-                yield port_of(self.listeners)
+                nursery.start_soon(end)
+                yield port_of(listeners)
                 nursery.cancel_scope.cancel()
 
-    async def drain(self) -> None:
-        for listener in self.listeners:
-            await listener.aclose()
+    def drain(self) -> None:
+        self._drain_begun.set()
 
 
 @pytest.mark.parametrize("kind", ["HTTP/1.1", "HTTP/2", "WebSocket"])
@@ -261,7 +267,7 @@ async def test_hypercorn_drains_although_a_client_stays_in_a_pool(
     transport = http.transport(verify=client_context, http2=http2)
     async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
         await client.get(f"https://{HOST}:{port}/one")
-        await server.drain()
+        server.drain()
         await server.drained.wait()
 
 
@@ -280,7 +286,7 @@ async def test_hypercorn_drains_although_a_client_waits(contexts: Contexts) -> N
             received = b""
             while not received.endswith(b"\r\n0\r\n\r\n"):
                 received += await stream.receive_some()
-            await server.drain()
+            server.drain()
             assert await stream.receive_some() == b""
         await server.drained.wait()
 
@@ -312,7 +318,7 @@ async def test_hypercorn_completes_requests_while_it_drains(
             nursery.start_soon(ask)
             await asked.wait()
             await trio.testing.wait_all_tasks_blocked()  # hypercorn knows that it is not idle
-            await server.drain()
+            server.drain()
             await trio.testing.wait_all_tasks_blocked()
             assert not server.drained.is_set()
             go_on.set()
@@ -343,7 +349,7 @@ async def test_hypercorn_drains_within_its_graceful_timeout(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask)
             await asked.wait()
-            await server.drain()
+            server.drain()
             await server.drained.wait()
 
 

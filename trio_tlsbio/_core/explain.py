@@ -12,6 +12,7 @@ from .certificates import presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
+from .plaintext import error_of_plaintext
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
@@ -55,13 +56,15 @@ def explain(
     server_hostname: str | None,
     agrees_by_psk: bool,
     refusal: str | None,
+    foreign: str | None,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
     ``names()`` are those in the certificate that the peer presented, as far as they are known.
     ``agrees_by_psk`` is whether it happened in a handshake of TLS 1.2 with a pre-shared key.
     ``refusal`` is the reason why a record was refused, if it is known: newer OpenSSLs don't report
-    it.
+    it. ``foreign`` is what to say of something that is no record of TLS; by default that the port
+    may be the wrong one.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -89,6 +92,8 @@ def explain(
         words = _REASONS["DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
         message = f"the pre-shared keys (PSK) of both sides differ, or {words}"
         error = TLSError(message, reason=reason)
+    elif reason == "WRONG_VERSION_NUMBER" and foreign is not None:
+        error = TLSError(foreign, reason=reason)
     elif reason in _REASONS and getattr(exc, "library", None) in {"SSL", None}:
         # Other libraries of OpenSSL have reasons of the same names.
         error = TLSError(_REASONS[reason], reason=reason)
@@ -117,7 +122,16 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
+        foreign=_foreign(ssl_object, is_open=is_open),
     )
+
+
+def _foreign(ssl_object: ssl.SSLObject, *, is_open: bool) -> str | None:
+    """Return what it means that a record is none. To a client that may be due to the port."""
+    # A server has no cipher before it is open, but has read the client's once there was a hello.
+    if is_open or ssl_object.cipher() is not None or ssl_object.shared_ciphers() is not None:
+        return _REASONS["INVALID_RECORD"]
+    return str(error_of_plaintext()) if ssl_object.server_side else None
 
 
 def error_of_end(*, is_open: bool) -> TLSError:

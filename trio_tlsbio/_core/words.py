@@ -98,8 +98,8 @@ _OPENSSL_CRYPTO = "OpenSSL failed in a cryptographic operation that the handshak
 
 # OpenSSL's reasons that can reach a connection; others fall back to OpenSSL's own words.
 REASONS = {
-    "HTTP_REQUEST": "the peer spoke plain HTTP to a TLS port",
-    "HTTPS_PROXY_REQUEST": "the peer spoke plain HTTP (a proxy request) to a TLS port",
+    "HTTP_REQUEST": "the client did not speak TLS: it sent an HTTP request",
+    "HTTPS_PROXY_REQUEST": "the client did not speak TLS: it sent an HTTP request to a proxy",
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS here: this may be a plaintext port, or"
     " one that wants STARTTLS first",
     "UNKNOWN_PROTOCOL": "the peer does not speak TLS here",

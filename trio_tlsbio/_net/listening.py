@@ -11,11 +11,12 @@ import attrs
 import trio
 
 from trio_tlsbio._core.arguments import Arguments
-from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer
+from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
-from .proxy_protocol import TrustedProxies, check_trusted_proxies, expect_header
+from .plaintext import OnPlaintext, expect_prologue
+from .proxy_protocol import TrustedProxies, check_trusted_proxies
 from .reloading import ContextProvider, current_context, next_context
 
 __all__ = [
@@ -56,6 +57,7 @@ class ServerSettings:
     ssl_context: ServerContext
     options: StreamOptions
     proxy_protocol: TrustedProxies | None
+    on_plaintext: OnPlaintext[Any] | None
     _provider: ContextProvider | None  # unless it is always the same
     _arguments: Arguments  # of the latest context; without one where clients decide on it
 
@@ -64,7 +66,8 @@ class ServerSettings:
         cls,
         ssl_context: ServerContext,
         options: StreamOptions,
-        proxy_protocol: TrustedProxies | None,
+        proxy_protocol: TrustedProxies | None = None,
+        on_plaintext: OnPlaintext[Any] | None = None,
     ) -> ServerSettings:
         """Check the parameters of a :class:`TLSListener`."""
         provider: ContextProvider | None = None
@@ -79,7 +82,9 @@ class ServerSettings:
             if context is not ssl_context:
                 provider = cast("ContextProvider", ssl_context)
         check_trusted_proxies(proxy_protocol)
-        return cls(ssl_context, options, proxy_protocol, provider, arguments)
+        if on_plaintext is not None:
+            checked_function(on_plaintext, "on_plaintext")
+        return cls(ssl_context, options, proxy_protocol, on_plaintext, provider, arguments)
 
     async def arguments(self) -> Arguments:
         """Return what the next connection is made with. Raises what a function of the user does."""
@@ -117,6 +122,12 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
       verify_peer: Verifies each client. See :class:`TLSStream`.
       strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
         See :class:`TLSStream`.
+      on_plaintext: An async function ``on_plaintext(transport_stream, received)`` that answers a
+        client that does not speak TLS: a browser that asks for ``http://``, for example. It gets
+        the underlying stream, and what was received on it, a byte at least. It is a part of the
+        handshake, in the time for that and in the connection's own task. When it returns, the
+        connection is closed, and the handshake has failed, with the same error as without it. An
+        exception that it raises is the ``__cause__`` of that error.
 
     Raises:
       TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
@@ -144,6 +155,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         proxy_protocol: TrustedProxies | None = None,
         verify_peer: VerifyPeer | None = None,
         strict_alpn: bool = False,
+        on_plaintext: OnPlaintext[T_Stream] | None = None,
     ) -> None:
         options = StreamOptions(
             https_compatible=https_compatible,
@@ -153,7 +165,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
             verify_peer=verify_peer,
             strict_alpn=strict_alpn,
         )
-        settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+        settings = ServerSettings.of(ssl_context, options, proxy_protocol, on_plaintext)
         self.__attrs_init__(transport_listener, settings)
 
     async def accept(self) -> TLSStream[T_Stream]:
@@ -169,8 +181,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
-        if settings.proxy_protocol is not None:
-            expect_header(stream, settings.proxy_protocol)
+        expect_prologue(stream, settings.proxy_protocol, settings.on_plaintext)
         return stream
 
     async def aclose(self) -> None:
@@ -211,6 +222,7 @@ async def open_tls_over_tcp_listeners(
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
     strict_alpn: bool = False,
+    on_plaintext: OnPlaintext[trio.SocketStream] | None = None,
 ) -> list[TLSListener[trio.SocketStream]]:
     """Listen for TLS connections on a TCP port. A drop-in for
     :func:`trio.open_ssl_over_tcp_listeners`.
@@ -228,6 +240,7 @@ async def open_tls_over_tcp_listeners(
       verify_peer: Verifies each client. See :class:`TLSStream`.
       strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
         See :class:`TLSStream`.
+      on_plaintext: Answers clients that don't speak TLS. See :class:`TLSListener`.
 
     Raises:
       OSError: if the port can't be had.
@@ -242,7 +255,7 @@ async def open_tls_over_tcp_listeners(
         verify_peer=verify_peer,
         strict_alpn=strict_alpn,
     )
-    settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+    settings = ServerSettings.of(ssl_context, options, proxy_protocol, on_plaintext)
     return await open_listeners(settings, port, host=host, backlog=backlog)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 import trio
@@ -14,13 +13,12 @@ import trio
 from trio_tlsbio._core.errors import TLSError, truncated
 from trio_tlsbio._core.proxy_header import ProxyHeader, ProxyHeaderReader
 from trio_tlsbio._stream.addresses import Address, Addresses
-from trio_tlsbio._stream.stream import TLSStream, expect_before_tls
 
 __all__ = [
+    "HeaderPrologue",
     "REFUSALS",
     "TrustedProxies",
     "check_trusted_proxies",
-    "expect_header",
     "read_proxy_header",
 ]
 
@@ -111,26 +109,27 @@ async def read_proxy_header(transport_stream: trio.abc.Stream) -> tuple[ProxyHea
     reader = ProxyHeaderReader()
     while (header := _feed(reader, data := await transport_stream.receive_some())) is None:
         if not data:
-            raise truncated(f"the peer closed the connection before its {_Prologue.name} was whole")
+            raise _header_cut()
     return header, reader.rest
 
 
-def expect_header(stream: TLSStream[Any], proxies: TrustedProxies) -> None:
-    """Have a stream read the header before its handshake, if a trusted proxy has connected."""
-    expect_before_tls(stream, partial(_Prologue, proxies))
-
-
 @attrs.define(eq=False)
-class _Prologue:
-    """The header as what comes before TLS on a stream."""
-
-    name: ClassVar[str] = "PROXY protocol header"
+class HeaderPrologue:
+    """The header as what comes before TLS on a stream, if a trusted proxy has connected."""
 
     _proxies: TrustedProxies
     _addresses: Addresses
     _reader: ProxyHeaderReader = attrs.field(factory=ProxyHeaderReader, init=False)
 
-    def feed(self, data: bytes) -> bytes | None:
+    @property
+    def name(self) -> str:
+        return "PROXY protocol header"
+
+    @property
+    def has_heard(self) -> bool:
+        return False
+
+    async def feed(self, data: bytes) -> bytes | None:
         if self._addresses.has_gone:  # health checks end so, before they are accepted
             raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
@@ -141,6 +140,13 @@ class _Prologue:
             )
         self._addresses.proxy_header = header = _feed(self._reader, data)
         return None if header is None else self._reader.rest
+
+    def feed_eof(self) -> bytes:
+        raise _header_cut()
+
+
+def _header_cut() -> TLSError:
+    return truncated("the peer closed the connection before its PROXY protocol header was whole")
 
 
 def _feed(reader: ProxyHeaderReader, data: Any) -> ProxyHeader | None:

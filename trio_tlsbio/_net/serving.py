@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Generic
@@ -14,39 +14,39 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
+from trio_tlsbio._core.proxy_header import ProxyCommand
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
+from .accepting import Acceptor
+from .drain import Drain, drain_or_own, limit_age
 from .listening import (
     HANDSHAKE_TIMEOUT,
     ServerContext,
     ServerSettings,
     TLSListener,
     contexts_of,
-    has_failed_itself,
     open_listeners,
-    when_closed,
 )
 from .monitor import (
-    AcceptFailed,
     ConnectionAccepted,
     ConnectionClosed,
     HandshakeCompleted,
     HandshakeFailed,
     ServerMonitor,
 )
+from .places import Places
+from .plaintext import OnPlaintext
 from .proxy_protocol import REFUSALS, TrustedProxies
 
 __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "serve_tls_over_tcp"]
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
-# What accept(2) says when there are no descriptors, or no memory, for another connection.
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-# How long to wait then, in seconds, unless a connection ends before.
-_EXHAUSTED_DELAY = 0.1
+# By how much the age of a connection may differ from the limit: those that have begun together
+# shall not all end, and be made anew, together.
+_AGE_JITTER = 0.1
 
 
 async def serve_tls_over_tcp(
@@ -69,6 +69,9 @@ async def serve_tls_over_tcp(
     proxy_protocol: TrustedProxies | None = None,
     verify_peer: VerifyPeer | None = None,
     strict_alpn: bool = False,
+    on_plaintext: OnPlaintext[trio.SocketStream] | None = None,
+    drain: Drain | None = None,
+    max_connection_age: float | None = None,
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
@@ -80,6 +83,8 @@ async def serve_tls_over_tcp(
         max_handshakes=max_handshakes,
         on_error=on_error,
         monitor=monitor,
+        drain=drain,
+        max_age=max_connection_age,
     )
     options = StreamOptions(
         https_compatible=https_compatible,
@@ -89,7 +94,7 @@ async def serve_tls_over_tcp(
         verify_peer=verify_peer,
         strict_alpn=strict_alpn,
     )
-    settings = ServerSettings.of(ssl_context, options, proxy_protocol)
+    settings = ServerSettings.of(ssl_context, options, proxy_protocol, on_plaintext)
     listeners = await open_listeners(settings, port, host=host, backlog=backlog)
     await _serve(handler, listeners, policy, handler_nursery, task_status)
 
@@ -104,6 +109,8 @@ async def serve_tls_listeners(
     max_handshakes: int | None = None,
     on_error: Callable[[TLSStream[T_Stream], Exception], object] | None = None,
     monitor: ServerMonitor | None = None,
+    drain: Drain | None = None,
+    max_connection_age: float | None = None,
 ) -> None:
     """Accept from listeners, and run ``handler(stream)`` in a task for each connection.
 
@@ -115,10 +122,11 @@ async def serve_tls_listeners(
     :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
     until it has some again.
 
-    Closing the listeners drains the server: nothing more is accepted, connections on which no byte
-    has arrived end, and this returns when the last handler has; see :class:`Drain` for handlers
-    that wait for idle clients. A cancel scope around it says how long that may take. Handlers that
-    are cut off by it still end with a close_notify, where the socket has room for one.
+    Closing the listeners drains the server, and so does :meth:`Drain.end`: nothing more is
+    accepted, connections on which no byte has arrived end, and this returns when the last handler
+    has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope around it, or
+    the time limit of the :class:`Drain`, says how long that may take. Handlers that are cut off by
+    it still end with a close_notify, where the socket has room for one.
 
     Args:
       handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
@@ -134,20 +142,27 @@ async def serve_tls_listeners(
         context, if that is an :exc:`Exception` and no failure of the stream itself. The connection
         ends; the server goes on. What it raises itself propagates.
       monitor: Counts what happens, and tells it.
+      drain: What can end this server, and others, by one call.
+      max_connection_age: How long a connection may last, in seconds, give or take a tenth at
+        random. From then on its handler ends as soon as it waits for an idle client, by the methods
+        of a :class:`Drain`, of this server's or another one. Other handlers are not ended.
 
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
+      TypeError: if ``drain`` is none.
     """
     policy = _Policy(
         max_connections=max_connections,
         max_handshakes=max_handshakes,
         on_error=on_error,
         monitor=monitor,
+        drain=drain,
+        max_age=max_connection_age,
     )
     await _serve(handler, listeners, policy, handler_nursery, task_status)
 
 
-def _limit(limit: int | None) -> float:
+def _limit(limit: float | None) -> float:
     return math.inf if limit is None else limit
 
 
@@ -170,6 +185,13 @@ class _Policy(Generic[T_Stream]):
     max_handshakes: float = attrs.field(converter=_limit, validator=_check_limit)
     on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
     monitor: ServerMonitor = attrs.field(converter=_monitor_or_own)
+    drain: Drain = attrs.field(converter=drain_or_own)
+    max_age: float = attrs.field(converter=_limit)
+
+    @max_age.validator
+    def _check_max_age(self, _: object, seconds: float) -> None:
+        if not seconds > 0:
+            raise ValueError("max_connection_age must be positive")
 
 
 async def _serve(
@@ -179,116 +201,51 @@ async def _serve(
     handler_nursery: trio.Nursery | None,
     task_status: trio.TaskStatus[list[TLSListener[T_Stream]]],
 ) -> None:
+    places = Places(policy.max_connections, policy.max_handshakes)
+    policy.monitor.watch(contexts_of(listeners))
     async with trio.open_nursery() as nursery:
-        places = _Places(policy.max_connections, policy.max_handshakes)
         handlers = nursery if handler_nursery is None else handler_nursery
-        server = _Server(handler, handlers, policy, places)
-        policy.monitor.watch(contexts_of(listeners))
-        closed = [when_closed(listener) for listener in listeners]
-        nursery.start_soon(server.drain_after, closed)
-        for listener, event in zip(listeners, closed, strict=True):
-            nursery.start_soon(server.accept_from, listener, event)
+        acceptor = Acceptor(listeners, places, policy.monitor, nursery)
+        server = _Server(handler, handlers, policy, places, acceptor)
+        nursery.start_soon(server.drain_after, server.start())
         task_status.started(listeners)
     await places.wait_until_empty()  # of connections that run in another nursery
 
 
 @attrs.define(eq=False)
-class _Places:
-    """Counts a server's connections and handshakes, within their limits."""
-
-    _max_connections: float
-    _max_handshakes: float
-    _connections: int = attrs.field(default=0, init=False)
-    _handshakes: int = attrs.field(default=0, init=False)
-    _fewer: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
-
-    async def wait_for_one(self) -> None:
-        """Wait until another connection may begin."""
-        while (
-            self._connections >= self._max_connections or self._handshakes >= self._max_handshakes
-        ):
-            await self._fewer.park()
-
-    async def wait_until_empty(self) -> None:
-        """Wait until all connections have ended."""
-        while self._connections:
-            await self._fewer.park()
-
-    async def change(self) -> None:
-        """Wait until a connection or a handshake ends."""
-        await self._fewer.park()
-
-    def take(self) -> None:
-        """Count a connection, whose handshake begins."""
-        self._connections += 1
-        self._handshakes += 1
-
-    def end_handshake(self) -> None:
-        """Count a handshake no more."""
-        self._handshakes -= 1
-        self._fewer.unpark_all()
-
-    def leave(self) -> None:
-        """Count a connection no more."""
-        self._connections -= 1
-        self._fewer.unpark_all()
-
-
-@attrs.define(eq=False)
-class _Draining:
-    """The end of a server: connections on which no byte has arrived end, others don't linger."""
-
-    _has_begun: bool = attrs.field(default=False, init=False)
-    _streams: set[TLSStream[Any]] = attrs.field(factory=set, init=False)
-    # The handshakes that are going on, and what ends each if it has not begun when draining does.
-    _shaking: dict[TLSStream[Any], trio.CancelScope] = attrs.field(factory=dict, init=False)
-
-    def begin(self) -> None:
-        """Begin to drain: all listeners are closed."""
-        self._has_begun = True
-        for stream in self._streams:
-            stream.stop_lingering()
-        for stream, scope in self._shaking.items():
-            if not stream.has_received:
-                scope.deadline = trio.current_time()
-
-    def add(self, stream: TLSStream[Any]) -> None:
-        """Take care of a connection, which may be accepted already when draining begins."""
-        self._streams.add(stream)
-        if self._has_begun:
-            stream.stop_lingering()
-
-    def remove(self, stream: TLSStream[Any]) -> None:
-        """Forget a connection that has ended."""
-        self._streams.remove(stream)
-
-    async def complete_handshake(self, stream: TLSStream[Any]) -> None:
-        """Complete the handshake, unless the server drains before the client has sent anything."""
-        with trio.CancelScope() as scope:
-            if self._has_begun:
-                # Not before it is entered: Trio looks first for what has arrived. See Drain.
-                scope.deadline = trio.current_time()
-            self._shaking[stream] = scope
-            try:
-                await stream.do_handshake()
-            finally:
-                del self._shaking[stream]
-        if scope.cancelled_caught:
-            if not stream.has_received:
-                error = TruncationError("the server drains, and the client has not sent anything")
-                stream.connection.abort(error)
-            await stream.do_handshake()  # it goes on where it was
-
-
-@attrs.define(eq=False)
 class _Server(Generic[T_Stream]):
-    """Accepts connections within limits, and sees each of them through."""
+    """Sees each of its connections through, and ends them all."""
 
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
     _policy: _Policy[T_Stream]
-    _places: _Places
-    _draining: _Draining = attrs.field(factory=_Draining, init=False)
+    _places: Places
+    _acceptor: Acceptor[T_Stream]
+    # Set once all listeners are closed.
+    _draining: trio.Event = attrs.field(factory=trio.Event, init=False)
+    # The connections that are open, and what cancels each.
+    _streams: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+    # The handshakes that are going on, and what ends each if it has not begun when draining does.
+    _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+
+    def start(self) -> list[trio.Event]:
+        """Begin to accept, and return what is set when each of the listeners is closed."""
+        closed = self._acceptor.start(self._begin, self._leave_drain)
+        if closed:
+            self._policy.drain._add(self)
+        return closed
+
+    def _begin(self, stream: TLSStream[T_Stream]) -> None:
+        scope = trio.CancelScope()
+        if self._acceptor.is_cancelled:
+            scope.cancel()  # it was accepted just before
+        self._nursery.start_soon(self._run, stream, scope)
+        self._streams[stream] = scope
+        self._places.take()
+
+    ################################################################
+    # The end of all connections
+    ################################################################
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:
@@ -297,56 +254,49 @@ class _Server(Generic[T_Stream]):
             for event in closed:
                 await event.wait()
         finally:  # cancelled too: what runs in another nursery goes on
-            self._draining.begin()
+            self._draining.set()
+            for stream in self._streams:
+                stream.stop_lingering()
+            for stream, scope in self._shaking.items():
+                if not stream.has_received:
+                    scope.deadline = trio.current_time()
+
+    def stop_accepting(self) -> None:
+        """See :class:`Drainable`."""
+        self._acceptor.stop()
+
+    def cut_off(self) -> int:
+        """See :class:`Drainable`."""
+        self._acceptor.cancel()
+        for scope in self._streams.values():
+            scope.cancel()
+        return self._places.connections
+
+    def _leave_drain(self) -> None:
+        """Leave it if nothing is left that it could end."""
+        if not (self._places.connections or self._acceptor.is_running):
+            self._policy.drain._discard(self)
+
+    ################################################################
+    # One connection
+    ################################################################
 
     @enable_ki_protection
-    async def accept_from(self, listener: TLSListener[T_Stream], closed: trio.Event) -> None:
-        """Accept until the listener is closed, and set ``closed`` then."""
-        try:
-            await self._accept_from(listener)
-        finally:
-            closed.set()
+    async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope) -> None:
+        """See one connection through, as long as it is not cut off."""
+        with scope:
+            if (max_age := self._policy.max_age) < math.inf:
+                jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # it protects nothing
+                limit_age(stream, trio.current_time() + max_age * (1 + jitter))
+            await self._see_through(stream)
 
-    async def _accept_from(self, listener: TLSListener[T_Stream]) -> None:
-        async with listener:
-            is_exhausted = False
-            while True:
-                try:
-                    stream = await listener.accept()
-                except (trio.ClosedResourceError, OSError) as exc:
-                    if has_failed_itself(listener, exc):
-                        raise
-                    if isinstance(exc, trio.ClosedResourceError):
-                        return
-                    if exc.errno not in _EXHAUSTED:
-                        raise
-                    if not is_exhausted:
-                        is_exhausted = True
-                        _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
-                        self._policy.monitor.happened(AcceptFailed(exc))
-                    with trio.move_on_after(_EXHAUSTED_DELAY):
-                        await self._places.change()
-                else:
-                    is_exhausted = False
-                    await self._start(stream)
-
-    async def _start(self, stream: TLSStream[T_Stream]) -> None:
-        # Looked at when it is there: one that waits is the only one that this listener accepts.
-        try:
-            await self._places.wait_for_one()
-            self._nursery.start_soon(self._run, stream)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        self._places.take()
-
-    @enable_ki_protection
-    async def _run(self, stream: TLSStream[T_Stream]) -> None:
+    async def _see_through(self, stream: TLSStream[T_Stream]) -> None:
         """See one connection through, from the handshake to the end."""
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
-        self._draining.add(stream)
+        if self._draining.is_set():
+            stream.stop_lingering()
         try:
             try:
                 error = await self._shake_hands(stream)
@@ -361,8 +311,9 @@ class _Server(Generic[T_Stream]):
             finally:
                 await trio.aclose_forcefully(stream)
         finally:
-            self._draining.remove(stream)
+            del self._streams[stream]
             self._places.leave()
+            self._leave_drain()
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
@@ -376,7 +327,7 @@ class _Server(Generic[T_Stream]):
         begin = trio.current_time()
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
-            await self._draining.complete_handshake(stream)
+            await self._do_handshake(stream)
         except Exception as exc:
             duration = trio.current_time() - begin
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
@@ -388,9 +339,28 @@ class _Server(Generic[T_Stream]):
         finally:
             self._places.end_handshake()
         assert stream.handshake is not None
-        peer, duration = _client_of(stream), trio.current_time() - begin
-        self._policy.monitor.happened(HandshakeCompleted(peer, stream.handshake, duration))
+        duration = trio.current_time() - begin
+        self._policy.monitor.happened(
+            HandshakeCompleted(_client_of(stream), stream.handshake, duration)
+        )
         return None
+
+    async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
+        """Complete the handshake, unless the server drains before the client has sent anything."""
+        with trio.CancelScope() as scope:
+            if self._draining.is_set():
+                # Not before it is entered: Trio looks first for what has arrived. See Drain.
+                scope.deadline = trio.current_time()
+            self._shaking[stream] = scope
+            try:
+                await stream.do_handshake()
+            finally:
+                del self._shaking[stream]
+        if scope.cancelled_caught:
+            if not stream.has_received:
+                error = TruncationError("the server drains, and the client has not sent anything")
+                stream.connection.abort(error)
+            await stream.do_handshake()  # it goes on where it was
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
@@ -423,10 +393,13 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
     peer = _client_of(stream)
     extra = {"error_type": error.error_type}
     words = printable(str(error))  # which may come from the peer
-    # Load balancers connect and go, to see whether the server is there. A client that keeps silent
-    # for as long as a handshake may take is another matter.
+    # Load balancers connect and go, to see whether the server is there; some first shake hands. A
+    # client that keeps silent for as long as a handshake may take is another matter.
+    header = stream.proxy_header
+    is_check = header is not None and header.command is ProxyCommand.LOCAL
     is_refused = error.reason in REFUSALS
-    if stream.has_received or is_refused or isinstance(error, HandshakeTimeoutError):
+    has_spoken = stream.has_received or isinstance(error, HandshakeTimeoutError)
+    if is_refused or (has_spoken and not is_check):
         _logger.warning("connection from %s: %s", peer, words, extra=extra)
     else:
         _logger.debug("connection from %s: %s", peer, words, extra=extra)

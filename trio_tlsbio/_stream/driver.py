@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.connection import TLSConnection
-from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError, truncated
+from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
 from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
@@ -56,22 +56,24 @@ class Driver:
         self.transport.inbox = Inbox()  # so that none of it gets to OpenSSL
 
     @property
-    def is_before_tls(self) -> bool:
-        """Whether the prologue is not whole yet."""
-        return self._prologue is not None
+    def has_heard(self) -> bool:
+        """Whether the peer has sent anything, rather than a proxy in front of it."""
+        is_heard = self._prologue is None or self._prologue.has_heard
+        return (is_heard and self.transport.has_heard) or self.is_established
 
     async def _read_prologue(self) -> None:
         transport = self.transport
         while self._prologue is not None:  # another task may have got there meanwhile
             self.connection.lifecycle.check_send()
             try:
-                rest = self._prologue.feed(transport.inbox.take_all())
+                rest = await self._prologue.feed(transport.inbox.take_all())
                 if rest is None and transport.inbox.has_ended:
-                    raise truncated(
-                        f"the peer closed the connection before its {self._prologue.name} was whole"
-                    )
+                    rest = self._prologue.feed_eof()
             except TLSError as exc:
                 self.connection.lifecycle.origin.claim(exc)
+                transport.inbox.discard()  # what follows it doesn't matter
+                if self._prologue.has_heard:
+                    transport.note_sent()  # it may have been answered in plaintext
                 raise
             if rest is None:
                 await transport.receive()

@@ -204,8 +204,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     @property
     def has_received(self) -> bool:
         """Whether the peer has sent anything at all. What comes before TLS does not count."""
-        has_heard = self._transport.has_heard and not self._driver.is_before_tls
-        return has_heard or self._driver.is_established
+        return self._driver.has_heard
 
     ################################################################
     # Handshake

@@ -179,6 +179,10 @@ class Transport(ABC, Generic[StreamT]):
         """Whether anything was sent so far, that could be lost on its way."""
         return self._bytes_sent > 0
 
+    def note_sent(self) -> None:
+        """Note that something was sent past this: closing must not destroy it on its way."""
+        self._bytes_sent += 1
+
     async def flush(self) -> None:
         """Send the ciphertext that waits now.
 

@@ -53,7 +53,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
 
     def __attrs_post_init__(self) -> None:
         options = options_of(self.standard_compatible, self.handshake_timeout)
-        self._settings = ServerSettings.of(self.ssl_context, options, None)
+        self._settings = ServerSettings.of(self.ssl_context, options)
 
     @staticmethod
     async def handle_handshake_error(

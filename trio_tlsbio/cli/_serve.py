@@ -290,7 +290,6 @@ class _Server:
     _drain: Drain
     _drain_timeout: float
     _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, tell_event), init=False)
-    _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     async def run(
         self, handler: _Handler, max_connections: int | None, signals: AsyncIterator[int]
@@ -298,36 +297,30 @@ class _Server:
         """Serve until a signal ends it."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._obey, signals)
+                nursery.start_soon(self._obey, signals, nursery)
                 nursery.start_soon(_renew_ticket_keys, self._context)
-                with self._serving:
-                    await serve_tls_listeners(
-                        handler,
-                        self._listeners,
-                        max_connections=max_connections,
-                        on_error=_leave_it,
-                        monitor=self._monitor,
-                    )
+                await serve_tls_listeners(
+                    handler,
+                    self._listeners,
+                    max_connections=max_connections,
+                    on_error=_leave_it,
+                    monitor=self._monitor,
+                    drain=self._drain,
+                )
                 nursery.cancel_scope.cancel()
         finally:
             tell_statistics(self._monitor.statistics())
 
-    async def _obey(self, signals: AsyncIterator[int]) -> None:
+    async def _obey(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
             if number == _RELOAD:
                 self._context.reload()
             elif self._drain.has_begun:
                 raise Failure(Status.INTERRUPTED, "a second signal")  # which cancels the rest
             else:
-                await self._begin_drain()
-
-    async def _begin_drain(self) -> None:
-        active = count(self._monitor.statistics().active, "connection")
-        tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
-        self._serving.deadline = trio.current_time() + self._drain_timeout
-        self._drain.begin()
-        for listener in self._listeners:
-            await listener.aclose()
+                active = count(self._monitor.statistics().active, "connection")
+                tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
+                nursery.start_soon(self._drain.end, self._drain_timeout)
 
 
 async def _serve(options: argparse.Namespace) -> Status:

@@ -30,10 +30,6 @@ TOO_LONG = "the peer sent a record that is longer than TLS allows"
 NO_RECORD = "the peer sent something that is not a TLS record"
 NO_PLACE = "the peer sent a record that has no place here"
 NO_MESSAGE = "the peer sent a message that has no place here"
-NO_TLS = (
-    "the peer does not speak TLS here: this may be a plaintext port, or one that wants STARTTLS "
-    "first"
-)
 INTERNAL = (
     "OpenSSL can't go on (internal error); in TLS 1.2, a record that is too short to be encrypted "
     "does that"

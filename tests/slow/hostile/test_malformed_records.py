@@ -13,7 +13,6 @@ from .cases import (
     IS_SILENT,
     NO_PLACE,
     NO_RECORD,
-    NO_TLS,
     TOO_LONG,
     Arenas,
     Case,
@@ -143,8 +142,8 @@ CASES = [
         Case(
             f"the version {version.hex(' ')} in a record's header",
             relabelled(APPLICATION_DATA, version),
-            Ends(NO_TLS, "protocol_version"),
-            Ends(NO_TLS, alert),
+            Ends(NO_RECORD, "protocol_version"),
+            Ends(NO_RECORD, alert),
         )
         for version, alert in [
             (b"\x00\x00", "decode_error" if IS_SILENT else "protocol_version"),
@@ -182,8 +181,8 @@ CASES = [
     Case(
         "HTTP",
         lambda peer: b"GET / HTTP/1.1\r\n\r\n",
-        Ends(NO_TLS, "protocol_version"),
-        Ends(NO_TLS, "unexpected_message" if IS_SILENT else "protocol_version"),
+        Ends(NO_RECORD, "protocol_version"),
+        Ends(NO_RECORD, "unexpected_message" if IS_SILENT else "protocol_version"),
     ),
     both(
         "half a record, then HTTP",

@@ -55,7 +55,7 @@ ATTACKS: dict[str, tuple[Say, str, str | None]] = {
         inside("the peer sent one empty record after the other", "unexpected_message").words,
         "unexpected_message",
     ),
-    "HTTP": (lambda _: b"GET / HTTP/1.1\r\n\r\n", "does not speak TLS", "protocol_version"),
+    "HTTP": (lambda _: b"GET / HTTP/1.1\r\n\r\n", "is not a TLS record", "protocol_version"),
     "a fatal alert": (lambda peer: peer.seal(ALERT, b"\x02\x50"), "internal error", None),
     "half a record": (
         lambda peer: peer.seal(APPLICATION_DATA, b"data")[:10], "without a close_notify", None,

@@ -1,0 +1,44 @@
+"""What a client sends that does not speak TLS, told from a first record."""
+
+from __future__ import annotations
+
+from .errors import TLSError
+from .iana import ContentType, HandshakeType
+from .words import REASONS
+
+__all__ = ["begins_with_tls", "error_of_plaintext"]
+
+_METHODS = tuple(
+    f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
+)
+_HTTP2 = b"PRI * HTTP/2"
+_PROXY_METHOD = b"CONNECT "
+
+_TYPES = range(int(ContentType.CHANGE_CIPHER_SPEC), int(ContentType.HEARTBEAT) + 1)
+
+# In the format of SSL 2: the length, whose first bit is set, and the type. RFC 5246, E.2.
+_SSL2_LENGTH = range(0x80, 0x100)
+
+
+def begins_with_tls(received: bytes) -> bool | None:
+    """Whether a client's first bytes begin a record of TLS, of whatever type and contents; None if
+    that takes more of them. Every other text is one that OpenSSL would refuse without an alert.
+    """
+    if not received:
+        return None
+    if received[0] in _SSL2_LENGTH:
+        return None if len(received) < 3 else received[2] == HandshakeType.CLIENT_HELLO
+    if received[0] not in _TYPES:
+        return False
+    return None if len(received) < 2 else received[1] == 3
+
+
+def error_of_plaintext(received: bytes = b"") -> TLSError:
+    """Return the error about a client that does not speak TLS, with OpenSSL's reason for it."""
+    if received.startswith((*_METHODS, _HTTP2)):
+        reason = "HTTP_REQUEST"
+    elif received.startswith(_PROXY_METHOD):
+        reason = "HTTPS_PROXY_REQUEST"
+    else:
+        return TLSError("the client did not speak TLS", reason="WRONG_VERSION_NUMBER")
+    return TLSError(REASONS[reason], reason=reason)

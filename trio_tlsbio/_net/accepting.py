@@ -1,0 +1,133 @@
+"""Accepting from listeners, until they are closed."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, TypeAlias
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from trio_tlsbio._stream.stream import T_Stream, TLSStream
+
+from .listening import TLSListener, has_failed_itself, when_closed
+from .monitor import AcceptFailed, ServerMonitor
+from .places import Places
+
+__all__ = ["Acceptor"]
+
+# Starts the task of a connection.
+Begin: TypeAlias = Callable[[TLSStream[T_Stream]], None]
+
+_logger = logging.getLogger("trio_tlsbio.server")
+
+# What accept(2) says when there are no descriptors, or no memory, for another connection.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+# How long to wait then, in seconds, unless a connection ends before.
+_EXHAUSTED_DELAY = 0.1
+
+
+@attrs.define(eq=False)
+class Acceptor(Generic[T_Stream]):
+    """Accepts from the listeners of a server, as its places allow."""
+
+    _listeners: list[TLSListener[T_Stream]]
+    _places: Places
+    _monitor: ServerMonitor
+    _nursery: trio.Nursery
+    # For each listener that is not closed yet, or whose last connection waits for a place.
+    _scopes: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope], init=False)
+    _is_stopping: bool = attrs.field(default=False, init=False)
+    #: Whether what has been accepted already is to be closed too.
+    is_cancelled: bool = attrs.field(default=False, init=False)
+
+    def start(self, begin: Begin[T_Stream], on_end: Callable[[], object]) -> list[trio.Event]:
+        """Accept from now on, and call ``begin(stream)`` for each connection. When nothing more is
+        accepted from a listener, call ``on_end()``.
+
+        Returns:
+          What is set when each of the listeners is closed.
+        """
+        closed = [when_closed(listener) for listener in self._listeners]
+        for listener, event in zip(self._listeners, closed, strict=True):
+            scope = trio.CancelScope()
+            self._scopes.add(scope)
+            run = partial(self._run, listener, begin, on_end)
+            self._nursery.start_soon(run, scope, event)
+        return closed
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a connection may still begin."""
+        return bool(self._scopes)
+
+    def stop(self) -> None:
+        """Close the listeners, soon."""
+        if self._scopes and not self._is_stopping:
+            self._is_stopping = True
+            self._nursery.start_soon(self._close_listeners)
+
+    def cancel(self) -> None:
+        """Accept nothing more, at once."""
+        self.is_cancelled = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    @enable_ki_protection
+    async def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            await listener.aclose()
+
+    @enable_ki_protection
+    async def _run(
+        self,
+        listener: TLSListener[T_Stream],
+        begin: Begin[T_Stream],
+        on_end: Callable[[], object],
+        scope: trio.CancelScope,
+        closed: trio.Event,
+    ) -> None:
+        try:
+            with scope:
+                await self._accept_from(listener, begin)
+        finally:
+            self._scopes.remove(scope)
+            closed.set()
+            on_end()
+
+    async def _accept_from(self, listener: TLSListener[T_Stream], begin: Begin[T_Stream]) -> None:
+        async with listener:
+            is_exhausted = False
+            while True:
+                try:
+                    stream = await listener.accept()
+                except (trio.ClosedResourceError, OSError) as exc:
+                    if has_failed_itself(listener, exc):
+                        raise
+                    if isinstance(exc, trio.ClosedResourceError):
+                        return
+                    if exc.errno not in _EXHAUSTED:
+                        raise
+                    if not is_exhausted:
+                        is_exhausted = True
+                        _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
+                        self._monitor.happened(AcceptFailed(exc))
+                    with trio.move_on_after(_EXHAUSTED_DELAY):
+                        await self._places.wait_for_fewer()
+                else:
+                    is_exhausted = False
+                    await self._admit(stream, begin)
+
+    async def _admit(self, stream: TLSStream[T_Stream], begin: Begin[T_Stream]) -> None:
+        # Looked at when it is there: one that waits is the only one that this listener accepts.
+        try:
+            await self._places.wait_for_one()
+            begin(stream)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise

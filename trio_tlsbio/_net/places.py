@@ -1,0 +1,48 @@
+"""How many connections, and handshakes, a server has at once."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+__all__ = ["Places"]
+
+
+@attrs.define(eq=False)
+class Places:
+    """The limits of a server, and how much of them is taken."""
+
+    _max_connections: float
+    _max_handshakes: float
+    connections: int = attrs.field(default=0, init=False)
+    _handshakes: int = attrs.field(default=0, init=False)
+    _fewer: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    async def wait_for_one(self) -> None:
+        """Wait until there is a place for another connection."""
+        while self.connections >= self._max_connections or self._handshakes >= self._max_handshakes:
+            await self._fewer.park()
+
+    async def wait_for_fewer(self) -> None:
+        """Wait until a handshake or a connection has ended."""
+        await self._fewer.park()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until no connection is left."""
+        while self.connections:
+            await self._fewer.park()
+
+    def take(self) -> None:
+        """Count a connection whose handshake begins."""
+        self.connections += 1
+        self._handshakes += 1
+
+    def end_handshake(self) -> None:
+        """Count its handshake as ended."""
+        self._handshakes -= 1
+        self._fewer.unpark_all()
+
+    def leave(self) -> None:
+        """Count the connection as ended."""
+        self.connections -= 1
+        self._fewer.unpark_all()

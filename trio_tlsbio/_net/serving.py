@@ -14,6 +14,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
+from trio_tlsbio._core.proxy_header import ProxyCommand
 from trio_tlsbio._stream.closing import CLOSE_TIMEOUT
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.stream import TLSStream
@@ -352,10 +353,13 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
     peer = _client_of(stream)
     extra = {"error_type": error.error_type}
     words = printable(str(error))  # which may come from the peer
-    # Load balancers connect and go, to see whether the server is there. A client that keeps silent
-    # for as long as a handshake may take is another matter.
+    # Load balancers connect and go, to see whether the server is there; some first shake hands. A
+    # client that keeps silent for as long as a handshake may take is another matter.
+    header = stream.proxy_header
+    is_check = header is not None and header.command is ProxyCommand.LOCAL
     is_refused = error.reason in REFUSALS
-    if stream.has_received or is_refused or isinstance(error, HandshakeTimeoutError):
+    has_spoken = stream.has_received or isinstance(error, HandshakeTimeoutError)
+    if is_refused or (has_spoken and not is_check):
         _logger.warning("connection from %s: %s", peer, words, extra=extra)
     else:
         _logger.debug("connection from %s: %s", peer, words, extra=extra)

@@ -21,8 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -77,14 +79,14 @@ class Fleet:
     config: str = (HERE / "haproxy.cfg").read_text(encoding="utf-8")
     log_level: str = "INFO"  # of the hosts
     processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict, init=False)
+    _starts: Counter[str] = attrs.field(factory=Counter[str], init=False)  # of each host
     _stack: ExitStack = attrs.field(factory=ExitStack, init=False)
 
     def __enter__(self) -> Self:
         with ExitStack() as self._stack:
             self._make_network()
             self._make_files()
-            for host in HOSTS:
-                self.start_host(host)
+            self.start_hosts(*HOSTS)
             self._start_haproxy()
             self._stack = self._stack.pop_all()
         return self
@@ -146,19 +148,24 @@ class Fleet:
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def start_host(self, host: str) -> None:
-        keys = ["--ticket-keys", self.folder / host / "tickets.key"] if self.shares_keys else []
-        ready = f"{host} is ready\n"
-        log = self.log(host)
-        before = log.read_text(encoding="utf-8").count(ready) if log.exists() else 0
-        self._start(
-            host,
-            host,
-            *(sys.executable, HERE / "host.py", host, HOSTS[host], 8443),
-            *(self.folder / f"{name}.pem" for name in NAMES),
-            *("--proxy", "198.51.100.1", "--log-level", self.log_level, *keys),
-        )
-        self._wait_for(host, lambda: log.read_text(encoding="utf-8").count(ready) > before)
+    def start_hosts(self, *hosts: str) -> None:
+        """Start hosts, and wait until they listen."""
+        for host in hosts:
+            keys = ["--ticket-keys", self.folder / host / "tickets.key"] if self.shares_keys else []
+            self._start(
+                host,
+                host,
+                *(sys.executable, HERE / "host.py", host, HOSTS[host], 8443),
+                *(self.folder / f"{name}.pem" for name in NAMES),
+                *("--proxy", "198.51.100.1", "--log-level", self.log_level, *keys),
+            )
+            self._starts[host] += 1
+        for host in hosts:
+            self._wait_for(host, partial(self._is_ready, host))
+
+    def _is_ready(self, host: str) -> bool:
+        # Its log goes on after a restart.
+        return self.log(host).read_text(encoding="utf-8").count(" is ready\n") == self._starts[host]
 
     def kill_host(self, host: str) -> None:
         os.killpg(self.processes[host].pid, signal.SIGKILL)
@@ -206,7 +213,7 @@ class Fleet:
 
     def return_host(self, host: str) -> None:
         """Start a host again, and let it have clients."""
-        self.start_host(host)
+        self.start_hosts(host)
         self.tell_haproxy(f"enable health hosts/{host}")
         self.tell_haproxy(f"set server hosts/{host} state ready")
 

@@ -31,6 +31,8 @@ from typing import Self
 import attrs
 import trustme
 
+from trio_tlsbio.ticket_keys import TicketKeys
+
 HERE = Path(__file__).parent
 HOSTS = {"host1": "198.51.100.11", "host2": "198.51.100.12", "host3": "198.51.100.13"}
 # What clients connect to, which is in the certificate of the first name.
@@ -75,7 +77,7 @@ class Fleet:
 
     folder: Path
     prefix: str = "fleet"  # of the namespaces' names
-    shares_keys: bool = True
+    shares_keys: bool = TicketKeys.is_available()
     config: str = (HERE / "haproxy.cfg").read_text(encoding="utf-8")
     log_level: str = "INFO"  # of the hosts
     processes: dict[str, subprocess.Popen[bytes]] = attrs.field(factory=dict, init=False)
@@ -240,7 +242,8 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which takes the fleet down
     with ExitStack() as stack:
-        for shares_keys in [True] if options.stay else [True, False]:
+        # On a Python whose ticket keys can't be set, there is only the second of these.
+        for shares_keys in sorted({TicketKeys.is_available(), False}, reverse=True):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             with Fleet(folder, options.prefix, shares_keys) as fleet:
                 print("with shared ticket keys:" if shares_keys else "without:", flush=True)
@@ -250,6 +253,7 @@ def main() -> None:
                     print(shlex.join(visit_command(fleet)), flush=True)
                     with suppress(KeyboardInterrupt):
                         time.sleep(options.stay)
+                    break
 
 
 if __name__ == "__main__":

@@ -240,7 +240,8 @@ def main() -> None:
     parser.add_argument("--prefix", default="fleet", help="of the namespaces' names")
     parser.add_argument("--stay", type=float, metavar="SECONDS", help="let the fleet stay so long")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # which takes the fleet down
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit())  # which takes the fleet down
     with ExitStack() as stack:
         # On a Python whose ticket keys can't be set, there is only the second of these.
         for shares_keys in sorted({TicketKeys.is_available(), False}, reverse=True):

@@ -2,7 +2,8 @@
 
 ``.. stair::`` draws the rooms of the package, from the contract in pyproject.toml. There the layers
 are what import-linter checks, so the picture can't be out of date. What each room is for is the
-first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream.
+first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream, and
+``.. fleet::`` the hosts that HAProxy's configuration in examples/fleet has.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from trio_tlsbio._stream.transport import SLICE_BYTES
 _ROOT = Path(__file__).parents[2]
 _PROJECT = _ROOT / "pyproject.toml"
 _PACKAGE = _ROOT / "trio_tlsbio"
+_HAPROXY = _ROOT / "examples" / "fleet" / "haproxy.cfg"
 
 _WIDTH, _STEP, _BOX_HEIGHT, _INDENT, _GAP = 780, 46, 34, 24, 8
 
@@ -101,15 +103,20 @@ def stair(container: str) -> str:
     return _svg(container.replace(".", "-"), title, len(floors) * _STEP, parts)
 
 
+def _arrow_head(name: str) -> str:
+    """Return what the ends of lines refer to, as ``{name}-arrow``."""
+    return (
+        f'<defs><marker id="{name}-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
+        'markerHeight="8" orient="auto-start-reverse">'
+        '<path d="M0,0 L10,5 L0,10 z" fill="currentColor"/></marker></defs>'
+    )
+
+
 def flow() -> str:
     """Draw how plaintext becomes ciphertext, and the other way round."""
     step, width = 80, (_WIDTH - 2 - 40) / 2
     height = step * len(FLOW["down"]) + _BOX_HEIGHT + 10
-    parts = [
-        '<defs><marker id="flow-arrow" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" '
-        'markerHeight="8" orient="auto-start-reverse">'
-        '<path d="M0,0 L10,5 L0,10 z" fill="currentColor"/></marker></defs>'
-    ]
+    parts = [_arrow_head("flow")]
     for column, (direction, stages) in enumerate(FLOW.items()):
         left = 1 + column * (width + 40)
         for index, (name, then) in enumerate(stages):
@@ -131,6 +138,52 @@ def flow() -> str:
     }
     title = f"Down to the socket: {words['down']}. Up from it, the last one first: {words['up']}."
     return _svg("flow", title, height, parts)
+
+
+def fleet_hosts() -> list[str]:
+    """Return the names of the hosts in HAProxy's configuration."""
+    return re.findall(r"^ +server (\w+) ", _HAPROXY.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def fleet() -> str:
+    """Draw clients, HAProxy and the hosts, from the left to the right."""
+    hosts = fleet_hosts()
+    step, width = 64, (150, 130, 250)
+    left = (1, 231, _WIDTH - 1 - width[2])
+    middle = (len(hosts) - 1) * step / 2 + 30
+    parts = [
+        _arrow_head("fleet"),
+        _box("clients", left[0], middle, width[0]),
+        _box("HAProxy", left[1], middle, width[1]),
+    ]
+
+    def arrow(begin: tuple[float, float], end: tuple[float, float]) -> None:
+        parts.append(
+            f'<path d="M{begin[0]:g},{begin[1] + 17:g} L{end[0]:g},{end[1] + 17:g}" fill="none" '
+            'stroke="currentColor" stroke-width="1.5" marker-end="url(#fleet-arrow)"/>'
+        )
+
+    def words(text: str, x: float, y: float) -> None:
+        parts.append(
+            f'<text x="{x:g}" y="{y:g}" text-anchor="middle" font-size="13" '
+            f'fill="currentColor">{html_escape(text)}</text>'
+        )
+
+    arrow((left[0] + width[0] + 3, middle), (left[1] - 3, middle))
+    words("TLS", (left[0] + width[0] + left[1]) / 2, middle + 8)
+    for number, name in enumerate(hosts):
+        top = 30 + number * step
+        parts.append(_box(f"{name}: workers", left[2], top, width[2]))
+        arrow((left[1] + width[1] + 3, middle), (left[2] - 3, top))
+    words("PROXY header, then the same TLS", left[1] + width[1] + 40, 18)
+    bottom = 30 + len(hosts) * step
+    words("with the same tickets.key", left[2] + width[2] / 2, bottom)
+    names = ", ".join(hosts)
+    title = (
+        f"Clients speak TLS with the hosts {names}, through HAProxy, which puts a PROXY header "
+        "before it. Each host has several workers, and all have the same tickets.key."
+    )
+    return _svg("fleet", title, bottom + 10, parts)
 
 
 class Stair(SphinxDirective):
@@ -162,7 +215,19 @@ class Flow(SphinxDirective):
         return [figure]
 
 
+class Fleet(SphinxDirective):
+    """Draw the fleet of the example."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_dependency(str(_HAPROXY))
+        figure = nodes.figure()
+        figure += nodes.raw("", fleet(), format="html")
+        figure += nodes.caption("", "TLS ends at the hosts.")
+        return [figure]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("stair", Stair)
     app.add_directive("flow", Flow)
+    app.add_directive("fleet", Fleet)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -54,6 +54,14 @@ def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None
                 assert f">{word}</text>" in svg
 
 
+def test_the_fleet_is_drawn_from_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagrams = extension("diagrams", monkeypatch)
+    assert diagrams.fleet_hosts() == ["host1", "host2", "host3"]
+    svg = diagrams.fleet()
+    for host in diagrams.fleet_hosts():
+        assert f">{host}: workers</text>" in svg
+
+
 def test_every_message_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (_, _, messages, cures) in extension("errors", monkeypatch).tables().items():
         assert messages.keys() == cures.keys(), name

@@ -376,6 +376,29 @@ async def test_health_checks_make_no_noise(
         assert "before its PROXY protocol header was whole" in record.getMessage()
 
 
+@pytest.mark.parametrize(
+    ("header", "level"), [(LOCAL, logging.DEBUG), (LINE, logging.WARNING)], ids=["LOCAL", "PROXY"]
+)
+async def test_health_checks_by_tls_make_no_noise(
+    header: bytes,
+    level: int,
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A proxy that shakes hands on its own behalf, and resets the connection, has seen enough."""
+    caplog.set_level(logging.DEBUG, LOGGER)
+    async with serving(echo, server_context, client_context, proxy_protocol=LOOPBACK) as server:
+        stream = await connect(server, header)
+        await server.ask(stream)
+        tcp = stream.transport_stream.stream
+        reset_when_closed(tcp)
+        await tcp.aclose()
+        await server.until(lambda statistics: statistics.active == 0)
+    (record,) = caplog.records
+    assert record.levelno == level
+
+
 async def test_a_health_check_that_has_gone_before_it_is_accepted(
     server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ def server_context_for(
     return context
 
 
+async def _result_of(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
 class ChoosingServer(TLSConnection):
     """A server's connection that asks a function for its context, as a TLSStream does."""
 
@@ -85,7 +90,10 @@ class ChoosingServer(TLSConnection):
             return is_done
         assert self.client_hello is not None
         try:
-            self.use_context(self.choose(self.client_hello))
+            context = self.choose(self.client_hello)
+            if isawaitable(context):  # of a ReloadingContext, which reads its files in a thread
+                context = trio.run(_result_of, context)
+            self.use_context(context)
         except RefuseHandshake as exc:
             self.refuse_handshake(exc)
         return super().do_handshake()

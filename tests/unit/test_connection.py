@@ -921,11 +921,9 @@ def test_openssl_is_asked_only_when_something_came(
     assert client.handshake is not None
     assert calls == ["do_handshake"] * (2 if client.handshake.version == "TLSv1.3" else 3)
     calls.clear()
-    # In TLS 1.2 a message may follow the Finished in the same record, where nothing shows it.
-    assert client.wants_data == (client.handshake.version == "TLSv1.3")
-    assert client.receive() is None
-    assert calls == ([] if client.handshake.version == "TLSv1.3" else ["read"])
-    calls.clear()
+    # In TLS 1.2 a message may follow the Finished in the same record, where nothing shows it; but
+    # this one is as short as a Finished alone is.
+    assert client.wants_data
     assert client.receive() is None
     assert not calls
     transfer(client, server)

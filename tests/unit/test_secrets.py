@@ -455,7 +455,7 @@ async def test_http(library: str, ca: trustme.CA, secrets: Secrets) -> None:
                 assert response.text == "ok"
                 network_stream = response.extensions["network_stream"]
                 names = check_shown(secrets, transport, network_stream)
-                secrets.check(repr(transport._pool))
+                secrets.check(repr(transport._pools))
             with pytest.raises(client_library.ConnectError) as caught:
                 async with client_library.AsyncClient(
                     transport=adapter.TLSTransport(verify=ssl.create_default_context())
@@ -473,7 +473,7 @@ async def test_http(library: str, ca: trustme.CA, secrets: Secrets) -> None:
         verify=context, proxy=client_library.Proxy("http://localhost:1", auth=("user", password))
     )
     check_shown(secrets, proxied)
-    secrets.check(repr(proxied._pool))
+    secrets.check(repr(proxied._pools))
 
 
 ################################################################

@@ -118,7 +118,7 @@ class Engine:
         self._may_hold_message = (
             not is_tls13 and inbox.records.last_header[3:] not in _LONE_FINISHED
         )
-        inbox.wants_data = is_tls13 and inbox.is_empty and not inbox.has_ended
+        inbox.wants_data = not (self._may_hold_message or inbox.has_ended) and inbox.is_empty
 
     @property
     def may_have_read_ahead(self) -> bool:

@@ -206,10 +206,10 @@ class Handshake:
 
     def _refill(self) -> bool:
         """Give OpenSSL what it can read next, and return whether there was something."""
-        if not self._engine.inbox.records.waiting:
-            return False
         if self._hello is not None and not self._hello.is_over:
             return self._refill_watched(self._hello)
+        if not self._engine.inbox.records.waiting:
+            return False
         data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with
         if not self._engine.ssl_object.server_side:
             self._note_records(data)

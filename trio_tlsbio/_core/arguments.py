@@ -5,17 +5,18 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
+from functools import lru_cache
 
 import attrs
 import idna
 
 from . import dates
+from .context_settings import protocol
 from .native_session import AnySession
 from .sessions import TLSSession
 
 __all__ = ["Arguments", "check_context"]
 
-# Enum lookups cost three calls; the members are bound once.
 _CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 
 # What no host name has, but URLs and addresses with a port do.
@@ -26,15 +27,19 @@ def _ascii_name(server_hostname: str | bytes) -> str:
     """Return a host name in the ASCII form in which it goes into the handshake."""
     if isinstance(server_hostname, bytes | bytearray):
         try:
-            name = server_hostname.decode("ascii")
+            server_hostname = server_hostname.decode("ascii")
         except UnicodeDecodeError as exc:
             raise ValueError("server_hostname: bytes must be ASCII") from exc
-    elif isinstance(server_hostname, str):
-        name = server_hostname
-    else:
+    elif not isinstance(server_hostname, str):
         raise TypeError(
             f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
         )
+    return _ascii_form(server_hostname)
+
+
+@lru_cache(maxsize=256)  # a client mostly connects to servers that it knows
+def _ascii_form(name: str) -> str:
+    server_hostname = name
     if address := _ip_address(name):
         return address
     if not name.isascii():
@@ -111,7 +116,7 @@ class Arguments:
                 raise TypeError(
                     "ssl_context must be an ssl.SSLContext: only servers choose it later"
                 )
-        elif not isinstance(ssl_context, ssl.SSLContext) or ssl_context.protocol is other_side:
+        elif not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
             raise _unfit(ssl_context, other_side)
         name = None if server_hostname is None else _ascii_name(server_hostname)
         if server_side:
@@ -161,7 +166,7 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
       TypeError: for what is none.
     """
     other_side = _CLIENT if server_side else _SERVER
-    if not isinstance(ssl_context, ssl.SSLContext) or ssl_context.protocol is other_side:
+    if not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
         raise _unfit(ssl_context, other_side)
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Generic
 
 import attrs
@@ -17,7 +17,7 @@ from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, Truncation
 from trio_tlsbio._core.proxy_header import ProxyCommand
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
-from trio_tlsbio._stream.stream import T_Stream, TLSStream
+from trio_tlsbio._stream.stream import T_Stream, TLSStream, end_if_silent
 
 from .accepting import Acceptor
 from .drain import Drain, drain_or_own, limit_age
@@ -206,7 +206,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         handlers = nursery if handler_nursery is None else handler_nursery
         acceptor = Acceptor(listeners, places, policy.monitor, nursery)
-        server = _Server(handler, handlers, policy, places, acceptor)
+        server = _Server(handler, handlers, handlers is nursery, policy, places, acceptor)
         nursery.start_soon(server.drain_after, server.start())
         task_status.started(listeners)
     await places.wait_until_empty()  # of connections that run in another nursery
@@ -218,15 +218,18 @@ class _Server(Generic[T_Stream]):
 
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
+    _is_nursery_ours: bool
     _policy: _Policy[T_Stream]
     _places: Places
     _acceptor: Acceptor[T_Stream]
     # Set once all listeners are closed.
     _draining: trio.Event = attrs.field(factory=trio.Event, init=False)
-    # The connections that are open, and what cancels each.
-    _streams: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
-    # The handshakes that are going on, and what ends each if it has not begun when draining does.
-    _shaking: dict[TLSStream[T_Stream], trio.CancelScope] = attrs.field(factory=dict, init=False)
+    # The connections that are open, and what cancels each, where that is not the whole nursery.
+    _streams: dict[TLSStream[T_Stream], trio.CancelScope | None] = attrs.field(
+        factory=dict, init=False
+    )
+    # Those whose handshake is going on.
+    _shaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
 
     def start(self) -> list[trio.Event]:
         """Begin to accept, and return what is set when each of the listeners is closed."""
@@ -236,9 +239,11 @@ class _Server(Generic[T_Stream]):
         return closed
 
     def _begin(self, stream: TLSStream[T_Stream]) -> None:
-        scope = trio.CancelScope()
-        if self._acceptor.is_cancelled:
-            scope.cancel()  # it was accepted just before
+        scope = None  # which would cost each connection a hundredth of its handshake
+        if not self._is_nursery_ours:
+            scope = trio.CancelScope()
+            if self._acceptor.is_cancelled:
+                scope.cancel()  # it was accepted just before
         self._nursery.start_soon(self._run, stream, scope)
         self._streams[stream] = scope
         self._places.take()
@@ -257,9 +262,8 @@ class _Server(Generic[T_Stream]):
             self._draining.set()
             for stream in self._streams:
                 stream.stop_lingering()
-            for stream, scope in self._shaking.items():
-                if not stream.has_received:
-                    scope.deadline = trio.current_time()
+            for stream in self._shaking:
+                _end_if_silent(stream)
 
     def stop_accepting(self) -> None:
         """See :class:`Drainable`."""
@@ -268,9 +272,13 @@ class _Server(Generic[T_Stream]):
     def cut_off(self) -> int:
         """See :class:`Drainable`."""
         self._acceptor.cancel()
+        connections = self._places.connections
+        if self._is_nursery_ours:
+            self._nursery.cancel_scope.cancel()
         for scope in self._streams.values():
-            scope.cancel()
-        return self._places.connections
+            if scope is not None:
+                scope.cancel()
+        return connections
 
     def _leave_drain(self) -> None:
         """Leave it if nothing is left that it could end."""
@@ -282,9 +290,9 @@ class _Server(Generic[T_Stream]):
     ################################################################
 
     @enable_ki_protection
-    async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope) -> None:
+    async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope | None) -> None:
         """See one connection through, as long as it is not cut off."""
-        with scope:
+        with nullcontext() if scope is None else scope:
             if (max_age := self._policy.max_age) < math.inf:
                 jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # it protects nothing
                 limit_age(stream, trio.current_time() + max_age * (1 + jitter))
@@ -325,9 +333,12 @@ class _Server(Generic[T_Stream]):
     async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Complete the handshake, and return why it failed, if it did."""
         begin = trio.current_time()
+        self._shaking.add(stream)
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
-            await self._do_handshake(stream)
+            if self._draining.is_set():
+                _end_if_silent(stream)
+            await stream.do_handshake()
         except Exception as exc:
             duration = trio.current_time() - begin
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
@@ -337,6 +348,7 @@ class _Server(Generic[T_Stream]):
                 self._policy.on_error(stream, exc)
             return exc
         finally:
+            self._shaking.remove(stream)
             self._places.end_handshake()
         assert stream.handshake is not None
         duration = trio.current_time() - begin
@@ -344,23 +356,6 @@ class _Server(Generic[T_Stream]):
             HandshakeCompleted(_client_of(stream), stream.handshake, duration)
         )
         return None
-
-    async def _do_handshake(self, stream: TLSStream[T_Stream]) -> None:
-        """Complete the handshake, unless the server drains before the client has sent anything."""
-        with trio.CancelScope() as scope:
-            if self._draining.is_set():
-                # Not before it is entered: Trio looks first for what has arrived. See Drain.
-                scope.deadline = trio.current_time()
-            self._shaking[stream] = scope
-            try:
-                await stream.do_handshake()
-            finally:
-                del self._shaking[stream]
-        if scope.cancelled_caught:
-            if not stream.has_received:
-                error = TruncationError("the server drains, and the client has not sent anything")
-                stream.connection.abort(error)
-            await stream.do_handshake()  # it goes on where it was
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Run the handler, and return what has ended the connection, unless that propagates."""
@@ -386,6 +381,12 @@ class _Server(Generic[T_Stream]):
     @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
         await self._handler(stream)
+
+
+def _end_if_silent(stream: TLSStream[Any]) -> None:
+    end_if_silent(
+        stream, TruncationError("the server drains, and the client has not sent anything")
+    )
 
 
 def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:

@@ -122,6 +122,12 @@ class Driver:
             self.connection.lifecycle.check_send()
         return has_waited
 
+    def end_if_silent(self, error: TLSError) -> None:
+        """End the handshake if the peer has not sent anything, nor is anything there to be read."""
+        if not (self.has_heard or self.transport.receive_nowait(1)):
+            self.connection.abort(error)
+        self.transport.wake_receiver()  # there is something to know now
+
     async def _shake_hands(self) -> bool:
         has_waited = False
         while not self.is_established:  # another task may have got there meanwhile

@@ -38,7 +38,7 @@ from .queries import ConnectionQueries
 from .transport import SLICE_BYTES, Transport, slices
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "expect_before_tls", "stream_with"]
+__all__ = ["TLSStream", "T_Stream", "end_if_silent", "expect_before_tls", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -643,3 +643,8 @@ def expect_before_tls(
 ) -> None:
     """Have a stream read a prologue before its handshake, and within the time for that."""
     stream._driver.expect(make_prologue(stream._addresses))
+
+
+def end_if_silent(stream: TLSStream[Any], error: TLSError) -> None:
+    """End a handshake with an error if the peer has not sent anything yet."""
+    stream._driver.end_if_silent(error)

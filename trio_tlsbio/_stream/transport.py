@@ -211,7 +211,7 @@ class Transport(ABC, Generic[StreamT]):
                     await self._send_alone()
         except BaseException as exc:
             if not isinstance(exc, Exception):  # interrupted, and somebody may have relied on it
-                self._wake_receiver()
+                self._have_it_sent()
             raise
         finally:
             self._flushing -= 1
@@ -264,7 +264,7 @@ class Transport(ABC, Generic[StreamT]):
             self._bytes_sent += sent
             outbox.mark_sent(sent)
             if pieces:
-                self._wake_receiver()
+                self._have_it_sent()
                 return False
         return not self.is_unfinished
 
@@ -304,7 +304,7 @@ class Transport(ABC, Generic[StreamT]):
             raise self._break(self._sending, exc) from exc
         finally:
             self._sending.leave()
-            self._wake_receiver()  # who could not send meanwhile
+            self._have_it_sent()  # who could not send meanwhile
 
     def _break(self, turn: Turn, exc: Exception) -> TLSError:
         """Note that the transport broke in one direction. Both can't be used from now on; that the
@@ -415,10 +415,15 @@ class Transport(ABC, Generic[StreamT]):
         self._origin.adopt(exc)
         self._note_end()
 
-    def _wake_receiver(self) -> None:
-        """Make a receiver that waits look again: there is something left to send."""
-        if self._receiving.is_taken and self._is_left_to_send:
+    def wake_receiver(self) -> None:
+        """Make a task that waits in :meth:`receive` look again."""
+        if self._receiving.is_taken:
             self._interrupt_receive()
+
+    def _have_it_sent(self) -> None:
+        """Make a receiver that waits look again, if there is something left to send."""
+        if self._is_left_to_send:
+            self.wake_receiver()
 
     async def _flush_and_receive(self) -> int:
         """Wait for either direction, and move whichever is ready. Receiving does without sending,

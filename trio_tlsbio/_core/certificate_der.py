@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["CertificateParts", "Element", "elements"]
+__all__ = ["CertificateParts", "Element", "elements", "fields_of"]
 
 _CONSTRUCTED = 0x20
 _SEQUENCE, _VERSION, _EXTENSIONS = 0x30, 0xA0, 0xA3
@@ -55,6 +55,18 @@ def elements(data: bytes) -> list[Element]:
     return found
 
 
+def fields_of(certificate: bytes) -> list[Element]:
+    """Return what the issuer has signed, from the serial number on; :exc:`ValueError` for what is
+    no certificate.
+    """
+    (whole,) = elements(certificate)
+    signed, _algorithm, _signature = whole.elements()
+    fields = signed.elements()
+    if fields and fields[0].tag == _VERSION:  # which those of version 1 don't have
+        del fields[0]
+    return fields
+
+
 @attrs.frozen
 class CertificateParts:
     """The parts of one certificate, each in DER form."""
@@ -68,12 +80,7 @@ class CertificateParts:
     @classmethod
     def of(cls, certificate: bytes) -> CertificateParts:
         """Find the parts; :exc:`ValueError` where there are none."""
-        (whole,) = elements(certificate)
-        signed, _algorithm, _signature = whole.elements()
-        parts = signed.elements()
-        if parts and parts[0].tag == _VERSION:
-            del parts[0]
-        _serial, _algorithm, _issuer, _validity, subject, public_key, *rest = parts
+        _serial, _algorithm, _issuer, _validity, subject, public_key, *rest = fields_of(certificate)
         if not subject.tag == public_key.tag == _SEQUENCE:
             raise ValueError
         extensions = []

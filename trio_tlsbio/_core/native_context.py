@@ -13,7 +13,7 @@ import ssl
 import sys
 from collections.abc import Iterator
 
-from .der import items_of
+from .certificate_der import elements
 
 __all__ = [
     "certificate_names_in_der",
@@ -172,7 +172,8 @@ def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
         der = ctypes.string_at(
             libssl.ASN1_STRING_get0_data(value), libssl.ASN1_STRING_length(value)
         )
-        yield from items_of(der)
+        (names,) = elements(der)
+        yield from (name.encoded for name in names.elements())
     else:
         data, length = _POINTER(), ctypes.c_size_t()
         subject = libssl.X509_get_subject_name(certificate)

@@ -30,7 +30,7 @@ from .tickets import TicketWatch
 __all__ = ["TLSConnection", "connection_of"]
 
 # Enum lookups cost three calls; the members are bound once.
-_HANDSHAKE, _OPEN, _CLOSED, _FAILED = State.HANDSHAKE, State.OPEN, State.CLOSED, State.FAILED
+_HANDSHAKE, _OPEN, _CLOSED = State.HANDSHAKE, State.OPEN, State.CLOSED
 
 # How much may arrive while the peer renegotiates and data is held for that, or while a client's
 # certificate is awaited, in bytes.
@@ -183,7 +183,7 @@ class TLSConnection:
         ``sslobject_class`` has a ``do_handshake`` of its own, as truststore's does: it may verify
         the peer there, and a resumed handshake has no certificates to verify.
         """
-        if self._sessions is None or self._info is None or self._has_failed:
+        if self._sessions is None or self._info is None or self.lifecycle.has_failed:
             return None
         return self._sessions.session_of(self._engine.ssl_object)
 
@@ -201,7 +201,7 @@ class TLSConnection:
         OpenSSL does not report one that comes along with data, and looking takes a tenth of a
         millisecond.
         """
-        if self._tickets is not None and self._info is not None and not self._has_failed:
+        if self._tickets is not None and self._info is not None and not self.lifecycle.has_failed:
             self._tickets.look_at_the_end()
 
     @property
@@ -211,10 +211,6 @@ class TLSConnection:
         Empty until :meth:`receive` returned ``b""``.
         """
         return bytes(self.inbox.trailing or b"")
-
-    @property
-    def _has_failed(self) -> bool:
-        return _FAILED in (self.lifecycle.send, self.lifecycle.receive)
 
     ################################################################
     # The peer's direction
@@ -526,7 +522,7 @@ class TLSConnection:
             self.outbox.held.append(left)
 
     def _hold(self, data: Data) -> None:
-        if self.lifecycle.send is _CLOSED or self._holds_close:
+        if self.lifecycle.send is _CLOSED or self.outbox.holds_close:
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )
@@ -545,17 +541,13 @@ class TLSConnection:
         """
         if self.lifecycle.send is _CLOSED:
             return
-        if not self._holds_close:
+        if not self.outbox.holds_close:
             self.outbox.held.append(None)
         if self.lifecycle.send is _OPEN:
             self._encrypt_held()
         else:
             self.do_handshake()
         self.lifecycle.check_send()
-
-    @property
-    def _holds_close(self) -> bool:
-        return bool(self.outbox.held) and self.outbox.held[-1] is None
 
     def _encrypt_held(self) -> None:
         held, self.outbox.held = self.outbox.held, []
@@ -577,8 +569,7 @@ class TLSConnection:
         inbox.put_back()
         # A HelloRequest must not start a handshake now: it is looked at afterwards, when OpenSSL
         # ignores it.
-        is_held_back = self._engine.may_renegotiate
-        later = inbox.records.take_from_handshake() if is_held_back else b""
+        later = inbox.records.take_from_handshake() if self._engine.may_renegotiate else b""
         self.look_ahead()
         if self.lifecycle.send is _OPEN:
             if (happening := self._engine.close()) is not None:

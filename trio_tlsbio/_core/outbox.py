@@ -28,6 +28,11 @@ class Outbox:
         """How many bytes are waiting to be sent."""
         return sum(map(len, self.pieces))
 
+    @property
+    def holds_close(self) -> bool:
+        """Whether a close_notify is waiting for a handshake to be done."""
+        return bool(self.held) and self.held[-1] is None
+
     def collect(self) -> bytes:
         """Queue what OpenSSL has written, and return it."""
         data = self.bio.read()

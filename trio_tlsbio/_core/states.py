@@ -114,6 +114,11 @@ class Lifecycle:
         """The failure that ended either direction; None if there is none, or the end is clean."""
         return self.receive_error or self.send_error
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether either direction has."""
+        return State.FAILED in (self.send, self.receive)
+
     def check_send(self) -> None:
         """Raise what keeps data from being sent: a failure, or an end before the handshake."""
         if self.send_error is not None:

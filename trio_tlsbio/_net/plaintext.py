@@ -13,8 +13,9 @@ from trio.lowlevel import disable_ki_protection
 from trio_tlsbio._core.errors import TLSError, caused_by
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
+from trio_tlsbio._stream.before_tls import expect_before_tls
 from trio_tlsbio._stream.prologue import Prologue
-from trio_tlsbio._stream.stream import T_Stream, TLSStream, expect_before_tls
+from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .proxy_protocol import HeaderPrologue, TrustedProxies
 

@@ -15,9 +15,10 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
 from trio_tlsbio._core.proxy_header import ProxyCommand
+from trio_tlsbio._stream.before_tls import end_if_silent
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
-from trio_tlsbio._stream.stream import T_Stream, TLSStream, end_if_silent
+from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .accepting import Acceptor
 from .drain import Drain, drain_or_own, limit_age

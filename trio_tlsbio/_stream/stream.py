@@ -33,12 +33,11 @@ from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
-from .prologue import Prologue
 from .queries import ConnectionQueries
 from .transport import SLICE_BYTES, Transport, slices
 from .turns import ConflictDetector
 
-__all__ = ["TLSStream", "T_Stream", "end_if_silent", "expect_before_tls", "stream_with"]
+__all__ = ["TLSStream", "T_Stream", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
@@ -636,15 +635,3 @@ def stream_with(
     driver = assemble(transport_stream, arguments, options, on_session, received=b"")
     stream._make(transport_stream, options, driver)
     return stream
-
-
-def expect_before_tls(
-    stream: TLSStream[Any], make_prologue: Callable[[Addresses], Prologue]
-) -> None:
-    """Have a stream read a prologue before its handshake, and within the time for that."""
-    stream._driver.expect(make_prologue(stream._addresses))
-
-
-def end_if_silent(stream: TLSStream[Any], error: TLSError) -> None:
-    """End a handshake with an error if the peer has not sent anything yet."""
-    stream._driver.end_if_silent(error)

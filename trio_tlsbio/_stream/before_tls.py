@@ -1,0 +1,26 @@
+"""A server's connection before its handshake: what may come first, and clients that say nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trio_tlsbio._core.errors import TLSError
+
+from .addresses import Addresses
+from .prologue import Prologue
+from .stream import TLSStream
+
+__all__ = ["end_if_silent", "expect_before_tls"]
+
+
+def expect_before_tls(
+    stream: TLSStream[Any], make_prologue: Callable[[Addresses], Prologue]
+) -> None:
+    """Have a stream read a prologue before its handshake, and within the time for that."""
+    stream._driver.expect(make_prologue(stream._addresses))
+
+
+def end_if_silent(stream: TLSStream[Any], error: TLSError) -> None:
+    """End a handshake with an error if the peer has not sent anything yet."""
+    stream._driver.end_if_silent(error)

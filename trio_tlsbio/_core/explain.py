@@ -129,7 +129,8 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
 def _foreign(ssl_object: ssl.SSLObject, *, is_open: bool) -> str | None:
     """Return what it means that a record is none. To a client that may be due to the port."""
     # A server has no cipher before it is open, but has read the client's once there was a hello.
-    if is_open or ssl_object.cipher() is not None or ssl_object.shared_ciphers() is not None:
+    # Without them, older Pythons return an empty list.
+    if is_open or ssl_object.cipher() is not None or ssl_object.shared_ciphers():
         return _REASONS["INVALID_RECORD"]
     return str(error_of_plaintext()) if ssl_object.server_side else None
 

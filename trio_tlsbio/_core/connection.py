@@ -419,11 +419,10 @@ class TLSConnection:
 
     def _begin(self, handshake: Handshake) -> None:
         """Begin with data: the handshake is done."""
-        ssl_object = self._engine.ssl_object
         info = self._info = handshake.info()
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",
-            may_sign=self._sessions is not None and ssl_object.context.post_handshake_auth,
+            may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
         )
         if self._sessions is not None:
             self._sessions.begin(is_resumed=info.session_reused)
@@ -633,22 +632,23 @@ class TLSConnection:
         """Move the states on. OpenSSL reports only consequences of its first error from then on,
         and after a fatal alert even what looks like a clean end, so that error is kept.
         """
-        lifecycle, inbox = self.lifecycle, self.inbox
-        receive_state = lifecycle.receive
+        lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
+        receive_state, is_open = lifecycle.receive, self._info is not None
         if isinstance(happening, Failure):
-            happening = error_of(happening, self._engine.ssl_object, is_open=self._info is not None)
+            ssl_object, begun = self._engine.ssl_object, handshake is None or handshake.has_answered
+            happening = error_of(happening, ssl_object, has_begun=begun, is_open=is_open)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
         elif happening is Event.TRANSPORT_ENDED:
-            lifecycle.happened(happening, error_of_end(is_open=self._info is not None))
+            lifecycle.happened(happening, error_of_end(is_open=is_open))
         else:
             lifecycle.happened(happening)
         if happening is Event.CLOSE_NOTIFY_SENT:
             self.outbox.seal()
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
             inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
-        if lifecycle.send is not _HANDSHAKE and self._handshake is not None:
-            handshake, self._handshake = self._handshake, None
+        if lifecycle.send is not _HANDSHAKE and handshake is not None:
+            self._handshake = None
             if happening is Event.HANDSHAKE_DONE:
                 self._begin(handshake)
 

@@ -102,12 +102,15 @@ def explain(
     return caused_by(error, exc)
 
 
-def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> TLSError:
+def error_of(
+    failure: Failure, ssl_object: ssl.SSLObject, *, has_begun: bool, is_open: bool
+) -> TLSError:
     """Return what a failure of OpenSSL, or of Python code that is called by it, means.
 
     Args:
       failure: The failure.
       ssl_object: The object on which it happened.
+      has_begun: Whether the peer was known to speak TLS, on a server.
       is_open: Whether its handshake was done.
     """
     exc = failure.exc
@@ -122,15 +125,14 @@ def error_of(failure: Failure, ssl_object: ssl.SSLObject, *, is_open: bool) -> T
         # Cipher suites of TLS 1.3 don't say.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
-        foreign=_foreign(ssl_object, is_open=is_open),
+        foreign=_foreign(ssl_object, has_begun=has_begun),
     )
 
 
-def _foreign(ssl_object: ssl.SSLObject, *, is_open: bool) -> str | None:
+def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
     """Return what it means that a record is none. To a client that may be due to the port."""
-    # A server has no cipher before it is open, but has read the client's once there was a hello.
-    # Without them, older Pythons return an empty list.
-    if is_open or ssl_object.cipher() is not None or ssl_object.shared_ciphers():
+    # A client has a cipher once it has read a ServerHello.
+    if has_begun or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
     return str(error_of_plaintext()) if ssl_object.server_side else None
 

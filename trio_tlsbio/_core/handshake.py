@@ -57,7 +57,8 @@ class Handshake:
     _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # what that was
     # What has come in on a server before its first answer, if that is not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
-    _has_answered: bool = attrs.field(default=False, init=False)
+    #: Whether a server has answered, so that what came first was a ClientHello.
+    has_answered: bool = attrs.field(default=False, init=False)
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
 
     def __attrs_post_init__(self) -> None:
@@ -167,7 +168,7 @@ class Handshake:
             return
         flight = engine.outbox.collect()
         if engine.ssl_object.server_side:
-            self._has_answered = True
+            self.has_answered = True
             self._note_records(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
@@ -213,7 +214,7 @@ class Handshake:
         data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with
         if not self._engine.ssl_object.server_side:
             self._note_records(data)
-        elif not self._has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
+        elif not self.has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
             self._first_records += data
         return len(data) > 0
 

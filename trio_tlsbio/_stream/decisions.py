@@ -66,7 +66,7 @@ class Decisions:
             return
         self._turn.is_taken = True
         try:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()  # the handshake waits soon enough
             if self._connection.wants_context:
                 await self._choose()
             elif (handshake := self._connection.unverified) is not None:

@@ -18,4 +18,5 @@ async def ask(
 
 
 if __name__ == "__main__":
-    print(trio.run(ask, "echo.example", 4433, b"hello\n"))
+    context = ssl.create_default_context(cafile="client.pem")
+    print(trio.run(ask, "localhost", 4433, b"hello\n", context))

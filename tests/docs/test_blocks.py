@@ -22,7 +22,7 @@ import pytest
 
 import trio_tlsbio
 import trio_tlsbio.testing
-from tests.docblocks import BLOCKS, CLAIMED, Block, docstring_blocks
+from tests.docblocks import BLOCKS, CLAIMED, Block, docstring_blocks, pages
 from tests.helpers import DOCS, ROOT
 from trio_tlsbio.cli import _parser
 
@@ -48,7 +48,7 @@ def markdown_blocks(language: str) -> list[str]:
 def test_readme_shows_the_examples() -> None:
     assert markdown_blocks("python") == [
         (DOCS / "examples" / name).read_text(encoding="utf-8")
-        for name in ("client.py", "server.py")
+        for name in ("server.py", "client.py")
     ]
 
 
@@ -59,6 +59,13 @@ def test_readme_quick_start() -> None:
 def test_readme_links() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_no_page_installs_a_name_that_is_not_ours() -> None:
+    """In running text; commands are looked at below. The page of errors quotes messages."""
+    for path in (README, *(page for page in pages() if page.name != "errors.rst")):
+        for target in re.findall(r"pip install '?([^\s'`]+)", path.read_text(encoding="utf-8")):
+            assert not target.startswith("trio"), f"{path.name}: {target}"
 
 
 ################################################################
@@ -108,7 +115,8 @@ def check_pip(args: list[str]) -> None:
         if arg.startswith("-"):
             assert arg in {"-q", "-e"}
             continue
-        match = re.fullmatch(r"(?:\.|\.\./trio-tlsbio|trio-tlsbio)(?:\[([\w,]+)\])?", arg)
+        # A bare name would be looked up on PyPI, where the project isn't.
+        match = re.fullmatch(r"(?:\.|\.\./trio-tlsbio)(?:\[([\w,]+)\])?", arg)
         assert match is not None, arg
         extras = match[1].split(",") if match[1] else []
         assert set(extras) <= project["optional-dependencies"].keys()
@@ -176,6 +184,7 @@ def test_wrong_commands_are_found() -> None:
         "python -m trio_tlsbio serve --colour",
         "python benchmarks --slowly",
         "pip install '.[everything]'",
+        "pip install 'trio-tlsbio[demo]'",
         "rm -r /",
         "python unknown.py",
     ):

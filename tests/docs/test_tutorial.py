@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.docblocks import rst_blocks
+from tests.docblocks import BLOCKS, rst_blocks
 from tests.helpers import DOCS
 from tests.programs import free_port
 
@@ -155,6 +155,10 @@ async def test_tutorial(tutorial: Path) -> None:
                     await client.read_until("connected(.*\n)*connected.*\nb'HELLO'\n")
                     await client.interrupt()
                     await server.interrupt()
+    # Ctrl-C prints this, as the page says.
+    assert client.output.endswith("\nKeyboardInterrupt\n")
+    assert "Exception Group Traceback" in server.output
+    assert "| KeyboardInterrupt\n" in server.output
     # How often it says hello, and tries again, is a matter of time.
     real = client.output.partition("Traceback")[0].rpartition("\n")[0]
     assert without_repetitions(real) == without_repetitions(shown_for("python forever.py"))
@@ -162,3 +166,29 @@ async def test_tutorial(tutorial: Path) -> None:
 
 def without_repetitions(text: str) -> list[str]:
     return [line for line, _ in itertools.groupby(normal(text).splitlines())]
+
+
+async def test_the_programs_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+    port = free_port()
+    programs = [
+        block for block in BLOCKS if (block.page, block.language) == ("README.md", "python")
+    ]
+    for name, block in zip(["server.py", "client.py"], programs, strict=True):
+        assert block.text.count("4433") == 1
+        text = block.text.replace("4433", str(port))
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    with trio.fail_after(30):
+        await run(tmp_path, "-m", "trustme")
+        async with program(tmp_path, "server.py"):
+            await wait_open(port)
+            assert await run(tmp_path, "client.py") == "b'hello\\n'\n"
+
+
+async def wait_open(port: int) -> None:
+    while True:
+        try:
+            stream = await trio.open_tcp_stream("localhost", port)
+        except OSError:
+            await trio.sleep(0.05)
+        else:
+            return await stream.aclose()

@@ -555,7 +555,7 @@ def test_a_close_waits_for_nothing_more(
 
 
 def test_a_stream_of_trio_sends_damaged_records(run_here: Callable[..., Run]) -> None:
-    # So what the tests above look for can be seen. README.md tells of it, too.
+    # So what the tests above look for can be seen. docs/migrating.rst says so, too.
     async def send(run: Run) -> None:
         async with run.stream as stream:
             assert await stream.receive_some() == b"go"

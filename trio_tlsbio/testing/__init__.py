@@ -80,8 +80,7 @@ def _new_ca() -> trustme.CA:
         import trustme  # noqa: PLC0415  # an extra
     except ImportError as exc:
         raise ImportError(
-            "trio_tlsbio.testing makes its certificates with trustme: "
-            "pip install 'trio-tlsbio[testing]'"
+            "trio_tlsbio.testing makes its certificates with trustme: pip install trustme"
         ) from exc
     return trustme.CA(organization_name="trio-tlsbio tests", organization_unit_name="throw-away CA")
 

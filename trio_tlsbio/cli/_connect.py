@@ -22,6 +22,7 @@ from ._facts import (
     Fact,
     Handshake,
     Problem,
+    Refused,
     Remark,
     Summary,
     Target,
@@ -310,6 +311,8 @@ class _Log:
                 self.visits.append(Visit(fact))
             case Upgraded():
                 self.visits[-1] = attrs.evolve(self.visits[-1], upgraded=fact)
+            case Refused():
+                self.visits[-1] = attrs.evolve(self.visits[-1], refused=fact)
             case Handshake():
                 self.visits[-1] = attrs.evolve(self.visits[-1], handshake=fact)
             case Timeline():

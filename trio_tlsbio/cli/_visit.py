@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_tlsbio import (
+    CertificateError,
     HandshakeTimeoutError,
     SessionCache,
     TLSError,
@@ -21,7 +22,17 @@ from trio_tlsbio import (
 )
 from trio_tlsbio.testing import RecordedStream
 
-from ._facts import Agreement, Connected, Ending, Fact, Handshake, Target, Timeline, Upgraded
+from ._facts import (
+    Agreement,
+    Connected,
+    Ending,
+    Fact,
+    Handshake,
+    Refused,
+    Target,
+    Timeline,
+    Upgraded,
+)
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
 from ._words import Stopwatch
@@ -111,15 +122,23 @@ async def _shake_hands(
 ) -> TLSStream[Any]:
     recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
     try:
-        stream: TLSStream[Any] = await start_tls(
-            tcp if recorded is None else recorded,
+        transport = tcp if recorded is None else recorded
+        name = plan.target.server_name
+        if buffered:  # which this refuses, and says why
+            return await start_tls(transport, plan.context, buffered=buffered, server_hostname=name)
+        stream: TLSStream[Any] = TLSStream(
+            transport,
             plan.context,
-            buffered=buffered,
-            server_hostname=plan.target.server_name,
+            server_hostname=name,
             https_compatible=plan.https_compatible,
             session=plan.take_session(),
             on_session=plan.put_session,
         )
+        try:
+            await stream.do_handshake()
+        except CertificateError as exc:
+            tell(Refused.of(stream, exc, name))
+            raise
         tell(Handshake(watch.seconds(), Agreement.of(stream)))
         return stream
     finally:

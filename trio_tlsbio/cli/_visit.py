@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import trio
@@ -26,7 +25,6 @@ from ._facts import (
     Agreement,
     Connected,
     Ending,
-    Fact,
     Handshake,
     Refused,
     Target,
@@ -35,9 +33,10 @@ from ._facts import (
 )
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
+from ._tellers import Tell
 from ._words import Stopwatch
 
-__all__ = ["Plan", "Tell", "open_stream", "visit"]
+__all__ = ["Plan", "open_stream", "visit"]
 
 # How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
 _MOST_RECORDED = 256 * 1024
@@ -46,8 +45,6 @@ _MOST_RECORDED = 256 * 1024
 # what it says meanwhile is thrown away, in bytes.
 _PARTING_TIMEOUT = 3.0
 _PARTING_BYTES = 1024 * 1024
-
-Tell: TypeAlias = Callable[[Fact], None]
 
 
 async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStream:

@@ -89,7 +89,7 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         with trio.CancelScope(deadline=deadline):
             buffered = b""
             if plan.target.starttls is not None:
-                buffered = await _ask_for_tls(tcp, plan.target.starttls)
+                buffered = await _ask_for_tls(tcp, plan.target.starttls, plan.target.server_name)
                 tell(Upgraded(plan.target.starttls, watch.seconds()))
             return await _shake_hands(plan, tcp, buffered, watch, tell)
         raise HandshakeTimeoutError(
@@ -100,13 +100,15 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         raise
 
 
-async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
+async def _ask_for_tls(tcp: trio.SocketStream, protocol: str, server_name: str) -> bytes:
     """Say what begins TLS, and return what came after the answer."""
-    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
+    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0], server_name)
     try:
         while not dialogue.is_done:
             await tcp.send_all(dialogue.data_to_send())
             dialogue.feed(await tcp.receive_some())
+        if data := dialogue.data_to_send():  # where no answer comes before TLS
+            await tcp.send_all(data)
     except trio.BrokenResourceError as exc:
         raise Failure(
             Status.TRUNCATED, "the server broke the connection before TLS could begin"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trio_tlsbio import load_identity
+from trio_tlsbio._net.identity import _ENCRYPTED
 
 from ._options import usage_error
 
@@ -35,7 +36,9 @@ def load_files(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     if not has_key:
         usage_error(f"--key {key}: no private key in PEM form was found")
     try:
-        load_identity(context, certificate_pem, key_pem, lambda: _ask_for_password(key_option))
+        # Not in a callback: Ctrl-C would not get out of that on PyPy.
+        password = _ask_for_password(key_option) if _ENCRYPTED.search(key_pem) else None
+        load_identity(context, certificate_pem, key_pem, password)
     except ValueError as exc:
         words = str(exc)
         if key is not None and "another certificate" in words:

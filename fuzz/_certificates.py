@@ -15,7 +15,7 @@ from trio_tlsbio._core.certificates import presented_names
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio._core.peer_names import certificate_names, spiffe_id_in
 from trio_tlsbio.asgi import tls_extension
-from trio_tlsbio.cli import _facts
+from trio_tlsbio.cli import _certificates as _cli_certificates
 
 from ._forge import (
     CERTIFICATE,
@@ -190,7 +190,7 @@ def _look(client: Subject, count: int) -> None:
     for der, certificate in zip(chain, decoded, strict=True):
         names = certificate_names(certificate)
         assert all(isinstance(each, str) for each in names)
-        facts = _facts._certificate(der, certificate)
+        facts = _cli_certificates.facts_of(der, certificate)
         assert facts.names_of("DNS", "IP") == list(names)
         assert printable(repr(facts)).isprintable()
         assert facts.days_left is None or isinstance(facts.days_left, int)

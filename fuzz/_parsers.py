@@ -154,6 +154,10 @@ _ANSWERS = (
     *(b"220 hello\r\n", b"220-hello\r\n", b"250 STARTTLS\r\n", b"250-STARTTLS\r\n", b"250 x\r\n"),
     *(b"* OK hello\r\n", b"* CAPABILITY IMAP4rev1 STARTTLS\r\n", b"a1 OK\r\n", b"a2 OK\r\n"),
     *(b"* PREAUTH\r\n", b"+OK\r\n", b"STLS\r\n", b".\r\n", b"-ERR\r\n", b"S", b"N", b"\r\n"),
+    *(b"\x1f\0\0\0\x0a8\0", bytes(13), b"\xff\xff" + bytes(13)),  # MySQL's
+    *(b"\x30\x0c", b"\x02\x01\x01\x78\x07", b"\x0a\x01\x00\x04\0\x04\0"),  # LDAP's
+    *(b"<stream:stream>", b"<features>", b"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
+    *(b"</features>", b"<proceed/>", b"<failure>"),
 )
 
 
@@ -161,7 +165,7 @@ def fuzz_starttls(data: bytes) -> None:
     """A dialogue ends, in TLS or in words, whatever the server says."""
     source = Input(data)
     protocol = source.choice(tuple(PORTS))
-    dialogue = Dialogue.of(protocol, "::1" if source.byte() % 2 else "127.0.0.1")
+    dialogue = Dialogue.of(protocol, "::1" if source.byte() % 2 else "127.0.0.1", "server.example")
     sent = dialogue.data_to_send()
     fed = b""
     try:
@@ -185,10 +189,12 @@ def fuzz_starttls(data: bytes) -> None:
     except Failure as exc:
         words = str(exc).strip()
         assert words, "a failure without words"
-    assert len(sent) < 200
-    assert all(len(line) < 100 for line in sent.split(b"\r\n"))
-    if dialogue.is_done and protocol != "postgres":
-        assert b"STARTTLS" in sent or b"STLS" in sent
+    assert len(sent) < 300
+    if protocol in {"smtp", "imap", "pop3"}:
+        assert all(len(line) < 100 for line in sent.split(b"\r\n"))
+        assert not dialogue.is_done or b"STARTTLS" in sent or b"STLS" in sent
+    elif dialogue.is_done:
+        assert sent, "TLS was not asked for"
 
 
 ################################################################

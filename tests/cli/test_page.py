@@ -60,9 +60,13 @@ def alike(text: str) -> list[str]:
     return [re.sub(r"\s*\d[\d.,]*", " 0", line) for line in text.splitlines()]
 
 
+def without_hash(text: str) -> str:
+    return re.sub("[0-9a-f]{64}", "...", text)
+
+
 async def test_page_shows_the_output_as_it_is(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    shown, timeline = (
+    shown, refusal, timeline = (
         textwrap.dedent(text)
         for text in re.findall(
             r"^\.\. code-block:: (?:console|text)\n\n((?:    .*\n|\n)+)", page, re.MULTILINE
@@ -84,6 +88,16 @@ async def test_page_shows_the_output_as_it_is(tmp_path: Path) -> None:
     async with tls_server(answer, server_context_for(cert, ssl.TLSVersion.TLSv1_3)) as port:
         connect = f"connect localhost:{port} --cafile {tmp_path / 'ca.pem'}".split()
         result = await run(*connect, "--timeline", stdin=b"hello\n")
+    cert = ca.issue_cert(
+        *("localhost", "www.example.org"),
+        organization_name="Example",
+        organization_unit_name="web",
+        not_after=datetime.now(UTC) - timedelta(days=2.5),
+    )
+    async with tls_server(answer, server_context_for(cert)) as port:
+        connect = f"connect localhost:{port} --cafile {tmp_path / 'ca.pem'}".split()
+        refused = await run(*connect)
+    assert alike(without_hash(refused.stderr)) == alike(without_hash(refusal.strip("\n")))
     lines, _, output = (result.stderr).partition("sent:")
     facts, _, on_the_wire = lines.partition("timeline:")
     assert alike("timeline:" + on_the_wire) == alike(timeline.strip("\n"))

@@ -15,6 +15,35 @@ from .peers import plain_server
 
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
+# MySQL: a header, the greeting up to what the server is capable of, and the rest; and the answer.
+MYSQL_START = b"\x0a8.4.0\0" + bytes(4) + b"challeng" + b"\0"
+MYSQL_GREETING = MYSQL_START + b"\xff\xff" + b"\xff\x02\0\xff\xdf\x15" + bytes(10) + b"more\0"
+SSL_PACKET = b"\x20\0\0\x01" + b"\0\x8a\0\0" + b"\0\0\0\x01" + b"\x21" + bytes(23)
+
+STARTTLS_OID = b"1.3.6.1.4.1.1466.20037"
+LDAP_REQUEST = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x16" + STARTTLS_OID
+
+XMPP_TLS = b"urn:ietf:params:xml:ns:xmpp-tls"
+XMPP_GREETING = (
+    b"<?xml version='1.0'?><stream:stream xmlns='jabber:client' "
+    b"xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='localhost'>"
+)
+XMPP_STREAM = b"<?xml version='1.0'?><stream:stream from='localhost' id='1' version='1.0'>"
+XMPP_START = b"<starttls xmlns='" + XMPP_TLS + b"'/>"
+
+
+def packet(payload: bytes) -> bytes:
+    """One of MySQL's, the first of the server's."""
+    return len(payload).to_bytes(3, "little") + b"\0" + payload
+
+
+def ldap(result: int = 0, words: bytes = b"", *, number: int = 1, tag: int = 0x78) -> bytes:
+    """An answer of LDAP."""
+    content = b"\x0a\x01" + bytes([result]) + b"\x04\0" + b"\x04" + bytes([len(words)]) + words
+    message = b"\x02\x01" + bytes([number, tag, len(content)]) + content
+    return b"\x30" + bytes([len(message)]) + message
+
+
 # What a server says, and what it waits for (a line, or the request), until TLS begins.
 TALKS: dict[str, list[bytes]] = {
     "smtp": [
@@ -39,6 +68,17 @@ TALKS: dict[str, list[bytes]] = {
         b"+OK begin\r\n",
     ],
     "postgres": [b"", SSL_REQUEST, b"S"],
+    "mysql": [packet(MYSQL_GREETING), SSL_PACKET],
+    "ldap": [b"", LDAP_REQUEST, ldap()],
+    "xmpp": [
+        b"",
+        XMPP_GREETING,
+        XMPP_STREAM
+        + b"<stream:features>\n<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/>"
+        + b"</starttls><mechanisms><mechanism>PLAIN</mechanism></mechanisms></stream:features>",
+        XMPP_START,
+        b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
+    ],
 }
 
 
@@ -51,7 +91,7 @@ def talk(
     protocol: str, talk: list[bytes], step: int = 1000, address: str = "127.0.0.1"
 ) -> Dialogue:
     """Hold a dialogue: what is at odd places is expected from the client."""
-    dialogue = Dialogue.of(protocol, address)
+    dialogue = Dialogue.of(protocol, address, "localhost")
     sent = dialogue.data_to_send()
     for index, data in enumerate(talk):
         if index % 2:
@@ -97,6 +137,9 @@ def test_answers_in_upper_or_lower_case(
         ("smtp", {2: b"250-mail\r\n250-STARTTLS with words\r\n250 SIZE\r\n"}),
         ("imap", {4: b"* OK a moment\r\n* 3 EXISTS\r\n*\r\na2 OK begin\r\n"}),
         ("imap", {2: b"* CAPABILITY A\r\n* ok\r\n* CAPABILITY STARTTLS\r\na1 OK\r\n"}),
+        ("xmpp", {4: b"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'></proceed>"}),
+        ("xmpp", {2: XMPP_STREAM + b"<f:features>" + XMPP_START + b"</f:features>"}),
+        ("ldap", {2: b"\x30\x84\0\0\0\x0c" + ldap()[2:]}),
         ("pop3", {2: b"+OK list\r\nSTLS\r\n\r\nEXPIRE 60\r\n.\r\n"}),
     ],
 )
@@ -107,8 +150,10 @@ def test_answers_of_several_lines(protocol: str, steps: dict[int, bytes], step: 
 
 @pytest.mark.parametrize("protocol", PORTS)
 def test_what_comes_too_early_is_told(protocol: str) -> None:
-    *before, last = TALKS[protocol]
-    dialogue = talk(protocol, [*before, last + b"injected\r\n"])
+    steps = list(TALKS[protocol])
+    last = (len(steps) - 1) // 2 * 2  # MySQL's client has the last word
+    steps[last] += b"injected\r\n"
+    dialogue = talk(protocol, steps)
     assert dialogue.is_done
     assert dialogue.buffered == b"injected\r\n"
 
@@ -156,6 +201,45 @@ def test_pop3_without_capabilities() -> None:
         ("pop3", [*TALKS["pop3"][:4], b"\r\n"], "refused STLS: (nothing)"),
         ("postgres", [b"", SSL_REQUEST, b"N"], "does not offer TLS"),
         ("postgres", [b"", SSL_REQUEST, b"E"], "is it PostgreSQL?"),
+        (
+            "mysql",
+            [packet(b"\xff\x69\x04Host is blocked")],
+            "refused the connection: Host is blocked",
+        ),
+        ("mysql", [packet(MYSQL_START + b"\xff\xf7" + bytes(30))], "does not offer TLS"),
+        ("mysql", [packet(b"\x09" + MYSQL_GREETING[1:])], "is it MySQL?"),
+        ("mysql", [packet(MYSQL_START + b"\xff")], "is it MySQL?"),
+        ("mysql", [packet(b"\x0a8.4.0")], "is it MySQL?"),
+        ("mysql", [b"\0\0\0\0"], "a packet of 0 bytes: is it MySQL?"),
+        ("mysql", [b"SSH-2.0-OpenSSH"], "bytes: is it MySQL?"),
+        ("ldap", [b"", LDAP_REQUEST, ldap(2, b"what?")], "does not offer StartTLS"),
+        ("ldap", [b"", LDAP_REQUEST, ldap(52, b"busy")], "refused StartTLS: result 52 busy"),
+        ("ldap", [b"", LDAP_REQUEST, ldap(52, b"bye", number=0)], "refused the connection: bye"),
+        ("ldap", [b"", LDAP_REQUEST, ldap(tag=0x61)], "did not answer a StartTLS request"),
+        ("ldap", [b"", LDAP_REQUEST, b"\x30\x02\x02\x7f"], "did not answer a StartTLS request"),
+        ("ldap", [b"", LDAP_REQUEST, b"HT"], "is it LDAP?"),
+        ("ldap", [b"", LDAP_REQUEST, b"\x30\x80"], "is it LDAP?"),
+        ("ldap", [b"", LDAP_REQUEST, b"\x30\x84\xff\xff\xff\xff"], "bytes: is it LDAP?"),
+        (
+            "xmpp",
+            [b"", XMPP_GREETING, XMPP_STREAM + b"<stream:error><host-unknown/></stream:error>"],
+            "refused STARTTLS: <stream:error><host-unknown/>",
+        ),
+        (
+            "xmpp",
+            [b"", XMPP_GREETING, XMPP_STREAM + b"<stream:features/>"],
+            "does not offer STARTTLS",
+        ),
+        (
+            "xmpp",
+            [b"", XMPP_GREETING, XMPP_STREAM + b"<features><starttls/></features>"],
+            "does not offer STARTTLS",
+        ),
+        ("xmpp", [b"", XMPP_GREETING, XMPP_STREAM + b"</stream:stream>"], "</stream:stream>"),
+        ("xmpp", [b"", XMPP_GREETING, b"<html>"], "is it XMPP?"),
+        ("xmpp", [b"", XMPP_GREETING, b"200 >"], "is it XMPP?"),
+        ("xmpp", [*TALKS["xmpp"][:4], b"<failure xmlns='x'/>"], "refused STARTTLS: <failure"),
+        ("xmpp", [*TALKS["xmpp"][:4], b"<stream:features/>"], "refused STARTTLS: <stream:features"),
         ("smtp", [b"x" * 8193], "a line of more than 8192 bytes"),
         ("smtp", [b"220-" + b"x" * 8189 + b"\r\n"], "a line of more than 8192 bytes"),
         ("smtp", [b"220-hello\r\n" * 6000], "more than 65536 bytes before TLS"),
@@ -171,7 +255,7 @@ def test_dialogues_that_fail(protocol: str, steps: list[bytes], words: str) -> N
 
 @pytest.mark.parametrize("protocol", PORTS)
 def test_end_in_the_midst(protocol: str) -> None:
-    dialogue = talk(protocol, TALKS[protocol][:2])
+    dialogue = talk(protocol, [] if protocol == "mysql" else TALKS[protocol][:2])
     with pytest.raises(Failure, match="ended the connection before TLS") as caught:
         dialogue.feed(b"")
     assert caught.value.status is Status.TRUNCATED

@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 from trio_tlsbio import ClientHello, TLSConnection, TLSError, TruncationError
 from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Records
-from trio_tlsbio.cli import _facts
+from trio_tlsbio.cli import _certificates as _cli_certificates
 
 each_target = pytest.mark.parametrize("target", TARGETS.values(), ids=lambda each: str(each.name))
 
@@ -65,8 +65,8 @@ def test_the_corpus_is_small() -> None:
 
 def test_a_serial_number_of_zero_is_no_reason_to_warn() -> None:
     der = _certificates._built(Input(b"\x01\x00"))
-    facts = _facts._certificate(der, {})
-    assert facts.key == _facts.KeyFacts("EC secp256r1", 256)
+    facts = _cli_certificates.facts_of(der, {})
+    assert facts.key == _cli_certificates.KeyFacts("EC secp256r1", 256)
 
 
 ################################################################

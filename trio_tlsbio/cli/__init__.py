@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import trio
 
 from . import _connect, _demo, _serve
-from ._options import STATUSES
+from ._options import STATUSES, Parser
 from ._status import Status, hint_for, status_of, what_counts
 from ._words import handshake_lines, say, versions
 
@@ -25,9 +25,9 @@ __all__ = ["Status", "handshake_lines", "main"]
 _PROG = "trio-tlsbio"
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """Describe the command line. Each command's function is in ``run``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=_PROG,
         description="TLS for Trio, from the command line.",
         epilog=STATUSES,

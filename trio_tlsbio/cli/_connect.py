@@ -8,32 +8,21 @@ import ssl
 import stat
 import sys
 
-import attrs
 import trio
 
 from trio_tlsbio import SessionCache, TLSError
 from trio_tlsbio._net.default_context import make_default_context
 
 from ._converse import Conversation
-from ._facts import (
-    Closed,
-    Connected,
-    Ending,
-    Fact,
-    Handshake,
-    Problem,
-    Remark,
-    Summary,
-    Target,
-    Timeline,
-    Upgraded,
-    Visit,
-)
+from ._facts import Closed, Ending, Problem, Remark, Summary, Target
+from ._identity import load_files
 from ._json import document
 from ._options import (
     Commands,
     add_command,
     add_version_options,
+    address,
+    duration,
     existing_file,
     host_name,
     positive_number,
@@ -44,8 +33,9 @@ from ._options import (
 )
 from ._starttls import PORTS
 from ._status import Status, leaves, status_of, what_counts
-from ._views import View, view_for
-from ._visit import Plan, Tell, open_stream, visit
+from ._tellers import ChainFile, Lifetime, Log, Tell, both
+from ._views import view_for
+from ._visit import Plan, open_stream, visit
 from ._words import Stopwatch, say
 
 __all__ = ["add_parser"]
@@ -54,24 +44,6 @@ __all__ = ["add_parser"]
 ################################################################
 # The command line
 ################################################################
-
-
-def _address(text: str) -> tuple[str, int | None]:
-    if "/" in text:
-        raise argparse.ArgumentTypeError(f"{text!r}: give HOST or HOST:PORT, not a URL or path")
-    if text.startswith("["):  # [::1] or [::1]:443
-        host, _, rest = text[1:].partition("]")
-        colon, port = (rest[0], rest[1:]) if rest else (":", None)
-    elif text.count(":") > 1:  # a bare IPv6 address
-        host, colon, port = text, ":", None
-    else:
-        host, colon, rest = text.partition(":")
-        colon, port = ":", rest if colon else None
-    if port is None:
-        return host_name(host), None
-    if colon != ":" or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise argparse.ArgumentTypeError(f"{text!r}: the port must be a number from 1 to 65535")
-    return host_name(host), int(port)
 
 
 def add_parser(commands: Commands) -> None:
@@ -90,9 +62,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "address",
         metavar="HOST[:PORT]",
-        type=_address,
+        type=address,
         help="a name or an IP address, and a port (default: 443, or that of --starttls): "
-        "[::1]:443 for IPv6",
+        "[::1]:443 for IPv6; https://HOST[:PORT] means the same",
     )
     parser.add_argument(
         "--servername",
@@ -155,6 +127,19 @@ def add_parser(commands: Commands) -> None:
         "the server says is thrown away",
     )
     parser.add_argument(
+        "--save-chain",
+        metavar="FILE",
+        help="write the certificates that the server presents to FILE (PEM), its own first, "
+        "whether they are trusted or refused",
+    )
+    parser.add_argument(
+        "--expires-within",
+        metavar="TIME",
+        type=duration,
+        help="exit with status 9 if the certificate, or one of its issuers, expires within TIME, "
+        "such as 14d, 12h or 30m",
+    )
+    parser.add_argument(
         "--keylog",
         metavar="FILE",
         help="append the keys of each connection to FILE (SSLKEYLOGFILE format): whoever has "
@@ -190,10 +175,7 @@ def _context_for(options: argparse.Namespace) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if options.cert is not None:
-        try:
-            context.load_cert_chain(options.cert, options.key)
-        except OSError as exc:
-            unusable("--cert", options.cert, "certificate with its private key", exc)
+        load_files(context, options.cert, options.key)
     elif options.key is not None:
         usage_error("--key needs --cert")
     if options.alpn:
@@ -262,30 +244,35 @@ async def _connect(options: argparse.Namespace) -> Status:
     target = _target(options)
     if options.json:
         return await _document(options, target)
-    view = view_for()
+    view, lifetime = view_for(), Lifetime(options.expires_within)
+    tell = both(view.tell, ChainFile(options.save_chain).tell, lifetime.tell)
     plan = _plan(options, target)
     for words in _warnings(options):
         view.tell(Remark("warning", words))
     if options.reconnect is not None:
-        log = _Log()
+        log = Log()
         for number in range(1, options.reconnect + 1):
-            await visit(plan, log.tell if number > 1 else _both(log.tell, view.tell))
+            await visit(plan, both(log.tell, lifetime.tell) if number > 1 else both(log.tell, tell))
             view.tell_visit(number, log.visits[-1])
         view.tell_summary(Summary.of(log.visits))
     else:
-        await _converse(plan, view)
+        await _converse(plan, tell)
+    lifetime.check()
     return Status.OK
 
 
 async def _document(options: argparse.Namespace, target: Target) -> Status:
     """Write all that is known at the end, errors included, as one document."""
-    log, problem, status = _Log(), None, Status.OK
+    log, problem, status = Log(), None, Status.OK
+    lifetime = Lifetime(options.expires_within)
+    tell = both(log.tell, ChainFile(options.save_chain).tell, lifetime.tell)
     try:
         plan = _plan(options, target)
         for words in _warnings(options):
             say(f"warning: {words}")
         for _ in range(options.reconnect or 1):
-            await visit(plan, log.tell)
+            await visit(plan, tell)
+        lifetime.check()
     except BaseException as exc:
         error = what_counts(exc)
         failure = status_of(error)
@@ -298,41 +285,9 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
     return status
 
 
-@attrs.define(eq=False)
-class _Log:
-    """Collects what is told of connections."""
-
-    visits: list[Visit] = attrs.field(factory=list[Visit])
-
-    def tell(self, fact: Fact) -> None:
-        match fact:
-            case Connected():
-                self.visits.append(Visit(fact))
-            case Upgraded():
-                self.visits[-1] = attrs.evolve(self.visits[-1], upgraded=fact)
-            case Handshake():
-                self.visits[-1] = attrs.evolve(self.visits[-1], handshake=fact)
-            case Timeline():
-                self.visits[-1] = attrs.evolve(self.visits[-1], timeline=fact)
-            case Ending():
-                self.visits[-1] = attrs.evolve(self.visits[-1], ending=fact)
-            case Remark() | Closed():
-                pass
-
-
-def _both(*tellers: Tell) -> Tell:
-    """Tell several."""
-
-    def tell(fact: Fact) -> None:
-        for teller in tellers:
-            teller(fact)
-
-    return tell
-
-
-async def _converse(plan: Plan, view: View) -> None:
+async def _converse(plan: Plan, tell: Tell) -> None:
     """Pass on what goes either way, between the server and standard input and output."""
-    stream = await open_stream(plan, view.tell)
+    stream = await open_stream(plan, tell)
     watch = Stopwatch()
     conversation = Conversation(stream, half_close=not plan.https_compatible)
     try:
@@ -343,12 +298,12 @@ async def _converse(plan: Plan, view: View) -> None:
     except BaseException as exc:
         # On PyPy an "except*" replaces the KeyboardInterrupt of a group by an AssertionError.
         if any(isinstance(leaf, TLSError) for leaf in leaves(exc)):
-            view.tell(Ending.of(stream, conversation.received))
+            tell(Ending.of(stream, conversation.received))
         # The alert is out already; a server that fails gets no say in how long this takes.
         await trio.aclose_forcefully(stream)
         raise
-    view.tell(Ending.of(stream, conversation.received))
+    tell(Ending.of(stream, conversation.received))
     if conversation.send_error is not None:
         words = f"the server did not take all of the input: {conversation.send_error}"
-        view.tell(Remark("note", words))
-    view.tell(Closed(watch.seconds()))
+        tell(Remark("note", words))
+    tell(Closed(watch.seconds()))

@@ -88,6 +88,12 @@ def _write(data: bytes) -> None:
     if sys.stdout is None:
         return
     descriptor = sys.stdout.fileno()
+    if b"\0" in data and os.isatty(descriptor):
+        raise Failure(
+            Status.FAILED_HERE,
+            "the server sent binary data, which could garble the terminal: redirect standard "
+            "output to a file or a pipe",
+        )
     view = memoryview(data)
     while view:
         try:

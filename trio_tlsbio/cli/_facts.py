@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import ssl
 import statistics
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import attrs
 
-from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError, TLSStream
-from trio_tlsbio._core.peer_names import PeerName, names_in
+from trio_tlsbio import (
+    CertificateError,
+    HandshakeInfo,
+    PeerAlertError,
+    TLSConnection,
+    TLSError,
+    TLSStream,
+)
+from trio_tlsbio._core import dates
+from trio_tlsbio._core.certificates import verified_chain
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 
+from ._certificates import CertificateFacts, Fault, facts_of, faults_in, presented_by
 from ._status import Status, hint_for
 
 __all__ = [
     "Agreement",
-    "CertificateFacts",
     "Closed",
     "Connected",
     "Ending",
     "Fact",
     "Handshake",
-    "KeyFacts",
     "Problem",
+    "Refused",
     "Remark",
     "Summary",
     "Target",
@@ -75,43 +80,14 @@ class Upgraded:
 
 
 @attrs.frozen
-class KeyFacts:
-    """A public key."""
-
-    kind: str
-    bits: int | None
-
-
-@attrs.frozen
-class CertificateFacts:
-    """One certificate of a chain; what could not be decoded is missing."""
-
-    subject: str | None
-    issuer: str | None
-    not_before: datetime | None
-    not_after: datetime | None
-    names: tuple[PeerName, ...]
-    serial_number: str | None
-    key: KeyFacts | None
-    sha256: str
-
-    def names_of(self, *kinds: str) -> list[str]:
-        """The names of some kinds."""
-        return [name.value for name in self.names if name.kind in kinds]
-
-    @property
-    def days_left(self) -> int | None:
-        """For how many more days it is valid; negative once it has expired."""
-        return None if self.not_after is None else (self.not_after - datetime.now(UTC)).days
-
-
-@attrs.frozen
 class Agreement:
     """What a handshake agreed on."""
 
     info: HandshakeInfo
     is_verified: bool
     chain: tuple[CertificateFacts, ...]
+    expiry: datetime | None
+    """When the first certificate of the verified chain expires: the server's, or an issuer's."""
 
     @classmethod
     def of(cls, stream: TLSStream[Any]) -> Agreement:
@@ -121,8 +97,29 @@ class Agreement:
         return cls(
             info=info,
             is_verified=stream.context.verify_mode is not ssl.CERT_NONE,
-            chain=tuple(map(_certificate, info.peer_certificate_chain, info.decoded_chain)),
+            chain=tuple(map(facts_of, info.peer_certificate_chain, info.decoded_chain)),
+            expiry=_expiry_of(stream.connection.ssl_object),
         )
+
+
+def _expiry_of(ssl_object: ssl.SSLObject) -> datetime | None:
+    chain = verified_chain(ssl_object)
+    return datetime.fromtimestamp(min(map(dates.expiry_of, chain)), UTC) if chain else None
+
+
+@attrs.frozen
+class Refused:
+    """The certificates that the server presented were refused. Nothing in them is trusted."""
+
+    verify_code: int | None
+    chain: tuple[CertificateFacts, ...]
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, stream: TLSStream[Any], error: CertificateError, server_name: str) -> Refused:
+        """Read it off a stream whose handshake has failed."""
+        chain = presented_by(stream.connection.ssl_object)
+        return cls(error.verify_code, chain, faults_in(chain, error.verify_code, server_name))
 
 
 @attrs.frozen
@@ -196,6 +193,7 @@ class Visit:
 
     connected: Connected
     upgraded: Upgraded | None = None
+    refused: Refused | None = None
     handshake: Handshake | None = None
     timeline: Timeline | None = None
     ending: Ending | None = None
@@ -244,72 +242,5 @@ class Problem:
         )
 
 
-Fact: TypeAlias = Remark | Connected | Upgraded | Handshake | Timeline | Ending | Closed
+Fact: TypeAlias = Remark | Connected | Upgraded | Refused | Handshake | Timeline | Ending | Closed
 """What becomes known of a connection, one after the other."""
-
-
-################################################################
-# Certificates
-################################################################
-
-_SHORT = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-}
-
-
-def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """Write a name as it is mostly written."""
-    parts = (f"{_SHORT.get(kind, kind)}={value}" for rdn in name for kind, value in rdn)
-    return ", ".join(parts) or "(empty)"
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Read a time of a certificate; None if OpenSSL prints it in another way."""
-    with suppress(ValueError):
-        if text is not None:
-            return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-    return None
-
-
-def _key_of(der: bytes) -> KeyFacts | None:
-    """Tell what key is in a certificate, if the package cryptography is there to read it."""
-    try:
-        from cryptography import x509  # noqa: PLC0415  # trustme brings it
-        from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa  # noqa: PLC0415
-    except ImportError:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it will not accept any more one day
-            key = x509.load_der_x509_certificate(der).public_key()
-    except Exception:  # it is stricter than OpenSSL, and has many errors
-        return None
-    match key:
-        case rsa.RSAPublicKey():
-            return KeyFacts("RSA", key.key_size)
-        case ec.EllipticCurvePublicKey():
-            return KeyFacts(f"EC {key.curve.name}", key.curve.key_size)
-        case dsa.DSAPublicKey():
-            return KeyFacts("DSA", key.key_size)
-        case _:
-            name = type(key).__name__.removesuffix("PublicKey").lstrip("_")
-            return KeyFacts(name, {"Ed25519": 256, "Ed448": 456}.get(name))
-
-
-def _certificate(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
-    return CertificateFacts(
-        subject=_distinguished_name(decoded["subject"]) if decoded else None,
-        issuer=_distinguished_name(decoded["issuer"]) if decoded else None,
-        not_before=_moment(decoded.get("notBefore")),
-        not_after=_moment(decoded.get("notAfter")),
-        names=names_in(decoded),
-        serial_number=decoded.get("serialNumber"),
-        key=_key_of(der),
-        sha256=hashlib.sha256(der).hexdigest(),
-    )

@@ -9,7 +9,8 @@ from typing import Any
 
 from trio_tlsbio.testing import Flight
 
-from ._facts import CertificateFacts, Handshake, Problem, Summary, Target, Timeline, Visit
+from ._certificates import CertificateFacts
+from ._facts import Handshake, Problem, Refused, Summary, Target, Timeline, Visit
 from ._status import Status
 
 __all__ = ["document"]
@@ -55,6 +56,7 @@ def _connection(visit: Visit) -> dict[str, Any]:
         "tcp_seconds": _seconds(visit.connected.seconds),
         "starttls_seconds": visit.upgraded and _seconds(visit.upgraded.seconds),
         "handshake": visit.handshake and _handshake(visit.handshake),
+        "refused": visit.refused and _refused(visit.refused),
         "timeline": visit.timeline and _timeline(visit.timeline),
         "server_end": visit.ending and visit.ending.server_end,
     }
@@ -75,6 +77,16 @@ def _handshake(handshake: Handshake) -> dict[str, Any]:
         "matched_name": info.matched_name,
         "spiffe_id": info.spiffe_id,
         "certificates": [_certificate(certificate) for certificate in agreement.chain],
+    }
+
+
+def _refused(refused: Refused) -> dict[str, Any]:
+    return {
+        "verify_code": refused.verify_code,
+        "faults": [
+            {"certificate": fault.index, "message": fault.words} for fault in refused.faults
+        ],
+        "certificates": [_certificate(certificate) for certificate in refused.chain],
     }
 
 

@@ -6,18 +6,23 @@ import argparse
 import math
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from trio_tlsbio import TLSConnection
+from trio_tlsbio._core.errors import printable
 
 from ._status import MEANINGS, Failure, Status
 
 __all__ = [
     "STATUSES",
     "Commands",
+    "Parser",
     "add_command",
     "add_version_options",
+    "address",
+    "duration",
     "existing_file",
     "host_name",
     "positive_number",
@@ -34,6 +39,17 @@ STATUSES = "exit status:\n" + "\n".join(
     f"  {status:>3}  {words}" for status, words in MEANINGS.items()
 )
 """What the help of every command ends with."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in two lines. argparse would print all the options before."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with a usage error."""
+        hint = f"{self.prog} --help lists what there is"
+        program = self.prog.split()[0]
+        lines = f"{self.prog}: {printable(message)}", f"{'hint':>{len(program)}}: {hint}"
+        self.exit(int(Status.USAGE), "\n".join(lines) + "\n")
 
 
 def add_command(
@@ -104,6 +120,29 @@ def host_name(text: str) -> str:
     return text
 
 
+def address(text: str) -> tuple[str, int | None]:
+    """Read a host and a port, or a URL of nothing else."""
+    if text[:8].lower() == "https://":
+        text = text[8:].removesuffix("/")
+    if "/" in text or "?" in text or "#" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give HOST, HOST:PORT or https://HOST:PORT, without a path"
+        )
+    if text.startswith("["):  # [::1] or [::1]:443
+        host, _, rest = text[1:].partition("]")
+        colon, port = (rest[0], rest[1:]) if rest else (":", None)
+    elif text.count(":") > 1:  # a bare IPv6 address
+        host, colon, port = text, ":", None
+    else:
+        host, colon, rest = text.partition(":")
+        colon, port = ":", rest if colon else None
+    if port is None:
+        return host_name(host), None
+    if colon != ":" or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r}: the port must be a number from 1 to 65535")
+    return host_name(host), int(port)
+
+
 def existing_file(text: str) -> str:
     """Check that there is such a file."""
     try:
@@ -130,6 +169,22 @@ def positive_seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+_UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
+
+
+def duration(text: str) -> timedelta:
+    """Read a duration with its unit."""
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit() and len(number) < 10 and unit in _UNITS):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a whole number and a unit (s, m, h, d or w), such as 14d"
+        )
+    try:
+        return timedelta(seconds=int(number) * _UNITS[unit])
+    except OverflowError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is too long") from exc
 
 
 def positive_number(text: str) -> int:

@@ -17,6 +17,7 @@ from ._facts import (
     Ending,
     Fact,
     Handshake,
+    Refused,
     Remark,
     Summary,
     Timeline,
@@ -36,7 +37,7 @@ from ._words import (
 
 __all__ = ["RichView"]
 
-_GOOD, _WARNING, _LABEL, _QUIET = "green", "yellow", "bold cyan", "dim"
+_GOOD, _WARNING, _BAD, _LABEL, _QUIET = "green", "yellow", "bold red", "bold cyan", "dim"
 _CLIENT, _SERVER = "cyan", "magenta"
 
 # What values begin with that deserves a colour, by label.
@@ -44,6 +45,8 @@ _STYLES = {
     ("session", "resumed"): _GOOD,
     ("certificate", "not verified"): _WARNING,
     ("certificate", "none"): _WARNING,
+    ("refused", ""): _WARNING,
+    ("FAILS", ""): _BAD,
     ("name matched", ""): _GOOD,
     ("version", ""): "bold",
 }
@@ -56,7 +59,7 @@ def _text(words: str, style: str = "") -> Text:
 
 def _style_of(label: str, value: str) -> str:
     if label == "valid" or label.startswith("chain"):
-        return _WARNING if "expired" in value else ""
+        return _WARNING if "expired" in value or "not valid yet" in value else ""
     for (of, beginning), style in _STYLES.items():
         if label == of and value.startswith(beginning):
             return style
@@ -83,7 +86,9 @@ class RichView:
             case _:
                 self._tell_facts(fact)
 
-    def _tell_facts(self, fact: Connected | Upgraded | Handshake | Ending | Closed) -> None:
+    def _tell_facts(
+        self, fact: Connected | Upgraded | Refused | Handshake | Ending | Closed
+    ) -> None:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style=_LABEL, min_width=14, no_wrap=True)
         grid.add_column(overflow="fold")

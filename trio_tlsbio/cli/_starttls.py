@@ -7,6 +7,8 @@ Servers may write their answers in upper or lower case, and end lines by CRLF or
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Generator, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
@@ -18,7 +20,15 @@ from ._status import Failure, Status
 __all__ = ["PORTS", "Dialogue"]
 
 PORTS: Mapping[str, int] = MappingProxyType(
-    {"smtp": 25, "imap": 143, "pop3": 110, "postgres": 5432}
+    {
+        "smtp": 25,
+        "imap": 143,
+        "pop3": 110,
+        "postgres": 5432,
+        "mysql": 3306,
+        "ldap": 389,
+        "xmpp": 5222,
+    }
 )
 """The protocols, and the port that each has by default."""
 
@@ -30,13 +40,22 @@ _MOST_BYTES = 64 * 1024
 
 @attrs.frozen
 class _Ask:
-    """What to send, and what is needed then: so many bytes, or a line."""
+    """What to send, and what is needed then: so many bytes, or all up to an end, as of a line."""
 
     data: bytes = b""
     size: int | None = None
+    end: bytes = b"\n"
 
 
 _Steps: TypeAlias = Generator[_Ask, bytes, None]
+
+
+@attrs.frozen
+class _Sides:
+    """Who talks: the address that we connect from, and the name of the server."""
+
+    our_address: str
+    server_name: str
 
 
 def _failed(message: str) -> Failure:
@@ -75,9 +94,9 @@ def _smtp_reply(data: bytes, code: bytes, what: str) -> Generator[_Ask, bytes, l
     return [line[4:].strip() for line in lines]
 
 
-def _smtp(our_address: str) -> _Steps:
+def _smtp(sides: _Sides) -> _Steps:
     """RFC 3207."""
-    our_address, _, _ = our_address.partition("%")  # a zone means nothing to others
+    our_address, _, _ = sides.our_address.partition("%")  # a zone means nothing to others
     literal = f"[IPv6:{our_address}]" if ":" in our_address else f"[{our_address}]"
     yield from _smtp_reply(b"", b"220", "the connection")
     greeting = f"EHLO {literal}\r\n".encode()
@@ -100,7 +119,7 @@ def _imap_result(command: bytes) -> Generator[_Ask, bytes, list[bytes]]:
     return lines
 
 
-def _imap(_our_address: str) -> _Steps:
+def _imap(_sides: _Sides) -> _Steps:
     """RFC 9051 section 6.2.1."""
     greeting = yield from _line()
     match _words(greeting)[:2]:
@@ -126,7 +145,7 @@ def _is_ok(line: bytes) -> bool:
     return _words(line)[:1] == [b"+OK"]
 
 
-def _pop3(_our_address: str) -> _Steps:
+def _pop3(_sides: _Sides) -> _Steps:
     """RFC 2595 section 4."""
     yield from _pop3_reply(b"", "the connection")
     line = yield from _line(b"CAPA\r\n")
@@ -139,7 +158,7 @@ def _pop3(_our_address: str) -> _Steps:
     yield from _pop3_reply(b"STLS\r\n", "STLS")
 
 
-def _postgres(_our_address: str) -> _Steps:
+def _postgres(_sides: _Sides) -> _Steps:
     """An SSLRequest: section "Message Formats" in PostgreSQL's manual."""
     request = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
     answer = yield _Ask(request, size=1)
@@ -149,8 +168,130 @@ def _postgres(_our_address: str) -> _Steps:
         raise _failed(f"the server answered {answer!r} to an SSLRequest: is it PostgreSQL?")
 
 
-_PROTOCOLS: Mapping[str, Callable[[str], _Steps]] = MappingProxyType(
-    {"smtp": _smtp, "imap": _imap, "pop3": _pop3, "postgres": _postgres}
+def _mysql(_sides: _Sides) -> _Steps:
+    """Pages "Connection Phase" and "SSLRequest" of MySQL's documentation of its source code."""
+    header = yield _Ask(size=4)
+    size = int.from_bytes(header[:3], "little")
+    if not 0 < size <= _MOST_LINE:
+        raise _failed(f"the server sent a packet of {size} bytes: is it MySQL?")
+    greeting = yield _Ask(size=size)
+    if greeting[:1] == b"\xff":  # such as "Host is blocked"
+        raise _refused("the connection", greeting[3:])
+    version_end = greeting.find(b"\0", 1)
+    # After the version: a number of 4 bytes, 8 of a challenge, and a filler.
+    capabilities = greeting[version_end + 14 : version_end + 16]
+    if greeting[:1] != b"\x0a" or version_end < 0 or len(capabilities) < 2:
+        raise _failed("the server did not greet in version 10 of MySQL's protocol: is it MySQL?")
+    if not int.from_bytes(capabilities, "little") & _MYSQL_SSL:
+        raise _not_offered("TLS")
+    flags = _MYSQL_SSL | _MYSQL_PROTOCOL_41 | _MYSQL_SECURE_CONNECTION
+    utf8 = b"\x21"
+    request = flags.to_bytes(4, "little") + (1 << 24).to_bytes(4, "little") + utf8 + bytes(23)
+    next_number = bytes([(header[3] + 1) % 256])
+    yield _Ask(len(request).to_bytes(3, "little") + next_number + request, size=0)
+
+
+_MYSQL_PROTOCOL_41, _MYSQL_SSL, _MYSQL_SECURE_CONNECTION = 0x200, 0x800, 0x8000
+
+
+def _element(data: bytes) -> tuple[int, bytes, bytes]:
+    """Take the first element off BER data (RFC 4511 section 5.1): its tag, its content, the rest.
+    The content is shorter than it should be where the data is.
+    """
+    tag, size = (data + bytes(2))[:2]
+    start = 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(data[2:start], "big")
+    return tag, data[start : start + size], data[start + size :]
+
+
+def _ldap(_sides: _Sides) -> _Steps:
+    """RFC 4511 section 4.14."""
+    request = b"\x80\x16" + b"1.3.6.1.4.1.1466.20037"
+    header = yield _Ask(b"\x30\x1d\x02\x01\x01\x77\x18" + request, size=2)
+    if header[0] != 0x30 or header[1] in {0, 0x80} or header[1] > 0x84:
+        raise _failed(f"the server answered {header!r} to a StartTLS request: is it LDAP?")
+    size = header[1]
+    if size & 0x80:
+        size = int.from_bytes((yield _Ask(size=size & 0x7F)), "big")
+    if not 0 < size <= _MOST_LINE:
+        raise _failed(f"the server sent a message of {size} bytes: is it LDAP?")
+    _, number, rest = _element((yield _Ask(size=size)))
+    kind, answer, _ = _element(rest)
+    _, result, rest = _element(answer)
+    _, _, rest = _element(rest)  # a name that has matched
+    _, diagnostic, _ = _element(rest)
+    if kind != 0x78:
+        raise _failed("the server did not answer a StartTLS request: is it LDAP?")
+    if number != b"\x01":  # it says why it ends the connection (section 4.4.1)
+        raise _refused("the connection", diagnostic)
+    if result == b"\x02":  # a protocolError, if it does not know it (section 4.14.1)
+        raise _not_offered("StartTLS")
+    if result != b"\x00":
+        code = int.from_bytes(result, "big")
+        raise _refused("StartTLS", b"result %d %s" % (code, diagnostic))
+
+
+_XMPP_TAG = re.compile(rb"<(/?)(?:[^\s:<>/]+:)?([^\s:<>/]+)")
+
+
+def _xmpp_tag(data: bytes = b"") -> Generator[_Ask, bytes, tuple[bytes, bytes]]:
+    """Read a tag of the stream, and return its name without prefix, after "/" if it ends something.
+    The stream has no comments or declarations of its own (RFC 6120 section 11.1).
+    """
+    text = yield _Ask(data, end=b">")
+    match = _XMPP_TAG.search(text)
+    if match is None:
+        raise _failed(f"the server sent {text[:50]!r}: is it XMPP?")
+    name = match[1] + match[2]
+    if name in {b"error", b"failure", b"/stream"}:
+        why = text
+        while not match[1] and not text.endswith(b"/>") and b"</" not in text:
+            text = yield _Ask(end=b">")
+            why += text
+        raise _refused("STARTTLS", why)
+    return name, text
+
+
+def _xmpp(sides: _Sides) -> _Steps:
+    """RFC 6120 section 5.4."""
+    greeting = (
+        "<?xml version='1.0'?><stream:stream xmlns='jabber:client' "
+        "xmlns:stream='http://etherx.jabber.org/streams' version='1.0' "
+        f"to='{html.escape(sides.server_name)}'>"
+    )
+    name, text = yield from _xmpp_tag(greeting.encode())
+    while name != b"features":
+        if name not in {b"?xml", b"stream"}:
+            raise _failed(f"the server sent {text[:50]!r}: is it XMPP?")
+        name, text = yield from _xmpp_tag()
+    is_offered = False
+    while name != b"/features" and not (name == b"features" and text.endswith(b"/>")):
+        name, text = yield from _xmpp_tag()
+        is_offered |= name == b"starttls" and _XMPP_TLS in text
+    if not is_offered:
+        raise _not_offered("STARTTLS")
+    name, text = yield from _xmpp_tag(b"<starttls xmlns='" + _XMPP_TLS + b"'/>")
+    if name != b"proceed":
+        raise _refused("STARTTLS", text)
+    if not text.endswith(b"/>"):
+        yield from _xmpp_tag()
+
+
+_XMPP_TLS = b"urn:ietf:params:xml:ns:xmpp-tls"
+
+
+_PROTOCOLS: Mapping[str, Callable[[_Sides], _Steps]] = MappingProxyType(
+    {
+        "smtp": _smtp,
+        "imap": _imap,
+        "pop3": _pop3,
+        "postgres": _postgres,
+        "mysql": _mysql,
+        "ldap": _ldap,
+        "xmpp": _xmpp,
+    }
 )
 
 
@@ -163,8 +304,9 @@ _PROTOCOLS: Mapping[str, Callable[[str], _Steps]] = MappingProxyType(
 class Dialogue:
     """The client's side of one such dialogue.
 
-    Send :meth:`data_to_send`, :meth:`feed` what comes, and so on until it :attr:`is_done`. What is
-    :attr:`buffered` then came too early, and must not be taken for anything.
+    Send :meth:`data_to_send`, :meth:`feed` what comes, and so on until it :attr:`is_done` and there
+    is nothing to send. What is :attr:`buffered` then came too early, and must not be taken for
+    anything.
     """
 
     _steps: _Steps
@@ -176,9 +318,9 @@ class Dialogue:
     is_done: bool = attrs.field(default=False, init=False)
 
     @classmethod
-    def of(cls, protocol: str, our_address: str) -> Dialogue:
+    def of(cls, protocol: str, our_address: str, server_name: str) -> Dialogue:
         """Begin one. ``our_address`` is the IP address that we connect from."""
-        dialogue = cls(_PROTOCOLS[protocol](our_address))
+        dialogue = cls(_PROTOCOLS[protocol](_Sides(our_address, server_name)))
         dialogue._go_on(None)
         return dialogue
 
@@ -216,7 +358,7 @@ class Dialogue:
         """Return how long the line, or what else was asked for, is; 0 if it is not whole yet."""
         if self._ask.size is not None:
             return self._ask.size if len(self._buffer) >= self._ask.size else 0
-        size = self._buffer.find(b"\n") + 1
+        size = self._buffer.find(self._ask.end) + 1
         if size > _MOST_LINE or (not size and len(self._buffer) > _MOST_LINE):
             raise _failed(f"the server sent a line of more than {_MOST_LINE} bytes")
         return size
@@ -224,7 +366,9 @@ class Dialogue:
     def _go_on(self, piece: bytes | None) -> None:
         try:
             self._ask = next(self._steps) if piece is None else self._steps.send(piece)
+            self._to_send += self._ask.data
+            while self._ask.size == 0:  # no answer is needed
+                self._ask = self._steps.send(b"")
+                self._to_send += self._ask.data
         except StopIteration:
             self.is_done = True
-        else:
-            self._to_send += self._ask.data

@@ -43,6 +43,7 @@ class Status(enum.IntEnum):
     TRUNCATED = 6
     EXTRA_MISSING = 7
     FAILED_HERE = 8
+    EXPIRES_SOON = 9
     INTERRUPTED = 130
     OUTPUT_CLOSED = 141
 
@@ -57,6 +58,7 @@ MEANINGS = {
     Status.TRUNCATED: "the connection broke off, without a close_notify",
     Status.EXTRA_MISSING: "trustme, which the command needs, is not installed",
     Status.FAILED_HERE: "failed on this side: standard input or output, a port, or the demo itself",
+    Status.EXPIRES_SOON: "the server's certificate expires within the time of --expires-within",
     Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal in a drain",
     Status.OUTPUT_CLOSED: "nobody reads standard output any more",
 }

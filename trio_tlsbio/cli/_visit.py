@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import trio
 
 from trio_tlsbio import (
+    CertificateError,
     HandshakeTimeoutError,
     SessionCache,
     TLSError,
@@ -21,12 +21,22 @@ from trio_tlsbio import (
 )
 from trio_tlsbio.testing import RecordedStream
 
-from ._facts import Agreement, Connected, Ending, Fact, Handshake, Target, Timeline, Upgraded
+from ._facts import (
+    Agreement,
+    Connected,
+    Ending,
+    Handshake,
+    Refused,
+    Target,
+    Timeline,
+    Upgraded,
+)
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
+from ._tellers import Tell
 from ._words import Stopwatch
 
-__all__ = ["Plan", "Tell", "open_stream", "visit"]
+__all__ = ["Plan", "open_stream", "visit"]
 
 # How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
 _MOST_RECORDED = 256 * 1024
@@ -35,8 +45,6 @@ _MOST_RECORDED = 256 * 1024
 # what it says meanwhile is thrown away, in bytes.
 _PARTING_TIMEOUT = 3.0
 _PARTING_BYTES = 1024 * 1024
-
-Tell: TypeAlias = Callable[[Fact], None]
 
 
 async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStream:
@@ -81,7 +89,7 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         with trio.CancelScope(deadline=deadline):
             buffered = b""
             if plan.target.starttls is not None:
-                buffered = await _ask_for_tls(tcp, plan.target.starttls)
+                buffered = await _ask_for_tls(tcp, plan.target.starttls, plan.target.server_name)
                 tell(Upgraded(plan.target.starttls, watch.seconds()))
             return await _shake_hands(plan, tcp, buffered, watch, tell)
         raise HandshakeTimeoutError(
@@ -92,13 +100,15 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         raise
 
 
-async def _ask_for_tls(tcp: trio.SocketStream, protocol: str) -> bytes:
+async def _ask_for_tls(tcp: trio.SocketStream, protocol: str, server_name: str) -> bytes:
     """Say what begins TLS, and return what came after the answer."""
-    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0])
+    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0], server_name)
     try:
         while not dialogue.is_done:
             await tcp.send_all(dialogue.data_to_send())
             dialogue.feed(await tcp.receive_some())
+        if data := dialogue.data_to_send():  # where no answer comes before TLS
+            await tcp.send_all(data)
     except trio.BrokenResourceError as exc:
         raise Failure(
             Status.TRUNCATED, "the server broke the connection before TLS could begin"
@@ -111,15 +121,23 @@ async def _shake_hands(
 ) -> TLSStream[Any]:
     recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
     try:
-        stream: TLSStream[Any] = await start_tls(
-            tcp if recorded is None else recorded,
+        transport = tcp if recorded is None else recorded
+        name = plan.target.server_name
+        if buffered:  # which this refuses, and says why
+            return await start_tls(transport, plan.context, buffered=buffered, server_hostname=name)
+        stream: TLSStream[Any] = TLSStream(
+            transport,
             plan.context,
-            buffered=buffered,
-            server_hostname=plan.target.server_name,
+            server_hostname=name,
             https_compatible=plan.https_compatible,
             session=plan.take_session(),
             on_session=plan.put_session,
         )
+        try:
+            await stream.do_handshake()
+        except CertificateError as exc:
+            tell(Refused.of(stream, exc, name))
+            raise
         tell(Handshake(watch.seconds(), Agreement.of(stream)))
         return stream
     finally:

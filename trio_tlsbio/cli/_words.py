@@ -6,6 +6,7 @@ import ssl
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from itertools import groupby
 from typing import TypeAlias
@@ -17,13 +18,14 @@ from trio_tlsbio import HandshakeInfo, __version__
 from trio_tlsbio._core.errors import printable
 from trio_tlsbio.testing import Flight
 
+from ._certificates import CertificateFacts, when
 from ._facts import (
     Agreement,
-    CertificateFacts,
     Closed,
     Connected,
     Ending,
     Handshake,
+    Refused,
     Summary,
     Upgraded,
     Visit,
@@ -82,8 +84,11 @@ def _validity(certificate: CertificateFacts) -> str:
     if start is None or end is None or certificate.days_left is None:
         return "unknown"
     left = certificate.days_left
-    words = f"{count(left, 'day')} left" if left >= 0 else f"expired {count(-left, 'day')} ago"
-    return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, {words}"
+    if start > datetime.now(UTC):
+        words = "not valid yet"
+    else:
+        words = f"{count(left, 'day')} left" if left >= 0 else f"expired {count(-left, 'day')} ago"
+    return f"{start:%Y-%m-%d %H:%M} to {when(end)}, {words}"
 
 
 def _key(certificate: CertificateFacts) -> str | None:
@@ -131,11 +136,41 @@ def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
     if info.spiffe_id is not None:
         yield "SPIFFE ID", info.spiffe_id
     for number, issuer in enumerate(issuers, start=1):
-        yield f"chain, {number} up", issuer.subject or "unknown"
-        yield "", f"issued by {issuer.issuer or 'unknown'}"
-        yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
+        yield from _issuer_facts(number, issuer)
     if agreement.is_verified and is_client and info.server_hostname is not None:
         yield "name matched", _matched(info)
+
+
+def _issuer_facts(number: int, issuer: CertificateFacts) -> Iterator[tuple[str, str]]:
+    yield f"chain, {number} up", issuer.subject or "unknown"
+    yield "", f"issued by {issuer.issuer or 'unknown'}"
+    yield "", "; ".join(filter(None, (_validity(issuer), _key(issuer))))
+
+
+def refused_facts(refused: Refused) -> Iterator[tuple[str, str]]:
+    """Tell of certificates that were refused, each with what is wrong with it."""
+    if not refused.chain:
+        yield "refused", "the server's certificate, which this Python can't show"
+        return
+    yield "refused", "the certificates that the server presented; nothing in them is trusted"
+    for number, certificate in enumerate(refused.chain):
+        if number == 0:
+            yield "presented", certificate.subject or "unknown"
+            yield "issued by", certificate.issuer or "unknown"
+            yield "valid", _validity(certificate)
+            if key := _key(certificate):
+                yield "key", key
+            if certificate.names:
+                yield "names", _names(certificate, None)
+            yield "SHA-256", certificate.sha256
+        else:
+            yield from _issuer_facts(number, certificate)
+        for fault in refused.faults:
+            if fault.index == number:
+                yield "FAILS", fault.words
+    for fault in refused.faults:
+        if fault.index is None:
+            yield "FAILS", fault.words
 
 
 def client_words(info: HandshakeInfo) -> str | None:
@@ -190,7 +225,9 @@ WIDTHS = (4, 10, 10, 8, 8, 12)
 """How wide they are."""
 
 
-def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[tuple[str, str]]:
+def labelled(
+    fact: Connected | Upgraded | Refused | Handshake | Ending | Closed,
+) -> list[tuple[str, str]]:
     """Put a fact into labels and values."""
     match fact:
         case Connected():
@@ -198,6 +235,8 @@ def labelled(fact: Connected | Upgraded | Handshake | Ending | Closed) -> list[t
             return [("connected", f"{where}, in {in_ms(fact.seconds)}")]
         case Upgraded():
             return [("STARTTLS", f"agreed on by {fact.protocol}, in {in_ms(fact.seconds)}")]
+        case Refused():
+            return list(refused_facts(fact))
         case Handshake():
             return [("handshake", f"in {in_ms(fact.seconds)}"), *handshake_facts(fact.agreement)]
         case Ending():

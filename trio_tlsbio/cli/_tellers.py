@@ -1,0 +1,127 @@
+"""What listens to the facts of connections, other than the views."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from ._certificates import CertificateFacts, when
+from ._facts import (
+    Agreement,
+    Closed,
+    Connected,
+    Ending,
+    Fact,
+    Handshake,
+    Refused,
+    Remark,
+    Timeline,
+    Upgraded,
+    Visit,
+)
+from ._status import Failure, Status
+
+__all__ = ["ChainFile", "Lifetime", "Log", "Tell", "both"]
+
+Tell: TypeAlias = Callable[[Fact], None]
+
+
+def both(*tellers: Tell) -> Tell:
+    """Tell several."""
+
+    def tell(fact: Fact) -> None:
+        for teller in tellers:
+            teller(fact)
+
+    return tell
+
+
+@attrs.define(eq=False)
+class Log:
+    """Collects what is told of connections."""
+
+    visits: list[Visit] = attrs.field(factory=list[Visit])
+
+    def tell(self, fact: Fact) -> None:
+        """Keep a fact with the others of its connection."""
+        match fact:
+            case Connected():
+                self.visits.append(Visit(fact))
+            case Upgraded():
+                self.visits[-1] = attrs.evolve(self.visits[-1], upgraded=fact)
+            case Refused():
+                self.visits[-1] = attrs.evolve(self.visits[-1], refused=fact)
+            case Handshake():
+                self.visits[-1] = attrs.evolve(self.visits[-1], handshake=fact)
+            case Timeline():
+                self.visits[-1] = attrs.evolve(self.visits[-1], timeline=fact)
+            case Ending():
+                self.visits[-1] = attrs.evolve(self.visits[-1], ending=fact)
+            case Remark() | Closed():
+                pass
+
+
+@attrs.define(eq=False)
+class ChainFile:
+    """Writes the certificates that the server presents to a file, refused ones included."""
+
+    _path: str | None
+    """None for no file."""
+
+    def tell(self, fact: Fact) -> None:
+        """Write the certificates of the first connection: later ones may resume its session."""
+        match fact:
+            case Handshake(agreement=Agreement(chain=chain)) | Refused(chain=chain) if chain:
+                if self._path is not None:
+                    self._write(self._path, chain)
+                    self._path = None
+            case _:
+                pass
+
+    def _write(self, path: str, chain: tuple[CertificateFacts, ...]) -> None:
+        pem = "".join(ssl.DER_cert_to_PEM_cert(each.der) for each in chain)
+        try:
+            Path(path).write_text(pem, encoding="ascii")
+        except OSError as exc:
+            words = f"--save-chain {path}: {exc.strerror}"
+            raise Failure(Status.FAILED_HERE, words) from exc
+
+
+@attrs.define(eq=False)
+class Lifetime:
+    """Checks that the certificates that were verified live for long enough."""
+
+    _least: timedelta | None
+    """None for any time."""
+    _expiry: datetime | None = None
+
+    def tell(self, fact: Fact) -> None:
+        """Note when the first certificate expires."""
+        match fact:
+            case Handshake(agreement=agreement):
+                self._expiry = agreement.expiry
+            case _:
+                pass
+
+    def check(self) -> None:
+        """Fail if they expire too early. Called at the end: it is no reason not to connect."""
+        if self._least is None or self._expiry is None:
+            return
+        left = self._expiry - datetime.now(UTC)
+        if left < self._least:
+            has_expired = left < timedelta(0)  # which only --insecure accepts
+            problem = "has expired" if has_expired else f"expires within {_words(self._least)}"
+            raise Failure(
+                Status.EXPIRES_SOON,
+                f"the certificate, or one of its issuers, {problem}: at {when(self._expiry)}",
+            )
+
+
+def _words(duration: timedelta) -> str:
+    days, rest = divmod(duration, timedelta(days=1))
+    return f"{days} days" if days and not rest else f"{duration.total_seconds():,.0f} seconds"

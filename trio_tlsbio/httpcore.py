@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore
+from ._extras import missing_extra
+
+try:
+    import httpcore
+except ModuleNotFoundError as exc:
+    raise missing_extra(exc, __name__, "httpcore") from exc
 
 from ._http import HTTPBackend, HTTPStream
 

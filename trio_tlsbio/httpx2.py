@@ -5,8 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore2
-import httpx2
+from ._extras import missing_extra
+
+try:
+    import httpcore2
+    import httpx2
+except ModuleNotFoundError as exc:
+    raise missing_extra(exc, __name__, "httpx2") from exc
 
 from ._http import HTTPBackend, HTTPBody, HTTPTransport
 from .httpcore2 import TLSBackend

@@ -77,7 +77,7 @@ def test_nothing_is_taken_for_a_test() -> None:
 
 def test_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
-    with pytest.raises(ImportError, match=r"pip install 'trio-tlsbio\[testing\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[testing\]'"):
         CertificateAuthority()
 
 
@@ -171,6 +171,11 @@ def test_misuse_of_the_authority(authority: CertificateAuthority) -> None:
         authority.issue()
     with pytest.raises(ValueError, match="not both"):
         authority.server_context("a.example", certificate=authority.issue("b.example"))
+    wrong: Any
+    for wrong in ("h2", b"h2", [b"h2"]):
+        for make_context in (authority.client_context, authority.server_context):
+            with pytest.raises(TypeError, match="alpn_protocols must be a list of str"):
+                make_context(alpn_protocols=wrong)
     assert authority.issue(common_name="alice").names == ("alice",)
     assert repr(authority) == "<CertificateAuthority>"
 

@@ -21,7 +21,7 @@ from trio.lowlevel import (
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
-from trio_tlsbio._core.records import RECORD_BYTES, Data
+from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
@@ -491,7 +491,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if not self._transport.counts:
                 return 0
             self._transport.has_heard = False
-            with memoryview(data) as view:
+            with byte_view(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes
                 if view.nbytes:

@@ -3,9 +3,13 @@
 Needs ``trio-tlsbio[anyio]``.
 """
 
-from anyio.streams.tls import TLSAttribute
-
+from trio_tlsbio._extras import missing_extra
 from trio_tlsbio._public import publish
+
+try:
+    from anyio.streams.tls import TLSAttribute
+except ModuleNotFoundError as exc:
+    raise missing_extra(exc, __name__, "anyio") from exc
 
 from ._connecting import TLSConnectable, as_connectable, connect_tcp
 from ._errors import CertificateError, HandshakeTimeoutError, TLSError

@@ -25,6 +25,7 @@ from trio_tlsbio._public import publish
 from trio_tlsbio._stream.stream import TLSStream
 
 from ._faults import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset, Split, Stall
+from ._memory import MemoryListener
 from ._recording import (
     Conversation,
     Direction,
@@ -51,6 +52,7 @@ __all__ = [
     "Flight",
     "Insert",
     "IssuedCertificate",
+    "MemoryListener",
     "Passage",
     "RecordedStream",
     "Reset",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,  # noqa: F401  # attrs takes the annotations of a converter over
+    Sequence,
+)
 from functools import partial
 from typing import TypedDict, Unpack
 

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -261,6 +261,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     ################################################################
     # Receiving
     ################################################################
+
+    if TYPE_CHECKING:  # Trio's own may be a bytearray
+
+        async def __anext__(self) -> bytes: ...
 
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

@@ -9,8 +9,8 @@ from ._extras import missing_extra
 
 try:
     import httpcore
-except ModuleNotFoundError as exc:
-    raise missing_extra(exc, __name__, "httpcore") from exc
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpcore") from _error
 
 from ._http import HTTPBackend, HTTPStream
 

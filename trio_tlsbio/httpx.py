@@ -12,8 +12,8 @@ from ._extras import missing_extra
 try:
     import httpcore
     import httpx
-except ModuleNotFoundError as exc:
-    raise missing_extra(exc, __name__, "httpx") from exc
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpx") from _error
 
 from ._http import HTTPBackend, HTTPBody, HTTPTransport
 from .httpcore import TLSBackend

@@ -10,8 +10,8 @@ from ._extras import missing_extra
 try:
     import httpcore2
     import httpx2
-except ModuleNotFoundError as exc:
-    raise missing_extra(exc, __name__, "httpx2") from exc
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpx2") from _error
 
 from ._http import HTTPBackend, HTTPBody, HTTPTransport
 from .httpcore2 import TLSBackend

@@ -8,8 +8,8 @@ from trio_tlsbio._public import publish
 
 try:
     from anyio.streams.tls import TLSAttribute
-except ModuleNotFoundError as exc:
-    raise missing_extra(exc, __name__, "anyio") from exc
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "anyio") from _error
 
 from ._connecting import TLSConnectable, as_connectable, connect_tcp
 from ._errors import CertificateError, HandshakeTimeoutError, TLSError

@@ -60,13 +60,12 @@ class MemoryListener(trio.abc.Listener[_Stream]):
 
     async def aclose(self) -> None:
         """Close the listener, and the connections that wait to be accepted."""
-        refused: list[_Stream] = []
         while True:
             try:
-                refused.append(self._waiting[1].receive_nowait())
+                refused = self._waiting[1].receive_nowait()
             except (trio.WouldBlock, trio.ClosedResourceError):
                 break
+            refused.send_stream.close()
+            refused.receive_stream.close()
         self._waiting[1].close()
-        for stream in refused:
-            await trio.aclose_forcefully(stream)
         await trio.lowlevel.checkpoint()

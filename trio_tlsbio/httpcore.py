@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore
+from ._extras import missing_extra
+
+try:
+    import httpcore
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpcore") from _error
 
 from ._http import HTTPBackend, HTTPStream
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore2
+from ._extras import missing_extra
+
+try:
+    import httpcore2
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpx2") from _error
 
 from ._http import HTTPBackend, HTTPStream
 

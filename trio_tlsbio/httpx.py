@@ -7,8 +7,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore
-import httpx
+from ._extras import missing_extra
+
+try:
+    import httpcore
+    import httpx
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpx") from _error
 
 from ._http import HTTPBackend, HTTPBody, HTTPTransport
 from .httpcore import TLSBackend

@@ -5,8 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, ClassVar
 
-import httpcore2
-import httpx2
+from ._extras import missing_extra
+
+try:
+    import httpcore2
+    import httpx2
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "httpx2") from _error
 
 from ._http import HTTPBackend, HTTPBody, HTTPTransport
 from .httpcore2 import TLSBackend

@@ -36,7 +36,7 @@ async def test_demo_without_trustme(tmp_path: Path) -> None:
     (tmp_path / "trustme.py").write_text("raise ImportError('not here')\n")
     result = await run("demo", env={"PYTHONPATH": str(tmp_path)})
     assert result.status == 7
-    assert "pip install trustme" in result.stderr
+    assert "pip install '.[demo]'" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -882,3 +882,10 @@ async def test_another_ca(ca: trustme.CA, server_context: ssl.SSLContext) -> Non
         tcp = await anyio.connect_tcp(HOST, port)
         with pytest.raises(CertificateError):
             await TLSStream.wrap(tcp, hostname=HOST)
+
+
+async def test_what_is_no_handler_is_explained(server_context: ssl.SSLContext) -> None:
+    listener = TLSListener(await anyio.create_tcp_listener(local_host=HOST), server_context)
+    async with listener:
+        with pytest.raises(TypeError, match="expecting an async function as its handler"):
+            await listener.serve(None)  # type: ignore[arg-type]

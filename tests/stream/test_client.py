@@ -125,6 +125,7 @@ async def test_wrap_closes_the_transport_if_it_fails(
             ("", {}, ValueError),
             (HOST, {"alpn_protocols": ["h2"]}, ValueError),
             (HOST, {"alpn_protocols": "h2"}, TypeError),
+            (HOST, {"alpn_protocols": [b"h2"]}, TypeError),
         ):
             tcp_stream = await trio.open_tcp_stream(HOST, port)
             with pytest.raises(error):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
 import trustme
-from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import (
     NAME,
@@ -21,7 +22,7 @@ from tests.helpers import (
 )
 from tests.peers import Untouchable, blocking_echo_server
 from tests.stream.steps import Pair, expect, fail
-from trio_tlsbio import PeerAlertError, TLSError, TLSStream
+from trio_tlsbio import PeerAlertError, TLSError, TLSStream, open_pump
 
 
 async def test_more_pieces_than_a_system_call_takes(over_tcp: Pair) -> None:
@@ -155,3 +156,25 @@ async def test_a_send_leaves_the_buffer_of_the_caller_alone(
         except trio.BrokenResourceError:
             buffer.clear()
         assert not buffer
+
+
+async def test_what_is_no_bytes_is_explained_and_nothing_is_sent(over_tcp: Pair) -> None:
+    client, server = over_tcp
+    transport, _ = memory_stream_pair()
+    data: Any
+    for handshake in (False, True):
+        if handshake:
+            await both_handshakes(client, server)
+        for data in ("text", 5, None, ["list"]):
+            words = f"TLS carries bytes, not {type(data).__name__}: encode text first"
+            with pytest.raises(TypeError, match=words):
+                await client.send_all(data)
+            with pytest.raises(TypeError, match=words):
+                client.connection.send(data)
+            async with open_pump(transport) as pumped:
+                with pytest.raises(TypeError, match=words):
+                    await pumped.send_all(data)
+    with pytest.raises(TypeError, match="TLS carries bytes, not str: encode text first"):
+        client.send_nowait("text")  # type: ignore[arg-type]
+    await client.send_all(b"bytes")
+    assert await server.receive_some() == b"bytes"

@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,20 @@ import trio.testing
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from tests.docblocks import Block, runs
-from tests.helpers import DOCS, LIMIT, counts_references, tcp_pair
+from tests.helpers import DOCS, LIMIT, counts_references, echo, tcp_pair
 from tests.peers import running
 from tests.programs import needs
 from trio_tlsbio import (
     CertificateError,
     HandshakeTimeoutError,
     PeerAlertError,
+    TLSConnector,
     TLSError,
+    TLSListener,
     TruncationError,
+    serve_tls_listeners,
 )
+from trio_tlsbio.monitoring import ServerMonitor
 from trio_tlsbio.testing import (
     CertificateAuthority,
     Corrupt,
@@ -38,6 +43,7 @@ from trio_tlsbio.testing import (
     FaultyLine,
     FaultyStream,
     Insert,
+    MemoryListener,
     Reset,
     Split,
     Stall,
@@ -77,7 +83,7 @@ def test_nothing_is_taken_for_a_test() -> None:
 
 def test_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
-    with pytest.raises(ImportError, match=r"pip install 'trio-tlsbio\[testing\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[testing\]'"):
         CertificateAuthority()
 
 
@@ -171,6 +177,11 @@ def test_misuse_of_the_authority(authority: CertificateAuthority) -> None:
         authority.issue()
     with pytest.raises(ValueError, match="not both"):
         authority.server_context("a.example", certificate=authority.issue("b.example"))
+    wrong: Any
+    for wrong in ("h2", b"h2", [b"h2"]):
+        for make_context in (authority.client_context, authority.server_context):
+            with pytest.raises(TypeError, match="alpn_protocols must be a list of str"):
+                make_context(alpn_protocols=wrong)
     assert authority.issue(common_name="alice").names == ("alice",)
     assert repr(authority) == "<CertificateAuthority>"
 
@@ -806,3 +817,81 @@ def test_faults_in_the_table() -> None:
         for code in re.findall(r"`([^`]+)`", line)
     ]
     assert {type(fault) for fault in faults} == set(KINDS)
+
+
+################################################################
+# A listener in memory
+################################################################
+
+
+async def test_memory_listener() -> None:
+    listener = MemoryListener()
+    with trio.testing.assert_checkpoints():
+        client = await listener.connect()
+    with trio.testing.assert_checkpoints():
+        server = await listener.accept()
+    await client.send_all(b"there")
+    assert await server.receive_some() == b"there"
+    await server.send_all(b"back")
+    assert await client.receive_some() == b"back"
+    assert repr(listener) == "<MemoryListener>"
+
+
+async def test_a_memory_listener_that_is_closed() -> None:
+    listener = MemoryListener()
+    accepted = await listener.connect()
+    server = await listener.accept()
+    waiting = await listener.connect()
+    for _ in range(2):
+        with trio.testing.assert_checkpoints():
+            await listener.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()
+    with pytest.raises(ConnectionRefusedError):
+        await listener.connect()
+    assert await waiting.receive_some() == b"", "nobody will ever accept it"
+    await server.send_all(b"goes on")
+    assert await accepted.receive_some() == b"goes on"
+
+
+async def test_closing_a_memory_listener_ends_who_accepts() -> None:
+    listener = MemoryListener()
+
+    async def accept() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+            await trio.testing.wait_all_tasks_blocked()
+            await listener.aclose()
+
+
+async def test_closing_a_memory_listener_in_a_cancelled_scope() -> None:
+    listener = MemoryListener()
+    waiting = [await listener.connect() for _ in range(3)]
+    await trio.aclose_forcefully(listener)
+    for client in waiting:
+        assert await client.receive_some() == b""
+
+
+async def test_serving_from_a_memory_listener(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    client_context, server_context = contexts
+    listener, monitor = MemoryListener(), ServerMonitor()
+    serve = partial(
+        serve_tls_listeners, echo, [TLSListener(listener, server_context)], monitor=monitor
+    )
+    connector = TLSConnector(ssl_context=client_context)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        for is_resumed in (False, True):
+            async with await connector.wrap(await listener.connect(), "localhost") as stream:
+                await stream.send_all(b"there and back")
+                assert await stream.receive_some() == b"there and back"
+                assert stream.handshake is not None
+                assert stream.handshake.session_reused is is_resumed
+        await listener.aclose()
+    assert (monitor.statistics().established, monitor.statistics().resumed) == (2, 1)

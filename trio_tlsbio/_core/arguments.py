@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
+from collections.abc import Iterable
 from functools import lru_cache
 
 import attrs
@@ -15,9 +16,13 @@ from .context_settings import protocol
 from .native_session import AnySession
 from .sessions import TLSSession
 
-__all__ = ["Arguments", "check_context"]
+__all__ = ["Arguments", "alpn_names", "check_context"]
 
 _CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
+
+# RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
+_MOST_NAME_BYTES = 255
+_MOST_NAMES_BYTES = 65535
 
 # What no host name has, but URLs and addresses with a port do.
 _NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
@@ -173,5 +178,42 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
 def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
     """Return what to raise for a context that can't be used."""
     if isinstance(ssl_context, ssl.SSLContext):
-        return ValueError(f"ssl_context was made for the other side, by {other_side.name}")
+        is_client = other_side == _SERVER
+        taker = "client takes" if is_client else "server takes"
+        purpose = "SERVER_AUTH" if is_client else "CLIENT_AUTH"
+        return ValueError(
+            f"ssl_context was made for the other side, by {other_side.name}: a {taker} "
+            f"ssl.create_default_context(ssl.Purpose.{purpose})"
+        )
     return TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+
+
+def alpn_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Return the names of protocols to offer, in a form that stays as it was checked.
+
+    An empty list is not an error: as for :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
+    offer nothing, and is not sent.
+
+    Raises:
+      TypeError: for anything but a list of ``str``, a ``str`` by itself included.
+      ValueError: for what ALPN has no form for.
+    """
+    if alpn_protocols is None:
+        return None
+    if isinstance(alpn_protocols, str | bytes | bytearray) or not isinstance(
+        alpn_protocols, Iterable
+    ):
+        raise TypeError(
+            f"alpn_protocols must be a list of str, not {type(alpn_protocols).__name__}"
+        )
+    names = tuple(alpn_protocols)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"alpn_protocols must be a list of str, not of {type(name).__name__}")
+        if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
+            raise ValueError(
+                f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"
+            )
+    if sum(len(name) + 1 for name in names) > _MOST_NAMES_BYTES:
+        raise ValueError("alpn_protocols: all names together are longer than 65535 bytes")
+    return names

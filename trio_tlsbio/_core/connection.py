@@ -22,7 +22,7 @@ from .hello import HelloWatch
 from .inbox import Inbox
 from .native_session import resume
 from .outbox import Outbox
-from .records import Data
+from .records import Data, byte_view
 from .sessions import SessionSource, TLSSession, refuse_copy
 from .states import Event, Lifecycle, State
 from .tickets import TicketWatch
@@ -526,8 +526,8 @@ class TLSConnection:
                 "can't send data after send_eof() or send_close_notify()"
             )
         self.lifecycle.check_send()
-        if data:
-            self.outbox.held.append(bytes(data))
+        if view := byte_view(data):
+            self.outbox.held.append(bytes(view))
 
     def send_close_notify(self) -> None:
         """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.

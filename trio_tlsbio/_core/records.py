@@ -60,8 +60,18 @@ _AEAD_BYTES = 24
 
 
 def byte_view(data: Data) -> memoryview:
-    """Return a view of data that counts in bytes."""
-    view = memoryview(data)
+    """Return a view of data that counts in bytes.
+
+    Raises:
+      TypeError: for what are no bytes, such as text.
+    """
+    try:
+        view = memoryview(data)
+    except TypeError:
+        raise TypeError(
+            f"TLS carries bytes, not {type(data).__name__}: encode text first, as data.encode() "
+            "does"
+        ) from None
     is_simple = view.format == "B" and view.ndim == 1 and view.contiguous
     return view if is_simple else view.cast("B")  # PyPy copies 30 times slower out of such a view
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,  # noqa: F401  # attrs takes the annotations of a converter over
+    Sequence,
+)
 from functools import partial
 from typing import TypedDict, Unpack
 
 import attrs
 import trio
 
-from trio_tlsbio._core.arguments import Arguments
+from trio_tlsbio._core.arguments import Arguments, alpn_names
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._stream.decisions import VerifyPeer
@@ -32,41 +36,6 @@ __all__ = [
     "renewed_context",
     "resume_over",
 ]
-
-# RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
-_MOST_NAME_BYTES = 255
-_MOST_NAMES_BYTES = 65535
-
-
-def _checked_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return the names of protocols to offer, in a form that stays as it was checked.
-
-    An empty list is not an error: as for :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
-    offer nothing, and is not sent.
-
-    Raises:
-      TypeError: for anything but a list of ``str``, a ``str`` by itself included.
-      ValueError: for what ALPN has no form for.
-    """
-    if alpn_protocols is None:
-        return None
-    if isinstance(alpn_protocols, str | bytes | bytearray) or not isinstance(
-        alpn_protocols, Iterable
-    ):
-        raise TypeError(
-            f"alpn_protocols must be a list of str, not {type(alpn_protocols).__name__}"
-        )
-    names = tuple(alpn_protocols)
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"alpn_protocols must be a list of str, not of {type(name).__name__}")
-        if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
-            raise ValueError(
-                f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"
-            )
-    if sum(len(name) + 1 for name in names) > _MOST_NAMES_BYTES:
-        raise ValueError("alpn_protocols: all names together are longer than 65535 bytes")
-    return names
 
 
 async def open_tls_over_tcp_stream(
@@ -142,7 +111,7 @@ async def open_tls_over_tcp_stream(
         verify_peer=verify_peer,
     )
     sessions = None if session_cache is None else SessionsOfServer(session_cache, port)
-    names = _checked_names(alpn_protocols)
+    names = alpn_names(alpn_protocols)
     tcp_stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=happy_eyeballs_delay)
     try:
         return _resuming_stream(tcp_stream, arguments, options, sessions, names)
@@ -290,7 +259,7 @@ class TLSConnector:
     """The settings of the latest connection."""
 
     session_cache: SessionCache = attrs.field(default=None, converter=_cache_or_own)
-    alpn_protocols: tuple[str, ...] | None = attrs.field(default=None, converter=_checked_names)
+    alpn_protocols: tuple[str, ...] | None = attrs.field(default=None, converter=alpn_names)
     https_compatible: bool = False
     happy_eyeballs_delay: float | None = 0.25
     verify_peer: VerifyPeer | None = None
@@ -394,7 +363,7 @@ class TLSConnector:
         """Return what to offer in one call."""
         if alpn_protocols is None:
             return self.alpn_protocols
-        names = _checked_names(alpn_protocols)
+        names = alpn_names(alpn_protocols)
         if self.alpn_protocols is None:
             raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
         return names

@@ -22,6 +22,7 @@ from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .accepting import Acceptor
 from .drain import Drain, drain_or_own, limit_age
+from .handlers import check_handler, start_handler
 from .listening import (
     HANDSHAKE_TIMEOUT,
     ServerContext,
@@ -79,6 +80,7 @@ async def serve_tls_over_tcp(
     A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
     :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
     """
+    check_handler(handler)
     policy = _Policy(
         max_connections=max_connections,
         max_handshakes=max_handshakes,
@@ -150,8 +152,10 @@ async def serve_tls_listeners(
 
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
-      TypeError: if ``drain`` is none.
+      TypeError: if ``drain`` is none, or ``handler`` is no async function. Whether a function is
+        async shows when it is called for the first time.
     """
+    check_handler(handler)
     policy = _Policy(
         max_connections=max_connections,
         max_handshakes=max_handshakes,
@@ -381,7 +385,7 @@ class _Server(Generic[T_Stream]):
 
     @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
-        await self._handler(stream)
+        await start_handler(self._handler, stream)
 
 
 def _end_if_silent(stream: TLSStream[Any]) -> None:

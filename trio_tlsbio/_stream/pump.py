@@ -14,7 +14,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_tlsbio._core.records import Data
+from trio_tlsbio._core.records import Data, byte_view
 
 from .abstract import ImmediateStream
 from .closing import close_nowait
@@ -88,7 +88,7 @@ class PumpedStream(trio.abc.Stream):
         with self._send_conflict:
             await trio.lowlevel.checkpoint()
             self._check()
-            with memoryview(data) as whole, whole.cast("B") as view:
+            with byte_view(data) as view:
                 start = 0
                 while start < len(view):
                     await self._wait_for_room()
@@ -99,7 +99,7 @@ class PumpedStream(trio.abc.Stream):
         """Put as much into the buffer as there is room for, and return how many bytes that was."""
         with self._send_conflict:
             self._check()
-            with memoryview(data) as whole, whole.cast("B") as view:
+            with byte_view(data) as view:
                 return self._take(view)
 
     @enable_ki_protection

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import attrs
 import trio
@@ -21,7 +21,7 @@ from trio.lowlevel import (
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
-from trio_tlsbio._core.records import RECORD_BYTES, Data
+from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
@@ -262,6 +262,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     # Receiving
     ################################################################
 
+    if TYPE_CHECKING:  # Trio's own may be a bytearray
+
+        async def __anext__(self) -> bytes: ...
+
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for data from the peer, and return it.
@@ -491,7 +495,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if not self._transport.counts:
                 return 0
             self._transport.has_heard = False
-            with memoryview(data) as view:
+            with byte_view(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes
                 if view.nbytes:

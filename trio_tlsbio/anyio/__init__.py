@@ -3,9 +3,13 @@
 Needs ``trio-tlsbio[anyio]``.
 """
 
-from anyio.streams.tls import TLSAttribute
-
+from trio_tlsbio._extras import missing_extra
 from trio_tlsbio._public import publish
+
+try:
+    from anyio.streams.tls import TLSAttribute
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, __name__, "anyio") from _error
 
 from ._connecting import TLSConnectable, as_connectable, connect_tcp
 from ._errors import CertificateError, HandshakeTimeoutError, TLSError

@@ -15,6 +15,7 @@ from anyio.streams.tls import TLSAttribute
 
 import trio_tlsbio
 from trio_tlsbio._core.errors import printable
+from trio_tlsbio._net.handlers import check_handler, start_handler
 from trio_tlsbio._net.listening import ServerContext, ServerSettings
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
 
@@ -87,6 +88,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         task_group: anyio.abc.TaskGroup | None = None,
     ) -> None:
         """Accept connections, and call ``handler`` for each in a task of its own."""
+        check_handler(handler)
 
         @wraps(handler)  # tasks are named after it
         async def handle(transport_stream: AnyByteStream) -> None:
@@ -101,7 +103,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
             else:
                 stream = TLSStream(transport_stream, trio_stream, self.standard_compatible)
                 async with _one_client_ends_itself_alone(stream):
-                    await handler(stream)
+                    await start_handler(handler, stream)
 
         await self.listener.serve(handle, task_group)
 

@@ -57,7 +57,8 @@ def _demo_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     except ImportError as exc:
         raise Failure(
             Status.EXTRA_MISSING,
-            "the demo makes its certificates with trustme: pip install trustme",
+            "the demo makes its certificates with trustme: in a clone of trio-tlsbio, "
+            "pip install '.[demo]'",
         ) from exc
     ca = trustme.CA(organization_name="trio-tlsbio demo", organization_unit_name="throw-away CA")
     certificate = ca.issue_cert(

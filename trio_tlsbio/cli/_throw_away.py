@@ -36,7 +36,8 @@ def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
     except ImportError as exc:
         raise Failure(
             Status.EXTRA_MISSING,
-            "serving without --cert takes trustme: pip install trustme",
+            "serving without --cert takes trustme: in a clone of trio-tlsbio, "
+            "pip install '.[demo]'",
         ) from exc
     ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
 

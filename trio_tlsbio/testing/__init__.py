@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 import trio
 
+from trio_tlsbio._core.arguments import alpn_names
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import PeerAlertError, TLSError
+from trio_tlsbio._extras import missing_extra
 from trio_tlsbio._public import publish
 from trio_tlsbio._stream.stream import TLSStream
 
 from ._faults import Corrupt, Cut, Fault, FaultyLine, FaultyStream, Insert, Reset, Split, Stall
+from ._memory import MemoryListener
 from ._recording import (
     Conversation,
     Direction,
@@ -49,6 +52,7 @@ __all__ = [
     "Flight",
     "Insert",
     "IssuedCertificate",
+    "MemoryListener",
     "Passage",
     "RecordedStream",
     "Reset",
@@ -78,10 +82,8 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 def _new_ca() -> trustme.CA:
     try:
         import trustme  # noqa: PLC0415  # an extra
-    except ImportError as exc:
-        raise ImportError(
-            "trio_tlsbio.testing makes its certificates with trustme: pip install trustme"
-        ) from exc
+    except ModuleNotFoundError as exc:
+        raise missing_extra(exc, "trio_tlsbio.testing", "testing") from exc
     return trustme.CA(organization_name="trio-tlsbio tests", organization_unit_name="throw-away CA")
 
 
@@ -254,7 +256,7 @@ class CertificateAuthority:
             context.minimum_version = minimum_version
         if maximum_version is not None:
             context.maximum_version = maximum_version
-        if protocols := list(alpn_protocols):
+        if protocols := alpn_names(alpn_protocols):
             context.set_alpn_protocols(protocols)
         return context
 

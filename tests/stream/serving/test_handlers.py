@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -14,7 +14,13 @@ from trio.testing import memory_stream_pair
 
 from tests.helpers import HOST, NAME, client_context_for, echo, reset_when_closed
 from tests.stream.serving.servers import Stream, serving
-from trio_tlsbio import HandshakeTimeoutError, TLSStream, TruncationError
+from trio_tlsbio import (
+    HandshakeTimeoutError,
+    TLSStream,
+    TruncationError,
+    serve_tls_listeners,
+    serve_tls_over_tcp,
+)
 
 ################################################################
 # Who hears of an error
@@ -284,3 +290,70 @@ async def test_only_a_handler_that_raises_ends_without_a_close_notify(
         await stream.aclose()
         await server.until(lambda statistics: statistics.active == 0)
         assert len(errors) == (seen == "truncated")
+
+
+################################################################
+# What is no handler
+################################################################
+
+
+async def generator_handler(stream: Stream) -> AsyncGenerator[bytes]:
+    yield b""
+
+
+@pytest.mark.parametrize("give", [serve_tls_over_tcp, serve_tls_listeners])
+@pytest.mark.parametrize(
+    ("make_handler", "words"),
+    [
+        (
+            lambda: echo(None),  # type: ignore[arg-type]
+            r"a coroutine object: give it echo itself, and not echo\(\.\.\.\)",
+        ),
+        (lambda: None, "instead it got None"),
+        (lambda: generator_handler, "async generator: generator_handler must not yield"),
+    ],
+)
+async def test_what_can_be_no_handler_is_refused_at_once(
+    server_context: ssl.SSLContext,
+    give: Any,
+    make_handler: Callable[[], object],
+    words: str,
+) -> None:
+    arguments: tuple[Any, ...] = (0, server_context) if give is serve_tls_over_tcp else ([],)
+    with trio.fail_after(5), pytest.raises(TypeError, match=words):
+        await give(make_handler(), *arguments)
+
+
+async def test_a_handler_that_is_not_async_is_explained(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def blocking_handler(stream: Stream) -> None:
+        pass
+
+    errors: list[Exception] = []
+    async with serving(
+        blocking_handler,  # type: ignore[arg-type]
+        server_context,
+        client_context,
+        on_error=lambda _, exc: errors.append(exc),
+    ) as server:
+        async with await server.connect() as stream:
+            with pytest.raises(TruncationError):
+                await stream.receive_some()
+        await server.until(lambda statistics: statistics.active == 0)
+    (error,) = errors
+    assert isinstance(error, TypeError)
+    assert "blocking_handler appears to be synchronous: define it with async def" in str(error)
+
+
+async def test_a_function_that_returns_an_awaitable_is_a_handler(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    def handler(stream: Stream) -> Awaitable[None]:
+        return echo(stream)
+
+    async with (
+        serving(handler, server_context, client_context) as server,
+        await server.connect() as stream,
+    ):
+        await server.ask(stream)

@@ -1,0 +1,1 @@
+"""What users write, for type checkers alone: nothing here is run."""

@@ -1,0 +1,56 @@
+"""The handlers of servers: what a program gives by mistake in place of one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["check_handler", "start_handler"]
+
+T = TypeVar("T")
+
+
+def check_handler(handler: object) -> None:
+    """Check a handler as far as that can be done without calling it.
+
+    Raises:
+      TypeError: for what can't be one.
+    """
+    if isinstance(handler, Coroutine):
+        handler.close()  # or Python would warn that it was never awaited
+        name = getattr(handler, "__name__", "handler")
+        raise TypeError(
+            "the server was expecting an async function as its handler, but instead it got a "
+            f"coroutine object: give it {name} itself, and not {name}(...)"
+        )
+    if not callable(handler):
+        raise TypeError(
+            "the server was expecting an async function as its handler, but instead it got "
+            f"{handler!r}"
+        )
+    if inspect.isasyncgenfunction(handler):
+        raise TypeError(
+            "the server was expecting an async function as its handler, but instead it got an "
+            f"async generator: {_name_of(handler)} must not yield"
+        )
+
+
+def start_handler(handler: Callable[[T], Awaitable[object]], stream: T) -> Awaitable[object]:
+    """Call a handler, and return what is to be awaited.
+
+    Raises:
+      TypeError: if that is nothing of the kind. Whether a function is async only shows when it is
+        called: it may be a lambda, or decorated.
+    """
+    result: Any = handler(stream)
+    if not inspect.isawaitable(result):
+        raise TypeError(
+            "the server was expecting an async function as its handler, but "
+            f"{_name_of(handler)} appears to be synchronous: define it with async def"
+        )
+    return result
+
+
+def _name_of(handler: object) -> object:
+    return getattr(handler, "__qualname__", handler)

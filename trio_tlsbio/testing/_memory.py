@@ -1,0 +1,71 @@
+"""A listener without a port."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from typing import TypeAlias
+
+import attrs
+import trio
+from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+__all__ = ["MemoryListener"]
+
+_Stream: TypeAlias = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+_Queue: TypeAlias = tuple[trio.MemorySendChannel[_Stream], trio.MemoryReceiveChannel[_Stream]]
+
+
+@attrs.define(eq=False, repr=False)
+class MemoryListener(trio.abc.Listener[_Stream]):
+    """A listener in memory, to test servers without a port.
+
+    For example::
+
+        listener = MemoryListener()
+        tls_listener = TLSListener(listener, authority.server_context())
+        nursery.start_soon(serve_tls_listeners, handler, [tls_listener])
+        transport_stream = await listener.connect()
+
+    Its connections are of :func:`trio.testing.memory_stream_pair`. One that was closed raises
+    :exc:`trio.ClosedResourceError` in :meth:`accept`, and refuses to :meth:`connect`.
+    """
+
+    # The server's ends of connections that wait to be accepted.
+    _waiting: _Queue = attrs.field(
+        factory=lambda: trio.open_memory_channel[_Stream](math.inf), init=False
+    )
+
+    def __repr__(self) -> str:
+        return "<MemoryListener>"
+
+    async def connect(self) -> _Stream:
+        """Connect, and return the client's end. Whether it is accepted is not waited for.
+
+        Raises:
+          ConnectionRefusedError: if the listener was closed, as the system does for a port.
+        """
+        await trio.lowlevel.checkpoint()
+        client, server = memory_stream_pair()
+        try:
+            self._waiting[0].send_nowait(server)
+        except trio.BrokenResourceError:
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)) from None
+        return client
+
+    async def accept(self) -> _Stream:
+        """Wait for the next connection, and return the server's end."""
+        return await self._waiting[1].receive()
+
+    async def aclose(self) -> None:
+        """Close the listener, and the connections that wait to be accepted."""
+        while True:
+            try:
+                refused = self._waiting[1].receive_nowait()
+            except (trio.WouldBlock, trio.ClosedResourceError):
+                break
+            refused.send_stream.close()
+            refused.receive_stream.close()
+        self._waiting[1].close()
+        await trio.lowlevel.checkpoint()

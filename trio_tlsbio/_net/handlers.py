@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
-__all__ = ["check_handler", "start_handler"]
+from trio.lowlevel import enable_ki_protection
 
-T = TypeVar("T")
+__all__ = ["check_handler", "started"]
 
 
 def check_handler(handler: object) -> None:
@@ -36,14 +36,14 @@ def check_handler(handler: object) -> None:
         )
 
 
-def start_handler(handler: Callable[[T], Awaitable[object]], stream: T) -> Awaitable[object]:
-    """Call a handler, and return what is to be awaited.
+@enable_ki_protection  # a Ctrl-C here would leave a coroutine that is never awaited
+def started(result: Any, handler: object) -> Awaitable[object]:
+    """Return what a handler has returned when it was called, which is to be awaited.
 
     Raises:
       TypeError: if that is nothing of the kind. Whether a function is async only shows when it is
         called: it may be a lambda, or decorated.
     """
-    result: Any = handler(stream)
     if not inspect.isawaitable(result):
         raise TypeError(
             "the server was expecting an async function as its handler, but "

@@ -22,7 +22,7 @@ from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
 from .accepting import Acceptor
 from .drain import Drain, drain_or_own, limit_age
-from .handlers import check_handler, start_handler
+from .handlers import check_handler, started
 from .listening import (
     HANDSHAKE_TIMEOUT,
     ServerContext,
@@ -385,7 +385,7 @@ class _Server(Generic[T_Stream]):
 
     @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
-        await start_handler(self._handler, stream)
+        await started(self._handler(stream), self._handler)
 
 
 def _end_if_silent(stream: TLSStream[Any]) -> None:

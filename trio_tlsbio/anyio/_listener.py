@@ -15,7 +15,7 @@ from anyio.streams.tls import TLSAttribute
 
 import trio_tlsbio
 from trio_tlsbio._core.errors import printable
-from trio_tlsbio._net.handlers import check_handler, start_handler
+from trio_tlsbio._net.handlers import check_handler, started
 from trio_tlsbio._net.listening import ServerContext, ServerSettings
 from trio_tlsbio._net.serving import close_after, first_of, is_failure_of
 
@@ -103,7 +103,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
             else:
                 stream = TLSStream(transport_stream, trio_stream, self.standard_compatible)
                 async with _one_client_ends_itself_alone(stream):
-                    await start_handler(handler, stream)
+                    await started(handler(stream), handler)
 
         await self.listener.serve(handle, task_group)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 import attrs
-from trio.lowlevel import disable_ki_protection
 
 from trio_tlsbio._core.errors import TLSError, caused_by
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
 from trio_tlsbio._stream.before_tls import expect_before_tls
+from trio_tlsbio._stream.decisions import result_of
 from trio_tlsbio._stream.prologue import Prologue
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
@@ -105,7 +104,7 @@ class _Plaintext:
     async def _call(self) -> None:
         assert self._error is not None
         try:
-            await _result_of(self._answer, self._received)
+            await result_of(self._answer, self._received)
         except Exception as exc:
             words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             message = f"{self._error}; on_plaintext failed: {words}"
@@ -113,10 +112,3 @@ class _Plaintext:
 
     def feed_eof(self) -> bytes:
         return self._received  # so few bytes that they are neither: TLS has words for that
-
-
-@disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
-async def _result_of(function: Callable[[bytes], Any], received: bytes) -> None:
-    result = function(received)
-    if inspect.isawaitable(result):
-        await result

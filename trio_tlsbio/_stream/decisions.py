@@ -18,7 +18,7 @@ from trio_tlsbio._core.handshake_info import HandshakeInfo
 
 from .turns import Turn
 
-__all__ = ["ChooseContext", "Decisions", "VerifyPeer", "checked_function"]
+__all__ = ["ChooseContext", "Decisions", "VerifyPeer", "checked_function", "result_of"]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
 """Chooses a server's context by what the client says."""
@@ -79,7 +79,7 @@ class Decisions:
         assert self._choose_context is not None
         assert connection.client_hello is not None
         try:
-            context = await _result_of(self._choose_context, connection.client_hello)
+            context = await result_of(self._choose_context, connection.client_hello)
             connection.use_context(context)
         except RefuseHandshake as exc:
             connection.refuse_handshake(exc)
@@ -91,7 +91,7 @@ class Decisions:
         connection = self._connection
         assert self._verify_peer is not None
         try:
-            await _result_of(self._verify_peer, handshake)
+            await result_of(self._verify_peer, handshake)
         except TLSError as exc:
             connection.abort(exc.again())
         except Exception as exc:
@@ -103,6 +103,7 @@ class Decisions:
 
 
 @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
-async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
+async def result_of(function: Callable[[Any], Any], argument: object) -> Any:
+    """Call a function of the program, async or not, and return what it returns."""
     result = function(argument)
     return await result if inspect.isawaitable(result) else result

@@ -8,7 +8,7 @@ import struct
 import attrs
 
 from .iana import ExtensionType, HandshakeType, NameType
-from .messages import MalformedError, Reader
+from .messages import MalformedError, numbers, only_vector, vector
 from .records import Data
 
 __all__ = ["ClientHello", "MAX_HELLO_BYTES"]
@@ -19,9 +19,12 @@ MAX_HELLO_BYTES = 64 * 1024
 # No client may repeat one, but OpenSSL notices that only of those that it knows, which these are in
 # all of its versions.
 _KNOWN_EXTENSIONS = frozenset(map(int, ExtensionType))  # plain integers are looked up faster
+_HOST_NAME = bytes([NameType.HOST_NAME])
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 
 _TLS10, _TLS12 = 0x0301, 0x0303
+# Version and random come before it.
+_SESSION_ID_START = 2 + 32
 _MOST_SESSION_ID_BYTES = 32
 
 _MOST_NAME_BYTES = 253
@@ -92,15 +95,16 @@ class ClientHello:
             raise ValueError("this handshake message is no ClientHello")
         if len(raw) > MAX_HELLO_BYTES:
             raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
-        hello = Reader(raw, 1).only_vector(3)
-        legacy_version = hello.number(2)
-        hello.take(32)  # random
-        if len(hello.vector(1).rest()) > _MOST_SESSION_ID_BYTES:
+        hello = only_vector(raw[1:], 3)
+        legacy_version = int.from_bytes(hello[:2])
+        session_id, end = vector(hello, _SESSION_ID_START, 1)
+        if len(session_id) > _MOST_SESSION_ID_BYTES:
             raise ValueError("the ClientHello is malformed: its session ID is too long")
-        cipher_suites = _some_numbers(hello.vector(2))
-        if 0 not in hello.vector(1).rest():
+        cipher_suites, end = vector(hello, end, 2)
+        compression_methods, end = vector(hello, end, 1)
+        if 0 not in compression_methods:
             raise ValueError("the ClientHello is malformed: it can't do without compression")
-        extensions = _extensions(hello)
+        extensions = _extensions(hello[end:])
         name = _host_name(extensions.get(ExtensionType.SERVER_NAME))
         return cls(
             server_name=_normal_form(name),
@@ -109,22 +113,20 @@ class ClientHello:
                 extensions.get(ExtensionType.APPLICATION_LAYER_PROTOCOL_NEGOTIATION)
             ),
             versions=_versions(extensions.get(ExtensionType.SUPPORTED_VERSIONS), legacy_version),
-            cipher_suites=cipher_suites,
+            cipher_suites=numbers(cipher_suites),
             groups=_numbers(extensions.get(ExtensionType.SUPPORTED_GROUPS)),
             signature_schemes=_numbers(extensions.get(ExtensionType.SIGNATURE_ALGORITHMS)),
             raw=raw,
         )
 
 
-# There are thousands of extensions and protocols in a hello of 64 KiB that is made to cost time. So
-# these two loops do without a Reader.
-
-
-def _extensions(hello: Reader) -> dict[int, Reader]:
+def _extensions(rest: bytes) -> dict[int, bytes]:
     """Read the extensions, which end a ClientHello that has any, and return the known ones."""
-    if not hello:
-        return {}
-    data, at, found = hello.only_vector(2).rest(), 0, dict[int, Reader]()
+    found: dict[int, bytes] = {}
+    if not rest:
+        return found
+    # There are thousands of them in a hello of 64 KiB that is made to cost time, so without calls.
+    data, at = only_vector(rest, 2), 0
     end = len(data)
     while at + 4 <= end:
         kind, size = _EXTENSION_HEADER(data, at)
@@ -132,20 +134,20 @@ def _extensions(hello: Reader) -> dict[int, Reader]:
         if kind in _KNOWN_EXTENSIONS:
             if kind in found:
                 raise ValueError(f"the ClientHello is malformed: it has extension {kind} twice")
-            found[kind] = Reader(data[at - size : at])
+            found[kind] = data[at - size : at]
     if at != end:
         raise MalformedError
     return found
 
 
-def _host_name(extension: Reader | None) -> bytes | None:
+def _host_name(extension: bytes | None) -> bytes | None:
     if extension is None:
         return None
     # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
-    names = extension.only_vector(2)
-    if names.number(1) != NameType.HOST_NAME:
+    names = only_vector(extension, 2)
+    if names[:1] != _HOST_NAME:
         raise MalformedError
-    return names.only_vector(2).rest()
+    return only_vector(names[1:], 2)
 
 
 def _normal_form(name: bytes | None) -> str | None:
@@ -157,10 +159,10 @@ def _normal_form(name: bytes | None) -> str | None:
     return form if is_host and len(form) <= _MOST_NAME_BYTES else None
 
 
-def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
+def _alpn_protocols(extension: bytes | None) -> tuple[bytes, ...]:
     if extension is None:
         return ()
-    data, at, found = extension.only_vector(2).rest(), 0, list[bytes]()
+    data, at, found = only_vector(extension, 2), 0, list[bytes]()
     while at < len(data):
         size = data[at]
         at += 1 + size
@@ -172,19 +174,12 @@ def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _numbers(extension: Reader | None) -> tuple[int, ...]:
-    return () if extension is None else _some_numbers(extension.only_vector(2))
+def _numbers(extension: bytes | None) -> tuple[int, ...]:
+    return () if extension is None else numbers(only_vector(extension, 2))
 
 
-def _some_numbers(vector: Reader) -> tuple[int, ...]:
-    numbers = vector.numbers()
-    if not numbers:
-        raise MalformedError
-    return numbers
-
-
-def _versions(extension: Reader | None, legacy_version: int) -> tuple[int, ...]:
+def _versions(extension: bytes | None, legacy_version: int) -> tuple[int, ...]:
     if extension is not None:
-        return extension.only_vector(1).numbers()
+        return numbers(only_vector(extension, 1))
     newest = min(legacy_version, _TLS12)
     return tuple(range(newest, min(newest, _TLS10) - 1, -1))

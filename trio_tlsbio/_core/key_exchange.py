@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from .hello import HELLO_RETRY_REQUEST
@@ -14,7 +15,9 @@ __all__ = ["MOST_FLIGHT_BYTES", "group_in"]
 # Plain integers, which compare faster.
 _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
 _SERVER_KEY_EXCHANGE = int(HandshakeType.SERVER_KEY_EXCHANGE)
+_KEY_SHARE = int(ExtensionType.KEY_SHARE)
 
+_EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
 
 # A server's certificates may take 100 KiB, which OpenSSL allows by default.
@@ -74,10 +77,12 @@ def _group_of_server_hello(hello: bytes) -> int:
     # Version and random, then the session id, cipher suite, compression method.
     start = 34 + 1 + int.from_bytes(hello[34:35]) + 2 + 1
     start += 2  # how long the extensions are
-    while start < len(hello):
-        if _number(hello, start) == ExtensionType.KEY_SHARE:
-            return _number(hello, start + 4)
-        start += 4 + _number(hello, start + 2)
+    while start + 4 <= len(hello):
+        kind, size = _EXTENSION_HEADER(hello, start)
+        start += 4
+        if kind == _KEY_SHARE:
+            return _number(hello, start)
+        start += size
     return 0
 
 

@@ -260,7 +260,7 @@ def close_nowait(stream: trio.abc.AsyncResource) -> bool:
         stream.socket.close()
     elif isinstance(stream, trio.StapledStream):
         halves = stream.send_stream, stream.receive_stream
-        return sum(map(close_nowait, halves)) == len(halves)  # a list, to close both halves
+        return sum(map(close_nowait, halves)) == len(halves)  # both, even if the first one fails
     elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
         if inspect.iscoroutinefunction(close):
             return False

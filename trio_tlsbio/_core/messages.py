@@ -1,4 +1,4 @@
-"""Handshake messages as they are on the wire."""
+"""Parses handshake messages in their wire format."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .records import Data
 __all__ = ["MESSAGE_HEADER_BYTES", "MalformedError", "Reader", "message_bytes"]
 
 MESSAGE_HEADER_BYTES = 4
-"""Type and length, which begin a handshake message (RFC 9846 section 4), in bytes."""
+"""The size of a handshake message's header: type and length (RFC 9846 section 4), in bytes."""
 
 
 class MalformedError(Exception):
-    """The message is not one that the RFC allows."""
+    """The message violates the RFC."""
 
 
 def message_bytes(messages: Data) -> int:
-    """Return how long the first of some handshake messages says that it is, header included."""
+    """Return the length that the first of some handshake messages states, including its header."""
     return MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:MESSAGE_HEADER_BYTES])
 
 
@@ -41,11 +41,11 @@ class Reader:
         return int.from_bytes(self.take(size))
 
     def vector(self, length_size: int) -> Reader:
-        """Read what is preceded by its length."""
+        """Read a vector, which is preceded by its length."""
         return Reader(self.take(self.number(length_size)))
 
     def only_vector(self, length_size: int) -> Reader:
-        """Read the rest, which is a single vector."""
+        """Read the rest, which must be a single vector."""
         vector = self.vector(length_size)
         if self:
             raise MalformedError

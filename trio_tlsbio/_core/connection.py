@@ -57,7 +57,7 @@ class TLSConnection:
         that chooses the context based on the ClientHello: see :attr:`wants_context`.
       server_side: Whether this end is the server.
       server_hostname: The name of the server, for SNI and for the check of its certificate.
-        Internationalized names are encoded with IDNA 2008. Clients only; required if
+        Internationalised names are encoded with IDNA 2008. Clients only; required if
         ``ssl_context.check_hostname`` is set.
       session: The session of an earlier connection to resume. Clients only. A session whose lineage
         has ended is not offered.

@@ -1,4 +1,4 @@
-"""Recognizes data from a client that doesn't speak TLS."""
+"""Recognises data from a client that doesn't speak TLS."""
 
 from __future__ import annotations
 

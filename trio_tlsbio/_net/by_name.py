@@ -110,7 +110,7 @@ _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 
 def _lookup_form(name: str) -> str:
-    """Return the normalized form of a name, for the lookup.
+    """Return the normalised form of a name, for the lookup.
 
     Raises:
       ValueError: if no client can request it.

@@ -33,9 +33,9 @@ SocketOption: TypeAlias = (
 )
 """The arguments of :meth:`socket.socket.setsockopt`."""
 
-# RFC 9112 section 9.6 leaves it to the server to linger at the end of a connection. By then, a client
-# has received its response, or has given up on it, and a pool closes connections where it can't be
-# cancelled.
+# RFC 9112 section 9.6 leaves it to the server to linger at the end of a connection. By then, a
+# client has received its response, or has given up on it, and a pool closes connections where it
+# can't be cancelled.
 _CLOSE_TIMEOUT = 0.0
 
 # The exceptions of httpcore, the most specific first. Those of httpx have the same names.

@@ -12,7 +12,7 @@ _BOOLEAN, _FALSE = 0x01, b"\0"
 
 _BASIC_CONSTRAINTS = bytes.fromhex("551d13")  # 2.5.29.19
 _KEY_USAGE = bytes.fromhex("551d0f")  # 2.5.29.15
-_KEY_CERT_SIGN, _CRL_SIGN = 0x04, 0x02  # bits of its first byte
+_KEY_CERT_SIGN, _CRL_SIGN = 0x04, 0x02  # in the first byte of the bits
 
 
 @attrs.frozen

@@ -54,7 +54,7 @@ class Handshake:
     wants_context: bool = attrs.field(default=False, init=False)
     #: The result of the handshake with a peer that has to be verified now, or None.
     unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
-    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # the verified peer's
+    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # once it was verified
     # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if a server has answered, which shows that the first message was a ClientHello.

@@ -132,7 +132,7 @@ class HeaderPrologue:
         return False
 
     async def feed(self, data: bytes) -> bytes | None:
-        if self._addresses.has_gone:  # health checks can end before they are accepted
+        if self._addresses.has_gone:  # health checks may disconnect so early
             raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
             raise TLSError(

@@ -90,11 +90,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
       received: Ciphertext that was already read from the transport, for example by
         :func:`read_client_hello`. It is processed before any data that is read from the transport.
       verify_peer: An async function that verifies the peer after OpenSSL has accepted it, also in a
-        resumed session: for revocation, pinning, or a list of clients. It takes the future value of
-        :attr:`handshake`. Until it returns, no data passes, and our last message of the handshake
-        is held back. If it raises an exception, the peer is refused without an alert: a
-        :exc:`TLSError` is raised as it is, any other exception becomes the cause of one. A
-        cancellation, or the end of ``handshake_timeout``, acts as in the rest of the handshake.
+        resumed session: for revocation, pinning, or a list of clients. It takes the value that
+        :attr:`handshake` is going to have. Until it returns, no data passes, and our last message
+        of the handshake is held back. If it raises an exception, the peer is refused without an
+        alert. A :exc:`TLSError` is raised as it is, and any other exception becomes the cause of a
+        :exc:`TLSError`. A cancellation, or the end of ``handshake_timeout``, acts as in the rest of
+        the handshake.
       strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
         none that the context supports, with the alert ``no_application_protocol`` (RFC 7301 section
         3.2). By default the handshake continues without a protocol, as in Python's servers. A

@@ -27,9 +27,9 @@ bytes.
 """
 
 # The maximum cost of a record in TLS 1.3, where all records look alike until they are decrypted.
-# One without data may be a KeyUpdate, which takes as long as 16 others, or contain a ticket in
-# every 18 bytes, each of which takes as long as two. A request for a certificate requires a
-# signature.
+# One without data may be a KeyUpdate, which takes as long as 16 other records, or contain a ticket
+# in every 18 bytes, each of which takes as long as two records. A request for a certificate
+# requires a signature.
 _KEY_UPDATE_COST = 16
 _SIGNATURE_COST = 192
 _TICKETS_SHIFT = 3

@@ -226,8 +226,8 @@ class Driver:
             await self.flush_held()
 
     async def flush_alert(self) -> None:
-        """Send the alert that OpenSSL wrote, if TLS has failed on this side. Takes at most a
-        second.
+        """Send the alert that OpenSSL wrote, if TLS has failed on this side. This waits for at most
+        a second.
         """
         if self.connection.send_state is not State.FAILED:
             return

@@ -474,10 +474,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """Return True if the peer has ended the transport, so that data sent from now on may be
         lost.
 
-        This doesn't need to receive the data that came before. It always returns False over
-        transports other than sockets and streams of this class, which can't detect this. macOS and
-        Windows detect it only once the socket has nothing left to read. Code that only sends need
-        not call this: :meth:`send_all` and :meth:`send_nowait` check from time to time, and raise.
+        This works without receiving the data that came before. Only sockets and streams of this
+        class can detect it; over other transports this always returns False. macOS and Windows
+        detect it only once the socket has nothing left to read. Code that only sends need not call
+        this: :meth:`send_all` and :meth:`send_nowait` check from time to time, and raise.
         """
         return self._transport.peer_has_gone()
 
@@ -486,9 +486,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """Encrypt data and send what can be sent at once. Never waits.
 
         Returns:
-          How many bytes were accepted. This is either all of them or 0: before the handshake is
-          done, while another task sends, while earlier data is unsent, and over a transport that
-          can't send without waiting.
+          How many bytes were accepted: all of them, or 0 before the handshake is done, while
+          another task sends, while earlier data is unsent, and over a transport that can't send
+          without waiting.
 
         Raises:
           TLSError: if TLS or the transport failed.

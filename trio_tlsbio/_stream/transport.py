@@ -436,8 +436,8 @@ class Transport(ABC, Generic[StreamT]):
             self.wake_receiver()
 
     async def _flush_and_receive(self) -> int:
-        """Send and receive at once, and return when something was received. If sending fails, this
-        only receives; the next call that has to send raises the error.
+        """Wait for either direction, and move whichever is ready. If sending fails, receiving
+        continues, and the next call that has to send raises the error.
         """
         if self.is_clogged:
             await self.flush()

@@ -181,7 +181,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         refuse_copy(self)
 
     ################################################################
-    # What the stream is made of
+    # Parts of the stream
     ################################################################
 
     @property

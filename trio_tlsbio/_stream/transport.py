@@ -74,7 +74,7 @@ class Transport(ABC, Generic[StreamT]):
     is_unfinished: bool = attrs.field(default=False, init=False)
 
     ################################################################
-    # What each kind of transport implements
+    # Implemented by each kind of transport
     ################################################################
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What to say where a library is missing that an extra installs."""
+"""The error for a missing library that an extra installs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["missing_extra"]
 
 
 def missing_extra(exc: ModuleNotFoundError, module_name: str, extra: str) -> ModuleNotFoundError:
-    """Return what to raise in place of ``exc``, the failed import of a public module."""
+    """Return the exception to raise in place of ``exc``, the failed import of a public module."""
     library = str(exc.name).partition(".")[0]
     return ModuleNotFoundError(
         f"{module_name} needs {library}, which is not installed: in a clone of trio-tlsbio, "

@@ -1,7 +1,7 @@
-"""What the adapters for HTTP clients share.
+"""Code that the adapters for HTTP clients share.
 
 httpcore and httpx have successors with the same interfaces, httpcore2 and httpx2. So the code is
-here, once, and each library has a module that puts its face on it.
+here, once, and each library has a module that adapts it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ SocketOption: TypeAlias = (
 )
 """The arguments of :meth:`socket.socket.setsockopt`."""
 
-# RFC 9112 section 9.6 leaves the lingering at the end of a connection to the server. A client
-# has its answer by then, or has given it up, and a pool closes where it can't be cancelled.
+# RFC 9112 section 9.6 leaves it to the server to linger at the end of a connection. By then, a
+# client has received its response, or has given up on it, and a pool closes connections where it
+# can't be cancelled.
 _CLOSE_TIMEOUT = 0.0
 
 # The exceptions of httpcore, the most specific first. Those of httpx have the same names.
@@ -69,7 +70,7 @@ class _Options:
 
 @attrs.define(eq=False, slots=False)
 class HTTPStream:
-    """A connection, with or without TLS, as httpcore wants to see it."""
+    """A connection, with or without TLS, with the interface that httpcore requires."""
 
     #: The library whose exceptions are raised.
     library: ClassVar[ModuleType]
@@ -77,9 +78,11 @@ class HTTPStream:
     _stream: TLSStream[Any] | trio.SocketStream
     _port: int
     _options: _Options
-    # What a cancelled write has left. HTTP/2 shares a connection: it may be the frames of others.
+    # The rest of a cancelled write. In HTTP/2, requests share a connection, so it may contain
+    # frames of other requests.
     _unwritten: bytes = attrs.field(default=b"", init=False, repr=False)
-    _is_cut: bool = attrs.field(default=False, init=False)  # and nobody knows where
+    # True if a write was cut off at an unknown position.
+    _is_cut: bool = attrs.field(default=False, init=False)
 
     @contextmanager
     def _bounded(self, doing: str, timeout: float | None) -> Generator[None, None, None]:
@@ -87,13 +90,13 @@ class HTTPStream:
             yield
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Receive up to ``max_bytes``; ``b""`` at the end."""
+        """Receive up to ``max_bytes`` bytes, or ``b""`` at the end."""
         with self._bounded("Read", timeout):
             return bytes(await self._stream.receive_some(max_bytes))
 
     @enable_ki_protection
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send all of it, after what a cancelled call has left."""
+        """Send all of ``buffer``, after the rest of a cancelled call."""
         self._unwritten += buffer
         if self._unwritten:
             with self._bounded("Write", timeout):
@@ -116,7 +119,7 @@ class HTTPStream:
     @enable_ki_protection
     async def aclose(self) -> None:
         """Close the connection, without waiting for the peer."""
-        with suppress(TLSError):  # pools close what they have done with
+        with suppress(TLSError):  # pools close connections that they don't need any more
             await self._stream.aclose()
 
     @enable_ki_protection
@@ -126,8 +129,8 @@ class HTTPStream:
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> Self:
-        """Go on with TLS, a session resumed if there is one. TLS in TLS is possible: that is how an
-        HTTPS proxy is used. The connection is closed if this fails.
+        """Continue with TLS, resuming a session if there is one. TLS in TLS is possible: HTTPS
+        proxies require it. The connection is closed if this fails.
         """
         with self._bounded("Connect", timeout):
             if self._unwritten:
@@ -142,7 +145,9 @@ class HTTPStream:
         return type(self)(stream, self._port, self._options)
 
     def get_extra_info(self, info: str) -> Any:
-        """Return what httpcore asks for, and as ``"tls_stream"`` the :class:`TLSStream`."""
+        """Return the information that httpcore requests, or for ``"tls_stream"`` the
+        :class:`TLSStream`.
+        """
         tls = self._stream if isinstance(self._stream, TLSStream) else None
         known: dict[str, Callable[[], Any]] = {
             "client_addr": lambda: self._socket().getsockname(),
@@ -161,7 +166,8 @@ class HTTPStream:
         return stream.socket
 
     def _is_readable(self) -> bool:
-        # An idle connection that has something to say is of no more use: mostly it is the end.
+        # An idle connection that has received something can't be used again: usually this is the
+        # end.
         if isinstance(self._stream, TLSStream):
             try:
                 return self._stream.is_readable()
@@ -175,7 +181,7 @@ class HTTPStream:
 def in_words_of(
     library: ModuleType, doing: str, timeout: float | None
 ) -> Generator[None, None, None]:
-    """Bound what happens here in time, and raise what goes wrong as an exception of ``library``."""
+    """Limit the time of a block, and raise its errors as exceptions of ``library``."""
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(f"trio_tlsbio.{library.__name__} needs a program that runs on Trio")
     try:
@@ -193,9 +199,9 @@ StreamT = TypeVar("StreamT", bound=HTTPStream)
 
 @attrs.define(eq=False, slots=False, init=False)
 class HTTPBackend(Generic[StreamT]):
-    """Makes the connections of httpcore's pools. See the classes that are made of it."""
+    """Creates the connections of httpcore's pools. See the subclasses."""
 
-    #: What it makes; given by each library's own class.
+    #: The class of the connections; set by each library's subclass.
     stream_class: ClassVar[type[Any]]
 
     _options: _Options
@@ -210,7 +216,7 @@ class HTTPBackend(Generic[StreamT]):
 
     @property
     def session_cache(self) -> SessionCache:
-        """Where the sessions are kept."""
+        """The cache for sessions."""
         return self._options.session_cache
 
     async def connect_tcp(
@@ -221,7 +227,7 @@ class HTTPBackend(Generic[StreamT]):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> StreamT:
-        """Connect by TCP. TLS, where it is wanted, comes with the stream's ``start_tls``."""
+        """Connect over TCP. For TLS, httpcore calls the stream's ``start_tls``."""
         with in_words_of(self.stream_class.library, "Connect", timeout):
             stream = await trio.open_tcp_stream(host, port, local_address=local_address)
             return await self._wrap(stream, port, socket_options)
@@ -232,7 +238,7 @@ class HTTPBackend(Generic[StreamT]):
         timeout: float | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> StreamT:
-        """Connect to a Unix socket. Its sessions are kept under port 0."""
+        """Connect to a Unix socket. Its sessions are stored under port 0."""
         with in_words_of(self.stream_class.library, "Connect", timeout):
             return await self._wrap(await trio.open_unix_socket(path), 0, socket_options)
 
@@ -252,7 +258,7 @@ class HTTPBackend(Generic[StreamT]):
         return wrapped
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, between two attempts to connect."""
+        """Wait between two attempts to connect."""
         await trio.sleep(seconds)
 
 
@@ -265,7 +271,8 @@ class HTTPBackend(Generic[StreamT]):
 class HTTPBody:
     """The body of a response, with httpx's exceptions in place of httpcore's."""
 
-    #: The library whose exceptions are raised, and the one beneath it whose exceptions come.
+    #: The library whose exceptions are raised, and the underlying one, whose exceptions are
+    #: converted.
     library: ClassVar[ModuleType]
     core: ClassVar[ModuleType]
 
@@ -273,14 +280,14 @@ class HTTPBody:
     _lease: Lease
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Receive the body, piece by piece."""
+        """Receive the body in pieces."""
         with translated(self.library, self.core):
             async with aclosing(aiter(self._stream)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def aclose(self) -> None:
-        """Give the connection back to the pool."""
+        """Return the connection to the pool."""
         with translated(self.library, self.core):
             try:
                 await self._stream.aclose()
@@ -296,23 +303,23 @@ def translated(library: ModuleType, core: ModuleType) -> Generator[None, None, N
     except Exception as exc:
         for name in _ERRORS:
             if isinstance(exc, getattr(core, name)):
-                exc.__cause__ = exc.__cause__ or exc.__context__  # its pools raise "from None"
+                exc.__cause__ = exc.__cause__ or exc.__context__  # the pools raise "from None"
                 raise getattr(library, name)(str(exc)) from exc
         raise
 
 
 @attrs.define(eq=False, slots=False, init=False)
 class HTTPTransport:
-    """A transport for ``AsyncClient``. See the classes that are made of it."""
+    """A transport for ``AsyncClient``. See the subclasses."""
 
-    #: Given by each library's own class.
+    #: Set by each library's subclass.
     library: ClassVar[ModuleType]
     core: ClassVar[ModuleType]
     body_class: ClassVar[type[HTTPBody]]
     backend_class: ClassVar[type[HTTPBackend[Any]]]
 
     session_cache: SessionCache
-    """Where the sessions are kept."""
+    """The cache for sessions."""
 
     _pools: Pools = attrs.field(repr=False)
 
@@ -361,7 +368,7 @@ class HTTPTransport:
     def _pool_maker(
         self, options: dict[str, Any], of_sockets: dict[str, Any], proxy: Any, *, trust_env: bool
     ) -> Callable[[ssl.SSLContext], Any]:
-        """Return what makes a pool of a context."""
+        """Return a function that creates a pool for a context."""
         if proxy is None:
             return _maker_of(self.core.AsyncConnectionPool, **options, **of_sockets)
         if any(option is not None for option in of_sockets.values()):
@@ -373,7 +380,7 @@ class HTTPTransport:
             return _maker_of(self.core.AsyncSOCKSProxy, **options)
         proxy_context = proxy.ssl_context
         if proxy.url.scheme == "https" and proxy_context is None:
-            # httpcore would make one for each connection, and their sessions fit no other.
+            # httpcore would create one for each connection, so their sessions could not be resumed.
             proxy_context = self.library.create_ssl_context(trust_env=trust_env)
         options |= {"proxy_headers": proxy.headers.raw, "proxy_ssl_context": proxy_context}
         return _maker_of(self.core.AsyncHTTPProxy, **options)
@@ -388,11 +395,11 @@ class HTTPTransport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the transport."""
         await self.aclose()
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Send a request, and return the response, whose body is still to be received."""
+        """Send a request, and return the response. Its body is still to be received."""
         core_request = self.core.Request(
             method=request.method,
             url=self._core_url(request.url),

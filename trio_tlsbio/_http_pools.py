@@ -1,4 +1,4 @@
-"""Pools of HTTP connections, one for each context that a client has had."""
+"""Pools of HTTP connections, one for each context that a client has used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Pool:
 
 @attrs.define(eq=False)
 class Lease:
-    """A request, for which a pool stays open."""
+    """A request, which keeps a pool open."""
 
     _owner: _Pool
     _has_ended: bool = attrs.field(default=False, init=False)
@@ -40,7 +40,7 @@ class Lease:
         return self._owner.pool
 
     async def end(self) -> None:
-        """End it. Another call does nothing."""
+        """End the lease. Calling this again does nothing."""
         if not self._has_ended:
             self._has_ended = True
             self._owner.requests -= 1
@@ -55,7 +55,7 @@ class Pools:
     _make_pool: Callable[[ssl.SSLContext], Any]
     _session_cache: SessionCache
     _current: _Pool = attrs.field(init=False)
-    #: Those whose context was renewed. The end of its last request closes each.
+    #: The pools whose context was renewed. Each is closed at the end of its last request.
     retired: set[_Pool] = attrs.field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Pools:
         self._current = _Pool(self._make_pool(context), context)
 
     async def lease(self) -> Lease:
-        """Return the pool for a request, which is another one if there is another context."""
+        """Return the pool for a request. If the context has changed, this is a new pool."""
         if not isinstance(self._contexts, ssl.SSLContext):
             latest = self._current.context
             context = await renewed_context(self._contexts, latest, self._session_cache)
@@ -79,6 +79,6 @@ class Pools:
         await old.close_if_unused()
 
     async def aclose(self) -> None:
-        """Close all of them."""
+        """Close all pools."""
         for pool in (self._current, *self.retired):
             await pool.pool.aclose()

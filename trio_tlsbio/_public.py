@@ -1,4 +1,4 @@
-"""Public names: what a public module exports reports that module as its own."""
+"""Makes the exported names of a public module report that module as their own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["publish"]
 def publish(module_name: str) -> None:
     """Make a public module the ``__module__`` of the classes and functions in its ``__all__``.
 
-    So tracebacks, ``help()`` and pickles have names that stay when code moves.
+    So tracebacks, ``help()`` and pickles have names that don't change when code moves.
     """
-    # Sphinx finds the docstrings of attributes where a class is written.
+    # Sphinx finds the docstrings of attributes in the module that defines a class.
     if "sphinx.ext.autodoc" in sys.modules:
         return
     module = sys.modules[module_name]
@@ -28,12 +28,12 @@ def _publish(value: Any, module_name: str) -> None:
         value = value.__func__
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         return
-    written_in = value.__module__ or ""  # PyPy has functions without
+    written_in = value.__module__ or ""  # PyPy has functions without a module
     if not written_in.startswith("trio_tlsbio.") or "._" not in written_in:
         return
     if inspect.isclass(value):
-        # They are strings, whose names would be looked up in the public module.
-        with suppress(NameError):  # what is imported for type checkers alone
+        # The annotations are strings, whose names would be looked up in the public module.
+        with suppress(NameError):  # imported for type checkers only
             value.__annotations__ = inspect.get_annotations(value, eval_str=True)
         for member in list(vars(value).values()):
             _publish(member, module_name)

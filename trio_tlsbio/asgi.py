@@ -1,4 +1,4 @@
-"""What ASGI applications are told about TLS: the extension ``tls``."""
+"""The extension ``tls`` of ASGI, which describes a connection to applications."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _VERSIONS: Mapping[str, int] = {
     "TLSv1.3": 0x0304,
 }
 
-# Those of TLS 1.3 that OpenSSL has off by default, and then does not list (RFC 9846 appendix B.4).
+# The TLS 1.3 cipher suites that OpenSSL disables by default, and then does not list (RFC 9846
+# appendix B.4).
 _NOT_LISTED = {
     "TLS_AES_128_CCM_SHA256": 0x1304,
     "TLS_AES_128_CCM_8_SHA256": 0x1305,
@@ -31,21 +32,22 @@ _NOT_LISTED = {
 def tls_extension(handshake: HandshakeInfo, server_cert: str | None = None) -> dict[str, Any]:
     """Return the value of ``scope["extensions"]["tls"]`` for requests of one connection.
 
-    It has all that the `TLS extension of ASGI
-    <https://asgi.readthedocs.io/en/latest/specs/tls.html>`__ specifies. For servers: an application
-    finds the client's certificate there.
+    It has all keys of the `TLS extension of ASGI
+    <https://asgi.readthedocs.io/en/latest/specs/tls.html>`__. This is for servers: it gives the
+    application access to the client's certificate.
 
-    * ``client_cert_chain`` is what the client has sent, in PEM form, its own certificate first.
-    * ``client_cert_name`` is the subject of that one, as RFC 4514 writes it.
-    * ``client_cert_error`` is always None: a client whose certificate is refused does not get as
-      far as a request.
+    * ``client_cert_chain`` contains the certificates that the client has sent, in PEM form, its own
+      first.
+    * ``client_cert_name`` is the subject of the client's own certificate, formatted as in RFC 4514.
+    * ``client_cert_error`` is always None: a client whose certificate is refused can't send a
+      request.
     * ``tls_version`` and ``cipher_suite`` are IANA's numbers; the latter is None if OpenSSL does
-      not tell the number.
+      not report the number.
 
     Args:
       handshake: :attr:`TLSStream.handshake <trio_tlsbio.TLSStream.handshake>`.
-      server_cert: The server's certificate in PEM form. Python's ``ssl`` does not tell which one a
-        context has presented.
+      server_cert: The server's certificate in PEM form. Python's ``ssl`` does not show which
+        certificate a context has presented.
     """
     chain = handshake.peer_certificate_chain
     return {

@@ -1,4 +1,4 @@
-"""For code that embeds the core: a connection's states, and what its transports may offer."""
+"""For code that uses the core directly: a connection's states, and interfaces of transports."""
 
 from __future__ import annotations
 

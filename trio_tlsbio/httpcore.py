@@ -1,4 +1,4 @@
-"""For httpcore: connections that resume each other's sessions. Needs ``trio-tlsbio[httpcore]``."""
+"""For httpcore: connections that resume sessions. Requires ``trio-tlsbio[httpcore]``."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ class TLSBackend(HTTPBackend[_Stream], httpcore.AsyncNetworkBackend):
             ssl_context=httpcore.default_ssl_context(), network_backend=TLSBackend()
         )
 
-    Connections resume the sessions of earlier ones with the same context, name and port; behind a
-    proxy, that is the proxy's port. So give the pool a context, and a proxy its ``ssl_context``:
-    without, httpcore makes one for each connection, and nothing can be resumed.
+    Connections resume the sessions of earlier connections with the same context, name and port;
+    behind a proxy, this is the proxy's port. So pass a context to the pool, and an ``ssl_context``
+    to a proxy: otherwise httpcore creates one for each connection, and no session can be resumed.
 
-    A response that is cut off raises :exc:`httpcore.ReadError`, even where nothing but the end of
-    the connection says how long it is (RFC 9112 section 9.8). A failed handshake raises
-    :exc:`httpcore.ConnectError`. Their ``__context__`` is the :exc:`trio_tlsbio.TLSError`. A
-    request of HTTP/2 may be cancelled at any time: those that share its connection go on.
+    A truncated response raises :exc:`httpcore.ReadError`, even if only the end of the connection
+    marks its end (RFC 9112 section 9.8). A failed handshake raises :exc:`httpcore.ConnectError`.
+    The ``__context__`` of these is the :exc:`trio_tlsbio.TLSError`. An HTTP/2 request can be
+    cancelled at any time: others that share its connection continue.
 
-    With ``response.extensions["network_stream"].get_extra_info("tls_stream")`` the
-    :class:`trio_tlsbio.TLSStream` can be had.
+    ``response.extensions["network_stream"].get_extra_info("tls_stream")`` returns the
+    :class:`trio_tlsbio.TLSStream`.
 
     Args:
-      session_cache: Where sessions are kept; by default a
-        :class:`trio_tlsbio.SessionCache` of its own.
-      https_compatible: Whether to take the end of a connection without close_notify for the end of
-        a response, for servers that are careless. See :class:`trio_tlsbio.TLSStream`.
+      session_cache: Where to store sessions; by default in a new :class:`trio_tlsbio.SessionCache`.
+      https_compatible: Whether the end of a connection without close_notify counts as the end of a
+        response, for servers that omit the close_notify. See :class:`trio_tlsbio.TLSStream`.
     """
 
     stream_class: ClassVar[type[Any]] = _Stream

@@ -1,4 +1,4 @@
-"""For httpcore2, what :mod:`trio_tlsbio.httpcore` is for httpcore. Extra: ``httpx2``."""
+"""The equivalent of :mod:`trio_tlsbio.httpcore` for httpcore2. Requires ``trio-tlsbio[httpx2]``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ class _Stream(HTTPStream, httpcore2.AsyncNetworkStream):
 
 
 class TLSBackend(HTTPBackend[_Stream], httpcore2.AsyncNetworkBackend):
-    """See :class:`trio_tlsbio.httpcore.TLSBackend`, which differs in nothing but the library."""
+    """See :class:`trio_tlsbio.httpcore.TLSBackend`, which only differs in the library."""
 
     stream_class: ClassVar[type[Any]] = _Stream

@@ -1,6 +1,4 @@
-"""For httpx: a transport whose connections resume each other's sessions. Needs
-``trio-tlsbio[httpx]``.
-"""
+"""For httpx: a transport whose connections resume sessions. Requires ``trio-tlsbio[httpx]``."""
 
 from __future__ import annotations
 
@@ -34,33 +32,32 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
         async with httpx.AsyncClient(transport=TLSTransport(http2=True)) as client:
             response = await client.get("https://www.example.org/")
 
-    It takes the place of :class:`httpx.AsyncHTTPTransport`, whose parameters it has, but for those
-    that httpx deprecates. See :class:`trio_tlsbio.httpcore.TLSBackend` for what the connections do,
-    and for the last two parameters.
+    It replaces :class:`httpx.AsyncHTTPTransport`, and has the same parameters, except those that
+    httpx deprecates. For the behaviour of its connections, and for the last two parameters, see
+    :class:`trio_tlsbio.httpcore.TLSBackend`.
 
     Args:
-      verify: The :class:`ssl.SSLContext` to connect with; or True for the default of httpx, or
-        False not to check certificates. Its ALPN protocols are set by httpcore. It can be a
+      verify: The :class:`ssl.SSLContext` to connect with, or True for httpx's default, or False to
+        not verify certificates. httpcore sets its ALPN protocols. It can be a
         :class:`trio_tlsbio.ReloadingContext`: a new context gets new connections and sessions, and
         the old connections are closed when their requests have ended.
-      trust_env: Whether environment variables may say which authorities are trusted.
-      http1: Whether HTTP/1.1 may be spoken.
-      http2: Whether HTTP/2 may be spoken; this needs ``httpx[http2]``.
-      limits: An :class:`httpx.Limits`; by default those of httpx.
+      trust_env: Whether environment variables can configure the trusted authorities.
+      http1: Whether to allow HTTP/1.1.
+      http2: Whether to allow HTTP/2; this requires ``httpx[http2]``.
+      limits: An :class:`httpx.Limits`; by default that of httpx.
       proxy: A URL or :class:`httpx.Proxy` to connect through: ``http``, ``https`` or, with
-        ``httpx[socks]``, ``socks5``. (Where a client is given a transport, httpx asks no
-        environment variables about proxies.)
-      uds: The path of a Unix socket to connect to in place of the URL's host. Not with a proxy.
+        ``httpx[socks]``, ``socks5``. (With a transport, httpx ignores environment variables for
+        proxies.)
+      uds: The path of a Unix socket to connect to instead of the URL's host. Not with a proxy.
       local_address: The address to connect from. Not with a proxy.
-      retries: How often to try again to connect.
+      retries: How often to retry a failed connection attempt.
       socket_options: Options to set on each socket. Not with a proxy.
-      session_cache: Where sessions are kept; by default a
-        :class:`trio_tlsbio.SessionCache` of its own.
-      https_compatible: Whether to take the end of a connection without close_notify for the end of
-        a response.
+      session_cache: Where to store sessions; by default in a new :class:`trio_tlsbio.SessionCache`.
+      https_compatible: Whether the end of a connection without close_notify counts as the end of a
+        response.
 
     Raises:
-      ValueError: for options that don't go together.
+      ValueError: if the options are not valid together.
     """
 
     library: ClassVar[ModuleType] = httpx

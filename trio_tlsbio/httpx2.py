@@ -1,4 +1,4 @@
-"""For httpx2, as :mod:`trio_tlsbio.httpx` is for httpx. Needs ``trio-tlsbio[httpx2]``."""
+"""The equivalent of :mod:`trio_tlsbio.httpx` for httpx2. Requires ``trio-tlsbio[httpx2]``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Body(HTTPBody, httpx2.AsyncByteStream):
 
 
 class TLSTransport(HTTPTransport, httpx2.AsyncBaseTransport):
-    """See :class:`trio_tlsbio.httpx.TLSTransport`, which differs in nothing but the library."""
+    """See :class:`trio_tlsbio.httpx.TLSTransport`, which only differs in the library."""
 
     library: ClassVar[ModuleType] = httpx2
     core: ClassVar[ModuleType] = httpcore2

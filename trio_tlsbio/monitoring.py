@@ -1,4 +1,4 @@
-"""Events and statistics: what happens to connections of a server, and how sessions are reused."""
+"""Events and statistics about the connections of a server, and about the reuse of sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The PROXY protocol: what a proxy reports about its clients, and reading it without I/O."""
+"""The PROXY protocol: the header with which a proxy reports its client, and reading it
+without I/O.
+"""
 
 from __future__ import annotations
 

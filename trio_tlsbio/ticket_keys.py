@@ -1,4 +1,4 @@
-"""Keys of session tickets, to be shared by servers that resume each other's sessions."""
+"""Session ticket keys, for servers that resume each other's sessions."""
 
 from __future__ import annotations
 

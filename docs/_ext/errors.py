@@ -1,7 +1,7 @@
-"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: messages in plain words.
+"""``.. error-table:: alerts``, ``reasons`` or ``certificates``: messages with explanations.
 
-The messages come from the tables in the code; what to do about each is told here. A message
-without a cure ends the build, so that none is forgotten.
+The messages come from the tables in the code; this module says what to do about each of them. A
+message without a cure ends the build, so that none is forgotten.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ from sphinx.util.docutils import SphinxDirective
 from trio_tlsbio._core import certificate_words, words
 
 _DAMAGED = (
-    "Rare over TCP. Look for two tasks or programs that write to one socket, and for devices on "
-    "the way that change data."
+    "This is rare over TCP. Check for two tasks or programs that write to the same socket, and for "
+    "network devices that change data."
 )
 _TWO_IMPLEMENTATIONS = (
-    "A bug at one end, or something that is no TLS at all. Look at the versions of both, and try "
-    "another peer."
+    "There is a bug in one implementation, or the data is not TLS at all. Check the versions of "
+    "both sides, and try another peer."
 )
-_HOSTILE = "See :doc:`hostile`: no peer that means well does that."
+_HOSTILE = "The peer is probably malicious: see :doc:`hostile`."
 _OUR_CERTIFICATE = (
-    "Look at the certificate that this side loaded, and ask the peer's operator which it accepts."
+    "Check the certificate that this side loaded, and ask the peer's operator which ones it "
+    "accepts."
 )
 _PROTOCOL = (
-    "Look at the port, and whether its protocol begins in plaintext (STARTTLS). Use a plain "
-    "stream there."
+    "Check the port, and whether its protocol begins in plaintext (STARTTLS). If so, begin with a "
+    "plain stream."
 )
-_OLD_PEER = "The peer should be updated; lowering what the context demands gives up security."
+_OLD_PEER = "Update the peer. Relaxing the context's requirements would reduce security."
 _VERSIONS = (
     "Set ``minimum_version`` and ``maximum_version`` so that both sides have a version in common."
 )
 _CALLBACK = (
-    "Look at what the callback raised or returned: ``sni_callback``, the pre-shared key callbacks."
+    "Check what the callback raised or returned: ``sni_callback`` or a pre-shared key callback."
 )
 _COMMON_PARAMETERS = (
-    "Compare versions, ciphers, groups and kinds of certificate of both sides. A "
-    "``set_ciphers()`` or a raised security level is often the reason."
+    "Compare the versions, ciphers, groups and types of certificates of both sides. Often the "
+    "reason is ``set_ciphers()`` or a raised security level."
 )
 
 _ALERT_CURES = {
@@ -51,70 +52,70 @@ _ALERT_CURES = {
     "record_overflow": _TWO_IMPLEMENTATIONS,
     "decompression_failure": _TWO_IMPLEMENTATIONS,
     "handshake_failure": _COMMON_PARAMETERS
-    + " If the peer wants a client certificate, load one by ``load_cert_chain()``. With a "
+    + " If the peer requires a client certificate, load one with ``load_cert_chain()``. With a "
     "pre-shared key, compare the identities of both sides.",
-    "no_certificate": "Load a client certificate by ``load_cert_chain()``.",
+    "no_certificate": "Load a client certificate with ``load_cert_chain()``.",
     "bad_certificate": _OUR_CERTIFICATE,
-    "unsupported_certificate": "Use a certificate of another kind of key, or made for this "
-    "purpose (extended key usage).",
-    "certificate_revoked": "Get a new certificate.",
-    "certificate_expired": "Renew the certificate; look at the clocks of both sides.",
+    "unsupported_certificate": "Use a certificate with another type of key, or one issued for "
+    "this purpose (extended key usage).",
+    "certificate_revoked": "Obtain a new certificate.",
+    "certificate_expired": "Renew the certificate. Check the clocks of both sides.",
     "certificate_unknown": _OUR_CERTIFICATE,
     "illegal_parameter": _TWO_IMPLEMENTATIONS + " With a pre-shared key, compare the keys of both "
     "sides.",
-    "unknown_ca": "Let the peer trust the authority, and send the intermediate certificates: "
-    "``load_cert_chain()`` wants the whole chain in its file.",
+    "unknown_ca": "Make the peer trust the authority, and send the intermediate certificates: "
+    "``load_cert_chain()`` requires the whole chain in its file.",
     "access_denied": "Ask the peer's operator for access.",
     "decode_error": _TWO_IMPLEMENTATIONS,
-    "decrypt_error": "Look whether certificate and key belong together, and whether pre-shared "
-    "keys are the same at both ends.",
+    "decrypt_error": "Check whether the certificate and the key belong together, and whether both "
+    "sides have the same pre-shared keys.",
     "export_restriction": _OLD_PEER,
-    "protocol_version": "Allow a version that the peer has: ``minimum_version`` and "
-    "``maximum_version`` of the context. Better, update the peer.",
+    "protocol_version": "Allow a version that the peer supports with ``minimum_version`` and "
+    "``maximum_version`` of the context. It is better to update the peer.",
     "insufficient_security": "Allow stronger ciphers or groups, or use a longer key.",
-    "internal_error": "Look into the peer's log.",
-    "inappropriate_fallback": "Don't try older versions after a failure: the handshake finds the "
-    "best one.",
-    "user_cancelled": "Try again; look into the peer's log.",
-    "no_renegotiation": "Nothing: no peer has to.",
+    "internal_error": "Check the peer's log.",
+    "inappropriate_fallback": "Don't try older versions after a failure: the handshake chooses "
+    "the best one.",
+    "user_cancelled": "Try again. Check the peer's log.",
+    "no_renegotiation": "Nothing: no peer is required to renegotiate.",
     "missing_extension": _TWO_IMPLEMENTATIONS,
     "unsupported_extension": _TWO_IMPLEMENTATIONS,
     "certificate_unobtainable": _TWO_IMPLEMENTATIONS,
-    "unrecognized_name": "Look at ``server_hostname``; connect by name and not by address.",
-    "bad_certificate_status_response": "Look at the OCSP response that this side sends.",
+    "unrecognized_name": "Check ``server_hostname``. Connect by name rather than by address.",
+    "bad_certificate_status_response": "Check the OCSP response that this side sends.",
     "bad_certificate_hash_value": _TWO_IMPLEMENTATIONS,
     "unknown_psk_identity": "Compare the identities of both sides.",
-    "certificate_required": "Load a client certificate by ``load_cert_chain()``.",
-    "no_application_protocol": "Compare what both sides give to ``set_alpn_protocols()``.",
-    "general_error": "Look into the peer's log.",
-    "ech_required": "Let the server accept clients without ECH.",
-    "unknown": "Look into the peer's log.",
+    "certificate_required": "Load a client certificate with ``load_cert_chain()``.",
+    "no_application_protocol": "Compare the arguments of ``set_alpn_protocols()`` on both sides.",
+    "general_error": "Check the peer's log.",
+    "ech_required": "Configure the server to accept clients without ECH.",
+    "unknown": "Check the peer's log.",
 }
 
 _REASON_CURES = {
-    "HTTP_REQUEST": "The client should use ``https://``. On a server: send plain HTTP to a port "
-    "of its own.",
-    "HTTPS_PROXY_REQUEST": "The client takes this port for a plain HTTP proxy: correct its proxy "
+    "HTTP_REQUEST": "Use ``https://`` on the client. On a server, use a separate port for plain "
+    "HTTP.",
+    "HTTPS_PROXY_REQUEST": "The client uses this port as a plain HTTP proxy: correct its proxy "
     "settings.",
     "WRONG_VERSION_NUMBER": _PROTOCOL,
     "UNKNOWN_PROTOCOL": _PROTOCOL,
     "RECORD_LAYER_FAILURE": _DAMAGED,
     "UNSUPPORTED_PROTOCOL": _OLD_PEER
-    + " A server that speaks TLS 1.3 alone says this too if it has neither a certificate that goes "
-    "with it nor a callback for pre-shared keys.",
-    "NO_PROTOCOLS_AVAILABLE": "Set ``minimum_version`` and ``maximum_version`` so that they "
-    "leave one; look at the system's OpenSSL configuration.",
+    + " A server that only supports TLS 1.3 also reports this if it has neither a suitable "
+    "certificate nor a callback for pre-shared keys.",
+    "NO_PROTOCOLS_AVAILABLE": "Set ``minimum_version`` and ``maximum_version`` so that a "
+    "version remains. Check the system's OpenSSL configuration.",
     "WRONG_SSL_VERSION": _OLD_PEER,
-    "NO_SHARED_CIPHER": "On a server, load a certificate by ``load_cert_chain()``. Otherwise "
-    "compare the ciphers of both sides: in TLS 1.2 pre-shared keys need ciphers of their own.",
-    "NO_CIPHERS_AVAILABLE": "Change ``set_ciphers()`` or the versions: the two have nothing in "
-    "common. For pre-shared keys call ``set_psk_client_callback()``.",
-    "NO_SUITABLE_SIGNATURE_ALGORITHM": "Use a certificate with another kind of key, such as "
+    "NO_SHARED_CIPHER": "On a server, load a certificate with ``load_cert_chain()``. Otherwise "
+    "compare the ciphers of both sides: in TLS 1.2, pre-shared keys require special ciphers.",
+    "NO_CIPHERS_AVAILABLE": "Change ``set_ciphers()`` or the versions: they have nothing in "
+    "common. For pre-shared keys, call ``set_psk_client_callback()``.",
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": "Use a certificate with another type of key, such as "
     "ECDSA P-256 or RSA. For pre-shared keys, compare the identities of both sides.",
     "NO_SUITABLE_KEY_SHARE": _COMMON_PARAMETERS,
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "Give the client a certificate, or set ``verify_mode`` "
-    "to ``CERT_OPTIONAL`` if it may come without.",
-    "NO_APPLICATION_PROTOCOL": "Compare what both sides give to ``set_alpn_protocols()``.",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "Load a certificate on the client, or set "
+    "``verify_mode`` to ``CERT_OPTIONAL`` if clients may omit it.",
+    "NO_APPLICATION_PROTOCOL": "Compare the arguments of ``set_alpn_protocols()`` on both sides.",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": _DAMAGED,
     "BAD_RECORD_TYPE": _PROTOCOL,
     "PACKET_LENGTH_TOO_LONG": _PROTOCOL,
@@ -130,24 +131,23 @@ _REASON_CURES = {
     "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": _TWO_IMPLEMENTATIONS,
     "NOT_ON_RECORD_BOUNDARY": _TWO_IMPLEMENTATIONS,
     "BAD_KEY_UPDATE": _TWO_IMPLEMENTATIONS,
-    "EXCESSIVE_MESSAGE_SIZE": _HOSTILE + " If it is a chain of certificates that is too long, "
-    "shorten it.",
+    "EXCESSIVE_MESSAGE_SIZE": _HOSTILE + " If the message is a chain of certificates, shorten it.",
     "INVALID_ALERT": _TWO_IMPLEMENTATIONS,
     "UNKNOWN_ALERT_TYPE": _TWO_IMPLEMENTATIONS,
     "TOO_MANY_WARN_ALERTS": _HOSTILE,
-    "NO_RENEGOTIATION": "Nothing in this library asks for one: look at who does.",
+    "NO_RENEGOTIATION": "This library never requests one: find out which code does.",
     "INTERNAL_ERROR": _TWO_IMPLEMENTATIONS,
     "LENGTH_MISMATCH": _TWO_IMPLEMENTATIONS,
     "LENGTH_TOO_SHORT": _TWO_IMPLEMENTATIONS,
     "BAD_LENGTH": _TWO_IMPLEMENTATIONS,
     "BAD_PACKET": _TWO_IMPLEMENTATIONS,
-    "ASN1_LIB": "The peer's certificate is damaged, and has to be issued anew.",
+    "ASN1_LIB": "The peer's certificate is damaged, and has to be reissued.",
     "BAD_KEY_SHARE": _TWO_IMPLEMENTATIONS,
     "BAD_EXTENSION": _TWO_IMPLEMENTATIONS,
     "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": _OLD_PEER,
     "DH_KEY_TOO_SMALL": _OLD_PEER,
-    "INAPPROPRIATE_FALLBACK": "The client should not try older versions after a failure.",
-    "BAD_SIGNATURE": "Look whether the peer's certificate and key belong together.",
+    "INAPPROPRIATE_FALLBACK": "The client must not try older versions after a failure.",
+    "BAD_SIGNATURE": "Check whether the peer's certificate and key belong together.",
     "DIGEST_CHECK_FAILED": _DAMAGED,
     "CALLBACK_FAILED": _CALLBACK,
     "VERSION_TOO_LOW": _OLD_PEER,
@@ -157,19 +157,19 @@ _REASON_CURES = {
     "NO_SHARED_SIGNATURE_ALGORITHMS": _COMMON_PARAMETERS,
     "NO_SHARED_GROUPS": _COMMON_PARAMETERS,
     "UNSUPPORTED_ELLIPTIC_CURVE": _COMMON_PARAMETERS,
-    "NO_SUITABLE_GROUPS": "Allow a group that goes with the versions: ``set_ecdh_curve()``, and "
-    "the system's OpenSSL configuration.",
+    "NO_SUITABLE_GROUPS": "Allow a group that the versions support: check ``set_ecdh_curve()`` "
+    "and the system's OpenSSL configuration.",
     **dict.fromkeys(
         ("WRONG_SIGNATURE_TYPE", "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED", "UNKNOWN_DIGEST"),
-        "The signer should be updated, or use a certificate with another kind of key. Allowing "
-        "SHA-1 by a lower security level gives up security.",
+        "Update the side that signs, or use a certificate with another type of key. Allowing SHA-1 "
+        "with a lower security level would reduce security.",
     ),
     "WRONG_CURVE": _COMMON_PARAMETERS,
-    "ILLEGAL_POINT_COMPRESSION": "The peer's certificate has to be issued anew, with the key in "
-    "its uncompressed form.",
-    "CERTIFICATE_VERIFY_FAILED": "See the table of certificates.",
-    "NO_CERTIFICATES_RETURNED": "Give the client a certificate, or set ``verify_mode`` "
-    "to ``CERT_OPTIONAL`` if it may come without.",
+    "ILLEGAL_POINT_COMPRESSION": "The peer's certificate has to be reissued, with the key in its "
+    "uncompressed form.",
+    "CERTIFICATE_VERIFY_FAILED": "See the table of certificate errors.",
+    "NO_CERTIFICATES_RETURNED": "Load a certificate on the client, or set "
+    "``verify_mode`` to ``CERT_OPTIONAL`` if clients may omit it.",
     **dict.fromkeys(
         (
             "BAD_CERTIFICATE",
@@ -177,7 +177,7 @@ _REASON_CURES = {
             "CERT_LENGTH_MISMATCH",
             "CA_DN_LENGTH_MISMATCH",
         ),
-        "The peer's certificate is damaged, and has to be issued anew.",
+        "The peer's certificate is damaged, and has to be reissued.",
     ),
     **dict.fromkeys(
         (
@@ -193,7 +193,7 @@ _REASON_CURES = {
             "SIGNATURE_FOR_NON_SIGNING_CERTIFICATE",
             "BAD_DATA",
         ),
-        "The peer needs a certificate with another kind of key, or with another key usage.",
+        "The peer needs a certificate with another type of key, or with another key usage.",
     ),
     **dict.fromkeys(
         (
@@ -205,40 +205,41 @@ _REASON_CURES = {
             "WRONG_RPK_TYPE",
             "BAD_RSA_ENCRYPT",
         ),
-        "The peer needs a certificate with another kind of key, such as ECDSA P-256 or RSA.",
+        "The peer needs a certificate with another type of key, such as ECDSA P-256 or RSA.",
     ),
     **dict.fromkeys(
         ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"),
-        "Get a certificate with a longer key, and from an authority with a longer key and a newer "
+        "Obtain a certificate with a longer key, from an authority with a longer key and a newer "
         "hash.",
     ),
     "MISSING_RSA_CERTIFICATE": _TWO_IMPLEMENTATIONS,
     "INVALID_CONTEXT": _TWO_IMPLEMENTATIONS,
     **dict.fromkeys(
         ("INVALID_STATUS_RESPONSE", "OCSP_CALLBACK_FAILURE"),
-        "Look at the OCSP response that the peer sends.",
+        "Check the OCSP response that the peer sends.",
     ),
-    "MISSING_TMP_DH_KEY": "Call ``load_dh_params()`` on the context, or better, allow ciphers with "
-    "ECDHE.",
+    "MISSING_TMP_DH_KEY": "Call ``load_dh_params()`` on the context. It is better to allow ciphers "
+    "with ECDHE.",
     **dict.fromkeys(
         ("PSK_IDENTITY_NOT_FOUND", "PSK_NO_CLIENT_CB", "PSK_NO_SERVER_CB", "BAD_PSK"),
-        "Compare the identities and keys of both sides, and look at the context's pre-shared key "
+        "Compare the identities and keys of both sides, and check the context's pre-shared key "
         "callbacks.",
     ),
-    "BINDER_DOES_NOT_VERIFY": "Compare the pre-shared keys of both sides. With a session, look "
+    "BINDER_DOES_NOT_VERIFY": "Compare the pre-shared keys of both sides. With a session, check "
     "whether servers share their ticket keys by mistake.",
-    "SESSION_ID_CONTEXT_UNINITIALIZED": "Python sets one on every context: look at what made or "
-    "changed this one.",
+    "SESSION_ID_CONTEXT_UNINITIALIZED": "Python sets one on every context: check the code that "
+    "created or changed this context.",
     **dict.fromkeys(
         ("NO_COOKIE_CALLBACK_SET", "COOKIE_GEN_CALLBACK_FAILURE"),
-        "Take the option off the context.",
+        "Remove the option from the context.",
     ),
     "TOO_MANY_KEY_UPDATES": _HOSTILE,
     **dict.fromkeys(
         ("SEQUENCE_CTR_WRAPPED", "MAXIMUM_ENCRYPTED_PKTS_REACHED"),
-        "Connect anew before so much was sent, or use TLS 1.3, which changes its keys.",
+        "Open a new connection before so much data is sent, or use TLS 1.3, which updates its "
+        "keys.",
     ),
-    "UNEXPECTED_EOF_WHILE_READING": "Look into the peer's log.",
+    "UNEXPECTED_EOF_WHILE_READING": "Check the peer's log.",
     "BLOCK_CIPHER_PAD_IS_WRONG": _DAMAGED,
     "INVALID_RECORD": _PROTOCOL,
     "COMPRESSED_LENGTH_TOO_LONG": _TWO_IMPLEMENTATIONS,
@@ -253,7 +254,7 @@ _REASON_CURES = {
             "STILL_IN_INIT",
             "UNINITIALIZED",
         ),
-        "Look at who uses ``ssl_object``: it is the connection's alone.",
+        "Find the code that uses ``ssl_object``: only the connection may use it.",
     ),
     **dict.fromkeys(
         (
@@ -280,7 +281,7 @@ _REASON_CURES = {
             "SYSTEM_LIB",
             "UNKNOWN_STATE",
         ),
-        "Look at the memory that the process may use, and try another version of OpenSSL.",
+        "Check the memory limit of the process, and try another version of OpenSSL.",
     ),
     **dict.fromkeys(
         (
@@ -298,10 +299,10 @@ _REASON_CURES = {
             "UNKNOWN_MANDATORY_PARAMETER",
             "UNSUPPORTED",
         ),
-        "Look whether the system's OpenSSL configuration, or FIPS mode, disables an algorithm. The "
-        "peer's key may also be damaged.",
+        "Check whether the system's OpenSSL configuration, or FIPS mode, disables an algorithm. "
+        "The peer's key may also be damaged.",
     ),
-    # All others are what no correct peer does.
+    # All other reasons are caused by incorrect peers.
     **dict.fromkeys(
         (
             "APPLICATION_DATA_AFTER_CLOSE_NOTIFY",
@@ -390,46 +391,46 @@ _REASON_CURES = {
 }
 
 _CRL_CURE = (
-    "Load current ones by ``load_verify_locations()``, or don't set the CRL checks in "
-    "``verify_flags``."
+    "Load current revocation lists with ``load_verify_locations()``, or don't set the CRL checks "
+    "in ``verify_flags``."
 )
 _ISSUER_CURE = (
-    "Trust the authority that issued it: ``load_verify_locations()``. Often the server forgot "
-    "the intermediate certificates: they belong into its file, after its own."
+    "Trust the authority that issued it with ``load_verify_locations()``. Often the server doesn't "
+    "send the intermediate certificates: they belong in its file, after its own certificate."
 )
-_REISSUE_CURE = "The certificate has to be issued anew."
+_REISSUE_CURE = "The certificate has to be reissued."
 _SIGNATURE_CURE = (
-    "Two authorities of one name but with different keys are the usual reason: trust the one that "
-    "issued it. It may also be forged."
+    "Usually there are two authorities with the same name and different keys: trust the one that "
+    "issued it. The certificate may also be forged."
 )
-_WEAK_CURE = "The certificate has to be issued anew; the context's security level decides."
+_WEAK_CURE = "The certificate has to be reissued, to meet the context's security level."
 _STRICT_CURE = (
-    "The certificate has to be issued anew. For an authority of your own that is just old: "
-    "``verify_flags &= ~ssl.VERIFY_X509_STRICT``, as it was before Python 3.13."
+    "The certificate has to be reissued. For an old authority of your own, use "
+    "``verify_flags &= ~ssl.VERIFY_X509_STRICT``, the default before Python 3.13."
 )
 
 _CERTIFICATE_CURES = {
-    2: "Trust the root too. If what is trusted is to do, set ``VERIFY_X509_PARTIAL_CHAIN`` in "
-    "``verify_flags``, as Python 3.13 does.",
-    3: _CRL_CURE + " With ``VERIFY_CRL_CHECK_CHAIN`` each authority has to have one.",
+    2: "Trust the root too. To accept the trusted issuer without the root, set "
+    "``VERIFY_X509_PARTIAL_CHAIN`` in ``verify_flags``, as Python 3.13 does.",
+    3: _CRL_CURE + " With ``VERIFY_CRL_CHECK_CHAIN``, each authority must have one.",
     7: _SIGNATURE_CURE,
     8: _SIGNATURE_CURE,
-    9: "Set this machine's clock, or wait.",
-    10: "The peer has to renew it. Look at this machine's clock if others accept it.",
-    11: "Set this machine's clock, or wait.",
+    9: "Correct this machine's clock, or wait.",
+    10: "The peer has to renew it. If others accept it, check this machine's clock.",
+    11: "Correct this machine's clock, or wait.",
     12: _CRL_CURE,
-    18: "Trust this certificate by ``load_verify_locations()``, or use one from an authority.",
-    19: "Trust the root by ``load_verify_locations()``, if it is yours. Something on the way may "
-    "present certificates of its own (a company's proxy, a virus scanner).",
+    18: "Trust this certificate with ``load_verify_locations()``, or use one from an authority.",
+    19: "Trust the root with ``load_verify_locations()``, if it is yours. A device in between may "
+    "present its own certificates (a company's proxy, a virus scanner).",
     20: _ISSUER_CURE,
     21: _ISSUER_CURE,
-    22: "The peer has to send a shorter one: some hundred certificates make no sense.",
-    23: "The peer has to get a new certificate.",
+    22: "The peer has to send a shorter one: a hundred certificates are not needed.",
+    23: "The peer has to obtain a new certificate.",
     24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
     25: _REISSUE_CURE,
     26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``.",
     34: _REISSUE_CURE,
-    35: "The authority has to be issued anew, with ``cRLSign``.",
+    35: "The certificate of the authority has to be reissued, with ``cRLSign``.",
     41: _REISSUE_CURE,
     47: _REISSUE_CURE,
     48: _REISSUE_CURE,
@@ -442,7 +443,9 @@ _CERTIFICATE_CURES = {
 
 
 def tables() -> dict[str, tuple[str, str, dict[Any, str], dict[Any, str]]]:
-    """Return each table's heading for its keys, beginning of its messages, messages and cures."""
+    """Return, for each table, the heading of its keys, the start of its messages, and the dicts of
+    messages and cures.
+    """
     return {
         "alerts": ("Alert", "the peer ended the connection: ", words.ALERTS, _ALERT_CURES),
         "reasons": ("``reason``", "", words.REASONS, _REASON_CURES),
@@ -456,7 +459,7 @@ def tables() -> dict[str, tuple[str, str, dict[Any, str], dict[Any, str]]]:
 
 
 class ErrorTable(SphinxDirective):
-    """List one of the tables, those that have the same words and cure together."""
+    """Shows one of the tables. Entries with the same message and cure share a row."""
 
     required_arguments = 1
 

@@ -1,4 +1,4 @@
-"""Sessions that outlive the client's certificate, refused on servers."""
+"""Refuses to resume sessions that outlive the client's certificate. Servers only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _CERT_HAS_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 def refusal_of_session(
     ssl_object: ssl.SSLObject, outbox: Outbox, *, is_done: bool
 ) -> CertificateError | None:
-    """Return the error for a client whose certificate has expired since the session that it resumes
-    was made, which OpenSSL doesn't check; None for all other clients.
+    """Return the error for a client whose certificate has expired since the creation of the session
+    that it resumes, which OpenSSL doesn't check. Return None for all other clients.
 
-    To be called after each step of a handshake, before the data that OpenSSL has written is
-    collected. As long as that is the server's first flight, the client gets an alert instead. Where
-    the certificate can't be read so early, the client is refused at the end of the handshake,
-    without an alert, since OpenSSL has no function that sends one.
+    Call this after each step of a handshake, before the bytes that OpenSSL has written are
+    collected. If they are the server's first flight, they are replaced with an alert. If the
+    certificate is not accessible that early, the client is refused at the end of the handshake,
+    without an alert, because OpenSSL has no function to send one.
     """
     if not ssl_object.session_reused:
         return None

@@ -1,4 +1,4 @@
-"""What a connection is made of, checked before a byte moves."""
+"""The arguments of a connection, validated before any bytes are exchanged."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ __all__ = ["Arguments", "alpn_names", "check_context"]
 
 _CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 
-# RFC 7301 section 3.1: each name, and all of them with a byte for the length of each, in bytes.
+# RFC 7301 section 3.1: the maximum of each name, and of all names with their length bytes, in
+# bytes.
 _MOST_NAME_BYTES = 255
 _MOST_NAMES_BYTES = 65535
 
-# What no host name has, but URLs and addresses with a port do.
+# Characters that are never in host names, but in URLs and in addresses with a port.
 _NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
 
 
 def _ascii_name(server_hostname: str | bytes) -> str:
-    """Return a host name in the ASCII form in which it goes into the handshake."""
+    """Return a host name in the ASCII form that the handshake uses."""
     if isinstance(server_hostname, bytes | bytearray):
         try:
             server_hostname = server_hostname.decode("ascii")
@@ -42,24 +43,25 @@ def _ascii_name(server_hostname: str | bytes) -> str:
     return _ascii_form(server_hostname)
 
 
-@lru_cache(maxsize=256)  # a client mostly connects to servers that it knows
+@lru_cache(maxsize=256)  # a client usually connects to the same servers
 def _ascii_form(name: str) -> str:
     server_hostname = name
     if address := _ip_address(name):
         return address
     if not name.isascii():
-        # IDNA 2008, as Trio does to look the name up; the ssl module would apply IDNA 2003,
-        # in which some names mean another host. The package idna comes with Trio.
+        # IDNA 2008, which Trio also uses for lookups. The ssl module would use IDNA 2003, in which
+        # some names refer to another host. Trio depends on the package idna.
         try:
             name = idna.encode(name, uts46=True).decode("ascii")
         except idna.IDNAError as exc:
             raise ValueError(
                 f"server_hostname: {server_hostname!r} is not a host name: {exc}"
             ) from exc
-    # The dot that ends a fully qualified name belongs to DNS: RFC 6066 section 3 keeps it out
-    # of SNI, and certificates don't have it.
+    # The trailing dot of a fully qualified name belongs to DNS: RFC 6066 section 3 excludes it from
+    # SNI, and certificates don't have it.
     name = name.removesuffix(".")
-    # RFC 1035 section 2.3.4: the ssl module would raise a bare UnicodeError, after connecting.
+    # RFC 1035 section 2.3.4. Otherwise the ssl module would raise a bare UnicodeError, after
+    # connecting.
     labels_fit = all(0 < len(label) <= 63 for label in name.split("."))
     if not labels_fit or len(name) > 253 or _NOT_IN_NAMES.search(name):
         raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
@@ -67,13 +69,14 @@ def _ascii_form(name: str) -> str:
 
 
 def _ip_address(name: str) -> str | None:
-    """Return an IP address without its zone, which certificates don't have; None for others.
+    """Return an IP address without its zone, which certificates don't have, or None for other
+    names.
 
-    The zone of an IPv6 address means an interface of this machine: RFC 4007 section 11.2 keeps it
-    off the wire.
+    The zone of an IPv6 address refers to an interface of this machine: RFC 4007 section 11.2
+    forbids sending it.
     """
     if ":" not in name and not name[-1:].isdigit():
-        return None  # without an exception that would say so
+        return None  # avoid the cost of an exception
     address, _, zone = name.partition("%")
     try:
         is_v6 = ipaddress.ip_address(address).version == 6
@@ -84,19 +87,19 @@ def _ip_address(name: str) -> str | None:
 
 @attrs.frozen(eq=False)
 class Arguments:
-    """What a connection is made with, checked: made by :meth:`parse`.
+    """The arguments of a connection, validated. Created by :meth:`parse`.
 
-    Those of a client say nothing yet about whether ``session`` fits the context, whose settings
-    may change until the connection is made: see :meth:`native_session`.
+    For clients, this does not include whether ``session`` fits the context, because its settings
+    can change until the connection is created: see :meth:`native_session`.
     """
 
     ssl_context: ssl.SSLContext | None
-    """None on a server whose context is chosen by what the client says."""
+    """None on a server that chooses the context based on the ClientHello."""
 
     server_side: bool = False
 
     server_hostname: str | None = None
-    """The name in the ASCII form in which it goes into the handshake. None on servers."""
+    """The name in the ASCII form that the handshake uses. None on servers."""
 
     session: TLSSession | None = None
 
@@ -109,11 +112,11 @@ class Arguments:
         server_hostname: str | bytes | None = None,
         session: TLSSession | None = None,
     ) -> Arguments:
-        """Check what a connection is to be made with.
+        """Validate the arguments of a connection.
 
         Raises:
-          ValueError: for arguments that don't go together.
-          TypeError: for arguments of a wrong type.
+          ValueError: if the arguments are not valid together.
+          TypeError: if an argument has the wrong type.
         """
         other_side = _CLIENT if server_side else _SERVER
         if ssl_context is None:
@@ -130,8 +133,7 @@ class Arguments:
             if session is not None:
                 raise ValueError("session is for clients: a server resumes what it is offered")
         elif ssl_context.check_hostname and name is None:  # type: ignore[union-attr]  # see above
-            # wrap_bio() lets this pass before Python 3.14, and OpenSSL would then check no name at
-            # all.
+            # Before Python 3.14, wrap_bio() accepts this, and OpenSSL would check no name at all.
             raise ValueError(
                 "the SSLContext checks host names (check_hostname), so a client needs "
                 "server_hostname"
@@ -145,16 +147,16 @@ class Arguments:
 
     @classmethod
     def of_server(cls, ssl_context: ssl.SSLContext) -> Arguments:
-        """Check what a server's connections are to be made with, which is its context alone."""
+        """Validate the arguments of a server's connections: only its context."""
         check_context(ssl_context, server_side=True)
         return cls(ssl_context, server_side=True)
 
     def native_session(self) -> AnySession | None:
-        """Return what OpenSSL resumes ``session`` with, for the context as it is now. None without
-        one, and if its lineage has ended, which is no error.
+        """Return the object with which OpenSSL resumes ``session``, for the current settings of the
+        context. Return None without a session, or if its lineage has ended, which is not an error.
 
         Raises:
-          ValueError: if this use of the session would not be safe.
+          ValueError: if this use of the session is not safe.
         """
         if self.session is None:
             return None
@@ -167,8 +169,8 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
     """Check a context for one side.
 
     Raises:
-      ValueError: for one that was made for the other side.
-      TypeError: for what is none.
+      ValueError: if it was created for the other side.
+      TypeError: if it is not a context.
     """
     other_side = _CLIENT if server_side else _SERVER
     if not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
@@ -176,7 +178,7 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
 
 
 def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
-    """Return what to raise for a context that can't be used."""
+    """Return the exception to raise for an invalid context."""
     if isinstance(ssl_context, ssl.SSLContext):
         is_client = other_side == _SERVER
         taker = "client takes" if is_client else "server takes"
@@ -189,14 +191,14 @@ def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
 
 
 def alpn_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
-    """Return the names of protocols to offer, in a form that stays as it was checked.
+    """Return the names of protocols to offer, as an immutable tuple.
 
-    An empty list is not an error: as for :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
+    An empty list is not an error: as in :meth:`ssl.SSLContext.set_alpn_protocols`, it means to
     offer nothing, and is not sent.
 
     Raises:
-      TypeError: for anything but a list of ``str``, a ``str`` by itself included.
-      ValueError: for what ALPN has no form for.
+      TypeError: if this is not a list of ``str``; a single ``str`` is not accepted either.
+      ValueError: if a name can't be encoded for ALPN.
     """
     if alpn_protocols is None:
         return None

@@ -1,4 +1,4 @@
-"""The parts of a certificate that the standard library does not decode (RFC 5280 section 4.1)."""
+"""Parses the parts of a certificate that the standard library doesn't (RFC 5280 section 4.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BOOLEAN, _FALSE = 0x01, b"\0"
 
 _BASIC_CONSTRAINTS = bytes.fromhex("551d13")  # 2.5.29.19
 _KEY_USAGE = bytes.fromhex("551d0f")  # 2.5.29.15
-_KEY_CERT_SIGN, _CRL_SIGN = 0x04, 0x02  # in the first byte of its bits
+_KEY_CERT_SIGN, _CRL_SIGN = 0x04, 0x02  # in the first byte of the bits
 
 
 @attrs.frozen
@@ -22,20 +22,22 @@ class Element:
     tag: int
     content: bytes
     encoded: bytes
-    """The whole of it, with its tag and length."""
+    """The complete encoding, with tag and length."""
 
     def elements(self) -> list[Element]:
-        """Return what it consists of; :exc:`ValueError` if it is no whole."""
+        """Return the elements of the contents. Raise :exc:`ValueError` if this is not a constructed
+        value.
+        """
         if not self.tag & _CONSTRUCTED:
             raise ValueError  # a primitive value has no parts
         return elements(self.content)
 
 
 def elements(data: bytes) -> list[Element]:
-    """Split what holds nothing but values in DER form; :exc:`ValueError` if it is something else.
+    """Split a sequence of values in DER form. Raise :exc:`ValueError` if it is something else.
 
-    Lengths that are not definite, and tags of more than one byte, are not supported: certificates
-    in DER form have none where this looks.
+    Indefinite lengths, and tags of more than one byte, are not supported: they don't occur in the
+    parts of certificates that are parsed here.
     """
     found, start = [], 0
     while start < len(data):
@@ -46,7 +48,7 @@ def elements(data: bytes) -> list[Element]:
             size = int.from_bytes(data[content : content + more])
             content += more
             if not more:
-                raise ValueError  # a length is not definite
+                raise ValueError  # an indefinite length
         end = content + size
         if tag & 0x1F == 0x1F or end > len(data):
             raise ValueError
@@ -56,13 +58,13 @@ def elements(data: bytes) -> list[Element]:
 
 
 def fields_of(certificate: bytes) -> list[Element]:
-    """Return what the issuer has signed, from the serial number on; :exc:`ValueError` for what is
-    no certificate.
+    """Return the fields that the issuer has signed, from the serial number on. Raise
+    :exc:`ValueError` if this is not a certificate.
     """
     (whole,) = elements(certificate)
     signed, _algorithm, _signature = whole.elements()
     fields = signed.elements()
-    if fields and fields[0].tag == _VERSION:  # which those of version 1 don't have
+    if fields and fields[0].tag == _VERSION:  # version 1 certificates don't have this field
         del fields[0]
     return fields
 
@@ -75,11 +77,11 @@ class CertificateParts:
     public_key: bytes
     """The SubjectPublicKeyInfo."""
     extensions: tuple[tuple[bytes, bytes], ...]
-    """The extensions, as object identifier and value."""
+    """The extensions, as pairs of object identifier and value."""
 
     @classmethod
     def of(cls, certificate: bytes) -> CertificateParts:
-        """Find the parts; :exc:`ValueError` where there are none."""
+        """Find the parts. Raise :exc:`ValueError` if this is not a certificate."""
         _serial, _algorithm, _issuer, _validity, subject, public_key, *rest = fields_of(certificate)
         if not subject.tag == public_key.tag == _SEQUENCE:
             raise ValueError
@@ -94,7 +96,9 @@ class CertificateParts:
 
     @property
     def may_sign(self) -> bool:
-        """Whether it is an authority's, or its key may sign certificates or revocation lists."""
+        """True if the certificate is an authority's, or its key may sign certificates or revocation
+        lists.
+        """
         return any(
             (kind == _BASIC_CONSTRAINTS and _is_ca(value)) or (kind == _KEY_USAGE and _signs(value))
             for kind, value in self.extensions

@@ -1,11 +1,11 @@
-"""Plain words for why OpenSSL refuses a certificate."""
+"""Explanations of why OpenSSL refuses a certificate."""
 
 from __future__ import annotations
 
 __all__ = ["VERIFY_CODES"]
 
-# X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3). Which certificate of the chain an
-# error is about is not told, so the words leave it open where it may be another one than the first.
+# X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3). They don't show which certificate
+# of the chain an error is about, so the messages leave that open where it may not be the first one.
 _STRICT = "strict verification (VERIFY_X509_STRICT) finds that it, or one of its issuers, "
 VERIFY_CODES = {
     2: "one of its issuers is trusted here, but the root above that one is not",

@@ -1,4 +1,4 @@
-"""What is in the certificates that a peer presents."""
+"""Decodes the certificates that a peer presents."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = [
     "verified_chain",
 ]
 
-# A certificate as SSLObject.getpeercert() decodes it.
+# A certificate, as decoded by SSLObject.getpeercert().
 Certificate = Mapping[str, Any]
 
 
 def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
-    """Return OpenSSL's own objects for the certificates that the peer presented. They hold no
-    reference to the connection.
+    """Return OpenSSL's objects for the certificates that the peer presented. They don't refer to
+    the connection.
     """
-    # Public from Python 3.13 on, but there only as DER, which the standard library can't decode;
-    # the object beneath has had this method since 3.10. Without it we know less, and say less.
+    # Python 3.13 has a public method, but it returns DER, which the standard library can't decode.
+    # The underlying object has had this method since 3.10. Without it, less is known and reported.
     sslobj = getattr(ssl_object, "_sslobj", None)
     get_chain = getattr(sslobj, "get_unverified_chain", None)
     if get_chain is None:
         return ()
-    # A client that was asked for a certificate after the handshake, and has none, leaves a None.
+    # If a client is asked for a certificate after the handshake and has none, this contains None.
     return tuple(certificate for certificate in get_chain() or () if certificate is not None)
 
 
 def verified_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
-    """Return the chain that OpenSSL has verified, in DER form: only the leaf in a Python that can't
-    tell more, and nothing in a resumed session of TLS 1.3.
+    """Return the chain that OpenSSL has verified, in DER form. If Python doesn't expose the chain,
+    this is only the leaf, and in a resumed TLS 1.3 session it is empty.
     """
     get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
     chain = tuple(map(_in_der, get_chain() or ())) if get_chain is not None else ()
@@ -58,9 +58,9 @@ def _in_der(certificate: Any) -> bytes:
 
 
 def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
-    """Return the names in the certificate that the peer presented, refused ones included.
+    """Return the names in the certificate that the peer presented, even if it was refused.
 
-    getpeercert() tells nothing of a handshake that failed, when one wants to know most.
+    After a failed handshake getpeercert() returns nothing, when it would be needed most.
     """
     chain = _raw_chain(ssl_object)
     with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
@@ -69,7 +69,9 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
 
 
 def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
-    """Decode what :func:`_raw_chain` returned, by its DER form, without what can't be decoded."""
+    """Decode the objects from :func:`_raw_chain`. Return a dict by DER form, without those that
+    fail.
+    """
     known: dict[bytes, Certificate] = {}
     for certificate in certificates:
         with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
@@ -79,7 +81,7 @@ def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
 
 @attrs.frozen
 class CertificateCopy:
-    """Takes the place of an object of OpenSSL's, which can't be copied or pickled."""
+    """Replaces an OpenSSL object, which can't be copied or pickled."""
 
     _der: bytes = attrs.field(repr=False)
     _info: Certificate
@@ -98,13 +100,15 @@ def copies_of(certificates: Iterable[Any]) -> tuple[CertificateCopy, ...]:
 
 @attrs.define(eq=False)
 class UndecodedCertificate:
-    """Decodes a certificate when somebody asks: it takes as long as 4 % of a handshake."""
+    """Decodes a certificate on demand, because this takes 4% of the time of a handshake."""
 
-    _certificate: Any  # one of OpenSSL's objects
+    _certificate: Any  # an OpenSSL object
     _decoded: Certificate | None = attrs.field(default=None, init=False, repr=False)
 
     def get_info(self) -> Certificate:
-        """Return what :meth:`ssl.SSLSocket.getpeercert` would; empty if it can't be decoded."""
+        """Return what :meth:`ssl.SSLSocket.getpeercert` would, or an empty dict if it can't be
+        decoded.
+        """
         if self._decoded is None:
             self._decoded = next(iter(decoded([self._certificate]).values()), {})
         return self._decoded
@@ -115,7 +119,7 @@ def _decoded_by(ssl_object: ssl.SSLObject) -> Certificate:
         with clean_error_queue():
             return ssl_object.getpeercert() or {}
     except (ValueError, ssl.SSLError):
-        # CPython wants names in a certificate to be text, in UTF-8; OpenSSL, who verified it, does
+        # CPython requires names in a certificate to be UTF-8; OpenSSL, which has verified it, does
         # not.
         return {}
 
@@ -124,7 +128,7 @@ def peer_certificates(
     ssl_object: ssl.SSLObject,
 ) -> tuple[Certificate | UndecodedCertificate | None, tuple[bytes, ...], tuple[Any, ...]]:
     """Return the peer's own certificate, the chain that it presented in DER form, and OpenSSL's
-    objects for that, as far as there are any. See :class:`HandshakeInfo` for what they are.
+    objects for that chain, if they are accessible. They are described in :class:`HandshakeInfo`.
     """
     leaf = ssl_object.getpeercert(binary_form=True)
     if leaf is None:
@@ -132,10 +136,10 @@ def peer_certificates(
     objects = _raw_chain(ssl_object)
     chain = tuple(map(_in_der, objects))
     if verify_mode(ssl_object.context) == ssl.CERT_NONE:
-        own: Certificate | UndecodedCertificate = {}  # nothing vouches for what it says
+        own: Certificate | UndecodedCertificate = {}  # its contents were not verified
     elif chain and chain[0] == leaf:
         own = UndecodedCertificate(objects[0])
     else:
         own = _decoded_by(ssl_object)
-    # On the server's side, and in a resumed session, OpenSSL leaves the leaf out of the chain.
+    # On servers, and in a resumed session, OpenSSL omits the leaf from the chain.
     return own, chain if leaf in chain else (leaf, *chain), objects

@@ -1,4 +1,4 @@
-"""The names that IANA has for cipher suites, from those that OpenSSL has."""
+"""Converts OpenSSL's names of cipher suites to those of IANA."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 __all__ = ["iana_name_of"]
 
-# OpenSSL leaves out what was usual once: RSA, and cipher block chaining.
+# OpenSSL omits the former defaults: RSA, and cipher block chaining.
 _KEY_EXCHANGES = {"": "RSA", "ADH": "DH_anon", "AECDH": "ECDH_anon", "ECDHE": "ECDHE_RSA"}
 _KEY_EXCHANGE = re.compile(
     r"(?:(?P<exchange>ADH|AECDH|SRP|PSK|(?:ECDHE|DHE|RSA)(?:-(?:ECDSA|RSA|DSS|PSK))?)-)?"
@@ -18,7 +18,7 @@ _CIPHER = re.compile(r"(AES|ARIA|CAMELLIA)(128|256)(?:-(SHA(?:256|384)?))?")
 def iana_name_of(cipher: str) -> str:
     """Return the description of a cipher suite in IANA's registry "TLS Cipher Suites".
 
-    OpenSSL's names for those of TLS 1.3 are the same; those of TLS 1.2 follow rules.
+    In TLS 1.3, OpenSSL uses the same names; its TLS 1.2 names follow rules.
     """
     if cipher.startswith("TLS_"):
         return cipher
@@ -26,7 +26,7 @@ def iana_name_of(cipher: str) -> str:
     assert match is not None
     exchange = match["exchange"] or ""
     rest = match["cipher"]
-    if exchange == "SRP":  # which does not name what comes without a signature
+    if exchange == "SRP":  # its names state an authentication only if there is one
         name, rest = _of_srp(rest)
     else:
         name = _KEY_EXCHANGES.get(exchange, exchange.replace("-", "_"))
@@ -36,7 +36,7 @@ def iana_name_of(cipher: str) -> str:
     rest = rest.replace("DES-CBC3", "3DES-EDE-CBC").replace("SEED-SHA", "SEED-CBC-SHA")
     rest = rest.replace("CCM8", "CCM-8").replace("-", "_")
     if name == "DHE_PSK" and rest.endswith("CCM_8"):
-        name = "PSK_DHE"  # as RFC 6655 has it
+        name = "PSK_DHE"  # the name in RFC 6655
     return f"TLS_{name}_WITH_{rest}"
 
 

@@ -1,4 +1,4 @@
-"""A client's certificate that the server asks for after the handshake."""
+"""Requests a client's certificate after the handshake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .states import Lifecycle, State
 
 __all__ = ["CertificateRequest", "ask_for_certificate", "check_may_answer"]
 
-# An encrypted KeyUpdate (RFC 9846 section 4.7.3).
+# The size of an encrypted KeyUpdate (RFC 9846 section 4.7.3).
 _KEY_UPDATE_BYTES = 5 + SEAL_BYTES
 
 
@@ -36,7 +36,7 @@ def _check_can_ask(ssl_context: ssl.SSLContext) -> None:
 def ask_for_certificate(
     engine: Engine, ssl_context: ssl.SSLContext, handshake: HandshakeInfo | None, origin: Origin
 ) -> Happening | None:
-    """Write a request, and return what has happened.
+    """Write a request, and return the event.
 
     Raises:
       PostHandshakeAuthError: if the client can't be asked.
@@ -60,7 +60,7 @@ def ask_for_certificate(
 
 
 def check_may_answer(lifecycle: Lifecycle, bytes_to_receive: int, most_bytes: int) -> None:
-    """Raise what makes it useless to go on waiting for an answer."""
+    """Raise an error if there is no point in waiting for the answer any longer."""
     lifecycle.check_receive()
     if lifecycle.receive is State.CLOSED:
         message = "the client ended its direction and did not answer with a certificate"
@@ -72,17 +72,18 @@ def check_may_answer(lifecycle: Lifecycle, bytes_to_receive: int, most_bytes: in
 
 @attrs.define(eq=False)
 class CertificateRequest:
-    """A request (RFC 9846 section 4.7.2), and what has come of it."""
+    """A request for a certificate (RFC 9846 section 4.7.2), and its result."""
 
     _ssl_object: ssl.SSLObject
     _handshake: HandshakeInfo
-    #: What was agreed on, with the certificate, once that has come.
+    #: The result of the handshake with the certificate, once that has arrived.
     answered: HandshakeInfo | None = attrs.field(default=None, init=False)
 
     def look(self, answers: bytes) -> None:
-        """Look whether what OpenSSL wrote while it decrypted shows that a certificate has come.
+        """Check whether the bytes that OpenSSL wrote while decrypting show that a certificate has
+        arrived.
 
-        A server sends new tickets after each answer, an empty one too (see the state machine in
+        A server sends new tickets after each answer, even an empty one (see the state machine in
         OpenSSL's statem_srvr.c), and nothing else that is longer than a KeyUpdate.
         """
         if self.answered is None and any(

@@ -1,4 +1,4 @@
-"""What a client says first, taken apart."""
+"""Parses the first message of a client."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .records import Data
 __all__ = ["ClientHello", "MAX_HELLO_BYTES"]
 
 MAX_HELLO_BYTES = 64 * 1024
-"""How many bytes of records a ClientHello may take up. Real ones need a few KiB."""
+"""The most bytes of records that a ClientHello may take up. Real ones need a few KiB."""
 
-# No client may repeat one, but OpenSSL notices that only of those that it knows, which these are in
-# all of its versions.
+# A client may not repeat an extension. OpenSSL only detects that for the extensions it knows; all
+# of its versions know these.
 _KNOWN_EXTENSIONS = frozenset(map(int, ExtensionType))  # plain integers are looked up faster
 _HOST_NAME = bytes([NameType.HOST_NAME])
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
@@ -28,59 +28,59 @@ _SESSION_ID_START = 2 + 32
 _MOST_SESSION_ID_BYTES = 32
 
 _MOST_NAME_BYTES = 253
-# The underscore is not for hosts, but browsers and others ask for such names all the same.
+# Host names have no underscore, but browsers and others request such names anyway.
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 
 @attrs.frozen
 class ClientHello:
-    """What a client offers and asks for, in the first message of its handshake.
+    """What a client offers and requests, in the first message of its handshake.
 
-    Nothing in it is verified: a client can send any name. The numbers are those of IANA's
-    registries, in the client's order. They include the reserved ones that many clients put in at
-    random (GREASE, RFC 8701). With Encrypted Client Hello (RFC 9849) this is the outer one, and
-    its name is that of the client-facing server.
+    Nothing in it is verified: a client can send any name. The numbers are from IANA's registries,
+    in the client's order. They include reserved values that many clients add at random (GREASE, RFC
+    8701). With Encrypted Client Hello (RFC 9849) this is the outer ClientHello, and its name is
+    that of the client-facing server.
 
-    A server that asks for another key share (HelloRetryRequest) gets a second ClientHello, for the
-    same name.
+    If the server requests another key share (HelloRetryRequest), a second ClientHello for the same
+    name follows.
     """
 
     server_name: str | None
-    """The host name that the client asks for (SNI, RFC 6066 section 3), in lower case and without a
-    trailing dot. None if it asks for none, or for what is no host name in ASCII, such as an IP
-    address.
+    """The host name that the client requests (SNI, RFC 6066 section 3), in lower case and without a
+    trailing dot. None if the client requests no name, or something that is not an ASCII host name,
+    such as an IP address.
     """
     requested_name: bytes | None
-    """The same as it was sent: any bytes, 65 KB at most. None if the client asks for no name."""
+    """The name as it was sent: any bytes, up to 65 KB. None if the client requests no name."""
     alpn_protocols: tuple[bytes, ...]
-    """The protocols that the client offers by ALPN (RFC 7301), such as ``b"h2"``."""
+    """The protocols that the client offers with ALPN (RFC 7301), such as ``b"h2"``."""
     versions: tuple[int, ...]
     """The TLS versions that the client offers, such as ``0x0304`` for TLS 1.3.
 
-    A client that does not list its versions only names the newest one. Then these are all versions
-    from that one, or from TLS 1.2, down to TLS 1.0: the client may accept any of them.
+    A client that sends no list of versions only states the newest one. In that case these are all
+    versions from that one, or from TLS 1.2, down to TLS 1.0: the client may accept any of them.
     """
     cipher_suites: tuple[int, ...]
     """The cipher suites that the client offers."""
     groups: tuple[int, ...]
-    """The groups for the key exchange that the client offers (supported_groups)."""
+    """The key exchange groups that the client offers (supported_groups)."""
     signature_schemes: tuple[int, ...]
-    """The signatures that the client accepts (signature_algorithms)."""
+    """The signature schemes that the client accepts (signature_algorithms)."""
     raw: bytes = attrs.field(repr=False)
     """The handshake message, with its header of four bytes."""
 
     @classmethod
     def parse(cls, message: Data) -> ClientHello:
-        """Read a ClientHello.
+        """Parse a ClientHello.
 
-        What is refused here is refused by OpenSSL too. OpenSSL looks into more of the extensions,
-        and may refuse what is accepted here.
+        OpenSSL refuses every message that this refuses. It checks more of the extensions, so it may
+        refuse messages that this accepts.
 
         Args:
-          message: The whole handshake message, with its header, put together from its records.
+          message: The complete handshake message, with its header, assembled from its records.
 
         Raises:
-          ValueError: if it is none, is malformed, or has more than 64 KiB.
+          ValueError: if it is not a ClientHello, is malformed, or is longer than 64 KiB.
         """
         try:
             return cls._parse(bytes(message))
@@ -121,11 +121,13 @@ class ClientHello:
 
 
 def _extensions(rest: bytes) -> dict[int, bytes]:
-    """Read the extensions, which end a ClientHello that has any, and return the known ones."""
+    """Parse the extensions at the end of a ClientHello, which may have none. Return the known
+    ones.
+    """
     found: dict[int, bytes] = {}
     if not rest:
         return found
-    # There are thousands of them in a hello of 64 KiB that is made to cost time, so without calls.
+    # A malicious ClientHello of 64 KiB can contain thousands of them, so this loop calls little.
     data, at = only_vector(rest, 2), 0
     end = len(data)
     while at + 4 <= end:
@@ -143,7 +145,7 @@ def _extensions(rest: bytes) -> dict[int, bytes]:
 def _host_name(extension: bytes | None) -> bytes | None:
     if extension is None:
         return None
-    # A list, of which RFC 6066 has one kind of entry, once; OpenSSL takes no other list.
+    # In RFC 6066 the list can only have one entry, of one type, and OpenSSL accepts no other list.
     names = only_vector(extension, 2)
     if names[:1] != _HOST_NAME:
         raise MalformedError
@@ -151,10 +153,10 @@ def _host_name(extension: bytes | None) -> bytes | None:
 
 
 def _normal_form(name: bytes | None) -> str | None:
-    """Return a name in the form in which it is looked up; None if it is no host name."""
+    """Return a name in the form used for lookups, or None if it is not a host name."""
     form = (name or b"")[: _MOST_NAME_BYTES + 2].decode("latin-1").lower().removesuffix(".")
     labels = form.split(".")
-    # No top-level domain is a number: what ends in one is an address.
+    # No top-level domain is a number, so a name that ends in one is an address.
     is_host = all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
     return form if is_host and len(form) <= _MOST_NAME_BYTES else None
 

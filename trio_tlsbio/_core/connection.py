@@ -1,4 +1,4 @@
-"""A TLS connection as a pure object: ciphertext in, plaintext out, and the other way round."""
+"""A TLS connection without I/O: ciphertext in, plaintext out, and vice versa."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ __all__ = ["TLSConnection", "connection_of"]
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE, _OPEN, _CLOSED = State.HANDSHAKE, State.OPEN, State.CLOSED
 
-# How much may arrive while the peer renegotiates and data is held for that, or while a client's
-# certificate is awaited, in bytes.
+# The most plaintext, in bytes, that is decrypted ahead during a renegotiation for which data is
+# held back, or while waiting for a client's certificate.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
 
 @attrs.define(eq=False, init=False, repr=False)
 class TLSConnection:
-    """One TLS connection as a pure state object: bytes go in, bytes come out, nothing waits.
+    """One TLS connection as a state machine without I/O: bytes go in, bytes come out, nothing
+    waits.
 
-    What the transport received goes into :meth:`feed`, its end into :meth:`feed_eof`; what
-    :meth:`data_to_send` returns goes out. Between them :meth:`receive` and :meth:`send` deal in
-    plaintext. Any of them moves the handshake on; after each call, look for data to send::
+    Pass the data received from the transport to :meth:`feed`, and report its end with
+    :meth:`feed_eof`. Send what :meth:`data_to_send` returns. :meth:`receive` and :meth:`send`
+    handle the plaintext. All of these also advance the handshake; after each call, check for data
+    to send::
 
         connection = TLSConnection(ssl_context, server_hostname="example.org")
         while not connection.do_handshake():
@@ -51,40 +53,40 @@ class TLSConnection:
             connection.feed(sock.recv(65536))  # feed_eof() if it is empty
 
     Args:
-      ssl_context: Makes the :class:`ssl.SSLObject`; its ``sslobject_class`` is honoured. None on a
-        server whose context is chosen by what the client says: see :attr:`wants_context`.
+      ssl_context: Creates the :class:`ssl.SSLObject`, of its ``sslobject_class``. None on a server
+        that chooses the context based on the ClientHello: see :attr:`wants_context`.
       server_side: Whether this end is the server.
       server_hostname: The name of the server, for SNI and for the check of its certificate.
-        Internationalised names are encoded by IDNA 2008. Clients only, where it is needed if
+        Internationalised names are encoded with IDNA 2008. Clients only; required if
         ``ssl_context.check_hostname`` is set.
-      session: The session of an earlier connection to resume. Clients only. One whose lineage has
-        ended is not offered.
-      verifies_peer: Whether to wait for :meth:`accept_peer` when OpenSSL has accepted the peer.
+      session: The session of an earlier connection to resume. Clients only. A session whose lineage
+        has ended is not offered.
+      verifies_peer: Whether to wait for :meth:`accept_peer` after OpenSSL has accepted the peer.
         Until then no data passes, and our last message of the handshake is held back.
       strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
-        none of those that the context has. See :class:`TLSStream`.
-      collect_sessions: Keep every session that the server gives for :meth:`new_sessions`. This
-        takes a little time for each, and is not needed for :attr:`session`, the latest one.
+        none that the context supports. See :class:`TLSStream`.
+      collect_sessions: Whether to keep every session that the server sends for
+        :meth:`new_sessions`. This takes a little time per session, and is not needed for
+        :attr:`session`, the latest one.
 
     Raises:
-      ValueError: for arguments that don't go together, before a byte is made.
+      ValueError: if the arguments are not valid together, before a byte is produced.
 
-    An error of the connection is raised as a :exc:`TLSError` by every call that needs what no
-    longer works, each time. What OpenSSL left to tell the peer about it, an alert, is then in
-    :meth:`data_to_send`.
+    If the connection fails, every call that can no longer succeed raises a :exc:`TLSError`. The
+    alert that OpenSSL produced for the peer, if any, is then in :meth:`data_to_send`.
     """
 
-    # For the driver, which moves the bytes without a call for each.
+    # For the driver, which moves the bytes without a method call each time.
     inbox: Inbox
     outbox: Outbox
     lifecycle: Lifecycle
     _engine: Engine
     _ssl_context: ssl.SSLContext | None  # None on servers that choose it
-    _handshake: Handshake | None  # until it is done
+    _handshake: Handshake | None  # None once it is done
     _info: HandshakeInfo | None
-    _plaintext: bytearray  # what was decrypted before it was asked for
+    _plaintext: bytearray  # decrypted before the caller asked for it
     _sessions: SessionSource | None  # on clients
-    _tickets: TicketWatch | None  # where sessions are collected
+    _tickets: TicketWatch | None  # if sessions are collected
     _request: CertificateRequest | None  # the latest
 
     def __init__(
@@ -116,7 +118,8 @@ class TLSConnection:
             resume(ssl_object, session)
         self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
-        self.inbox.is_single = looks_at_hello  # so that each record of a ClientHello passes by
+        # split a ClientHello into its records, to inspect each
+        self.inbox.is_single = looks_at_hello
         hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
         self._info, self._plaintext = None, bytearray()
@@ -126,7 +129,7 @@ class TLSConnection:
             if collect_sessions:
                 self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
             try:
-                self.do_handshake()  # makes the ClientHello
+                self.do_handshake()  # produces the ClientHello
             except TLSError as exc:
                 raise ValueError(f"nothing can be offered with this ssl_context: {exc}") from exc
 
@@ -141,74 +144,80 @@ class TLSConnection:
         refuse_copy(self)
 
     ################################################################
-    # What it knows
+    # Properties of the connection
     ################################################################
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
-        """The underlying :class:`ssl.SSLObject`, for all that has no name here.
+        """The underlying :class:`ssl.SSLObject`, for anything that this class doesn't offer.
 
-        Use it to look; its ``read``, ``write`` and ``unwrap`` would act behind this object's back.
+        Only use it for queries: this class would not notice calls of its ``read``, ``write`` or
+        ``unwrap``.
         """
         return self._engine.ssl_object
 
     @property
     def send_state(self) -> State:
-        """What our direction can do."""
+        """The state of our direction."""
         return self.lifecycle.send
 
     @property
     def receive_state(self) -> State:
-        """What the peer's direction can do, once the plaintext that is ready was received."""
+        """The state of the peer's direction, once the plaintext that is available has been
+        received.
+        """
         return self.lifecycle.receive
 
     @property
     def error(self) -> TLSError | None:
-        """The failure that ended either direction; None if there is none, or the end is clean."""
+        """The failure that ended either direction, or None if there is none, or if the end is
+        clean.
+        """
         return self.lifecycle.error
 
     @property
     def handshake(self) -> HandshakeInfo | None:
-        """What the handshake agreed on; None until it is done."""
+        """The result of the handshake, or None until it is done."""
         if self._request is not None and self._request.answered is not None:
             return self._request.answered
         return self._info
 
     @property
     def session(self) -> TLSSession | None:
-        """What a later connection to the same server can resume with, once there is one.
+        """A session with which a later connection to the same server can resume, or None.
 
-        Servers send it after the handshake in TLS 1.3, so it is there after something was
-        received. None on servers, on a connection that failed (RFC 5246 section 7.2.2), and if an
-        ``sslobject_class`` has a ``do_handshake`` of its own, as truststore's does: it may verify
-        the peer there, and a resumed handshake has no certificates to verify.
+        A TLS 1.3 server sends it after the handshake, so it is available once some data was
+        received. It is None on servers, on a connection that failed (RFC 5246 section 7.2.2), and
+        if an ``sslobject_class`` has its own ``do_handshake``, as truststore's has: that may verify
+        the peer, and a resumed handshake has no certificates to verify.
         """
         if self._sessions is None or self._info is None or self.lifecycle.has_failed:
             return None
         return self._sessions.session_of(self._engine.ssl_object)
 
     def new_sessions(self) -> list[TLSSession]:
-        """Take the sessions that the server has given since the last call.
+        """Return the sessions that the server has sent since the last call.
 
-        A TLS 1.3 server usually gives two tickets after the handshake, so there are some after
-        :meth:`receive`. Empty without ``collect_sessions``.
+        A TLS 1.3 server usually sends two tickets after the handshake, so they are available after
+        :meth:`receive`. The list is always empty without ``collect_sessions``.
         """
         return [] if self._tickets is None else self._tickets.take()
 
     def look_for_session(self) -> None:
-        """Look once more for a session, if there was none yet; to be called at the end.
+        """Check for a session once more if there was none so far. Call this at the end of a
+        connection.
 
-        OpenSSL does not report one that comes along with data, and looking takes a tenth of a
-        millisecond.
+        OpenSSL does not report a session that arrives together with data, and a check takes a tenth
+        of a millisecond.
         """
         if self._tickets is not None and self._info is not None and not self.lifecycle.has_failed:
             self._tickets.look_at_the_end()
 
     @property
     def trailing_data(self) -> bytes:
-        """What came after the peer's close_notify. It is not TLS, and belongs to what follows.
+        """The bytes that were received after the peer's close_notify. They are not part of TLS.
 
-        Empty until :meth:`receive` returned ``b""``.
+        Empty until :meth:`receive` has returned ``b""``.
         """
         return bytes(self.inbox.trailing or b"")
 
@@ -218,26 +227,28 @@ class TLSConnection:
 
     @property
     def wants_data(self) -> bool:
-        """True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to get on."""
+        """True if :meth:`receive` and :meth:`do_handshake` need more ciphertext to make
+        progress.
+        """
         return self.inbox.wants_data
 
     @property
     def is_behind(self) -> bool:
-        """True if the last call has done its share of what was fed: the next one goes on with the
-        rest.
+        """True if the last call has stopped at its limit: the next call continues with the rest of
+        the fed data.
         """
         return self.inbox.is_behind
 
     @property
     def data_received(self) -> bool:
-        """Whether any plaintext of the peer has arrived."""
+        """True if any plaintext from the peer has arrived."""
         return self._engine.has_decrypted
 
     def feed(self, data: Data) -> None:
-        """Take ciphertext that came from the peer.
+        """Add ciphertext received from the peer.
 
-        Never raises for what the peer sent: :meth:`receive` and :meth:`do_handshake` do. A peer can
-        make us answer without end: see :attr:`bytes_answered`.
+        This never raises an error about the data: :meth:`receive` and :meth:`do_handshake` do. A
+        peer can make us produce answers forever: see :attr:`bytes_answered`.
 
         Raises:
           ValueError: after :meth:`feed_eof`.
@@ -245,25 +256,26 @@ class TLSConnection:
         self.inbox.feed(data)
 
     def feed_eof(self) -> None:
-        """Take note that the transport ended.
+        """Note that the transport has ended.
 
-        Without a close_notify before it, :meth:`receive` raises :exc:`TruncationError`.
+        Unless a close_notify came before, :meth:`receive` raises :exc:`TruncationError`.
         """
         self.inbox.feed_eof()
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
-        """Return plaintext that the peer sent: what there is, or up to ``max_bytes``.
+        """Return plaintext from the peer: everything that is available, or up to ``max_bytes``
+        bytes.
 
-        One call decrypts a bounded number of records, so that no peer can hold up the caller with
-        thousands of tiny ones.
+        One call decrypts a limited number of records, so that a peer can't block the caller with
+        thousands of tiny records.
 
         Returns:
-          None if there is none: more ciphertext has to be fed first if :attr:`wants_data`, else
-          the call has done its share, and the next one goes on. ``b""``, each time, once the peer
-          has ended its direction with a close_notify.
+          The data, or None if there is none. In that case feed more ciphertext if
+          :attr:`wants_data`; otherwise this call has reached its limit, and the next one continues.
+          Once the peer has ended its direction with a close_notify, every call returns ``b""``.
 
         Raises:
-          TLSError: if the handshake or a record failed, after what came before it was returned.
+          TLSError: if the handshake or a record failed, after all earlier data was returned.
           TruncationError: if the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
@@ -271,7 +283,7 @@ class TLSConnection:
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
                 raise ValueError("max_bytes must be >= 1")
-        # What follows the handshake may have failed already: data that came before are returned.
+        # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None
         lifecycle, data = self.lifecycle, b""
@@ -283,18 +295,18 @@ class TLSConnection:
             if happening is not None:
                 self._note(happening)
             if self.outbox.held and not self.inbox.is_behind:
-                self._encrypt_held()  # what was decrypted may have ended a renegotiation
+                self._encrypt_held()  # the decrypted records may have ended a renegotiation
         if data:
             return data
         lifecycle.check_receive()
         return None if lifecycle.receive is _OPEN else b""
 
     def look_ahead(self) -> bool:
-        """Decrypt what was fed already, for :meth:`receive` to return later, and return whether
-        that was all of it: like :meth:`receive` this does a bounded share.
+        """Decrypt data that was already fed, for :meth:`receive` to return later. Return True if
+        that was all of it: like :meth:`receive`, one call decrypts a limited amount.
 
-        Never raises. An alert in it is known from now on, and every call that can't succeed any
-        more raises it.
+        This never raises. If the data contains an alert, every call that can no longer succeed
+        raises it from now on.
         """
         if self.lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(None)
@@ -306,7 +318,7 @@ class TLSConnection:
 
     @property
     def bytes_to_receive(self) -> int:
-        """How many bytes of plaintext :meth:`look_ahead` has put aside for :meth:`receive`."""
+        """How many bytes of plaintext :meth:`look_ahead` has decrypted for :meth:`receive`."""
         return len(self._plaintext)
 
     ################################################################
@@ -314,23 +326,22 @@ class TLSConnection:
     ################################################################
 
     def do_handshake(self) -> bool:
-        """Move the handshake on, and return whether it is done.
+        """Advance the handshake. Return True if it is done.
 
-        Until it is, send what :meth:`data_to_send` returns, feed what comes back (not needed
-        unless :attr:`wants_data`), call again.
-        While the peer renegotiates (TLS 1.2), it is not done for as long as something that was
-        given to :meth:`send` is held for that.
+        Until then, send what :meth:`data_to_send` returns, feed the answer if :attr:`wants_data`,
+        and call this again. During a renegotiation (TLS 1.2), this returns False as long as data
+        passed to :meth:`send` is held back.
 
         Raises:
-          TLSError: if it failed: see there for the reason.
+          TLSError: if the handshake failed.
           TruncationError: if the transport ended before it was done.
         """
         if not self._shake_hands():
             return False
         self.lifecycle.check_send()
         if self.outbox.held:
-            # Decrypting first: in a renegotiation OpenSSL accepts data between the handshake's
-            # messages when it reads, but fails for good on it when it writes.
+            # Decrypt first: in a renegotiation, OpenSSL accepts data between the handshake messages
+            # when it reads, but fails permanently on them when it writes.
             if self.look_ahead():
                 self._encrypt_held()
                 if self.outbox.held:
@@ -339,7 +350,7 @@ class TLSConnection:
         return not self.outbox.held
 
     def _check_renegotiation(self) -> None:
-        """End a renegotiation that can't be completed any more, or that takes too much."""
+        """Abort a renegotiation that can't be completed any more, or that takes too much data."""
         error: TLSError
         if self.lifecycle.receive is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
@@ -351,7 +362,7 @@ class TLSConnection:
         self._note(error)
 
     def _shake_hands(self) -> bool:
-        """Take the steps of the handshake that can be taken now. False if it is not done then."""
+        """Perform the handshake steps that are possible now. Return True if it is done."""
         if self._handshake is not None:
             self.inbox.begin_share()
         while self._handshake is not None:
@@ -363,43 +374,44 @@ class TLSConnection:
 
     @property
     def client_hello(self) -> ClientHello | None:
-        """What the client has said first. On servers, until the handshake is done; afterwards it is
-        in :attr:`handshake`.
+        """The first message from the client. On servers, until the handshake is done; afterwards it
+        is in :attr:`handshake`.
         """
         return None if self._handshake is None else self._handshake.client_hello
 
     @property
     def wants_context(self) -> bool:
-        """True if a server that was made without a context needs one, for :attr:`client_hello`.
+        """True if a server without a context needs one now, to answer :attr:`client_hello`.
 
-        Call :meth:`use_context`, or :meth:`refuse_handshake`, and :meth:`do_handshake` again.
+        Call :meth:`use_context` or :meth:`refuse_handshake`, and then :meth:`do_handshake` again.
         """
         return self._handshake is not None and self._handshake.wants_context
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
-        """Go on with the handshake, with these settings. To be called where :attr:`wants_context`.
+        """Continue the handshake with this context. Call this if :attr:`wants_context`.
 
         Raises:
-          ValueError: if no context is wanted, or for one that was made for clients.
-          TypeError: if it is no :class:`ssl.SSLContext`.
+          ValueError: if no context is needed now, or the context was created for clients.
+          TypeError: if it is not an :class:`ssl.SSLContext`.
         """
         check_context(ssl_context, server_side=True)
         self._paused(self.wants_context).use_context(ssl_context)
 
     def refuse_handshake(self, refusal: RefuseHandshake) -> None:
-        """Refuse the client, where :attr:`wants_context`. Every call raises this from now on.
+        """Refuse the client. Call this if :attr:`wants_context`. Every later call raises the error.
 
         Raises:
-          ValueError: if no context is wanted.
+          ValueError: if no context is needed now.
         """
         self._paused(self.wants_context).refuse(refusal)
         self._note(refusal.error())
 
     @property
     def unverified(self) -> HandshakeInfo | None:
-        """What was agreed on with a peer that is to be verified now, if ``verifies_peer`` is set.
+        """The result of the handshake with a peer that has to be verified now. Requires
+        ``verifies_peer``.
 
-        Call :meth:`accept_peer`, or :meth:`abort`, and :meth:`do_handshake` again.
+        Call :meth:`accept_peer` or :meth:`abort`, and then :meth:`do_handshake` again.
         """
         return None if self._handshake is None else self._handshake.unverified
 
@@ -412,13 +424,13 @@ class TLSConnection:
         self._note(self._paused(self.unverified is not None).accept_peer())
 
     def _paused(self, is_wanted: bool) -> Handshake:
-        """Return the handshake, which waits for the decision that is told now."""
+        """Return the handshake, which must be paused for the decision that the caller passes on."""
         if self._handshake is None or not is_wanted:
             raise ValueError("the handshake does not wait for this decision")
         return self._handshake
 
     def _begin(self, handshake: Handshake) -> None:
-        """Begin with data: the handshake is done."""
+        """Start the data phase: the handshake is done."""
         info = self._info = handshake.info()
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",
@@ -432,19 +444,20 @@ class TLSConnection:
         self._encrypt_held()
 
     ################################################################
-    # A client's certificate after the handshake
+    # Requesting a client's certificate after the handshake
     ################################################################
 
     def verify_client_post_handshake(self) -> None:
-        """Ask the client for its certificate now (TLS 1.3, RFC 9846 section 4.7.2). Servers only.
+        """Request the client's certificate now (TLS 1.3, RFC 9846 section 4.7.2). Servers only.
 
-        The answer comes with what is received: see :meth:`client_has_answered`. It takes a client
-        that has offered this, and a context on this side with ``post_handshake_auth`` set, a
-        ``verify_mode`` other than ``CERT_NONE``, and tickets. With ``CERT_REQUIRED`` a client that
-        has no certificate fails the connection. Nothing is asked while an answer is awaited.
+        The answer is among the data that is received: see :meth:`client_has_answered`. This
+        requires a client that supports it, and a context on this side with ``post_handshake_auth``
+        set, a ``verify_mode`` other than ``CERT_NONE``, and tickets. With ``CERT_REQUIRED``, the
+        connection fails if the client has no certificate. This does nothing while an earlier
+        request is unanswered.
 
         Raises:
-          PostHandshakeAuthError: if the client can't be asked. The connection goes on working.
+          PostHandshakeAuthError: if the client can't be asked. The connection stays usable.
           TLSError: if the connection failed.
           ValueError: if this side can't ask.
           trio.ClosedResourceError: after :meth:`send_close_notify`.
@@ -458,7 +471,7 @@ class TLSConnection:
                 "can't ask for a certificate after send_eof() or send_close_notify()"
             )
         engine, handshake = self._engine, self.handshake
-        # Its settings count, whatever an sni_callback has chosen.
+        # The settings of this context apply, even if an sni_callback has chosen another one.
         context = self._ssl_context or engine.ssl_object.context
         happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
         assert handshake is not None
@@ -469,14 +482,14 @@ class TLSConnection:
         self.lifecycle.check_send()
 
     def client_has_answered(self) -> bool:
-        """Decrypt what was fed for :meth:`receive` to return later, and return whether the client
-        has answered :meth:`verify_client_post_handshake`.
+        """Decrypt fed data for :meth:`receive` to return later. Return True if the client has
+        answered :meth:`verify_client_post_handshake`.
 
-        Once it has, :attr:`handshake` has the certificate.
+        After that, :attr:`handshake` contains the certificate.
 
         Raises:
-          PostHandshakeAuthError: if the client has ended its direction, or sends more than 1 MiB of
-            data first, which is to be received then. The connection goes on working.
+          PostHandshakeAuthError: if the client has ended its direction, or first sends more than 1
+            MiB of data, which should be received then. The connection stays usable.
           TLSError: if the certificate was refused, or the connection failed otherwise.
           TruncationError: if the transport ended first.
         """
@@ -495,7 +508,7 @@ class TLSConnection:
     ################################################################
 
     def send(self, data: Data) -> None:
-        """Encrypt plaintext for the peer. Before the handshake is done it is held until then.
+        """Encrypt plaintext for the peer. Before the handshake is done, it is held back until then.
 
         Raises:
           trio.ClosedResourceError: after :meth:`send_close_notify`.
@@ -503,7 +516,7 @@ class TLSConnection:
         """
         engine = self._engine
         if engine.may_renegotiate and engine.may_have_read_ahead and not self.look_ahead():
-            # Whether the peer renegotiates is not known yet: see do_handshake().
+            # It is not known yet whether the peer renegotiates: see do_handshake().
             self._hold(data)
         elif self.lifecycle.send is not _OPEN or self.outbox.held:
             self._hold(data)
@@ -513,7 +526,9 @@ class TLSConnection:
             self._note_left(left)
 
     def _note_left(self, left: bytes | Failure) -> None:
-        """Keep what was not encrypted because the peer renegotiates, or raise the failure."""
+        """Hold back data that was not encrypted because the peer renegotiates, or raise the
+        failure.
+        """
         if isinstance(left, Failure):
             self._note(left)
             self.lifecycle.check_send()
@@ -530,10 +545,10 @@ class TLSConnection:
             self.outbox.held.append(bytes(view))
 
     def send_close_notify(self) -> None:
-        """End our direction: no more :meth:`send`, while :meth:`receive` goes on working.
+        """End our direction: :meth:`send` is no longer possible, while :meth:`receive` still is.
 
-        Before the handshake is done the close_notify is held until then. Calling it again does
-        nothing. See RFC 9846 section 6.1; it works in TLS 1.2 as well.
+        Before the handshake is done, the close_notify is held back until then. Calling this again
+        does nothing. See RFC 9846 section 6.1; this works in TLS 1.2 as well.
 
         Raises:
           TLSError: if the connection failed.
@@ -555,18 +570,18 @@ class TLSConnection:
             if data is None:
                 self._close()
             else:
-                # Puts into the new list what OpenSSL does not take. Errors are recorded.
+                # Data that OpenSSL does not accept goes into the new list. Errors are recorded.
                 with suppress(TLSError):
                     self.send(data)
         self.outbox.held += held
 
     def _close(self) -> None:
-        """Write our close_notify, unless what was fed already shows a failure: then the peer gets
-        the alert.
+        """Write our close_notify, unless the fed data contains a failure, in which case the peer
+        gets an alert.
         """
         inbox, wanted_data = self.inbox, self.inbox.wants_data
         inbox.put_back()
-        # A HelloRequest must not start a handshake now: it is looked at afterwards, when OpenSSL
+        # A HelloRequest must not start a handshake now. It is processed afterwards, when OpenSSL
         # ignores it.
         later = inbox.records.take_from_handshake() if self._engine.may_renegotiate else b""
         self.look_ahead()
@@ -585,35 +600,35 @@ class TLSConnection:
 
     @property
     def unsent(self) -> list[bytes | memoryview]:
-        """The ciphertext that is waiting to be sent, in pieces. Look at it, and say with
-        :meth:`mark_sent` how much of it was sent, or take it all with :meth:`data_to_send`.
+        """The ciphertext to send, in pieces. Inspect it, and report with :meth:`mark_sent` how much
+        of it was sent, or take all of it with :meth:`data_to_send`.
         """
         return self.outbox.pieces
 
     @property
     def bytes_to_send(self) -> int:
-        """How many bytes of ciphertext are waiting to be sent."""
+        """How many bytes of ciphertext are pending."""
         return self.outbox.size
 
     @property
     def bytes_answered(self) -> int:
-        """Ciphertext bytes produced in reply to the peer since nothing was waiting to be sent.
+        """Ciphertext bytes produced in reply to the peer since the send queue was last empty.
 
-        Each KeyUpdate that requests one of ours (RFC 9846 section 4.7.3) adds some, for example.
-        A peer that never reads could fill the memory with our answers: don't feed more while a lot
-        of them is pending.
+        For example, each KeyUpdate that requests one of ours (RFC 9846 section 4.7.3) adds some. A
+        peer that never reads could fill the memory with our answers: don't feed more data while
+        many bytes are pending.
         """
         return self.outbox.bytes_answered
 
     def data_to_send(self) -> bytes:
-        """Take the ciphertext to put on the wire: all of it, ``b""`` if there is none."""
+        """Take all ciphertext to send, or ``b""`` if there is none."""
         return self.outbox.take()
 
     def mark_sent(self, count: int) -> None:
-        """Drop the first ``count`` bytes of :attr:`unsent`: they are sent.
+        """Remove the first ``count`` bytes of :attr:`unsent`, because they were sent.
 
         Raises:
-          ValueError: if ``count`` is negative or more than that.
+          ValueError: if ``count`` is negative, or exceeds the number of pending bytes.
         """
         self.outbox.mark_sent(count)
 
@@ -622,15 +637,15 @@ class TLSConnection:
     ################################################################
 
     def abort(self, error: TLSError) -> None:
-        """End both directions for a reason that lies outside of TLS, a timeout for example.
+        """End both directions for a reason outside of TLS, a timeout for example.
 
         From now on every call raises ``error``, unless the connection failed before.
         """
         self._note(error)
 
     def _note(self, happening: Happening) -> None:
-        """Move the states on. OpenSSL reports only consequences of its first error from then on,
-        and after a fatal alert even what looks like a clean end, so that error is kept.
+        """Advance the states. After its first error, OpenSSL only reports consequences of that
+        error, and after a fatal alert even an apparently clean end. So the first error is kept.
         """
         lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
         receive_state, is_open = lifecycle.receive, self._info is not None
@@ -656,7 +671,7 @@ class TLSConnection:
 def connection_of(
     arguments: Arguments, collects: bool, verifies: bool, strict_alpn: bool
 ) -> TLSConnection:
-    """Make a connection of arguments that were checked before. See :class:`TLSConnection`."""
+    """Create a connection from validated arguments. See :class:`TLSConnection`."""
     connection = TLSConnection.__new__(TLSConnection)
     connection._make(arguments, collects, verifies, strict_alpn)
     return connection

@@ -1,4 +1,4 @@
-"""When certificates end, by the clock that OpenSSL verifies them by."""
+"""Expiry dates of certificates, and the clock by which OpenSSL verifies them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _UTC_TIME = 0x17
 
 
 def now() -> float:
-    """Return the time, in seconds since the epoch. OpenSSL asks the system for it too."""
+    """Return the time, in seconds since the epoch. OpenSSL uses the same system clock."""
     return time.time()
 
 
 def expiry_of(certificate: bytes) -> float:
-    """Return when a certificate in DER form ends (RFC 5280 section 4.1.2.5), in seconds since the
-    epoch. 0, which is long past, for what is no certificate.
+    """Return when a certificate in DER form expires (RFC 5280 section 4.1.2.5), in seconds since
+    the epoch. If it is not a certificate, return 0, which is long past.
     """
     try:
         _serial, _algorithm, _issuer, validity, *_ = fields_of(certificate)

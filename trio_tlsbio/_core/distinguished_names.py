@@ -1,4 +1,4 @@
-"""Distinguished names as strings (RFC 4514)."""
+"""Formats distinguished names as strings (RFC 4514)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from .certificate_der import Element
 
 __all__ = ["rfc4514_string"]
 
-# Those that RFC 4514 section 3 asks for, and some more that RFC 4519 registers. Others are written
-# as numbers, with the value in hexadecimal.
+# The names that RFC 4514 section 3 requires, and some more that RFC 4519 registers. Other
+# attributes are written as numbers, with the value in hexadecimal.
 _SHORT_NAMES: Mapping[str, str] = {
     "2.5.4.3": "CN",
     "2.5.4.4": "SN",
@@ -31,7 +31,7 @@ _ENCODINGS: Mapping[int, str] = {
     12: "utf-8",
     18: "ascii",  # NumericString
     19: "ascii",  # PrintableString
-    20: "latin-1",  # TeletexString, as everybody uses it
+    20: "latin-1",  # TeletexString, as it is commonly used
     22: "ascii",  # IA5String
     28: "utf-32-be",
     30: "utf-16-be",
@@ -39,7 +39,7 @@ _ENCODINGS: Mapping[int, str] = {
 
 
 def rfc4514_string(name: Element) -> str:
-    """Write a Name of X.501; :exc:`ValueError` if it is none."""
+    """Format an X.501 Name. Raise :exc:`ValueError` if it is not one."""
     rdns = [
         "+".join(_attribute(attribute) for attribute in rdn.elements()) for rdn in name.elements()
     ]

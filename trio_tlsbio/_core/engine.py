@@ -1,4 +1,6 @@
-"""OpenSSL on an open connection, and all that is odd about it and about Python's ssl module."""
+"""OpenSSL on an open connection, with workarounds for the quirks of OpenSSL and Python's ssl
+module.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +22,21 @@ from .states import Event
 __all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "ask"]
 
 SEAL_BYTES = HEADER_BYTES + 1 + 16
-"""What encryption adds in TLS 1.3: header, content type, tag (RFC 9846 section 5.2), in bytes."""
+"""The size that encryption adds in TLS 1.3: header, content type and tag (RFC 9846 section 5.2), in
+bytes.
+"""
 
-# What a record may cost in TLS 1.3, where all look alike until they are decrypted: one without data
-# may be a KeyUpdate, which takes as long as 16 others, or hold a ticket in every 18 bytes, which
-# takes as long as two. A request for a certificate takes a signature.
+# The maximum cost of a record in TLS 1.3, where all records look alike until they are decrypted.
+# One without data may be a KeyUpdate, which takes as long as 16 other records, or contain a ticket
+# in every 18 bytes, each of which takes as long as two records. A request for a certificate
+# requires a signature.
 _KEY_UPDATE_COST = 16
 _SIGNATURE_COST = 192
 _TICKETS_SHIFT = 3
 
 
-# How long the record of a Finished is that no message follows, in TLS 1.2 with ChaCha20 and with
-# GCM: 16 bytes, a tag of 16, and a nonce of 8 or none (RFC 7905 section 2, RFC 5288 section 3).
+# The length of a Finished record without another message, in TLS 1.2 with ChaCha20 and with GCM: 16
+# bytes, a tag of 16, and a nonce of 8 or none (RFC 7905 section 2, RFC 5288 section 3).
 _LONE_FINISHED = ((16 + 16).to_bytes(2), (8 + 16 + 16).to_bytes(2))
 
 _ALL = sys.maxsize
@@ -39,25 +44,25 @@ _ALL = sys.maxsize
 
 @attrs.frozen
 class Failure:
-    """OpenSSL, or Python code that is called by it, can't go on."""
+    """OpenSSL, or Python code that it calls, can't continue."""
 
     exc: Exception
     refusal: str | None = None
-    """Why OpenSSL has refused a record, by its own name for the reason, if that is known."""
+    """Why OpenSSL has refused a record, in OpenSSL's terms, if that is known."""
 
 
 Happening: TypeAlias = Event | Failure | TLSError
 
 
 def ask(method: Callable[..., Any], *args: object, suspect: Exception | None = None) -> Any:
-    """Call a method of an SSLObject; again if its error may not be its own.
+    """Call a method of an SSLObject, and repeat the call if its error may be a foreign one.
 
     Args:
       method: The method to call.
       *args: Its arguments.
-      suspect: The error of a first call, after which this is the second. It is what is raised if
-        the second call fails too: OpenSSL only knows then that the connection has failed before.
-        See :func:`may_be_foreign`.
+      suspect: The error of a first call, if this is the second. It is raised if the second call
+        fails too: by then OpenSSL only knows that the connection has failed before. See
+        :func:`may_be_foreign`.
     """
     clean_up()
     if suspect is None:
@@ -80,34 +85,34 @@ def ask(method: Callable[..., Any], *args: object, suspect: Exception | None = N
 
 
 def _is_shut_down_too_early(exc: Exception) -> bool:
-    """Whether a close_notify can't be written yet, because the peer renegotiates."""
+    """Return True if a close_notify can't be written yet because the peer renegotiates."""
     return getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT"
 
 
 @attrs.define(eq=False)
 class Engine:
-    """Decrypts from the inbox, encrypts into the outbox, and says what happens meanwhile."""
+    """Decrypts from the inbox, encrypts into the outbox, and reports events."""
 
     ssl_object: ssl.SSLObject
     inbox: Inbox
     outbox: Outbox
-    #: Called after records that were no data.
+    #: Called after records that were not data.
     on_message: Callable[[], None] | None = None
-    #: Called with what OpenSSL has written while it decrypted.
+    #: Called with the bytes that OpenSSL has written while decrypting.
     on_answers: Callable[[bytes], None] | None = None
-    #: Whether the peer may begin another handshake, as it may in TLS 1.2.
+    #: True if the peer may start another handshake, as in TLS 1.2.
     may_renegotiate: bool = False
-    #: Whether any data was decrypted.
+    #: True if any data was decrypted.
     has_decrypted: bool = False
-    # Whether OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2 one
-    # may follow the Finished in the same record.
+    # True if OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2, a
+    # message can follow the Finished in the same record.
     _may_hold_message: bool = False
 
     def open(self, *, is_tls13: bool, may_sign: bool) -> None:
-        """Begin with data, after the handshake.
+        """Start the data phase, after the handshake.
 
         Args:
-          is_tls13: Whether that is what was agreed on.
+          is_tls13: Whether TLS 1.3 was negotiated.
           may_sign: Whether this side may be asked for a certificate, and so for a signature.
         """
         inbox = self.inbox
@@ -122,7 +127,7 @@ class Engine:
 
     @property
     def may_have_read_ahead(self) -> bool:
-        """Whether there may be something to decrypt."""
+        """True if there may be something to decrypt."""
         inbox = self.inbox
         return bool(
             self._may_hold_message
@@ -131,13 +136,15 @@ class Engine:
             or self.ssl_object.pending()
         )
 
-    # One loop, since each record would pay for a call.
+    # Everything is in one loop, because each record would pay for a call.
     def decrypt(  # noqa: C901, PLR0912, PLR0915
         self, max_bytes: int | None
     ) -> tuple[bytes, Happening | None]:
-        """Return what can be decrypted now, ``max_bytes`` at most, and what has ended that.
+        """Return the data that can be decrypted now, at most ``max_bytes``, and the event that
+        ended it.
 
-        If nothing has, the inbox tells whether more is needed, or this call has done its share.
+        If the event is None, the inbox shows whether more ciphertext is needed, or this call has
+        reached its limit.
         """
         chunks: list[bytes] = []
         happening: Happening | None = None
@@ -148,7 +155,7 @@ class Engine:
         if IS_PYPY:
             empty_error_queue()
         if not bio.pending and not inbox.refill(is_acceptable):
-            # Only the rest of a record that was read in part can be there.
+            # Only the rest of a partially read record can be available.
             inbox.wants_data = not (
                 inbox.has_ended or self._may_hold_message or self.ssl_object.pending()
             )
@@ -156,7 +163,7 @@ class Engine:
             size = RECORD_BYTES if left > RECORD_BYTES else left  # noqa: FURB136 - min() is a call
             try:
                 try:
-                    chunk = read(size)  # of one record at most
+                    chunk = read(size)  # at most one record
                 except ssl.SSLWantReadError:
                     raise
                 except ssl.SSLError as exc:
@@ -175,20 +182,20 @@ class Engine:
             except Exception as exc:
                 happening = self.failure(exc)
                 break
-            if not chunk:  # had we sent our close_notify, it would have been an exception
+            if not chunk:  # after our own close_notify, this would have been an exception
                 happening = Event.CLOSE_NOTIFY_RECEIVED
                 break
             chunks.append(chunk)
             size = len(chunk)
             left -= size
             if records.waiting:
-                # Data costs less than what the record could have been.
+                # Refund the difference: data costs less than the maximum for a record.
                 records.allowance += records.cost - 1 + ((size + SEAL_BYTES) >> records.shift)
                 records.allowance -= size >> DATA_SHIFT
             if not left:
                 break
             if not bio.pending and not (records.waiting and inbox.refill(is_acceptable)):
-                # Without the exception that would say so.
+                # Avoid the exception that a further read would raise.
                 if records.waiting:
                     inbox.ask_for_more()
                 else:
@@ -199,13 +206,13 @@ class Engine:
         if not chunks:
             return b"", happening
         self.has_decrypted = True
-        inbox.is_single = False  # the first tickets come before data
+        inbox.is_single = False  # the first tickets arrive before data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks), happening
 
     def _goes_on_after_message(self) -> bool:
-        """Take note of what was no data, and give OpenSSL what follows, if that is there."""
+        """Handle a record that was not data. Return True if OpenSSL has got more records."""
         self._may_hold_message = False
-        self._collect_answers(None)  # or the BIO would grow with all of them, and stay so
+        self._collect_answers(None)  # otherwise the BIO would grow with them, and never shrink
         if self.on_message is not None and not self.inbox.records.missing:
             self.on_message()
         if self.inbox.refill(is_acceptable):
@@ -219,14 +226,16 @@ class Engine:
             self.on_answers(answers)
 
     def encrypt(self, data: Data) -> bytes | Failure:
-        """Encrypt data, and return what OpenSSL does not take because the peer renegotiates."""
+        """Encrypt data. Return the rest that OpenSSL does not accept because the peer
+        renegotiates.
+        """
         left = data
         if type(data) is not bytes or len(data) > RECORD_BYTES:
-            left = byte_view(data)  # a slice of which is no copy
+            left = byte_view(data)  # slices of a view are not copies
         write, outbox = self.ssl_object.write, self.outbox
         if IS_PYPY:
             empty_error_queue()
-        while left:  # an empty write would mean the end to OpenSSL
+        while left:  # to OpenSSL, an empty write would mean the end
             try:
                 try:
                     taken = write(left[:RECORD_BYTES])
@@ -246,10 +255,10 @@ class Engine:
         return b""
 
     def request_certificate(self) -> Happening | None:
-        """Ask the client for its certificate (RFC 9846 section 4.7.2).
+        """Request the client's certificate (RFC 9846 section 4.7.2).
 
         Raises:
-          ssl.SSLError: if it can't be asked.
+          ssl.SSLError: if the client can't be asked.
         """
         happening: Happening | None = None
         try:
@@ -257,23 +266,25 @@ class Engine:
         finally:
             clean_up()
         try:
-            ask(self.ssl_object.do_handshake)  # writes it
+            ask(self.ssl_object.do_handshake)  # writes the request
         except Exception as exc:
             happening = self.failure(exc)
         self.outbox.collect()
         return happening
 
     def close(self) -> Happening | None:
-        """Write our close_notify. None if that can't be done yet, because the peer renegotiates."""
-        # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify;
-        # the second looks for the peer's, and would fail for good with data of the peer before it.
-        # So the BIO is empty meanwhile.
+        """Write our close_notify. Return None if that is not possible yet because the peer
+        renegotiates.
+        """
+        # SSLObject.unwrap() calls SSL_shutdown(3) twice. The first call writes our close_notify.
+        # The second one looks for the peer's, and would fail permanently on data that comes before
+        # it. So keep the BIO empty during the calls.
         self.inbox.put_back()
         happening: Happening | None = Event.CLOSE_NOTIFY_SENT
         try:
             ask(self.ssl_object.unwrap)
         except ssl.SSLWantReadError:
-            pass  # ours is written, and theirs has not come
+            pass  # our close_notify is written, and the peer's has not arrived
         except Exception as exc:
             happening = None if _is_shut_down_too_early(exc) else self.failure(exc)
             clean_up()
@@ -281,7 +292,9 @@ class Engine:
         return happening
 
     def failure(self, exc: Exception) -> Failure:
-        """Return what is known of a failure, while the BIOs still hold what belongs to it."""
+        """Return a description of a failure, as long as the BIOs still contain the bytes
+        concerned.
+        """
         clean_up()
         if not isinstance(exc, ssl.SSLError) or reason_of(exc) != "RECORD_LAYER_FAILURE":
             return Failure(exc)

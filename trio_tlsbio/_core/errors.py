@@ -1,4 +1,4 @@
-"""The exceptions, and what they come from."""
+"""The exceptions, and the connections that they belong to."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
 class TLSError(trio.BrokenResourceError):
     """TLS failed on this connection, and it can't be used any further.
 
-    The base class of every exception that TLS causes. It is a
-    :exc:`trio.BrokenResourceError`, so code that was written for Trio streams handles it
-    already. ``str()`` says in plain words what went wrong; ``__cause__`` is the original
-    :exc:`ssl.SSLError` where OpenSSL reported one.
+    This is the base class of every exception that TLS causes. It is a
+    :exc:`trio.BrokenResourceError`, so code that was written for Trio streams already handles it.
+    ``str()`` explains what went wrong; ``__cause__`` is the original :exc:`ssl.SSLError` if OpenSSL
+    reported one.
     """
 
     reason: str | None
-    """OpenSSL's own name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
+    """OpenSSL's name for the reason, such as ``"WRONG_VERSION_NUMBER"``, if there is one."""
 
-    _error_type: ClassVar[str | None] = None  # of a kind that has one name
+    _error_type: ClassVar[str | None] = None  # set by subclasses with a fixed name
     _sources: frozenset[object] = frozenset()  # the connections that it is an error of
 
     def __init__(self, message: str, *, reason: str | None = None) -> None:
@@ -47,10 +47,10 @@ class TLSError(trio.BrokenResourceError):
 
     @property
     def error_type(self) -> str:
-        """A short name to count such failures by, one of not too many.
+        """A short name under which to count failures. The number of names is limited.
 
-        It is what OpenTelemetry calls ``error.type``: ``"http_request"``, ``"alert_unknown_ca"``,
-        ``"truncated"``, ``"connection_reset"``.
+        It corresponds to ``error.type`` in OpenTelemetry: ``"http_request"``,
+        ``"alert_unknown_ca"``, ``"truncated"``, ``"connection_reset"``.
         """
         if self._error_type is not None:
             return self._error_type
@@ -64,10 +64,7 @@ class TLSError(trio.BrokenResourceError):
         return "other"
 
     def again(self) -> TLSError:
-        """Return a new exception that says the same, to raise it in another place.
-
-        One exception object that is raised in two tasks would mix up their tracebacks.
-        """
+        """Return a copy: raising one exception in two tasks mixes their tracebacks."""
         copy = self.__class__.__new__(self.__class__)
         copy.args = self.args
         copy.__dict__.update(self.__dict__)
@@ -107,7 +104,7 @@ class PeerAlertError(TLSError):
 class PostHandshakeAuthError(TLSError):
     """The client can't be asked for a certificate after the handshake, or has not answered.
 
-    The exception among these errors: the connection goes on working.
+    Unlike after other :exc:`TLSError` exceptions, the connection stays usable.
     """
 
     _error_type = "post_handshake_auth"
@@ -116,15 +113,15 @@ class PostHandshakeAuthError(TLSError):
 class TruncationError(TLSError):
     """The transport ended without the peer's close_notify (RFC 9846 section 6.1).
 
-    What was received so far is genuine, but there is no telling whether it is all:
-    the peer may have crashed, or somebody on the way may have cut the connection.
+    The received data is genuine, but it may be incomplete: the peer may have crashed, or an
+    attacker may have cut the connection.
     """
 
     _error_type = "truncated"
 
 
 class HandshakeTimeoutError(TLSError):
-    """The handshake was not done within the time that was allowed for it."""
+    """The handshake was not done within the time allowed."""
 
     _error_type = "handshake_timeout"
 
@@ -132,14 +129,14 @@ class HandshakeTimeoutError(TLSError):
 _NOT_FATAL = {"close_notify", "no_renegotiation", "user_canceled"}
 
 
-class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopIteration is
-    """Raised by a function that chooses a server's context: the client is refused.
+class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like StopIteration
+    """Raised by a function that chooses a server's context, to refuse the client.
 
     Args:
       alert: The alert to send, by its name in the RFC (RFC 9846 section 6), such as
         ``"unrecognized_name"``.
-      why: What to say about it in the server's log and in the :exc:`TLSError`, in place of "the
-        handshake was refused here". The client does not see it.
+      why: An explanation for the server's log and the :exc:`TLSError`, in place of "the handshake
+        was refused here". The client does not see it.
 
     Raises:
       ValueError: if there is no alert of this name.
@@ -148,7 +145,7 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopI
     alert: str
     """The alert's name."""
     why: str | None
-    """What to say about it."""
+    """The explanation."""
 
     def __init__(self, alert: str = "handshake_failure", why: str | None = None) -> None:
         if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
@@ -163,7 +160,7 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopI
         return self.alert if self.why is None else f"{self.why} (alert {self.alert})"
 
     def error(self) -> TLSError:
-        """Return the error of the connection that is refused."""
+        """Return the error of the refused connection."""
         generic = f"the handshake was refused here (alert {self.alert})"
         message = generic if self.why is None else str(self)
         return caused_by(TLSError(message, reason=self.alert.upper()), self)
@@ -171,7 +168,9 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, as StopI
 
 @attrs.define(eq=False)
 class Origin:
-    """What errors come from: a connection, and those whose errors it carries."""
+    """Identifies a connection, and the connections whose errors it carries, as the source of
+    errors.
+    """
 
     _sources: frozenset[object] = attrs.field(factory=lambda: frozenset({object()}), init=False)
 
@@ -181,32 +180,35 @@ class Origin:
         return error
 
     def run_inside(self, outer: Origin) -> None:
-        """Count errors from here as errors of ``outer`` too, whose peer causes them."""
+        """Count errors of this connection as errors of ``outer`` too, whose peer causes them."""
         self._sources |= outer._sources
 
     def adopt(self, error: TLSError) -> None:
-        """Count errors from here as errors of where ``error`` is from, too, which carries this."""
+        """Count errors of this connection as errors of the connection that ``error`` is from, which
+        carries it.
+        """
         self._sources |= error._sources
 
     def is_source_of(self, exc: BaseException) -> bool:
-        """Whether an exception is an error from here, and not from another connection.
+        """Return True if an exception is an error of this connection, rather than of another one.
 
-        An error of a connection that runs inside this one, TLS in TLS, counts too.
+        Errors of a connection that runs inside this one (TLS in TLS) count too.
         """
         return isinstance(exc, TLSError) and not self._sources.isdisjoint(exc._sources)
 
 
 def caused_by(error: TLSError, cause: BaseException) -> TLSError:
-    """Give an error, which is going to be kept, its cause.
+    """Set the cause of an error that is going to be stored.
 
-    The tracebacks of the cause and its own causes go, and contexts that explain nothing. Their
-    frames hold what will keep the error: a cycle, which only the garbage collector would end.
+    This removes the tracebacks of the cause and of its own causes, and contexts that explain
+    nothing. Their frames refer to the object that stores the error, which would be a reference
+    cycle that only the garbage collector can free.
     """
     error.__cause__ = cause
     for link in _causes_of(error):
         link.__traceback__ = None
         if link.__cause__ is not None or not isinstance(link.__context__, OSError):
-            # It may be any error that is being handled now, and refer to what keeps this one.
+            # The context can be any error that is being handled now, and refer to that object.
             link.__context__ = None
     return error
 
@@ -218,18 +220,18 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
 
 
 def printable(text: str) -> str:
-    """Escape what is not for people to read: what strangers send must not steer a terminal, nor
-    write lines of its own into a log.
+    """Escape unprintable characters: text from a peer must not control a terminal, or add lines to
+    a log.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def truncated(message: str) -> TruncationError:
-    """Make the error of a transport that ended too early.
+    """Return the error for a transport that ended too early.
 
-    Its cause is the exception that :class:`ssl.SSLSocket` raises then. OpenSSL itself is never
-    told of the end: a context with SSL_OP_IGNORE_UNEXPECTED_EOF, as Python before 3.10 made them,
-    would have it report a truncation as a clean end.
+    Its cause is the exception that :class:`ssl.SSLSocket` would raise. OpenSSL itself is never
+    informed of the end: with SSL_OP_IGNORE_UNEXPECTED_EOF, which Python before 3.10 set on
+    contexts, it would report a truncation as a clean end.
     """
     error = TruncationError(message)
     error.__cause__ = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")

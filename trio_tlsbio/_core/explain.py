@@ -1,4 +1,4 @@
-"""From an error of OpenSSL to one of ours, in plain words."""
+"""Converts OpenSSL's errors to this library's exceptions, with an explanation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .words import REASONS as _REASONS
 
 __all__ = ["error_of", "error_of_end", "explain"]
 
-# What happens in TLS 1.2 if the two sides have different pre-shared keys: each derives other keys
-# from its own, and the first record that is encrypted can't be read.
+# Errors in TLS 1.2 if the two sides have different pre-shared keys: each derives different keys, so
+# the first encrypted record can't be decrypted.
 _UNREADABLE = {"DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE"}
 _UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
 
@@ -29,8 +29,8 @@ _IP_ADDRESS_MISMATCH = 64
 
 
 def _alert_in(reason: str | None) -> str | None:
-    """Return the RFC name of the alert that a reason stands for: OpenSSL reports the alerts it
-    *received* as reasons that begin with the version that introduced them.
+    """Return the RFC name of the alert that a reason stands for: OpenSSL reports *received* alerts
+    as reasons whose names start with the version that introduced them.
     """
     if reason == UNNAMED_ALERT:
         return "unknown"
@@ -42,7 +42,9 @@ def _alert_in(reason: str | None) -> str | None:
 
 
 def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
-    """Say that a certificate for ``names`` was presented where ``expected`` was wanted."""
+    """Return a message that a certificate for ``names`` was presented instead of one for
+    ``expected``.
+    """
     if not names:
         return f"the certificate is not valid for {expected}"
     some = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
@@ -58,13 +60,13 @@ def explain(
     refusal: str | None,
     foreign: str | None,
 ) -> TLSError:
-    """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
+    """Create the :exc:`TLSError` that explains an OpenSSL error, with that error as its cause.
 
-    ``names()`` are those in the certificate that the peer presented, as far as they are known.
-    ``agrees_by_psk`` is whether it happened in a handshake of TLS 1.2 with a pre-shared key.
-    ``refusal`` is the reason why a record was refused, if it is known: newer OpenSSLs don't report
-    it. ``foreign`` is what to say of something that is no record of TLS; by default that the port
-    may be the wrong one.
+    ``names()`` returns the names in the certificate that the peer presented, if they are known.
+    ``agrees_by_psk`` is True in a TLS 1.2 handshake with a pre-shared key. ``refusal`` is the
+    reason why a record was refused, if it is known: newer versions of OpenSSL don't report it.
+    ``foreign`` is the message for data that is not a TLS record; by default it suggests that the
+    port may be wrong.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -95,7 +97,7 @@ def explain(
     elif reason == "WRONG_VERSION_NUMBER" and foreign is not None:
         error = TLSError(foreign, reason=reason)
     elif reason in _REASONS and getattr(exc, "library", None) in {"SSL", None}:
-        # Other libraries of OpenSSL have reasons of the same names.
+        # Other libraries of OpenSSL have reasons with the same names.
         error = TLSError(_REASONS[reason], reason=reason)
     else:
         error = TLSError(f"TLS failed: {exc}", reason=reason)
@@ -105,13 +107,13 @@ def explain(
 def error_of(
     failure: Failure, ssl_object: ssl.SSLObject, *, has_begun: bool, is_open: bool
 ) -> TLSError:
-    """Return what a failure of OpenSSL, or of Python code that is called by it, means.
+    """Return the error for a failure of OpenSSL, or of Python code that it calls.
 
     Args:
       failure: The failure.
-      ssl_object: The object on which it happened.
-      has_begun: Whether the peer was known to speak TLS, on a server.
-      is_open: Whether its handshake was done.
+      ssl_object: The object that failed.
+      has_begun: On a server, whether the peer is known to speak TLS.
+      is_open: Whether the handshake was done.
     """
     exc = failure.exc
     if not isinstance(exc, ssl.SSLError):
@@ -122,7 +124,7 @@ def error_of(
         exc,
         names=partial(presented_names, ssl_object),
         server_hostname=ssl_object.server_hostname,
-        # Cipher suites of TLS 1.3 don't say.
+        # The names of TLS 1.3 cipher suites don't show it.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
         foreign=_foreign(ssl_object, has_begun=has_begun),
@@ -130,7 +132,9 @@ def error_of(
 
 
 def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
-    """Return what it means that a record is none. To a client that may be due to the port."""
+    """Return the message for data that is not a TLS record, or None for the one about a
+    wrong port.
+    """
     # A client has a cipher once it has read a ServerHello.
     if has_begun or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
@@ -138,7 +142,7 @@ def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
 
 
 def error_of_end(*, is_open: bool) -> TLSError:
-    """Return what the end of the transport means, where no close_notify has come before."""
+    """Return the error for an end of the transport without an earlier close_notify."""
     if not is_open:
         return truncated("the peer closed the connection during the handshake")
     return truncated(

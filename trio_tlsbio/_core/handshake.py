@@ -1,4 +1,4 @@
-"""The handshake, from the ClientHello until both sides have verified it."""
+"""Performs the handshake, from the ClientHello until both sides are verified."""
 
 from __future__ import annotations
 
@@ -24,42 +24,43 @@ __all__ = ["Handshake", "context_to_come"]
 
 @cache
 def context_to_come() -> ssl.SSLContext:
-    """Return what stands for a server's context that is not chosen yet. It has no certificate, so
-    OpenSSL refuses every client; it is asked only about what is no ClientHello.
+    """Return a placeholder for a server's context that is not chosen yet. It has no certificate, so
+    OpenSSL refuses every client; it only gets messages that are not a ClientHello.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Without one, OpenSSL would rule out TLS 1.3 at once if this could not bring some.
+    # Without a callback that could provide certificates, OpenSSL would rule out TLS 1.3 at once.
     context.sni_callback = lambda *_: None
     return context
 
 
 @attrs.define(eq=False)
 class Handshake:
-    """Moves the handshake of an engine on, and reads what passes in the clear meanwhile.
+    """Performs the handshake of an engine, and reads the messages that are in plaintext.
 
-    It pauses where somebody else has to decide: for a server's context, and for a verification of
-    the peer that is not OpenSSL's.
+    It pauses for decisions of the caller: for the choice of a server's context, and for a
+    verification of the peer in addition to OpenSSL's.
     """
 
     _engine: Engine
     _ssl_context: ssl.SSLContext | None  # None to pause until it is chosen
     _verifies: bool
-    # Holds the ClientHello back until it is whole, where it decides about the context.
+    # Holds the ClientHello back until it is complete, if the context depends on it.
     _hello: HelloWatch | None
-    # Whether to refuse a client whose application protocols are all unknown here.
+    # True to refuse a client if none of its application protocols is supported.
     _strict_alpn: bool
-    # What the server has sent: its key exchange is in the first of it.
+    # The records that the server has sent. The first of them contain its key exchange.
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
-    #: Whether it pauses until :meth:`use_context`.
+    #: True if the handshake is paused until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
-    #: What was agreed on with a peer that is to be verified; None while there is none.
+    #: The result of the handshake with a peer that has to be verified now, or None.
     unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
-    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # what that was
-    # What has come in on a server before its first answer, if that is not held back.
+    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # once it was verified
+    # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
-    #: Whether a server has answered, so that what came first was a ClientHello.
+    #: True if a server has answered, which shows that the first message was a ClientHello.
     has_answered: bool = attrs.field(default=False, init=False)
-    _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)  # held back until then
+    # held back until the peer is accepted
+    _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if self._strict_alpn and not self._engine.ssl_object.server_side:
@@ -67,23 +68,24 @@ class Handshake:
 
     @staticmethod
     def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:
-        """Whether a server's context depends on what the client says."""
+        """Return True if a server's context depends on the ClientHello."""
         return ssl_context is None or ssl_context.sni_callback is not None
 
     @property
     def is_paused(self) -> bool:
-        """Whether no step can be taken before somebody else has decided."""
+        """True if no step is possible before the caller has decided."""
         return self.wants_context or self.unverified is not None
 
     @property
     def client_hello(self) -> ClientHello | None:
-        """What the client has said first; None if nothing yet, and on clients."""
+        """The first message from the client. None if it has not arrived yet, and on clients."""
         return hello_in(self._first_records) if self._hello is None else self._hello.hello
 
     def step(self) -> Happening | None:
-        """Take one step. If nothing has happened, the inbox tells whether the next one needs more.
+        """Perform one step. If it returns None, the inbox shows whether the next step needs more
+        data.
 
-        The handshake is done when :attr:`Event.HANDSHAKE_DONE` has happened.
+        The handshake is done when this returns :attr:`Event.HANDSHAKE_DONE`.
         """
         engine = self._engine
         happening: Happening | None = None
@@ -92,12 +94,12 @@ class Handshake:
             if self.wants_context:
                 return None
         try:
-            # Always by this method: an sslobject_class may verify the peer in it.
+            # Always use this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
             happening = self._refusal(is_done=False) or self._go_on()
         except ssl.SSLZeroReturnError:
-            # A close_notify in the handshake comes from anybody: nothing is verified yet.
+            # A close_notify in the handshake can come from an attacker: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
             happening = PeerAlertError(message, alert="close_notify")
         except Exception as exc:
@@ -113,7 +115,7 @@ class Handshake:
         return happening
 
     def _refusal(self, *, is_done: bool) -> Happening | None:
-        """Refuse a client that OpenSSL accepts, if a rule of ours is against it."""
+        """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
         engine = self._engine
         if not engine.ssl_object.server_side:
             return None
@@ -123,14 +125,14 @@ class Handshake:
     def _end(self) -> Happening | None:
         if not self._verifies:
             return Event.HANDSHAKE_DONE
-        # In TLS 1.3 a client's Finished, with its certificate, is in it, or a server's tickets; in
-        # TLS 1.2 the Finished of whoever sends it last.
+        # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
+        # In TLS 1.2 it contains the Finished of the side that sends it last.
         self._last_flight = self._engine.outbox.bio.read()
         self.unverified = self.info()
         return None
 
     def info(self) -> HandshakeInfo:
-        """Return what was agreed on, once OpenSSL is done."""
+        """Return the result, once OpenSSL is done."""
         if self._accepted is not None:
             return self._accepted
         watch = self._hello
@@ -142,14 +144,14 @@ class Handshake:
             self._server_records += data
 
     def accept_peer(self) -> Event:
-        """Let the last flight go, and return what has happened."""
+        """Release the last flight, and return the event."""
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
         self._accepted, self.unverified = self.unverified, None
         return Event.HANDSHAKE_DONE
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
-        """Go on with a context, if the handshake has paused for it."""
+        """Continue with a context, if the handshake has paused for it."""
         self.wants_context = False
         engine = self._engine
         engine.ssl_object = ssl_context.wrap_bio(
@@ -157,12 +159,14 @@ class Handshake:
         )
 
     def refuse(self, refusal: RefuseHandshake) -> None:
-        """Write the alert in the clear, where the handshake has paused for a context."""
+        """Write the alert in plaintext, if the handshake has paused for a context."""
         alert = Alert[refusal.alert.upper()]
         self._engine.outbox.pieces.append(plaintext_alert(alert))
 
     def _collect(self) -> None:
-        """Queue what OpenSSL has written, and read it off: a server's flight has the group."""
+        """Queue the data that OpenSSL has written, and record it: a server's flight contains the
+        group.
+        """
         engine = self._engine
         if not engine.outbox.bio.pending:
             return
@@ -174,10 +178,10 @@ class Handshake:
                 self._hello.answered(flight)
 
     def _refuse_protocols(self) -> TLSError | None:
-        """Refuse a client that offers application protocols, if OpenSSL goes on without one.
+        """Refuse a client that offers application protocols, if OpenSSL continues without one.
 
-        CPython has OpenSSL do that, and RFC 7301 section 3.2 this. Nothing is encrypted for the
-        client yet, so an alert in the clear can take the place of OpenSSL's answer.
+        CPython makes OpenSSL continue, while RFC 7301 section 3.2 requires a refusal. Nothing is
+        encrypted for the client yet, so an alert in plaintext can replace OpenSSL's answer.
         """
         engine = self._engine
         if not self._strict_alpn or not engine.outbox.bio.pending:
@@ -196,7 +200,7 @@ class Handshake:
         )
 
     def _go_on(self) -> Happening | None:
-        """Give OpenSSL more to read, or note what that takes."""
+        """Give OpenSSL more data, or note that it needs more."""
         inbox = self._engine.inbox
         if self._refill() or self.wants_context:
             return None
@@ -206,12 +210,12 @@ class Handshake:
         return Event.TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
 
     def _refill(self) -> bool:
-        """Give OpenSSL what it can read next, and return whether there was something."""
+        """Give OpenSSL the data that it can read next. Return True if there was some."""
         if self._hello is not None and not self._hello.is_over:
             return self._refill_watched(self._hello)
         if not self._engine.inbox.records.waiting:
             return False
-        data = self._engine.inbox.refill(lambda _: False)  # it refuses by what a record begins with
+        data = self._engine.inbox.refill(lambda _: False)  # it refuses records by their first bytes
         if not self._engine.ssl_object.server_side:
             self._note_records(data)
         elif not self.has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
@@ -219,10 +223,10 @@ class Handshake:
         return len(data) > 0
 
     def _refill_watched(self, watch: HelloWatch) -> bool:
-        """Refill while a ClientHello may come: OpenSSL gets it whole, once there is a context.
+        """Refill while a ClientHello may arrive: OpenSSL gets it complete, once there is a context.
 
-        If that were left to an sni_callback, OpenSSL would look for a session to resume before it
-        has the context; and CPython prints a traceback for a name that is not ASCII.
+        With an sni_callback instead, OpenSSL would look for a session to resume before it has the
+        context, and CPython would print a traceback for a name that is not ASCII.
         """
         inbox, outbox = self._engine.inbox, self._engine.outbox
         self._collect()
@@ -244,8 +248,9 @@ class Handshake:
         return inbox.bio.pending > 0 or self._refill()
 
     def _drop_finished(self, exc: BaseException) -> None:
-        """Take back our Finished, if OpenSSL has written it and is content, as its version() tells,
-        while Python code above it (truststore, for one) has refused the peer.
+        """Discard our Finished if Python code on top of OpenSSL (truststore, for example) has
+        refused the peer. In that case OpenSSL itself is satisfied, as version() shows, and has
+        written it.
         """
         if self._engine.ssl_object.version() is not None or not is_openssl_error(exc):
             self._engine.outbox.bio.read()

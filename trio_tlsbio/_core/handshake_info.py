@@ -1,4 +1,4 @@
-"""What a finished handshake agreed on."""
+"""The result of a completed handshake."""
 
 from __future__ import annotations
 
@@ -49,46 +49,50 @@ def _decoded(certificate: Certificate | UndecodedCertificate | None) -> Certific
 
 @attrs.frozen(repr=False)
 class HandshakeInfo:
-    """What a finished handshake agreed on, and who the peer is."""
+    """The result of a completed handshake, and the identity of the peer."""
 
     version: str
     """The protocol version, such as ``"TLSv1.3"``."""
 
     cipher: str
-    """The cipher suite, by OpenSSL's name for it."""
+    """OpenSSL's name of the cipher suite."""
 
     cipher_bits: int
     """The length of the cipher's secret key, in bits."""
 
     group: str | None
-    """The group of the key exchange, by IANA's name, such as ``"X25519MLKEM768"``.
+    """IANA's name of the key exchange group, such as ``"X25519MLKEM768"``.
 
-    Its number if it has no name here (``"0x0a0a"``). None if none took part: in TLS 1.2 that is so
-    in a resumed session, with RSA key exchange, and with Diffie-Hellman over numbers."""
+    If the library has no name for it, its number (``"0x0a0a"``). None if no group was used: in TLS
+    1.2 this applies to resumed sessions, RSA key exchange, and Diffie-Hellman with explicit
+    parameters.
+    """
 
     alpn_protocol: str | None
-    """The application protocol that ALPN chose (RFC 7301)."""
+    """The application protocol that was chosen with ALPN (RFC 7301)."""
 
     _server_hostname: str | None
 
     session_reused: bool
-    """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 that is
-    also true of one with an external pre-shared key, which OpenSSL treats as a session."""
+    """Whether the handshake resumed an earlier session (RFC 9846 section 2.2). In TLS 1.3 this is
+    also True with an external pre-shared key, which OpenSSL treats as a session.
+    """
 
     _peer_certificate: Certificate | UndecodedCertificate | None = attrs.field(
         repr=False, eq=_decoded, hash=False
     )
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
-    """The certificates that the peer presented, in DER form, its own first. They are what was
-    sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
-    :attr:`decoded_chain` is what they say."""
+    """The certificates that the peer presented, in DER form, its own first. This is the chain as it
+    was sent, not the verified one. A resumed TLS 1.2 session may only have the first certificate.
+    See :attr:`decoded_chain` for their contents.
+    """
 
-    # What a server has received first: a ClientHello, or the records that hold it. Records are
-    # parsed when somebody asks, since that takes a tenth of a handshake.
+    # The first message that a server has received: a ClientHello, or the records that contain it.
+    # Records are parsed on access, because that takes a tenth of the time of a handshake.
     _hello: ClientHello | bytes | None = attrs.field(default=None, repr=False)
 
-    # What decoded_chain decodes.
+    # The objects that decoded_chain decodes.
     _certificates: tuple[Any, ...] = attrs.field(default=(), repr=False, eq=False)
 
     def __repr__(self) -> str:
@@ -97,15 +101,15 @@ class HandshakeInfo:
 
     @property
     def peer_certificate(self) -> Certificate | None:
-        """The peer's certificate as :meth:`ssl.SSLSocket.getpeercert` decodes it: None if the peer
+        """The peer's certificate, decoded as by :meth:`ssl.SSLSocket.getpeercert`: None if the peer
         sent none, empty if the context does not verify certificates, or if it can't be decoded.
         """
         return _decoded(self._peer_certificate)
 
     @property
     def server_hostname(self) -> str | None:
-        """The name that the client asked for, in its ASCII form. A client has checked it. On a
-        server it is :attr:`ClientHello.server_name`: None if the client asked for none.
+        """The name that the client requested, in its ASCII form. A client has verified it. On a
+        server it is :attr:`ClientHello.server_name`: None if the client requested none.
         """
         if self._server_hostname is not None or self.client_hello is None:
             return self._server_hostname
@@ -113,24 +117,24 @@ class HandshakeInfo:
 
     @property
     def client_hello(self) -> ClientHello | None:
-        """What the client has offered and asked for. On servers only."""
+        """What the client has offered and requested. Servers only."""
         return hello_in(self._hello) if isinstance(self._hello, bytes) else self._hello
 
     @property
     def is_post_quantum(self) -> bool:
-        """Whether the key exchange withstands quantum computers: whether ML-KEM, alone or in a
-        hybrid, takes part. The certificates' signatures are another matter.
+        """True if the key exchange resists quantum computers, which means that it uses ML-KEM,
+        alone or in a hybrid. This doesn't cover the signatures of certificates.
         """
         return "MLKEM" in (self.group or "")
 
     @property
     def matched_name(self) -> str | None:
-        """The name in the peer's certificate that stands for :attr:`server_hostname`.
+        """The name in the peer's certificate that matches :attr:`server_hostname`.
 
-        This is for people to read: OpenSSL did the check that counts.
+        This is for information only: OpenSSL has performed the actual check.
         """
         if self.server_hostname is None or self.client_hello is not None:
-            return None  # a client's certificate is not for the server's name
+            return None  # a client's certificate is not issued for the server's name
         if not self.peer_certificate:
             return None
         for name in self.certificate_names:
@@ -140,19 +144,19 @@ class HandshakeInfo:
 
     @property
     def peer_names(self) -> tuple[PeerName, ...]:
-        """The names that the peer's certificate is for: DNS names, IP addresses, URIs and e-mail
-        addresses, each with its kind, in the order of the certificate's subjectAltName.
+        """The names for which the peer's certificate is valid: DNS names, IP addresses, URIs and
+        e-mail addresses, each with its kind, in the order of the certificate's subjectAltName.
 
-        Empty unless the certificate was verified, as :attr:`peer_certificate` is.
+        Empty if the certificate was not verified, like :attr:`peer_certificate`.
         """
         return names_in(self.peer_certificate or {})
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
-        """The DNS names and IP addresses among :attr:`peer_names`: what a server is checked for.
+        """The DNS names and IP addresses among :attr:`peer_names`, by which a server is verified.
 
-        Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
-        section 2).
+        Only the subjectAltName is used: clients no longer accept the common name (RFC 9525 section
+        2).
         """
         return certificate_names(self.peer_certificate or {})
 
@@ -160,9 +164,9 @@ class HandshakeInfo:
     def peer_common_name(self) -> str | None:
         """The common name in the subject of the peer's certificate.
 
-        None if there are none or several, and unless the certificate was verified, as
-        :attr:`peer_certificate` is. For authorities that put names nowhere else: servers are
-        checked by :attr:`peer_names`.
+        None if there are none or several, or if the certificate was not verified, like
+        :attr:`peer_certificate`. Use it for authorities that put names nowhere else; servers are
+        verified by :attr:`peer_names`.
         """
         return common_name(self.peer_certificate or {})
 
@@ -172,10 +176,10 @@ class HandshakeInfo:
 
         It is the only URI in :attr:`peer_names`, and has the form that the `SPIFFE ID standard
         <https://spiffe.io/docs/latest/spiffe-specs/spiffe-id/>`__ requires. None if there are
-        several URIs, if the certificate is an authority's or may sign certificates or revocation
-        lists, and unless the certificate was verified, as :attr:`peer_certificate` is. Whether the
-        authority may issue names of this trust domain is not checked: for that, trust the
-        authorities of one trust domain only.
+        several URIs, if the certificate belongs to an authority or may sign certificates or
+        revocation lists, or if the certificate was not verified, like :attr:`peer_certificate`.
+        This does not check whether the authority may issue names in this trust domain: to ensure
+        that, trust only the authorities of one trust domain.
         """
         if not self.peer_certificate:
             return None
@@ -183,11 +187,11 @@ class HandshakeInfo:
 
     @property
     def peer_public_key(self) -> bytes | None:
-        """The public key in the peer's certificate: its SubjectPublicKeyInfo in DER form, of which
-        pins are the SHA-256 (RFC 7469 section 2.4).
+        """The public key in the peer's certificate: its SubjectPublicKeyInfo in DER form. Pins are
+        its SHA-256 hash (RFC 7469 section 2.4).
 
-        The handshake has proved that the peer has the private key, also if the certificate was not
-        verified. None without a certificate, and if its form is not understood.
+        The handshake has proved that the peer has the private key, even if the certificate was not
+        verified. None without a certificate, or if its format is not understood.
         """
         if not self.peer_certificate_chain:
             return None
@@ -200,10 +204,10 @@ class HandshakeInfo:
     def decoded_chain(self) -> tuple[Certificate, ...]:
         """The certificates that the peer presented, decoded, its own first.
 
-        They are in the order of :attr:`peer_certificate_chain`, and like it what was sent, verified
-        or not. For each there is the dictionary that :meth:`ssl.SSLSocket.getpeercert` makes of a
-        certificate, empty if it can't be decoded. Decoding takes a while, so it is done each time
-        that this is asked for.
+        They are in the order of :attr:`peer_certificate_chain`, and like that, they are what was
+        sent, whether verified or not. Each of them is a dictionary as returned by
+        :meth:`ssl.SSLSocket.getpeercert`, empty if the certificate can't be decoded. Decoding is
+        slow, and happens on every access.
         """
         chain = self.peer_certificate_chain
         known = decoded(self._certificates)
@@ -212,7 +216,7 @@ class HandshakeInfo:
         return tuple(known.get(certificate, {}) for certificate in chain)
 
     def __reduce__(self) -> tuple[partial[HandshakeInfo], tuple[()]]:
-        """Make it anew, to copy or pickle it, with copies of what OpenSSL owns."""
+        """Rebuild the object for a copy or pickle, with copies of OpenSSL's objects."""
         values = {k.lstrip("_"): v for k, v in attrs.asdict(self, recurse=False).items()}
         values["peer_certificate"] = self.peer_certificate
         values["certificates"] = copies_of(values["certificates"])
@@ -225,8 +229,8 @@ class HandshakeInfo:
         server_records: Data,
         hello: ClientHello | bytes | None,
     ) -> HandshakeInfo:
-        """Read it off an SSLObject whose handshake is done, and what it can't tell off the records
-        that passed meanwhile.
+        """Read the result of a completed handshake from its SSLObject. The values that the object
+        doesn't expose are read from the records of the handshake.
         """
         own_certificate, chain, certificates = peer_certificates(ssl_object)
         cipher = ssl_object.cipher()

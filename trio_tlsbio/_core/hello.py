@@ -1,4 +1,4 @@
-"""The ClientHello as it is on the wire, read before OpenSSL sees it."""
+"""Inspects the ClientHello on the wire, before OpenSSL gets it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .records import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, HEADER_BYTES, Data, r
 
 __all__ = ["HELLO_RETRY_REQUEST", "HelloWatch", "hello_in", "plaintext_alert"]
 
-# Where the random of a ServerHello is in a record, and what makes it a HelloRetryRequest: RFC 9846
-# section 4.2.3.
+# The position of a ServerHello's random in its record, and the value that makes it a
+# HelloRetryRequest: RFC 9846 section 4.2.3.
 _RANDOM = slice(11, 43)
 HELLO_RETRY_REQUEST = hashlib.sha256(b"HelloRetryRequest").digest()
 
 
 def plaintext_alert(description: int) -> bytes:
-    """Return the record of a fatal alert, as it is before anything is encrypted."""
+    """Return the record of a fatal alert, in the form before anything is encrypted."""
     return bytes([ALERT, 3, 3, 0, 2, AlertLevel.FATAL, description])
 
 
 def _is_warning(record: Data) -> bool:
-    """Whether it is an alert after which OpenSSL reads on: not fatal, and no close_notify."""
+    """Return True for an alert after which OpenSSL reads on: not fatal, and not a close_notify."""
     if len(record) != HEADER_BYTES + 2:
         return False
     return (
@@ -50,30 +50,30 @@ class Refusal:
 
 @attrs.define(eq=False)
 class HelloWatch:
-    """Holds back what a client sends until its ClientHello is whole, and reads it.
+    """Holds back a client's data until its ClientHello is complete, and parses it.
 
-    A server that asks for another key share gets a second ClientHello (RFC 9846 section 4.2.4).
+    If the server requests another key share, a second ClientHello follows (RFC 9846 section 4.2.4).
     """
 
-    #: The first one; None also if that is malformed, which is OpenSSL's to say.
+    #: The first ClientHello. It is also None if it is malformed, which OpenSSL reports.
     hello: ClientHello | None = attrs.field(default=None, init=False, repr=False)
-    #: Whether no further ClientHello is expected.
+    #: True if no further ClientHello is expected.
     is_over: bool = attrs.field(default=False, init=False)
     refusal: Refusal | None = attrs.field(default=None, init=False)
-    #: Whether OpenSSL may have all that was added and not been taken.
+    #: True if OpenSSL may have all records that were added and not taken.
     is_ready: bool = attrs.field(default=False, init=False)
-    _hellos: int = attrs.field(default=0, init=False)  # how many have come
+    _hellos: int = attrs.field(default=0, init=False)  # number of ClientHellos so far
     _records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _message: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
 
     @property
     def has_hello(self) -> bool:
-        """Whether a ClientHello has come."""
+        """True if a ClientHello has arrived."""
         return self._hellos > 0
 
     @property
     def server_name(self) -> str | None:
-        """The host name that the client asks for, as it was sent."""
+        """The host name that the client requests, as it was sent."""
         return None if self.hello is None else _asked_name(self.hello)
 
     def add(self, record: Data) -> bool:
@@ -94,14 +94,14 @@ class HelloWatch:
         return self.is_ready
 
     def take(self) -> bytes:
-        """Take out the records that were held back."""
+        """Take the records that were held back."""
         records = bytes(self._records)
         self._records.clear()
         self.is_ready = False
         return records
 
     def answered(self, flight: Data) -> None:
-        """Take note of what the server wrote: nothing in plaintext follows but a second hello."""
+        """Note the server's answer: only a second ClientHello can follow in plaintext."""
         if flight[_RANDOM] != HELLO_RETRY_REQUEST:
             self.is_over = True
 
@@ -125,7 +125,7 @@ class HelloWatch:
         try:
             hello = ClientHello.parse(message)
         except ValueError:
-            return  # OpenSSL refuses it too, in its own words
+            return  # OpenSSL refuses it too, with its own message
         raw_name, name = hello.requested_name, _asked_name(hello)
         if is_first:
             self.hello = hello
@@ -143,7 +143,7 @@ class HelloWatch:
             self._refuse(error, Alert.ILLEGAL_PARAMETER)
 
     def refuse_too_long(self) -> None:
-        """Refuse a ClientHello that is longer than any honest one."""
+        """Refuse a ClientHello that exceeds the limit, which is far above that of real ones."""
         error = TLSError(
             f"the peer sent a ClientHello of more than {MAX_HELLO_BYTES // 1024} KiB",
             reason="EXCESSIVE_MESSAGE_SIZE",
@@ -156,7 +156,7 @@ class HelloWatch:
 
 
 def hello_in(records: Data) -> ClientHello | None:
-    """Return the ClientHello that records begin with; None if it is not whole, or malformed."""
+    """Return the ClientHello at the start of records, or None if it is incomplete or malformed."""
     watch = HelloWatch()
     for start, end in record_bounds(records):
         watch.add(bytes(records[start:end]))

@@ -1,4 +1,4 @@
-"""A ClientHello read from a stream of bytes, for code that decides before TLS begins."""
+"""Reads a ClientHello from a byte stream, for code that makes decisions before TLS begins."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ __all__ = ["HelloReader"]
 
 
 def _keep_context(*_: object) -> None:
-    """Take any name for the context as it is."""
+    """Keep the context for every server name."""
 
 
 @cache
 def _judging_context() -> ssl.SSLContext:
-    """Return a server's context for what is no ClientHello, which takes no certificate."""
+    """Return a server's context for messages that are not a ClientHello, which needs no
+    certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Without one, OpenSSL would rule out TLS 1.3 at once if this could not bring some.
+    # Without a callback that could provide certificates, OpenSSL would rule out TLS 1.3 at once.
     context.sni_callback = _keep_context
     return context
 
 
 @attrs.define(eq=False)
 class HelloReader:
-    """Puts a ClientHello together from what a client sends.
+    """Assembles a ClientHello from a client's data.
 
-    OpenSSL refuses what is none, in the words that a server's connection has for it.
+    If it is something else, OpenSSL refuses it, with the error of a server's connection.
     """
 
     #: Everything that was fed.
     received: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _records: Records = attrs.field(factory=Records, init=False, repr=False)
     _watch: HelloWatch = attrs.field(factory=HelloWatch, init=False)
-    _judge: TLSConnection | None = attrs.field(default=None, init=False)  # once it is needed
+    _judge: TLSConnection | None = attrs.field(default=None, init=False)  # created on demand
 
     @property
     def most_bytes(self) -> int:
-        """How many bytes to feed at most: one more than may be needed in all, in pieces that take
-        no more than some milliseconds.
+        """The most bytes to feed: one more than can be needed in total, in pieces that take no more
+        than a few milliseconds.
         """
         return min(RECORD_BYTES, MAX_HELLO_BYTES + 1 - len(self.received))
 
     def feed(self, data: Data) -> ClientHello | None:
-        """Take bytes, and return the ClientHello once it is whole.
+        """Add bytes, and return the ClientHello once it is complete.
 
         Raises:
-          TLSError: if there can't be one.
+          TLSError: if the bytes can't be the start of one.
         """
         self.received += data
         self._records.feed(data)
@@ -76,10 +78,10 @@ class HelloReader:
         return None
 
     def feed_eof(self) -> None:
-        """Take note that the client has ended the transport, without a whole ClientHello.
+        """Note that the client has ended the transport, without a complete ClientHello.
 
         Raises:
-          TruncationError: always, unless OpenSSL finds something else.
+          TruncationError: always, unless OpenSSL finds another error.
         """
         self._ask_openssl(self._watch.take() + self._records.take_all(), is_all=True)
 
@@ -94,4 +96,4 @@ class HelloReader:
         if is_all:
             self._judge.feed_eof()
         while not self._judge.do_handshake() and self._judge.is_behind:
-            pass  # one call does a share of what was fed
+            pass  # one call processes a part of the fed data

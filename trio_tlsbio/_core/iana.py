@@ -17,8 +17,8 @@ __all__ = [
     "NameType",
 ]
 
-# Looking up a member takes longer than a comparison of integers: code that runs for each record
-# binds what it needs once, as an int.
+# Looking up a member takes longer than comparing integers, so code that runs for each record binds
+# the members it needs once, as an int.
 
 
 class ContentType(IntEnum):
@@ -111,8 +111,8 @@ class Alert(IntEnum):
 
 
 class ExtensionType(IntEnum):
-    """The registry "TLS ExtensionType Values": what a ClientHello may have by RFC 9846, as far as
-    every OpenSSL knows it.
+    """The registry "TLS ExtensionType Values": the extensions that RFC 9846 allows in a
+    ClientHello, if every version of OpenSSL knows them.
     """
 
     SERVER_NAME = 0
@@ -136,13 +136,15 @@ class ExtensionType(IntEnum):
 
 
 class NameType(IntEnum):
-    """The kind of a name in the extension server_name (RFC 6066 section 3)."""
+    """The type of a name in the extension server_name (RFC 6066 section 3)."""
 
     HOST_NAME = 0
 
 
 class CurveType(IntEnum):
-    """The registry "TLS EC Curve Types", of which one is in use (RFC 8422 section 5.4)."""
+    """The registry "TLS EC Curve Types", of which only one type is in use (RFC 8422
+    section 5.4).
+    """
 
     NAMED_CURVE = 3
 

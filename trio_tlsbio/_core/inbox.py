@@ -1,4 +1,4 @@
-"""The ciphertext that was received and is waiting to be decrypted."""
+"""Received ciphertext that is not decrypted yet."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from .records import APPLICATION_DATA, HEADER_BYTES, Data, Records
 
 __all__ = ["Inbox", "MOST_RECORDS"]
 
-# How many records one call decrypts at most: those of a flood are tiny, thousands fit into what is
-# read at once, and each takes some three microseconds.
+# The most records that one call decrypts. The records of a flood are tiny: thousands of them fit
+# into one read, and each takes about three microseconds.
 MOST_RECORDS = 1536
 
 
 @attrs.define(eq=False)
 class Inbox:
-    """What the peer has sent, on its way to OpenSSL: a queue, and the BIO that OpenSSL reads from.
+    """Received ciphertext on its way to OpenSSL: a queue, and the BIO that OpenSSL reads from.
 
-    A MemoryBIO never shrinks, so it gets no more than a few records at a time.
+    A MemoryBIO never shrinks, so it gets only a few records at a time.
     """
 
-    #: What OpenSSL reads from.
+    #: The BIO that OpenSSL reads from.
     bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
-    #: The queue before it.
+    #: The queue of ciphertext for the BIO.
     records: Records = attrs.field(factory=Records, repr=False)
-    #: What came after the peer's close_notify; None until that has come.
+    #: The bytes after the peer's close_notify, or None before it was received.
     trailing: bytearray | None = attrs.field(default=None, repr=False)
-    #: True if OpenSSL needs more ciphertext to get on.
+    #: True if OpenSSL needs more ciphertext to make progress.
     wants_data: bool = False
-    #: True if the last call has done its share of what was fed: the next one goes on with the rest.
+    #: True if the last call has stopped at its limit: the next call continues with the rest.
     is_behind: bool = False
-    #: Whether the transport has ended.
+    #: True if the transport has ended.
     has_ended: bool = False
-    #: Whether OpenSSL gets one record at a time.
+    #: True if OpenSSL gets one record at a time.
     is_single: bool = False
-    _is_closed: bool = False  # nothing more is taken for OpenSSL
+    _is_closed: bool = False  # OpenSSL gets no more data
 
     @property
     def is_empty(self) -> bool:
-        """Whether OpenSSL has read all that was fed."""
+        """True if OpenSSL has read everything that was fed."""
         return not (self.records.waiting or self.bio.pending)
 
     def feed(self, data: Data) -> None:
-        """Take ciphertext that came from the peer.
+        """Add ciphertext received from the peer.
 
         Raises:
           ValueError: after :meth:`feed_eof`.
@@ -62,8 +62,8 @@ class Inbox:
             and size == HEADER_BYTES + (data[3] << 8 | data[4])
             and not (records.waiting or records.missing or self.is_single or self.bio.pending)
         ):
-            # A single record of data, with nothing before it that waits or has not been read: the
-            # usual case, in which a queue would only take time.
+            # A single data record, and nothing pending or unread before it. In this common case,
+            # the queue would only cost time.
             self.bio.write(data)
         else:
             records.feed(data)
@@ -75,19 +75,19 @@ class Inbox:
             self.trailing += bytes(data)
 
     def feed_eof(self) -> None:
-        """Take note that the transport ended."""
+        """Note that the transport has ended."""
         self.has_ended = self._is_closed = True
         self.wants_data = False
 
     def begin_share(self) -> None:
-        """Begin a call's share of work."""
+        """Reset the limits at the start of a call."""
         self.records.allowance, self.is_behind = MOST_RECORDS, False
 
     def refill(self, waits_for: Callable[[bytes], bool]) -> Data:
-        """Give OpenSSL, which has used up all it had, what it can decrypt of what was fed.
+        """Pass fed data on to OpenSSL, which must have read all earlier data.
 
         Returns:
-          What it got: nothing if there is nothing, or if this call has done its share.
+          The data. It is empty if there is none, or if this call has reached its limit.
         """
         data = self.records.take(single=self.is_single, waits_for=waits_for)
         if data:
@@ -95,26 +95,28 @@ class Inbox:
         return data
 
     def ask_for_more(self) -> None:
-        """Note what OpenSSL, which has read all that it was given, needs to get on."""
+        """Note that OpenSSL has read all of its data, and needs more to make progress."""
         self.is_behind = self.records.is_spent and not self.is_empty
         self.wants_data = not (self.is_behind or self.has_ended)
 
     def put_back(self) -> None:
-        """Take what OpenSSL has not read out of its BIO, back into the queue."""
+        """Move the data that OpenSSL has not read from the BIO back into the queue."""
         self.records.put_back(self.bio.read())
 
     def take_all(self) -> bytes:
-        """Take out everything, decrypted or not."""
+        """Take all data from the BIO and the queue."""
         return self.bio.read() + self.records.take_all()
 
     def discard(self) -> None:
-        """Throw away what was fed and not decrypted, and what is going to be fed, for good."""
+        """Discard the data that is not decrypted yet, and all data that is fed later."""
         self._is_closed = True
         self.take_all()
         self.is_behind = False
 
     def close(self, *, keeps_trailing: bool) -> None:
-        """Give OpenSSL nothing more. What is left, and what is fed, comes after the end of TLS."""
+        """Give OpenSSL no more data. The remaining data, and data that is fed later, comes after
+        TLS.
+        """
         self.wants_data = self.is_behind = False
         self._is_closed = True
         if keeps_trailing:

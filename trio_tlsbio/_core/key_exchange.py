@@ -1,4 +1,4 @@
-"""The group of the key exchange, read off the server's messages, which pass in the clear."""
+"""Determines the group of the key exchange from the server's messages in plaintext."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ MOST_FLIGHT_BYTES = 128 * 1024
 
 
 def group_in(records: Data, cipher: str) -> str | None:
-    """Return the group that a server's records tell, by its name in IANA's registry, or its number
-    if it has none here.
+    """Return the group in a server's records, by its name in IANA's registry, or by its number if
+    the library has no name for it.
 
-    TLS 1.3 names it in the ServerHello, TLS 1.2 in the ServerKeyExchange: the last things of a
-    handshake that both show in plaintext. OpenSSL has verified the messages, so what is odd about
-    them is not looked for; whatever they are, nothing is raised.
+    It is in the ServerHello in TLS 1.3, and in the ServerKeyExchange in TLS 1.2, the last handshake
+    messages that are in plaintext. OpenSSL has verified the messages, so they are not validated
+    again; no contents make this raise.
 
     Args:
-      records: What the server has sent in the handshake, from the beginning. In TLS 1.2 it must
-        not have resumed a session, or what it has encrypted would be read as plaintext.
-      cipher: The cipher suite that was agreed on, by OpenSSL's name.
+      records: The records that the server has sent in the handshake, from the beginning. In TLS 1.2
+        the handshake must not have resumed a session, or encrypted records would be read as
+        plaintext.
+      cipher: OpenSSL's name of the negotiated cipher suite.
 
     Returns:
-      None if no group took part: where the key was encrypted by RSA, where a session was resumed
-      without a new key exchange, and with the Diffie-Hellman of TLS 1.2, which sends its parameters
-      as numbers.
+      None if no group was used: if the key was encrypted with RSA, if a session was resumed without
+      a new key exchange, and with the Diffie-Hellman of TLS 1.2, which sends its parameters
+      explicitly.
     """
     group_of: Callable[[bytes], int]
     if cipher.startswith("TLS_"):
@@ -52,7 +53,7 @@ def group_in(records: Data, cipher: str) -> str | None:
         return None
     messages, at = b"", 0
     for start, end in record_bounds(records):
-        if records[start] != HANDSHAKE:  # what TLS 1.3 encrypts is of another type
+        if records[start] != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
             continue
         messages += records[start + HEADER_BYTES : end]
         while (body := at + MESSAGE_HEADER_BYTES) <= len(messages):
@@ -65,18 +66,20 @@ def group_in(records: Data, cipher: str) -> str | None:
     return None
 
 
-# Slices and no Reader, since every connection waits for this. A number that is cut short is 0.
+# Slices instead of a Reader, because every connection waits for this. A truncated number is 0.
 def _number(data: bytes, start: int) -> int:
     return int.from_bytes(data[start : start + 2])
 
 
 def _group_of_server_hello(hello: bytes) -> int:
-    """Return the group of its key_share (RFC 9846 sections 4.2.3 and 4.3.8); 0 if it has none."""
+    """Return the group of its key_share (RFC 9846 sections 4.2.3 and 4.3.8), or 0 if it
+    has none.
+    """
     if hello[2:34] == HELLO_RETRY_REQUEST:
         return 0  # another ServerHello follows, whose group counts
     # Version and random, then the session id, cipher suite, compression method.
     start = 34 + 1 + int.from_bytes(hello[34:35]) + 2 + 1
-    start += 2  # how long the extensions are
+    start += 2  # the length of the extensions
     while start + 4 <= len(hello):
         kind, size = _EXTENSION_HEADER(hello, start)
         start += 4
@@ -87,10 +90,12 @@ def _group_of_server_hello(hello: bytes) -> int:
 
 
 def _group_of_exchange(exchange: bytes) -> int:
-    """Return the named curve of a ServerKeyExchange (RFC 8422 section 5.4); 0 if it has none."""
+    """Return the named curve of a ServerKeyExchange (RFC 8422 section 5.4), or 0 if it has none."""
     return _number(exchange, 1) if exchange[:1] == _NAMED_CURVE else 0
 
 
 def _group_after_hint(exchange: bytes) -> int:
-    """Return it where a psk_identity_hint comes first (RFC 5489 section 2)."""
+    """Return the named curve after a psk_identity_hint (RFC 5489 section 2), or 0 if
+    there is none.
+    """
     return _group_of_exchange(exchange[2 + _number(exchange, 0) :])

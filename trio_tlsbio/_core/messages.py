@@ -1,4 +1,4 @@
-"""Handshake messages as they are on the wire."""
+"""Parses handshake messages in their wire format."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ __all__ = [
 ]
 
 MESSAGE_HEADER_BYTES = 4
-"""Type and length, which begin a handshake message (RFC 9846 section 4), in bytes."""
+"""The size of a handshake message's header: type and length (RFC 9846 section 4), in bytes."""
 
 
 class MalformedError(Exception):
-    """The message is not one that the RFC allows."""
+    """The message violates the RFC."""
 
 
 def message_bytes(messages: Data) -> int:
-    """Return how long the first of some handshake messages says that it is, header included."""
+    """Return the length that the first of some handshake messages states, including its header."""
     return MESSAGE_HEADER_BYTES + int.from_bytes(messages[1:MESSAGE_HEADER_BYTES])
 
 
-# Functions, since an object that reads would take twice the time: a server that chooses its context
-# reads a dozen vectors in each handshake.
+# These are functions because a reader object would take twice the time. A server that chooses its
+# context by the ClientHello parses a dozen vectors in each handshake.
 
 
 def vector(data: bytes, start: int, length_bytes: int) -> tuple[bytes, int]:
-    """Read what begins with its length (RFC 9846 section 3.4), and return it and where it ends."""
+    """Parse the vector at ``start``, which begins with its length (RFC 9846 section 3.4). Return its
+    content and where it ends.
+    """
     begin = start + length_bytes
     end = begin + int.from_bytes(data[start:begin])
     if end > len(data):
@@ -42,14 +44,14 @@ def vector(data: bytes, start: int, length_bytes: int) -> tuple[bytes, int]:
 
 
 def only_vector(data: bytes, length_bytes: int) -> bytes:
-    """Read what is nothing but a vector."""
+    """Parse data that must be a single vector, and return its content."""
     if length_bytes + int.from_bytes(data[:length_bytes]) != len(data):
         raise MalformedError
     return data[length_bytes:]
 
 
 def numbers(data: bytes) -> tuple[int, ...]:
-    """Read numbers of two bytes, one at least."""
+    """Parse a list of numbers of two bytes, which must not be empty."""
     if len(data) % 2 or not data:
         raise MalformedError
     return struct.unpack(f">{len(data) // 2}H", data)

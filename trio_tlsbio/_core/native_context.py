@@ -1,7 +1,7 @@
-"""What OpenSSL knows of a server's context, and Python's ``ssl`` has no way to: through ctypes.
+"""Accesses parts of an SSL_CTX that Python's ``ssl`` doesn't expose, through ctypes.
 
-The keys of session tickets can't be set by Python's API, and a context does not show which
-certificates it has. Both are in libssl, which the module ``_ssl`` is linked with.
+Python has no API to set the keys of session tickets, and a context does not show its own
+certificates. Both are available in libssl, with which the module ``_ssl`` is linked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
     "set_ticket_keys",
 ]
 
-# Numbers of SSL_CTX_ctrl(3), from ssl.h.
+# Commands of SSL_CTX_ctrl(3), from ssl.h.
 _GET_TICKET_KEYS, _SET_TICKET_KEYS = 58, 59
 _SELECT_CURRENT_CERT, _SET_CURRENT_CERT = 116, 117
 _FIRST, _NEXT = 1, 2
@@ -46,11 +46,11 @@ _PROTOTYPES: tuple[tuple[str, type | None, list[type]], ...] = (
 
 @functools.cache
 def _libssl() -> ctypes.PyDLL | None:
-    """Return the libssl that the module ssl uses; None if it can't be reached."""
+    """Return the libssl that the module ssl uses, or None if it is not accessible."""
     if sys.implementation.name != "cpython":
         return None
     try:
-        # Not CDLL, which would let other threads run during each call.
+        # CDLL would release the GIL during each call, and so let other threads run.
         libssl = ctypes.PyDLL(_ssl.__file__)
         for name, result, arguments in _PROTOTYPES:
             function = getattr(libssl, name)
@@ -61,9 +61,9 @@ def _libssl() -> ctypes.PyDLL | None:
 
 
 def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None:
-    """Return the address of a context's SSL_CTX; None if it is not certain to be that.
+    """Return the address of a context's SSL_CTX, or None if it can't be determined reliably.
 
-    CPython's object has it right after its head. The options are what can be compared.
+    CPython's object has the pointer right after its header. As a check, this compares the options.
     """
     head = object.__basicsize__
     # Not isinstance(): a wrapper, such as truststore's, may claim to be what it wraps.
@@ -72,7 +72,7 @@ def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None
     if _ssl._SSLContext.__basicsize__ < head + ctypes.sizeof(_POINTER):
         return None
     pointer = _POINTER.from_address(id(ssl_context) + head).value
-    # An address, not a number or a flag: those can't be looked at.
+    # This must be an address, and not a number or a flag: only an address may be dereferenced.
     if not pointer or pointer < 0x10000 or pointer % ctypes.alignment(_POINTER):
         return None
     options = int(ssl_context.options) & 0xFFFFFFFFFFFFFFFF
@@ -81,7 +81,7 @@ def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None
 
 @functools.cache
 def is_reachable() -> bool:
-    """Whether this Python lets us at the SSL_CTX of its contexts."""
+    """Return True if the SSL_CTX of this Python's contexts is accessible."""
     libssl = _libssl()
     return libssl is not None and all(
         _pointer_of(libssl, ssl.SSLContext(protocol)) is not None
@@ -109,7 +109,7 @@ def set_ticket_keys(ssl_context: ssl.SSLContext, keys: bytes) -> None:
     """Set the keys of a context's session tickets: 16 bytes of name, 32 for HMAC, 32 for AES.
 
     Raises:
-      NotImplementedError: if this Python or its OpenSSL does not let us.
+      NotImplementedError: if this Python or its OpenSSL does not allow this.
     """
     libssl, pointer = _reach(ssl_context)
     length = len(keys)
@@ -122,13 +122,14 @@ def set_ticket_keys(ssl_context: ssl.SSLContext, keys: bytes) -> None:
 
 
 def certificate_names_in_der(ssl_context: ssl.SSLContext) -> set[bytes]:
-    """Return the names that a context's own certificates are for, each as a GeneralName in DER.
+    """Return the names for which a context's own certificates are valid, as GeneralNames in DER
+    form.
 
-    A certificate without a subjectAltName counts by its whole subject. Empty if there is no
-    certificate.
+    For a certificate without a subjectAltName, this is its whole subject. The set is empty if there
+    is no certificate.
 
     Raises:
-      NotImplementedError: if this Python does not let us look.
+      NotImplementedError: if this Python does not give access to them.
     """
     libssl, pointer = _reach(ssl_context)
     names: set[bytes] = set()
@@ -141,14 +142,14 @@ def certificates_in_der(ssl_context: ssl.SSLContext) -> list[bytes]:
     """Return a context's own certificates in DER form, without their issuers.
 
     Raises:
-      NotImplementedError: if this Python does not let us look.
+      NotImplementedError: if this Python does not give access to them.
     """
     libssl, pointer = _reach(ssl_context)
     return [_in_der(libssl, certificate) for certificate in _certificates_of(libssl, pointer)]
 
 
 def _certificates_of(libssl: ctypes.PyDLL, pointer: int) -> Iterator[int]:
-    """Return a context's own certificates: one for each kind of key."""
+    """Yield a context's own certificates: one for each type of key."""
     current = libssl.SSL_CTX_get0_certificate(pointer)
     more = libssl.SSL_CTX_ctrl(pointer, _SET_CURRENT_CERT, _FIRST, None)
     while more:

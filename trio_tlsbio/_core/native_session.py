@@ -1,9 +1,10 @@
-"""What OpenSSL resumes with, taken from where that costs no memory.
+"""Accesses a connection's session without leaking memory.
 
-``SSLObject.session`` of CPython 3.11, 3.12 before 3.12.8 and 3.13.0 copies the session each time,
-takes a fifth of a millisecond for that, and never frees the copy: some 6 KiB (CPython issue
-116810). A client that resumes looks once for each ticket, so there the session is taken from
-libssl itself. Where that can't be done safely, or need not, ``SSLObject.session`` serves.
+In CPython 3.11, 3.12 before 3.12.8 and 3.13.0, ``SSLObject.session`` copies the session each time,
+which takes a fifth of a millisecond, and never frees the copy of about 6 KiB (CPython issue
+116810). A client that resumes sessions checks once for each ticket, so on these versions the
+session is taken from libssl directly. Where that is not possible safely, or not necessary,
+``SSLObject.session`` is used.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = [
 
 
 class AnySession(Protocol):
-    """What this library reads of an :class:`ssl.SSLSession`."""
+    """The part of :class:`ssl.SSLSession` that this library uses."""
 
     @property
     def id(self) -> bytes: ...
@@ -40,12 +41,12 @@ class AnySession(Protocol):
     def ticket_lifetime_hint(self) -> int: ...
 
 
-# The versions that copy are not changed any more, so how they lay out their objects is known.
+# These versions don't change any more, so the layout of their objects is known.
 _COPIES = sys.implementation.name == "cpython" and (
     sys.version_info < (3, 12, 8) or (3, 13) <= sys.version_info < (3, 13, 1)
 )
 
-# Newer ones than those that were looked at may have other objects.
+# Newer versions than those that were checked may have other objects.
 _IS_KNOWN = sys.implementation.name == "cpython" and sys.version_info < (3, 16)
 
 _WORD = ctypes.sizeof(ctypes.c_void_p)
@@ -71,7 +72,7 @@ _FOR_CERTIFICATES: tuple[_Prototype, ...] = (
 
 def _load(prototypes: tuple[_Prototype, ...]) -> ctypes.PyDLL | None:
     try:
-        # Not CDLL, which would let other threads run during each call.
+        # CDLL would release the GIL during each call, and so let other threads run.
         libssl = ctypes.PyDLL(_ssl.__file__)
         for name, result, arguments in prototypes:
             function = getattr(libssl, name)
@@ -83,7 +84,7 @@ def _load(prototypes: tuple[_Prototype, ...]) -> ctypes.PyDLL | None:
 
 @functools.cache
 def _libssl() -> ctypes.PyDLL | None:
-    """Return the libssl that the module ssl uses; None if it can't be reached."""
+    """Return the libssl that the module ssl uses, or None if it is not accessible."""
     return _load(_FOR_SESSIONS) if _COPIES else None
 
 
@@ -93,7 +94,7 @@ def _libssl_for_certificates() -> ctypes.PyDLL | None:
 
 
 LOOKS_ARE_CHEAP = not _COPIES or _libssl() is not None
-"""Whether :func:`current_session` copies nothing that stays in memory."""
+"""True if :func:`current_session` makes no copies that stay in memory."""
 
 
 @attrs.frozen(eq=False)
@@ -112,10 +113,11 @@ class _NativeSession:
 
 
 def _pointer_of(ssl_object: ssl.SSLObject) -> int | None:
-    """Return the address of the SSL structure of an SSLObject; None if it is not sure to be that.
+    """Return the address of an SSLObject's SSL structure, or None if it can't be determined
+    reliably.
 
-    CPython's object has, after its head, the pointers ``Socket``, ``ssl`` and ``ctx``. The last is
-    the context, which is known: where it stands, the one before it is what it should be.
+    After its header, CPython's object has the pointers ``Socket``, ``ssl`` and ``ctx``. The last
+    one is the context, which is known: if it is in the right place, so is the one before it.
     """
     inner: Any = getattr(ssl_object, "_sslobj", None)
     head = object.__basicsize__
@@ -126,12 +128,11 @@ def _pointer_of(ssl_object: ssl.SSLObject) -> int | None:
 
 
 def current_session(ssl_object: ssl.SSLObject) -> AnySession | None:
-    """Return the session that the connection has now, as :attr:`ssl.SSLSocket.session`."""
+    """Return the current session of a connection, like :attr:`ssl.SSLSocket.session`."""
     libssl = _libssl()
     if libssl is None or (ssl_pointer := _pointer_of(ssl_object)) is None:
         return ssl_object.session
-    # A duplicate: OpenSSL marks the session of a connection that is not shut down as not to be
-    # resumed.
+    # A duplicate: if a connection is not shut down, OpenSSL marks its session as not resumable.
     if not (shared := libssl.SSL_get_session(ssl_pointer)) or not (
         pointer := libssl.SSL_SESSION_dup(shared)
     ):
@@ -149,26 +150,29 @@ def current_session(ssl_object: ssl.SSLObject) -> AnySession | None:
 
 
 def session_id(session: AnySession) -> bytes:
-    """Return the id of a session, which PyPy has as a list of numbers."""
+    """Return the id of a session, which is a list of numbers on PyPy."""
     return bytes(session.id)
 
 
 def resume(ssl_object: ssl.SSLObject, session: AnySession) -> None:
-    """Have a client that has not begun its handshake offer a session of the same context."""
+    """Make a client offer a session of the same context. The client's handshake must not have
+    begun.
+    """
     if not isinstance(session, _NativeSession):
-        ssl_object.session = session  # type: ignore[assignment]  # what it was taken from
+        ssl_object.session = session  # type: ignore[assignment]  # the type that it was taken from
         return
     ssl_pointer = _pointer_of(ssl_object)
-    assert ssl_pointer is not None  # as for the connection that it comes from
+    assert ssl_pointer is not None  # as for the session's own connection
     libssl = session._libssl
     duplicate = libssl.SSL_SESSION_dup(session._pointer)
-    libssl.SSL_set_session(ssl_pointer, duplicate)  # which takes a reference of its own
+    libssl.SSL_set_session(ssl_pointer, duplicate)  # this takes its own reference
     libssl.SSL_SESSION_free(duplicate)
 
 
 def peer_certificate(ssl_object: ssl.SSLObject) -> bytes | None:
-    """Return the peer's certificate in DER form in the middle of a handshake, when
-    :meth:`ssl.SSLObject.getpeercert` refuses to. None if there is none, or it can't be reached.
+    """Return the peer's certificate in DER form during a handshake, when
+    :meth:`ssl.SSLObject.getpeercert` raises an exception. Return None if there is no certificate,
+    or it is not accessible.
     """
     libssl = _libssl_for_certificates()
     if libssl is None or (ssl_pointer := _pointer_of(ssl_object)) is None:

@@ -1,4 +1,4 @@
-"""What is waiting to be sent."""
+"""Data that is not sent yet."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Outbox"]
 
 @attrs.define(eq=False)
 class Outbox:
-    """What OpenSSL has written, and behind it what is waiting to be encrypted."""
+    """Ciphertext that OpenSSL has written, and plaintext that waits to be encrypted."""
 
-    #: What OpenSSL writes to. It is empty between two calls.
+    #: The BIO that OpenSSL writes to. It is empty between two calls.
     bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
-    #: The pending ciphertext. Say with :meth:`mark_sent` how much of it was sent.
+    #: The pending ciphertext. Report with :meth:`mark_sent` how much of it was sent.
     pieces: list[bytes | memoryview] = attrs.field(factory=list, repr=False)
-    #: Plaintext, and None for a close_notify, that is waiting for a handshake to be done.
+    #: Plaintext, or None for a close_notify, that is held back until a handshake is done.
     held: list[bytes | None] = attrs.field(factory=list, repr=False)
     #: Ciphertext bytes produced in reply to the peer since the outbox was last empty.
     bytes_answered: int = 0
@@ -25,49 +25,49 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """How many bytes are waiting to be sent."""
+        """How many bytes of ciphertext are pending."""
         return sum(map(len, self.pieces))
 
     @property
     def holds_close(self) -> bool:
-        """Whether a close_notify is waiting for a handshake to be done."""
+        """True if a close_notify is held back until a handshake is done."""
         return bool(self.held) and self.held[-1] is None
 
     def collect(self) -> bytes:
-        """Queue what OpenSSL has written, and return it."""
+        """Queue the bytes that OpenSSL has written, and return them."""
         data = self.bio.read()
         if data and not self._is_sealed:
             self.pieces.append(data)
         return data
 
     def collect_answers(self) -> bytes:
-        """Queue what OpenSSL has written while it decrypted, and return it."""
+        """Queue the bytes that OpenSSL has written while decrypting, and return them."""
         answers = self.collect()
         if not self._is_sealed:
             self.bytes_answered += len(answers)
         return answers
 
     def seal(self) -> None:
-        """Queue nothing more: nothing follows our close_notify (RFC 9846 section 6.1).
+        """Stop queueing: nothing may follow our close_notify (RFC 9846 section 6.1).
 
         OpenSSL would still answer a KeyUpdate, or a request for a certificate.
         """
         self._is_sealed = True
 
     def take(self) -> bytes:
-        """Take out all that is waiting to be sent."""
+        """Take all pending ciphertext."""
         data = b"".join(self.pieces)
         self.mark_sent(len(data))
         return data
 
     def mark_sent(self, count: int) -> None:
-        """Drop the first ``count`` bytes of :attr:`pieces`: they are sent.
+        """Remove the first ``count`` bytes of :attr:`pieces`, because they were sent.
 
         Raises:
-          ValueError: if ``count`` is negative or more than that.
+          ValueError: if ``count`` is negative, or exceeds the number of pending bytes.
         """
         pieces = self.pieces
-        if len(pieces) == 1 and len(pieces[0]) == count:  # as it mostly is
+        if len(pieces) == 1 and len(pieces[0]) == count:  # the usual case
             pieces.clear()
             self.bytes_answered = 0
             return

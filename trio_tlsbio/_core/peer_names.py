@@ -1,4 +1,4 @@
-"""The names that a certificate is for."""
+"""The names for which a certificate is valid."""
 
 from __future__ import annotations
 
@@ -27,29 +27,30 @@ Kind: TypeAlias = Literal["DNS", "IP", "URI", "email"]
 class PeerName:
     """A name in a certificate (RFC 5280 section 4.2.1.6).
 
-    Names of different kinds are never equal, so what a set of them allows is unambiguous.
+    Names of different kinds are never equal, so a set of allowed names is unambiguous.
     """
 
     kind: Kind
     """``"DNS"``, ``"IP"``, ``"URI"`` or ``"email"``."""
 
     value: str
-    """The name. IP addresses have their usual form, such as ``"::1"``. The others are as the
-    certificate has them, and may contain anything."""
+    """The name. IP addresses are in their usual form, such as ``"::1"``. Other names are unchanged
+    from the certificate, and can contain any characters.
+    """
 
     def __str__(self) -> str:
         return self.value
 
 
-# What ssl calls them.
+# The names that ssl uses for the kinds.
 _KINDS: Mapping[str, Kind] = {"DNS": "DNS", "IP Address": "IP", "URI": "URI", "email": "email"}
 
 
 def names_in(certificate: Mapping[str, Any]) -> tuple[PeerName, ...]:
-    """Return the names in the subjectAltName of a certificate, in its order.
+    """Return the names in the subjectAltName of a certificate, in the same order.
 
     Args:
-      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
+      certificate: The certificate, as decoded by :meth:`ssl.SSLSocket.getpeercert`.
     """
     names = []
     for ssl_kind, value in certificate.get("subjectAltName", ()):
@@ -58,7 +59,7 @@ def names_in(certificate: Mapping[str, Any]) -> tuple[PeerName, ...]:
             try:
                 # OpenSSL writes 0:0:0:0:0:0:0:1 for ::1.
                 names.append(PeerName(kind, str(ipaddress.ip_address(value.strip()))))
-            except ValueError:  # one that is malformed stands for nobody
+            except ValueError:  # a malformed address identifies no peer
                 continue
         elif kind is not None:
             names.append(PeerName(kind, value))
@@ -66,22 +67,23 @@ def names_in(certificate: Mapping[str, Any]) -> tuple[PeerName, ...]:
 
 
 def certificate_names(certificate: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names that a server's certificate is checked for: DNS names and IP addresses.
+    """Return the names by which a server's certificate is verified: DNS names and IP addresses.
 
-    Only the subjectAltName counts; clients stopped looking at the common name (RFC 9525
-    section 2).
+    Only the subjectAltName is used: clients no longer accept the common name (RFC 9525 section 2).
 
     Args:
-      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
+      certificate: The certificate, as decoded by :meth:`ssl.SSLSocket.getpeercert`.
     """
     return tuple(name.value for name in names_in(certificate) if name.kind in ("DNS", "IP"))
 
 
 def common_name(certificate: Mapping[str, Any]) -> str | None:
-    """Return the common name in the subject of a certificate; None unless there is exactly one."""
+    """Return the common name in the subject of a certificate, or None unless there is
+    exactly one.
+    """
     parts = [part for rdn in certificate.get("subject", ()) for part in rdn]
     names: list[str] = [value for kind, value in parts if kind == "commonName"]
-    # Of several, some programs take the first and others the last.
+    # If there are several, some implementations use the first one and others the last.
     return names[0] if len(names) == 1 else None
 
 
@@ -91,11 +93,11 @@ _MOST_SPIFFE_ID = 2048
 
 
 def spiffe_id_in(certificate: Mapping[str, Any], der: bytes) -> str | None:
-    """Return the SPIFFE ID of a verified certificate, by X509-SVID section 5.2.
+    """Return the SPIFFE ID of a verified certificate, according to X509-SVID section 5.2.
 
     Args:
-      certificate: As :meth:`ssl.SSLSocket.getpeercert` decodes it.
-      der: The same certificate.
+      certificate: The certificate, as decoded by :meth:`ssl.SSLSocket.getpeercert`.
+      der: The same certificate in DER form.
     """
     uris = [name.value for name in names_in(certificate) if name.kind == "URI"]
     if len(uris) != 1 or len(uris[0]) > _MOST_SPIFFE_ID or not _SPIFFE_ID.fullmatch(uris[0]):
@@ -107,13 +109,13 @@ def spiffe_id_in(certificate: Mapping[str, Any], der: bytes) -> str | None:
 
 
 def is_same_name(pattern: str, hostname: str) -> bool:
-    """Whether a name in a certificate stands for a host, by RFC 9525 section 6.3."""
+    """Return True if a name in a certificate matches a host name, by RFC 9525 section 6.3."""
     try:
         return ipaddress.ip_address(pattern) == ipaddress.ip_address(hostname)
     except ValueError:
         pass
     pattern, hostname = pattern.lower(), hostname.lower()
     if pattern.startswith("*."):
-        # A wildcard stands for exactly one label, the leftmost.
+        # A wildcard matches exactly one label, the leftmost.
         return hostname.partition(".")[2] == pattern[2:]
     return pattern == hostname

@@ -1,4 +1,4 @@
-"""What a client sends that does not speak TLS, told from a first record."""
+"""Recognises data from a client that doesn't speak TLS."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PROXY_METHOD = b"CONNECT "
 
 _TYPES = range(int(ContentType.CHANGE_CIPHER_SPEC), int(ContentType.HEARTBEAT) + 1)
 
-# In the format of SSL 2: the length, whose first bit is set, and the type. RFC 5246, E.2.
+# The SSL 2 format: the length, whose first bit is set, and the type. See RFC 5246, E.2.
 _SSL2_LENGTH = range(0x80, 0x100)
 
 
 def begins_with_tls(received: bytes) -> bool | None:
-    """Whether a client's first bytes begin a record of TLS, of whatever type and contents; None if
-    that takes more of them. Every other text is one that OpenSSL would refuse without an alert.
+    """Return True if a client's first bytes start a TLS record, of any type and contents, or None
+    if more bytes are needed. OpenSSL refuses all other data without an alert.
     """
     if not received:
         return None
@@ -34,7 +34,7 @@ def begins_with_tls(received: bytes) -> bool | None:
 
 
 def error_of_plaintext(received: bytes = b"") -> TLSError:
-    """Return the error about a client that does not speak TLS, with OpenSSL's reason for it."""
+    """Return the error for a client that doesn't speak TLS, with OpenSSL's reason."""
     if received.startswith((*_METHODS, _HTTP2)):
         reason = "HTTP_REQUEST"
     elif received.startswith(_PROXY_METHOD):

@@ -1,8 +1,9 @@
-"""The header of the PROXY protocol, by which a proxy reports whom it connects for.
+"""The header of the PROXY protocol, with which a proxy reports the client on whose behalf it
+connects.
 
-The specification is HAProxy's: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. PyPI's
-``proxy-protocol`` is pure too, but neither bounded nor strict: it takes a port of ``+0_1``, an IPv6
-zone and a line of any length, and ignores families that it does not know.
+The specification is HAProxy's: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. The
+package ``proxy-protocol`` on PyPI does no I/O either, but is neither bounded nor strict: it accepts
+a port of ``+0_1``, an IPv6 zone and a line of any length, and ignores unknown families.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ __all__ = [
 ]
 
 MAX_HEADER_BYTES = 8 * 1024
-"""How long a header of version 2 may be. The largest thing in it is a client's certificate."""
+"""The maximum size of a version 2 header, in bytes. The largest item is a client's certificate."""
 
 MAX_LINE_BYTES = 107
-"""How long a header of version 1 may be, with its CRLF (section 2.1)."""
+"""The maximum size of a version 1 header, with its CRLF (section 2.1), in bytes."""
 
 _LINE_BEGINS = b"PROXY "
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -48,7 +49,7 @@ _FAMILIES: dict[str, type[IPv4Address | IPv6Address]] = {
 }
 
 ProxyEndpoint: TypeAlias = tuple[IPv4Address | IPv6Address, int] | str
-"""An IP address and a port, or the path of a Unix socket, which is empty if it has none."""
+"""An IP address and a port, or the path of a Unix socket, which is empty for an unnamed socket."""
 
 
 class ProxyCommand(enum.Enum):
@@ -61,7 +62,7 @@ class ProxyCommand(enum.Enum):
 
 
 class _Type(enum.IntEnum):
-    """What is in an entry of version 2 (section 2.2)."""
+    """The type of a version 2 entry (section 2.2)."""
 
     ALPN = 0x01
     AUTHORITY = 0x02
@@ -83,7 +84,7 @@ class _Type(enum.IntEnum):
 # The bits of an SSL entry's first byte.
 _CLIENT_SSL, _CLIENT_CERT_CONN, _CLIENT_CERT_SESS = 1, 2, 4
 
-# Family and protocol of version 2, and how many bytes of addresses follow.
+# The family and protocol of version 2, and the size of the addresses in bytes.
 _TCP4, _TCP6, _UNIX = 0x11, 0x21, 0x31
 _UDP4, _UDP6, _UNIX_DATAGRAMS = 0x12, 0x22, 0x32
 _ADDRESS_BYTES = {
@@ -103,85 +104,91 @@ def _read_only(entries: Mapping[int, bytes]) -> Mapping[int, bytes]:
 
 @attrs.frozen(kw_only=True)
 class ProxyTLSInfo:
-    """What a proxy reports about the TLS connection of its client, which ends at the proxy."""
+    """What a proxy reports about its client's TLS connection, which ends at the proxy."""
 
     is_tls: bool
-    """Whether the client has connected by TLS."""
+    """Whether the client has connected with TLS."""
     has_sent_certificate: bool
     """Whether the client has sent a certificate, on this connection or earlier in its session."""
     verify_code: int
-    """0, or why the proxy did not accept the certificate: in OpenSSL's numbers, if it uses that."""
+    """0, or why the proxy did not accept the certificate, as an OpenSSL number if the proxy uses
+    OpenSSL.
+    """
     version: str | None = None
-    """The version of TLS, ``"TLSv1.3"``."""
+    """The TLS version, such as ``"TLSv1.3"``."""
     cipher: str | None = None
-    """The cipher, ``"TLS_AES_256_GCM_SHA384"``."""
+    """The cipher, such as ``"TLS_AES_256_GCM_SHA384"``."""
     group: str | None = None
     """The group of the key exchange."""
     signature_scheme: str | None = None
-    """What the proxy has signed its handshake by."""
+    """The signature scheme of the proxy's handshake."""
     signature_algorithm: str | None = None
-    """What the proxy's certificate is signed by, ``"RSA-SHA256"``."""
+    """The signature algorithm of the proxy's certificate, such as ``"RSA-SHA256"``."""
     key_algorithm: str | None = None
-    """The kind of the proxy's key, ``"RSA2048"``."""
+    """The type of the proxy's key, such as ``"RSA2048"``."""
     common_name: str | None = None
     """The common name (CN) in the client's certificate."""
     client_certificate: bytes | None = attrs.field(default=None, repr=False)
-    """The client's certificate, as DER."""
+    """The client's certificate in DER form."""
 
     @property
     def is_verified(self) -> bool:
-        """Whether the client has sent a certificate, and the proxy has verified it."""
+        """True if the client has sent a certificate, and the proxy has verified it."""
         return self.has_sent_certificate and self.verify_code == 0
 
 
 @attrs.frozen(kw_only=True)
 class ProxyHeader:
-    """What a proxy reports when it connects. All but ``version`` and ``command`` may be missing."""
+    """What a proxy reports when it connects. All values except ``version`` and ``command`` are
+    optional.
+    """
 
     version: int
     """The version of the PROXY protocol, 1 or 2."""
     command: ProxyCommand
     """On whose behalf the proxy has connected."""
     source: ProxyEndpoint | None = None
-    """Where the client has connected from. None for health checks, and if it is unknown."""
+    """The address of the client. None for health checks, and if it is unknown."""
     destination: ProxyEndpoint | None = None
-    """Where the client has connected to. None if ``source`` is."""
+    """The address that the client has connected to. None if ``source`` is None."""
     alpn: bytes | None = None
     """The application protocol, as in ALPN."""
     authority: str | None = None
-    """The host name that the client asked for, as in SNI."""
+    """The host name that the client requested, as in SNI."""
     unique_id: bytes | None = None
-    """What the proxy calls this connection, in its logs for example."""
+    """The proxy's identifier for this connection, which it may use in its logs, for example."""
     tls: ProxyTLSInfo | None = None
-    """The client's TLS, if that ends at the proxy (``PP2_TYPE_SSL``)."""
+    """The client's TLS connection, if that ends at the proxy (``PP2_TYPE_SSL``)."""
     netns: str | None = None
     """The name of the network namespace."""
     others: Mapping[int, bytes] = attrs.field(
         factory=dict[int, bytes], converter=_read_only, repr=False, hash=False
     )
-    """What else it reports, by the number of its type: ``0xEA`` for AWS, for example."""
+    """Other values, by the number of their type: ``0xEA`` for AWS, for example."""
 
 
 @attrs.define(eq=False)
 class ProxyHeaderReader:
-    """Reads a header that arrives in pieces. Nothing it does waits.
+    """Reads a header that arrives in pieces. It does no I/O and never waits.
 
-    Both versions are accepted. Its memory is bounded: a header of version 1 has up to 107 bytes.
-    One of version 2 may have up to 8 KiB here, of the 64 KiB that its length could state.
+    Both versions are accepted. Memory use is bounded: a version 1 header has up to 107 bytes. A
+    version 2 header may have up to 8 KiB here, although its length field allows 64 KiB.
     """
 
     header: ProxyHeader | None = attrs.field(default=None, init=False)
-    """The header; None until it is whole."""
+    """The header, or None until it is complete."""
     rest: bytes = attrs.field(default=b"", init=False, repr=False)
-    """What was fed after the end of the header. It belongs to what follows, TLS for example."""
+    """The bytes that were fed after the end of the header. They belong to what follows, such as
+    TLS.
+    """
     _data: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
 
     def feed(self, data: Data) -> ProxyHeader | None:
-        """Take what has arrived, and return the header once it is whole.
+        """Add received bytes, and return the header once it is complete.
 
         Raises:
-          ValueError: in plain words, if that is no valid header, as soon as this can be known; and
-            if the header is whole already. Discard the reader, and close the connection.
+          ValueError: with an explanation, if the header is invalid, as soon as this is known; and
+            if the header is already complete. Discard the reader, and close the connection.
         """
         if self.header is not None:
             raise ValueError("the header is whole already: what follows doesn't belong here")
@@ -196,7 +203,7 @@ class ProxyHeaderReader:
 
 
 def _header_bytes(data: bytearray) -> int | None:
-    """Return how long the header is that some bytes begin with; None if that is not known yet."""
+    """Return the size of the header at the start of some bytes, or None if it is not known yet."""
     if _SIGNATURE.startswith(data[: len(_SIGNATURE)]):
         return _binary_bytes(data)
     if _LINE_BEGINS.startswith(data[: len(_LINE_BEGINS)]):
@@ -226,7 +233,7 @@ def _line_bytes(data: bytearray) -> int | None:
 
 def _parse_line(line: bytes) -> ProxyHeader:
     words = line[:-2].decode("ascii", "backslashreplace").split(" ")
-    if words[1] == "UNKNOWN":  # what follows it is to be ignored
+    if words[1] == "UNKNOWN":  # the rest of the line must be ignored
         return ProxyHeader(version=1, command=ProxyCommand.PROXY)
     family = _FAMILIES.get(words[1])
     if family is None:
@@ -245,7 +252,7 @@ def _parse_line(line: bytes) -> ProxyHeader:
 
 def _address(family: type[IPv4Address | IPv6Address], word: str) -> IPv4Address | IPv6Address:
     with suppress(ValueError):
-        if "%" not in word:  # a zone has a meaning on one machine alone
+        if "%" not in word:  # a zone is only meaningful on one machine
             return family(word)
     version = "IPv4" if family is IPv4Address else "IPv6"
     raise ValueError(f"the PROXY protocol header has an invalid {version} address: {word!r}")
@@ -284,7 +291,7 @@ def _binary_bytes(data: bytearray) -> int | None:
 def _parse(block: bytes) -> ProxyHeader:
     command, family = ProxyCommand(block[12] & 15), block[13]
     if command is ProxyCommand.LOCAL or family not in (_TCP4, _TCP6, _UNIX):
-        # The receiver has to ignore what else is there, or does not need to support it.
+        # The receiver has to ignore the rest, or does not need to support it.
         return ProxyHeader(version=2, command=command)
     start = _FIXED_BYTES + _ADDRESS_BYTES[family]
     source, destination = _endpoints(family, block[_FIXED_BYTES:start])
@@ -321,13 +328,14 @@ def _endpoints(family: int, data: bytes) -> tuple[ProxyEndpoint, ProxyEndpoint]:
 
 
 def _path(data: bytes) -> str:
-    # Linux's abstract names begin with a NUL. Behind the one that ends a path may be anything.
+    # Linux's abstract names begin with a NUL. After the NUL that ends a path, there can be any
+    # bytes.
     path = data.rstrip(b"\0") if data[:1] == b"\0" else data.partition(b"\0")[0]
     return path.decode("utf-8", "surrogateescape")
 
 
 def _entries(block: bytes, start: int) -> dict[int, bytes]:
-    """Return the values at the end of a block by their types."""
+    """Return the entries at the end of a block, by type."""
     entries: dict[int, bytes] = {}
     for kind, _, value in _each_entry(block, start):
         if kind in entries:
@@ -338,7 +346,7 @@ def _entries(block: bytes, start: int) -> dict[int, bytes]:
 
 
 def _check_sum(block: bytes, start: int) -> None:
-    """Check the checksum, if there is one: the header's own, with zeros in its place."""
+    """Check the checksum, if there is one. It covers the header, with zeros in its place."""
     for kind, at, value in _each_entry(block, start):
         if kind == _Type.CRC32C:
             if len(value) != 4:
@@ -348,7 +356,7 @@ def _check_sum(block: bytes, start: int) -> None:
 
 
 def _each_entry(block: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the type of each value, where it begins, and the value."""
+    """Yield the type of each entry, the position of its value, and the value."""
     while at < len(block):
         kind, start = block[at], at + 3
         at = start + int.from_bytes(block[at + 1 : start])
@@ -387,7 +395,7 @@ def _tls_info(value: bytes) -> ProxyTLSInfo:
 
 
 def _crc32c(data: bytes) -> int:
-    """Return the checksum of RFC 9260 appendix A, which zlib does not have."""
+    """Return the checksum of RFC 9260 appendix A, which zlib does not provide."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]

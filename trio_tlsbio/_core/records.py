@@ -1,4 +1,4 @@
-"""Ciphertext that was received, cut where its records end."""
+"""Received ciphertext, split at record boundaries."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ __all__ = [
 Data: TypeAlias = bytes | bytearray | memoryview
 
 RECORD_BYTES = 16 * 1024
-"""How much plaintext a record carries at most (RFC 9846 section 5.1), in bytes."""
+"""The most plaintext in one record (RFC 9846 section 5.1), in bytes."""
 
 HEADER_BYTES = 5
-"""Type, version and length, which begin a record (RFC 9846 section 5.1)."""
+"""The size of a record's header: type, version and length (RFC 9846 section 5.1), in bytes."""
 
-# Plain integers, which compare faster. All types that are assigned end with heartbeat.
+# Plain integers, which compare faster. Heartbeat is the last of the assigned types.
 CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
 ALERT = int(ContentType.ALERT)
 HANDSHAKE = int(ContentType.HANDSHAKE)
 APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
 _TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
 
-# What a record's length may be in TLS 1.2, which allows the most (RFC 5246 section 6.2.3).
+# The maximum length of a record in TLS 1.2, which allows the longest ones (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
 
 DATA_SHIFT = 12
-"""Decrypting a longest record of data takes as long as five records of a byte: one more for each
-``1 << DATA_SHIFT`` bytes.
+"""A record of maximum length takes as long to decrypt as five records of one byte: each ``1 <<
+DATA_SHIFT`` bytes count as one more record.
 """
 
-# A record of type handshake may hold thousands of messages.
+# A record of type handshake can contain thousands of messages.
 _HANDSHAKE_SHIFT = 7
 
-# What an AEAD adds to a record at most: the explicit nonce of TLS 1.2 and the tag.
+# The most bytes that an AEAD adds to a record: the explicit nonce of TLS 1.2 and the tag.
 _AEAD_BYTES = 24
 
 
 def byte_view(data: Data) -> memoryview:
-    """Return a view of data that counts in bytes.
+    """Return a view of data whose items are bytes.
 
     Raises:
-      TypeError: for what are no bytes, such as text.
+      TypeError: if the data is not bytes-like, such as text.
     """
     try:
         view = memoryview(data)
@@ -77,20 +77,20 @@ def byte_view(data: Data) -> memoryview:
 
 
 def is_possible(record: bytes) -> bool:
-    """Whether a record with this header may exist in any phase."""
+    """Return True if a record with this header can exist in any phase."""
     return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
 
 
 def is_possible_in_plaintext(record: bytes) -> bool:
-    """Whether a record with this header may exist before anything is encrypted."""
+    """Return True if a record with this header can exist before anything is encrypted."""
     return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
 
 
 def is_acceptable(record: bytes) -> bool:
-    """Whether OpenSSL is sure to wait for the rest of this record of an open connection.
+    """Return True if OpenSSL certainly waits for the rest of this record of an open connection.
 
-    What this leaves out (alerts, padding up to the limit) may be acceptable too: then OpenSSL waits
-    by itself.
+    Some records for which this returns False (alerts, padding up to the limit) may be acceptable
+    too: for those, OpenSSL itself waits.
     """
     return (
         record[0] == APPLICATION_DATA
@@ -100,7 +100,7 @@ def is_acceptable(record: bytes) -> bool:
 
 
 def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
-    """Yield where each whole record in ``data`` begins and ends, from ``start`` on."""
+    """Yield the start and end of each complete record in ``data``, from ``start`` on."""
     size = len(data)
     while start + HEADER_BYTES <= size:
         end = start + HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
@@ -116,38 +116,39 @@ def record_length(data: Data, start: int) -> int:
 
 @attrs.define(eq=False)
 class Records:
-    """A queue of ciphertext, taken out in whole records where that is safe.
+    """A queue of ciphertext, from which complete records are taken where that is safe.
 
-    So OpenSSL need not be asked for more than it has, which costs an exception. It answers some
-    records by their header alone, a length over the limit for example: those are handed over as
-    they arrive, or the peer would wait for an answer forever. A MemoryBIO never shrinks, so not
-    much more than a record is taken out at a time.
+    So OpenSSL is not asked for more than it has, which would cost an exception. It answers some
+    records by their header alone, for example if a length exceeds the limit. Those are handed over
+    as they arrive, or the peer would wait for an answer forever. A MemoryBIO never shrinks, so not
+    much more than one record is taken at a time.
     """
 
-    #: How many bytes are in it.
+    #: How many bytes are in the queue.
     waiting: int = 0
-    #: How many bytes are missing of a record whose beginning was taken out already.
+    #: How many bytes are missing from a record of which the start was already taken.
     missing: int = 0
-    #: How much may still be taken out, and what each record takes of that: ``cost``, and one more
-    #: for each ``1 << shift`` bytes.
+    #: The remaining budget for taking records. Each record uses up ``cost``, and one more for each
+    #: ``1 << shift`` bytes.
     allowance: int = sys.maxsize
     cost: int = 1
     shift: int = DATA_SHIFT
-    #: The header of the last record that is no application data, or whose beginning was taken out.
+    #: The header of the last record that is not application data, or of which only the start was
+    #: taken.
     last_header: bytes = b""
-    _is_first: bool = True  # whether no record was taken out yet
-    # What is taken out of, from _start on, and what was fed meanwhile.
+    _is_first: bool = True  # True until the first record is taken
+    # The current piece, used from _start on, and the pieces that were fed after it.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
     _later: deque[bytes | memoryview] = attrs.field(factory=deque, repr=False)
 
     @property
     def is_spent(self) -> bool:
-        """Whether the allowance is."""
+        """True if the allowance is used up."""
         return self.allowance < self.cost
 
     def feed(self, data: Data) -> None:
-        """Put data at the end."""
+        """Append data."""
         if not isinstance(data, bytes):
             data = bytes(data)
         if not data:
@@ -159,21 +160,22 @@ class Records:
         self.waiting += len(data)
 
     def put_back(self, data: bytes) -> None:
-        """Put data, which begins with a record, before all other."""
+        """Prepend data, which must start at the beginning of a record."""
         if data:
             self.missing = 0
             self.feed(data + self.take_all())
 
     def take_all(self) -> bytes:
-        """Take out everything as it is."""
+        """Take everything, unprocessed."""
         data = b"".join((self._data[self._start :], *self._later))
         self._data, self._start, self.waiting = b"", 0, 0
         self._later.clear()
         return data
 
     def take_from_handshake(self) -> bytes:
-        """Take out everything from the first record of type handshake on, which only TLS 1.2 shows
-        after the handshake. One whose beginning was taken out already counts.
+        """Take everything from the first record of type handshake on. After the handshake, such
+        records are only visible in TLS 1.2. A record of which the start was already taken counts
+        too.
         """
         if self.missing and self.last_header[0] == HANDSHAKE:
             return self.take_all()
@@ -189,10 +191,11 @@ class Records:
     def take(
         self, *, single: bool = False, waits_for: Callable[[bytes], bool] = is_possible
     ) -> Data:
-        """Take out some records, or a ``single`` one; ``b""`` if there is none, or no allowance.
+        """Take some records, or only a ``single`` one. Return ``b""`` if there is none, or no
+        allowance.
 
-        The beginning of a record, with its header, is taken out too unless ``waits_for`` says of it
-        that the rest is to be waited for.
+        The start of an incomplete record, with its header, is taken too, unless ``waits_for``
+        returns True for it, which means to wait for the rest.
         """
         if not self.waiting or self.is_spent:
             return b""
@@ -229,7 +232,7 @@ class Records:
         return data[start:end]
 
     def _take_rest(self) -> Data:
-        """Take out what has arrived of the record whose beginning was taken out."""
+        """Take the received part of a record of which the start was already taken."""
         end = min(self._start + self.missing, len(self._data))
         rest = self._data[self._start : end]
         self.allowance -= self.cost + (len(rest) >> self.shift)
@@ -242,8 +245,8 @@ class Records:
         return rest
 
     def _take_split(self, waits_for: Callable[[bytes], bool]) -> bytes:
-        """Take out the first record, which goes on in what was fed later, or the part of it that is
-        there.
+        """Take the first record, which continues in pieces that were fed later, or its received
+        part.
         """
         record = bytes(self._data[self._start :])
         while missing := self._missing(record):
@@ -253,7 +256,7 @@ class Records:
             record += chunk[:missing]
             if missing < len(chunk):
                 self._later.appendleft(memoryview(chunk)[missing:])
-        # OpenSSL answers nothing that is shorter than a header.
+        # OpenSSL never answers less than a header.
         if missing and (len(record) < HEADER_BYTES or waits_for(record)):
             self._data, self._start = record, 0
             return b""
@@ -265,22 +268,23 @@ class Records:
         return record
 
     def _missing(self, record: bytes) -> int:
-        """Return how many bytes it takes to make it whole, or to learn how long it is."""
+        """Return how many bytes are missing to complete the record, or to know its length."""
         if len(record) < HEADER_BYTES:
             return HEADER_BYTES - len(record)
         return self._record_bytes(record, 0) - len(record)
 
     def _record_bytes(self, data: bytes | memoryview, start: int) -> int:
         if self._is_first and data[start] & 0x80 and data[start + 2] == 1:
-            # A ClientHello in the format of SSLv2, which some OpenSSLs accept: RFC 5246, E.2.
+            # A ClientHello in the SSLv2 format, which some OpenSSL versions accept: RFC 5246, E.2.
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
-            return max(length, HEADER_BYTES)  # OpenSSL refuses less, once it has that much
+            # OpenSSL refuses shorter ones, but reads this much first
+            return max(length, HEADER_BYTES)
         return HEADER_BYTES + record_length(data, start)
 
     def _begin_next(self) -> None:
         self._begin(self._later.popleft() if self._later else b"")
 
     def _begin(self, data: bytes | memoryview) -> None:
-        # A slice of a view is no copy.
+        # Slicing a view doesn't copy.
         self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
         self._start = 0

@@ -1,4 +1,4 @@
-"""Why OpenSSL has refused a record, read off the bytes."""
+"""Determines from the bytes why OpenSSL has refused a record."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .records import (
 
 __all__ = ["reason_of_refusal"]
 
-# What encryption adds to a record at most in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 9846 section
-# 5.2); and how long a record OpenSSL 3.0 has room for.
+# The most bytes that encryption adds to a record in OpenSSL's TLS 1.2, and in TLS 1.3 (RFC 9846
+# section 5.2), and the longest record that fits into OpenSSL 3.0's buffer.
 _MOST_ADDED, _MOST_ADDED_TLS13 = 256 + 64, 256
 _MOST_BUFFERED = RECORD_BYTES + _MOST_ADDED + 3
 
-# Why OpenSSL refuses a record that it has read as a whole and that is not encrypted, and any that
-# it answers by an alert in plaintext.
+# Why OpenSSL refuses a complete record that is not encrypted, and any record that it answers with
+# an alert in plaintext.
 _BY_TYPE = {CHANGE_CIPHER_SPEC: "UNEXPECTED_CCS_MESSAGE", HANDSHAKE: "RECORD_TOO_SMALL"}
 _BY_ALERT: dict[int, str] = {
     Alert.BAD_RECORD_MAC: "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
@@ -34,21 +34,21 @@ _BY_ALERT: dict[int, str] = {
 def reason_of_refusal(
     header: bytes, rest: bytes, written: bytes, *, is_split: bool, is_tls13: bool
 ) -> str | None:
-    """Return why OpenSSL has refused a record, as OpenSSL 3.0 names the reason.
+    """Return OpenSSL 3.0's name of the reason for which OpenSSL has refused a record.
 
-    From 3.2 on OpenSSL reports the same for all that its record layer refuses. Its alert shows
-    more, unless it is encrypted, and what it has not read shows whether a header was enough.
+    From version 3.2 on, OpenSSL reports the same reason for every refusal by its record layer. Its
+    alert shows more, unless it is encrypted, and the unread bytes show whether a header was enough.
 
     Args:
-      header: The ``last_header`` of the queue that the records were taken from.
-      rest: What OpenSSL has not read of the records that it was given.
-      written: What OpenSSL has written to be sent, which ends with its alert.
-      is_split: Whether more of the last record is missing.
-      is_tls13: Whether TLS 1.3 is agreed on already.
+      header: The ``last_header`` of the queue from which the records were taken.
+      rest: The part of its records that OpenSSL has not read.
+      written: The bytes that OpenSSL has written to be sent, which end with its alert.
+      is_split: Whether a part of the last record is missing.
+      is_tls13: Whether TLS 1.3 has been negotiated.
 
     Returns:
-      None if that can't be known: OpenSSL has read a whole record that is encrypted, and can't
-      decrypt it, or does not allow what is in it.
+      None if the reason is unknown: OpenSSL has read a complete encrypted record, and can't decrypt
+      it, or does not allow its contents.
     """
     alert = b""
     for start, end in record_bounds(written):
@@ -67,26 +67,28 @@ def reason_of_refusal(
         return _reason_by_header(header, is_tls13=is_tls13)
     if is_whole:
         return None
-    # Its header was enough, and it is application data by that.
+    # Its header was enough for a refusal, and it must have been application data.
     likely = bytes([APPLICATION_DATA, 3, 3, *min(len(rest), 0xFFFF).to_bytes(2, "big")])
     return _reason_by_header(likely, is_tls13=is_tls13) or "WRONG_VERSION_NUMBER"
 
 
 def _reason_by_alert(alert: int, header: bytes, length: int, *, is_whole: bool) -> str | None:
-    """Return what an alert in plaintext means. ``is_whole`` unless a header was enough for it."""
+    """Return the meaning of an alert in plaintext. If ``is_whole`` is False, a header was enough
+    for it.
+    """
     if alert == Alert.UNEXPECTED_MESSAGE and is_whole:
         return _BY_TYPE.get(header[0]) if header else None
-    if alert == Alert.UNEXPECTED_MESSAGE:  # our keys are not in use, but the peer's are
+    if alert == Alert.UNEXPECTED_MESSAGE:  # our keys are not in use yet, but the peer's are
         return "BAD_RECORD_TYPE" if header[1:2] == b"\x03" else "WRONG_VERSION_NUMBER"
     if alert == Alert.RECORD_OVERFLOW:
         return _reason_by_length(length, RECORD_BYTES + _MOST_ADDED) or "DATA_LENGTH_TOO_LONG"
-    if alert == Alert.DECODE_ERROR:  # at a ClientHello in the format of SSLv2, or in TLS 1.3
+    if alert == Alert.DECODE_ERROR:  # for a ClientHello in the SSLv2 format, or in TLS 1.3
         return "LENGTH_TOO_SHORT" if is_whole else "WRONG_VERSION_NUMBER"
     return _BY_ALERT.get(alert)
 
 
 def _reason_by_header(header: bytes, *, is_tls13: bool) -> str | None:
-    """Return what is wrong with the header of an encrypted record."""
+    """Return the error in the header of an encrypted record."""
     if is_tls13 and header[1] == 3 and header[0] != APPLICATION_DATA:
         return "BAD_RECORD_TYPE"
     if header[1:3] != b"\x03\x03":
@@ -102,7 +104,7 @@ def _reason_by_length(length: int, most: int) -> str | None:
 
 
 def _are_whole(data: bytes, start: int) -> bool:
-    """Whether nothing but whole records follows."""
+    """Return True if the rest of the data consists of complete records."""
     end = start
     for begin, end in record_bounds(data, start):
         if not is_possible(data[begin:end]):

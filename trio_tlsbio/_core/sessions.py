@@ -15,16 +15,17 @@ from .trust import security_level
 
 __all__ = ["MAX_LINEAGE", "SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 
-# The longest time for which a client may keep one ticket (RFC 9846 section 4.7.1). A ticket that a
-# resumed connection brings must not extend it: nothing was verified again. The same section
-# recommends a limit, by the certificate's own and by how long a revocation may go unnoticed.
+# The longest time for which a client may keep one ticket (RFC 9846 section 4.7.1). A ticket from a
+# resumed connection must not extend it, because nothing was verified again. The same section
+# recommends a limit based on the certificate's lifetime, and on how long a revocation may go
+# unnoticed.
 MAX_LINEAGE = 7 * 24 * 3600.0
 
 
 def refuse_copy(holder: object) -> NoReturn:
-    """Refuse to pickle or copy an object that holds keys, for its ``__reduce__``.
+    """Refuse to pickle or copy an object that contains keys. For use in its ``__reduce__``.
 
-    Keys don't leave the process, and a copy would share with the original what only one may use.
+    Keys must not leave the process, and a copy would share state that only one object may use.
     """
     name = type(holder).__name__
     raise TypeError(f"a {name} holds secret keys, and can't be pickled or copied")
@@ -32,9 +33,9 @@ def refuse_copy(holder: object) -> NoReturn:
 
 @attrs.frozen
 class VerificationSettings:
-    """The part of an SSLContext that decides which peers it accepts.
+    """The settings of an SSLContext that determine which peers it accepts.
 
-    A connection takes them over when it is made; a context may be changed afterwards.
+    A connection uses the settings at the time it is created; the context may be changed afterwards.
     """
 
     verify_mode: int
@@ -42,13 +43,13 @@ class VerificationSettings:
     check_hostname: bool
     hostname_checks_common_name: bool
     security_level: int | None
-    # Not how many certificates are trusted: OpenSSL loads those of a directory when it needs them,
-    # and where more are trusted, no peer is refused that was accepted before.
+    # The number of trusted certificates is not included: OpenSSL loads those of a directory on
+    # demand, and additional ones don't lead to the refusal of a peer that was accepted before.
     revocation_lists: int
 
     @classmethod
     def of(cls, ssl_context: ssl.SSLContext) -> VerificationSettings:
-        """Take a snapshot of a context's settings as they are now."""
+        """Take a snapshot of a context's current settings."""
         return cls(
             verify_mode=verify_mode(ssl_context),
             verify_flags=verify_flags(ssl_context),
@@ -61,7 +62,9 @@ class VerificationSettings:
 
 @attrs.frozen
 class Lineage:
-    """The beginning of a session and of those that came of it, and what ends them all."""
+    """What a session and its successors have in common: when they were verified, and when they
+    expire.
+    """
 
     verified_at: float
     certificate_expires: float | None
@@ -69,30 +72,32 @@ class Lineage:
 
 @attrs.frozen(eq=False)
 class TLSSession:
-    """What a later connection to the same server can resume with, skipping most of the handshake.
+    """A session with which a later connection to the same server can resume, skipping most of the
+    handshake.
 
-    OpenSSL checks neither certificate nor name again when it resumes: a session from
-    ``a.example`` that is offered to ``b.example`` completes a handshake that a fresh one would
-    refuse. So a session carries the name, the context and the verification settings under which
-    it was made, and :class:`TLSConnection` and :class:`TLSStream` take it under those alone.
+    OpenSSL checks neither the certificate nor the name again when it resumes: a session from
+    ``a.example`` that is offered to ``b.example`` completes a handshake that a new connection would
+    refuse. So a session includes the name, the context and the verification settings of its
+    connection, and :class:`TLSConnection` and :class:`TLSStream` only accept it with the same ones.
 
-    Sessions come from connections (:attr:`TLSStream.session`, ``on_session``) and can't be made by
-    hand. They hold keys: their repr shows none, and they can't be pickled.
+    Sessions come from connections (:attr:`TLSStream.session`, ``on_session``) and can't be created
+    directly. They contain keys: their repr shows none, and they can't be pickled.
 
-    A session that a resumed connection brings belongs to the lineage of the one that was resumed.
-    A lineage ends with the certificate that was verified at its beginning, and at the latest after
-    seven days. A session past that end is not offered: the connection makes a full handshake.
+    A session from a resumed connection belongs to the lineage of the session that was resumed. A
+    lineage ends when the certificate that was verified at its start expires, and after seven days
+    at the latest. After that its sessions are not offered: the connection performs a full
+    handshake.
     """
 
     server_hostname: str | None
-    """The name that was checked when the session was made, in its ASCII form."""
+    """The name that was checked when the session was created, in its ASCII form."""
 
     single_use: bool
-    """Whether it should be offered only once, as a ticket of TLS 1.3."""
+    """Whether the session should be offered only once, as a TLS 1.3 ticket."""
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
-    # What the settings are read from: a context may wrap another one, as truststore's does, and
-    # not hand on all that can be read from that.
+    # The settings are read from this context: a context may wrap another one, as truststore's does,
+    # and not expose all of its settings.
     _native_context: ssl.SSLContext = attrs.field(repr=False)
     _settings: VerificationSettings = attrs.field(repr=False)
     _ssl_session: AnySession = attrs.field(repr=False)
@@ -100,43 +105,45 @@ class TLSSession:
 
     @property
     def verified_at(self) -> float:
-        """When the server was verified, in the full handshake that its lineage began with, in
-        seconds since the epoch.
+        """When the server was verified, in the full handshake that started the lineage, in seconds
+        since the epoch.
         """
         return self._lineage.verified_at
 
     @property
     def certificate_expires(self) -> float | None:
         """When the first certificate of the chain that was verified then expires, in seconds since
-        the epoch. None if the context verifies none.
+        the epoch. None if the context verifies no certificates.
         """
         return self._lineage.certificate_expires
 
     @property
     def id(self) -> bytes:
-        """What tells it from other sessions. Not secret, but it links connections."""
+        """Identifies the session. It is not secret, but makes connections linkable."""
         return session_id(self._ssl_session)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The context that it was made with, and that can resume it."""
+        """The context with which the session was created, and can be resumed."""
         return self._ssl_context
 
     @property
     def lifetime(self) -> float:
-        """How long it may be resumed after it was received, in seconds, if the server plays along.
+        """How long the session can be resumed after it was received, in seconds, if the server
+        agrees.
 
-        The server's own hint, but at most the context's timeout, and seven days (RFC 9846 section
-        4.7.1).
+        This is the server's hint, but at most the context's timeout, and seven days (RFC 9846
+        section 4.7.1).
         """
         session = self._ssl_session
         lifetime = min(session.timeout, MAX_LINEAGE)
         hint = session.ticket_lifetime_hint
-        # In TLS 1.3 a hint of 0 means not to keep it; before, that nothing is said (RFC 5077).
+        # In TLS 1.3 a hint of 0 means not to keep the session; in TLS 1.2 it is unspecified (RFC
+        # 5077).
         return min(hint, lifetime) if hint or self.single_use else lifetime
 
     def has_ended(self, now: float, max_lineage: float = MAX_LINEAGE) -> bool:
-        """Whether its lineage is over.
+        """Return True if the session's lineage has ended.
 
         Args:
           now: The time, in seconds since the epoch.
@@ -148,7 +155,9 @@ class TLSSession:
         return now >= end
 
     def fits(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> bool:
-        """Whether it is safe to resume for this use: whether :meth:`resumed_by` would take it."""
+        """Return True if the session is safe for this use: if :meth:`resumed_by` would
+        not raise.
+        """
         try:
             self.resumed_by(ssl_context, server_hostname)
         except ValueError:
@@ -156,7 +165,9 @@ class TLSSession:
         return True
 
     def resumed_by(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> AnySession:
-        """Return what OpenSSL resumes with; :exc:`ValueError` if this use would not be safe."""
+        """Return the object with which OpenSSL resumes. Raise :exc:`ValueError` if this use is not
+        safe.
+        """
         if self._ssl_context is not ssl_context:
             raise ValueError(
                 "this session was made with another SSLContext, and can't be resumed with this one"
@@ -179,49 +190,51 @@ class TLSSession:
 
 @attrs.define(eq=False)
 class SessionSource:
-    """Makes the sessions of a client's connection, bound to what its peer is verified under."""
+    """Creates the sessions of a client's connection, bound to the conditions of its
+    verification.
+    """
 
     _ssl_context: ssl.SSLContext
     _native_context: ssl.SSLContext
-    # As they were when the connection was made.
+    # The settings at the time when the connection was created.
     _settings: VerificationSettings
-    #: The id of the session that the client has offered, and its lineage.
+    #: The id of the session that the client has offered, and below, its lineage.
     offered_id: bytes | None = None
     _offered_lineage: Lineage | None = None
     _verified_at: float = attrs.field(default=0.0, init=False)
-    _lineage: Lineage | None = attrs.field(default=None, init=False)  # until it is asked for
+    _lineage: Lineage | None = attrs.field(default=None, init=False)  # created on demand
 
     @classmethod
     def of(
         cls, ssl_context: ssl.SSLContext, ssl_object: ssl.SSLObject, offered: TLSSession | None
     ) -> SessionSource:
-        """Return that of a new connection."""
+        """Return the session source of a new connection."""
         context = ssl_object.context
         if offered is None:
             return cls(ssl_context, context, VerificationSettings.of(context))
-        # It would not fit if the context had other settings.
+        # Otherwise the session would not be valid for the context.
         return cls(ssl_context, context, offered._settings, offered.id, offered._lineage)
 
     def begin(self, *, is_resumed: bool) -> None:
-        """Take note that the handshake is done."""
+        """Note that the handshake is done."""
         self._verified_at = dates.now()
         self._lineage = self._offered_lineage if is_resumed else None
 
     def session_of(self, ssl_object: ssl.SSLObject) -> TLSSession | None:
-        """Return the latest session that the server has given, if it can be resumed safely."""
+        """Return the latest session from the server, if it can be resumed safely."""
         if (
             type(ssl_object).do_handshake is not ssl.SSLObject.do_handshake
-            # Another context was set: what was verified is not known any more.
+            # Another context was set, so it is unknown what was verified.
             or ssl_object.context is not self._native_context
         ):
             return None
         session = current_session(ssl_object)
-        # TLS 1.3 has a session object from the start, but it is of use only with a ticket; in
-        # TLS 1.2 the server may remember it by its id instead.
+        # TLS 1.3 has a session object from the start, but it is only usable with a ticket. In TLS
+        # 1.2 the server may remember the session by its id instead.
         if session is None or not (session.has_ticket or session.id):
             return None
-        # RFC 9846 appendix C.4: a client should not offer a ticket of TLS 1.3 twice. The one that
-        # it has offered stays in place until the server gives another one.
+        # RFC 9846 appendix C.4: a client should not offer a TLS 1.3 ticket twice. The offered one
+        # remains in place until the server sends a new one.
         single_use = ssl_object.version() == "TLSv1.3"
         if single_use and session_id(session) == self.offered_id:
             return None

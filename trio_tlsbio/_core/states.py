@@ -1,13 +1,13 @@
-"""The life of a connection's two directions, as one transition table.
+"""The states of a connection's two directions, as one transition table.
 
-A TLS connection is two one-way streams that share a handshake: each direction opens when the
-handshake is done and ends by itself, ours with the close_notify that we send, the peer's with the
-one that it sends (RFC 9846 section 6.1). The diagrams in the documentation are drawn from the
+A TLS connection is two one-way streams that share a handshake. Each direction opens when the
+handshake is done, and ends separately: ours with the close_notify that we send, the peer's with the
+one that it sends (RFC 9846 section 6.1). The diagrams in the documentation are generated from the
 table below.
 
-Renegotiation, which TLS 1.2 has, is no state: OpenSSL reads and writes data during most of it, and
-reports it only by refusing to write at some points. What it refuses is held by the outbox, and is
-tried again after each record.
+Renegotiation, which exists in TLS 1.2, is not a state: OpenSSL reads and writes data during most of
+it, and only shows it by refusing to write at some points. The outbox holds back the refused data,
+and writing is retried after each record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What happens to a connection."""
+    """What can happen to a connection."""
 
     HANDSHAKE_DONE = "handshake done"
     CLOSE_NOTIFY_SENT = "close_notify sent"
@@ -56,8 +56,8 @@ def _table(
     return MappingProxyType(dict(rows))
 
 
-#: What follows, for each side. An event that has no row leaves the side as it is: the end of the
-#: transport says nothing about our own direction, and a clean end stays one whatever comes later.
+#: The new state, for each side. An event without a row doesn't change the side: the end of the
+#: transport doesn't affect our own direction, and a clean end remains one whatever happens later.
 TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyType(
     {
         Side.SEND: _table(
@@ -84,7 +84,7 @@ TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyTy
 
 
 def advance(side: Side, state: State, event: Event) -> State:
-    """Return the state that ``event`` leads ``side`` to."""
+    """Return the state of ``side`` after ``event``."""
     return TRANSITIONS[side].get((state, event), state)
 
 
@@ -99,7 +99,7 @@ class Lifecycle:
     origin: Origin = attrs.field(factory=Origin)
 
     def happened(self, event: Event, error: TLSError | None = None) -> None:
-        """Move both directions on, and keep the error for those that it ends."""
+        """Advance both directions, and store the error for those that it ends."""
         if error is not None:
             self.origin.claim(error)
         state = advance(Side.SEND, self.send, event)
@@ -111,20 +111,22 @@ class Lifecycle:
 
     @property
     def error(self) -> TLSError | None:
-        """The failure that ended either direction; None if there is none, or the end is clean."""
+        """The failure that ended either direction, or None if there is none, or if the end is
+        clean.
+        """
         return self.receive_error or self.send_error
 
     @property
     def has_failed(self) -> bool:
-        """Whether either direction has."""
+        """True if either direction has failed."""
         return State.FAILED in (self.send, self.receive)
 
     def check_send(self) -> None:
-        """Raise what keeps data from being sent: a failure, or an end before the handshake."""
+        """Raise the error that prevents sending: a failure, or an end before the handshake."""
         if self.send_error is not None:
             raise self.send_error.again()
 
     def check_receive(self) -> None:
-        """Raise what keeps data from being received, if that is not the peer's close_notify."""
+        """Raise the error that prevents receiving. The peer's close_notify is not an error."""
         if self.receive_error is not None:
             raise self.receive_error.again()

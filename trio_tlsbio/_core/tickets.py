@@ -1,4 +1,4 @@
-"""The sessions that a server gives after the handshake, collected as they come."""
+"""Collects the sessions that a server sends after the handshake."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .sessions import SessionSource, TLSSession
 
 __all__ = ["TicketWatch"]
 
-# Upper bound on session lookups of a connection: a server can send tickets forever. One yields the
-# ticket that the next connection needs.
+# Upper bound on session lookups of a connection: a server can send tickets forever. One lookup
+# yields the ticket that the next connection needs.
 _MOST_LOOKS = 16 if LOOKS_ARE_CHEAP else 1
 
 
 @attrs.define(eq=False)
 class TicketWatch:
-    """Looks for a session where one may have come.
+    """Checks for a new session when one may have arrived.
 
-    OpenSSL shows the latest alone, and nothing shows that there is a new one. So it gets single
-    records after the handshake, until the first data, and each of them may have been a ticket.
+    OpenSSL only exposes the latest session, and does not report a new one. So after the handshake,
+    OpenSSL gets single records until the first data, and each of them may have been a ticket.
     """
 
     _source: SessionSource
@@ -37,19 +37,20 @@ class TicketWatch:
         return {self._source.offered_id}
 
     def begin(self) -> None:
-        """Begin to look, after the handshake."""
+        """Start checking, after the handshake."""
         if self._ssl_object.version() == "TLSv1.3":
-            # OpenSSL stands between two records now. What it has not read is cut by records too.
+            # OpenSSL is at the end of a record now. The data that it has not read is split into
+            # records too.
             self._inbox.is_single = True
             self._inbox.put_back()
         else:
-            # In TLS 1.2 the ticket is a part of the handshake, and there is none after it. One
-            # that was resumed may be renewed.
+            # In TLS 1.2 the ticket is a part of the handshake, and none follows later. A resumed
+            # ticket may have been renewed.
             self.look()
             self._looks_left = 0
 
     def look(self) -> None:
-        """Look after a record that was no data."""
+        """Check after a record that was not data."""
         if not self._looks_left:
             return
         self._looks_left -= 1
@@ -60,11 +61,13 @@ class TicketWatch:
             self._new.append(session)
 
     def look_at_the_end(self) -> None:
-        """Look once more if there was none yet: nothing shows one that comes along with data."""
+        """Check once more if there was no session yet: one that arrives with data goes
+        unnoticed.
+        """
         if len(self._known_ids) == 1:
             self.look()
 
     def take(self) -> list[TLSSession]:
-        """Take those that have come since the last call."""
+        """Return the sessions that have arrived since the last call."""
         sessions, self._new = self._new, []
         return sessions

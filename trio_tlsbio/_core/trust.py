@@ -1,4 +1,4 @@
-"""What a context trusts, as far as it can be read out of it."""
+"""Reads which certificates a context trusts, as far as this is possible."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["is_trust_known", "security_level"]
 
 
 def security_level(context: ssl.SSLContext) -> int | None:
-    """Return :attr:`ssl.SSLContext.security_level`; None on PyPy, which can't report it.
+    """Return :attr:`ssl.SSLContext.security_level`, or None on PyPy, which can't report it.
 
-    There a session may outlive a level that was raised after it was made.
+    So on PyPy a session can remain valid although the level was raised after its creation.
     """
     return getattr(context, "security_level", None)
 
 
 def is_trust_known(context: ssl.SSLContext) -> bool:
-    """Whether get_ca_certs() returns all that a context trusts."""
-    # It leaves out certificates that are no CA, pinned ones for example. Revocation lists can't be
-    # read out of a context, only counted. Where there is nothing, it may be in a capath, which
-    # OpenSSL looks into when it needs to.
+    """Return True if get_ca_certs() returns everything that a context trusts."""
+    # get_ca_certs() omits certificates that are not a CA, such as pinned ones. Revocation lists
+    # can't be read from a context, only counted. If there is nothing, there may be a capath, which
+    # OpenSSL reads on demand.
     stats = context.cert_store_stats()
     return 0 < stats["x509"] == stats["x509_ca"] and not stats["crl"]

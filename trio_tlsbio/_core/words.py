@@ -1,4 +1,4 @@
-"""Plain words for what OpenSSL reports by names: alerts and reasons."""
+"""Explanations for the names that OpenSSL reports: alerts and reasons."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from .iana import Alert
 
 __all__ = ["ALERTS", "NEWER_ALERTS", "REASONS"]
 
-# The alerts of RFC 9846 section 6 that a peer may send, as what they tell the one who gets
-# them. OpenSSL names some after the protocol version that introduced them.
+# The alerts of RFC 9846 section 6 that a peer may send, with their meaning for the recipient.
+# OpenSSL names some after the protocol version that introduced them.
 ALERTS = {
     "unexpected_message": "a message that it did not expect arrived",
     "bad_record_mac": "a record that we sent arrived damaged",
@@ -50,12 +50,12 @@ ALERTS = {
     "unknown": "it sent an alert that has no name here",
 }
 
-# The alerts of IANA's registry that OpenSSL has no name for.
+# The alerts in IANA's registry that OpenSSL has no name for.
 NEWER_ALERTS: dict[int | None, str] = {
     alert: alert.description for alert in (Alert.GENERAL_ERROR, Alert.ECH_REQUIRED)
 }
 
-# What several reasons have in common.
+# Messages that several reasons share.
 _NO_TLS_RECORD = "the peer sent something that is not a TLS record"
 _DAMAGED = "a record arrived damaged: somebody on the way changed or mixed up bytes"
 _WORN_OUT_KEY = "more records were sent with one key than TLS allows"
@@ -96,7 +96,7 @@ _LATE_CALL = "an operation was called that is invalid in this state of the conne
 _OPENSSL = "OpenSSL failed, because of a bug or a lack of memory"
 _OPENSSL_CRYPTO = "OpenSSL failed in a cryptographic operation that the handshake needs"
 
-# OpenSSL's reasons that can reach a connection; others fall back to OpenSSL's own words.
+# OpenSSL's reasons that can reach a connection. For others, OpenSSL's own message is used.
 REASONS = {
     "HTTP_REQUEST": "the client did not speak TLS: it sent an HTTP request",
     "HTTPS_PROXY_REQUEST": "the client did not speak TLS: it sent an HTTP request to a proxy",

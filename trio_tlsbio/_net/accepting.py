@@ -1,4 +1,4 @@
-"""Accepting from listeners, until they are closed."""
+"""Accepts connections from listeners, until they are closed."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ Begin: TypeAlias = Callable[[TLSStream[T_Stream]], None]
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
-# What accept(2) says when there are no descriptors, or no memory, for another connection.
+# The errors of accept(2) if there are no descriptors, or no memory, for another connection.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-# How long to wait then, in seconds, unless a connection ends before.
+# How long to wait after such an error, in seconds, unless a connection ends earlier.
 _EXHAUSTED_DELAY = 0.1
 
 
 @attrs.define(eq=False)
 class Acceptor(Generic[T_Stream]):
-    """Accepts from the listeners of a server, as its places allow."""
+    """Accepts connections from the listeners of a server, within the server's limits."""
 
     _listeners: list[TLSListener[T_Stream]]
     _places: Places
     _monitor: ServerMonitor
     _nursery: trio.Nursery
-    # For each listener that is not closed yet, or whose last connection waits for a place.
+    # One scope for each listener that is open, or whose last connection is waiting for a place.
     _scopes: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope], init=False)
     _is_stopping: bool = attrs.field(default=False, init=False)
-    #: Whether what has been accepted already is to be closed too.
+    #: True if connections that were just accepted have to be closed too.
     is_cancelled: bool = attrs.field(default=False, init=False)
 
     def start(self, begin: Begin[T_Stream], on_end: Callable[[], object]) -> list[trio.Event]:
-        """Accept from now on, and call ``begin(stream)`` for each connection. When nothing more is
-        accepted from a listener, call ``on_end()``.
+        """Start accepting, and call ``begin(stream)`` for each connection. Call ``on_end()`` when a
+        listener accepts no more connections.
 
         Returns:
-          What is set when each of the listeners is closed.
+          An event for each listener, which is set when the listener is closed.
         """
         closed = [when_closed(listener) for listener in self._listeners]
         for listener, event in zip(self._listeners, closed, strict=True):
@@ -63,17 +63,17 @@ class Acceptor(Generic[T_Stream]):
 
     @property
     def is_running(self) -> bool:
-        """Whether a connection may still begin."""
+        """True if a connection can still begin."""
         return bool(self._scopes)
 
     def stop(self) -> None:
-        """Close the listeners, soon."""
+        """Close the listeners, in another task."""
         if self._scopes and not self._is_stopping:
             self._is_stopping = True
             self._nursery.start_soon(self._close_listeners)
 
     def cancel(self) -> None:
-        """Accept nothing more, at once."""
+        """Stop accepting at once."""
         self.is_cancelled = True
         for scope in self._scopes:
             scope.cancel()
@@ -124,7 +124,7 @@ class Acceptor(Generic[T_Stream]):
                     await self._admit(stream, begin)
 
     async def _admit(self, stream: TLSStream[T_Stream], begin: Begin[T_Stream]) -> None:
-        # Looked at when it is there: one that waits is the only one that this listener accepts.
+        # Wait after accepting: this limits each listener to one connection that waits.
         try:
             await self._places.wait_for_one()
             begin(stream)

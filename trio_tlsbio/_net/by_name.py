@@ -1,4 +1,4 @@
-"""A server's contexts, chosen by the name that the client asks for."""
+"""Chooses a server's context by the name that the client requests."""
 
 from __future__ import annotations
 
@@ -25,30 +25,29 @@ def contexts_by_name(
     *,
     default: ssl.SSLContext | ContextProvider | None = None,
 ) -> ChooseContext:
-    """Return a function that chooses a server's context by the name that the client asks for.
+    """Return a function that chooses a server's context by the name that the client requests.
 
-    Give it as ``ssl_context`` to :func:`serve_tls_over_tcp`, a :class:`TLSListener`, or a server's
-    :class:`TLSStream`. The name is that in the ClientHello (SNI, RFC 6066 section 3); the handler
-    finds it in :attr:`HandshakeInfo.server_hostname`.
+    Pass it as ``ssl_context`` to :func:`serve_tls_over_tcp`, a :class:`TLSListener`, or a server's
+    :class:`TLSStream`. The name is the one in the ClientHello (SNI, RFC 6066 section 3); the
+    handler finds it in :attr:`HandshakeInfo.server_hostname`.
 
-    Everything comes from the chosen context: certificates, versions, which clients it lets in,
-    application protocols. Each context has keys of its own for session tickets, so a session of one
-    name is of no use at another, as long as no context is given for two names that differ in the
-    clients they let in.
+    The chosen context provides everything: certificates, versions, the check of client
+    certificates, application protocols. Each context has its own keys for session tickets, so a
+    session for one name can't be resumed under another. So don't use one context for two names that
+    accept different clients.
 
     Args:
       contexts: The context for each name, or a function without parameters that returns it, such as
-        a :class:`ReloadingContext`. ``"*.example.org"`` stands for all names with one label more
-        than ``example.org``, as in a certificate (RFC 9525 section 6.3); a name that is given
-        itself comes first.
-      default: The context for clients that ask for another name, or for none. Without it they are
-        refused with the alert ``unrecognized_name``.
+        a :class:`ReloadingContext`. ``"*.example.org"`` matches all names with one label more than
+        ``example.org``, as in a certificate (RFC 9525 section 6.3); an exact name takes precedence.
+      default: The context for clients that request another name, or none. Without a default they
+        are refused with the alert ``unrecognized_name``.
 
     Raises:
-      ValueError: for a name that no client can ask for, such as an IP address, or that is given
-        twice; if there is no context, or one was made for clients.
-      TypeError: for a name that is no :class:`str`, or something that is no
-        :class:`ssl.SSLContext` and does not return one.
+      ValueError: if a name is given twice, or no client can request it (an IP address, for
+        example); if there is no context, or one was created for clients.
+      TypeError: if a name is not a :class:`str`, or a value is not an :class:`ssl.SSLContext` and
+        does not return one.
     """
     by_name: dict[str, ssl.SSLContext | ContextProvider] = {}
     for name, context in contexts.items():
@@ -85,7 +84,7 @@ class _ByName:
 
     @property
     def certificate_expires(self) -> float | None:
-        """When the first of all certificates expires."""
+        """When the first of all certificates expires, in seconds since the epoch."""
         contexts = [*self._by_name.values(), self._default]
         expiries = [certificate_expiry(context) for context in contexts]
         return min((each for each in expiries if each is not None), default=None)
@@ -101,21 +100,21 @@ class _ByName:
 
 
 def _not_served(name: bytes | None) -> str:
-    """Say that a name, which may be any bytes, is none of ours."""
+    """Return a message that a name, which can be any bytes, is not served."""
     asked = printable(name.decode("ascii", "backslashreplace")) if name else "no name"
     return f"the peer asked for {asked}, which is not served here"
 
 
-# The underscore is not for hosts, but browsers and others ask for such names all the same.
+# Host names have no underscore, but browsers and others request such names anyway.
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 
 
 def _lookup_form(name: str) -> str:
-    """Return a name as it is looked up.
+    """Return the normalised form of a name, for the lookup.
 
     Raises:
-      ValueError: if no client can ask for it.
-      TypeError: if it is no str.
+      ValueError: if no client can request it.
+      TypeError: if it is not a str.
     """
     if not isinstance(name, str):
         raise TypeError(f"the name of a context must be a str, not {type(name).__name__}")
@@ -136,7 +135,7 @@ def _lookup_form(name: str) -> str:
             f"{name!r}: clients don't ask for an IP address (RFC 6066 section 3): use default"
         )
     labels = host.split(".")
-    # No top-level domain is a number: what ends in one is meant for an address.
+    # No top-level domain is a number, so a name that ends in one is meant as an address.
     if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(form) > 253:
         raise ValueError(f"{name!r} is not a host name that a client can ask for")
     return form

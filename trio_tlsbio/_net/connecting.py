@@ -1,4 +1,4 @@
-"""Connecting and reconnecting over TCP, with sessions resumed by themselves."""
+"""Connects and reconnects over TCP, resuming sessions automatically."""
 
 from __future__ import annotations
 
@@ -54,41 +54,41 @@ async def open_tls_over_tcp_stream(
     close_timeout: float = CLOSE_TIMEOUT,
     close_max_bytes: int = CLOSE_MAX_BYTES,
 ) -> TLSStream[trio.SocketStream]:
-    """Connect to a host by TCP, to speak TLS with it. A drop-in for
+    """Connect to a host over TCP, for a TLS connection. A drop-in for
     :func:`trio.open_ssl_over_tcp_stream`.
 
-    As there, the handshake happens when the stream is first used, or in
+    As in Trio, the handshake happens when the stream is first used, or in
     :meth:`TLSStream.do_handshake`.
 
     Args:
-      host: The host to connect to. It needs a certificate for this name, or IP address, unless
-        there is a ``server_hostname``.
+      host: The host to connect to. Its certificate must be valid for this name or IP address,
+        unless ``server_hostname`` is given.
       port: The port.
       https_compatible: See :class:`TLSStream`.
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
-        cipher suites that RFC 9325 recommends. Loading the system's certificates takes a while,
-        and sessions can't be resumed with another context, so programs that connect often make
-        one, or a :class:`TLSConnector`. It can be a function that returns them, such as a
-        :class:`ReloadingContext`: a session of an earlier context is not offered then.
-      happy_eyeballs_delay: How long one address of the host is tried before the next one is
-        tried as well, in seconds. See :func:`trio.open_tcp_stream`.
+        cipher suites that RFC 9325 recommends. Loading the system's certificates takes a while, and
+        sessions can't be resumed with another context. So code that connects often should create
+        one context, or a :class:`TLSConnector`. This can also be a function that returns the
+        context, such as a :class:`ReloadingContext`: a session of an earlier context is not offered
+        then.
+      happy_eyeballs_delay: How long to try one address of the host before trying the next one as
+        well, in seconds. See :func:`trio.open_tcp_stream`.
       session: The session of an earlier connection to resume. See :class:`TLSSession`.
-      session_cache: Where to take a session from, without ``session``, and to put those that the
-        server gives.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
-        1 to 255 ASCII characters. An empty list offers none. Python has no other way than to set
-        them on ``ssl_context``, where they stay for its next connections.
-      verify_peer: Verifies the server. See :class:`TLSStream`, as for those that follow.
+      session_cache: Where to store the sessions that the server sends, and where to take a session
+        from if ``session`` is not given.
+      alpn_protocols: The application protocols to offer (RFC 7301), in order of preference: each a
+        ``str`` of 1 to 255 ASCII characters. An empty list offers none. Python can only set them on
+        ``ssl_context``, where they remain for its next connections.
+      verify_peer: Verifies the server. See :class:`TLSStream`, also for the parameters below.
       server_hostname: The name in the server's certificate, by default ``host``.
-      handshake_timeout: How long the handshake may take, in seconds; by default as long as it
-        takes.
+      handshake_timeout: How long the handshake may take, in seconds. By default there is no limit.
       close_timeout: How long closing waits for the server, in seconds.
-      close_max_bytes: How many bytes closing throws away before it stops waiting.
+      close_max_bytes: How many bytes closing discards before it stops waiting.
 
     Raises:
-      OSError: if no connection can be made.
-      ValueError: for arguments that don't go together, before connecting.
-      TypeError: for arguments of a wrong type.
+      OSError: if the connection can't be established.
+      ValueError: if the arguments are not valid together, before connecting.
+      TypeError: if an argument has the wrong type.
     """
     if ssl_context is None:
         if session is not None or session_cache is not None:
@@ -102,7 +102,7 @@ async def open_tls_over_tcp_stream(
     name = host if server_hostname is None else server_hostname
     arguments = Arguments.parse(context, server_hostname=name, session=session)
     if session is not None:
-        arguments.native_session()  # an error now, and not after connecting
+        arguments.native_session()  # raises an error now, rather than after connecting
     options = StreamOptions(
         https_compatible=https_compatible,
         handshake_timeout=handshake_timeout,
@@ -122,15 +122,15 @@ async def open_tls_over_tcp_stream(
 
 @attrs.frozen(eq=False)
 class SessionsOfServer:
-    """The part of a cache that belongs to one port of whatever server is connected to."""
+    """The sessions in a cache that belong to one port, on any server."""
 
-    # Not by Trio's clock, which begins anew in each trio.run(): a cache may live longer.
+    # The time is not Trio's clock, which restarts in each trio.run(): a cache can outlive that.
     _session_cache: SessionCache
     _port: int
 
     def choose(self, arguments: Arguments) -> Arguments:
-        """Return a client's arguments with a session, if there is one. The one that they have
-        already counts as used.
+        """Add a session from the cache to a client's arguments, if there is one. A session that the
+        arguments already have counts as used.
         """
         if arguments.session is not None:
             self._session_cache.mark_used(arguments.session)
@@ -143,11 +143,11 @@ class SessionsOfServer:
         return arguments if session is None else attrs.evolve(arguments, session=session)
 
     def put(self, session: TLSSession) -> None:
-        """Keep a session that the server has given."""
+        """Store a session that the server has sent."""
         self._session_cache.put(session, self._port, now=time.monotonic())
 
     def discard(self, arguments: Arguments) -> None:
-        """Forget the sessions for a client's arguments."""
+        """Discard the sessions that match a client's arguments."""
         assert arguments.ssl_context is not None
         self._session_cache.discard(arguments.ssl_context, arguments.server_hostname, self._port)
 
@@ -159,15 +159,16 @@ def _resuming_stream(
     sessions: SessionsOfServer | None,
     alpn_protocols: tuple[str, ...] | None,
 ) -> TLSStream[T_Stream]:
-    """Make a stream that takes its session from a cache, and puts those that it gets there."""
+    """Create a stream that takes its session from a cache, and stores new sessions there."""
     on_session: Callable[[TLSSession], object] | None = None
     if sessions is not None:
-        # Not before connecting: that may take long, or fail, and a ticket is good for once.
+        # Choose the session only after connecting, which can take long or fail: a ticket can be
+        # used only once.
         arguments, on_session = sessions.choose(arguments), sessions.put
     if alpn_protocols is not None:
         assert arguments.ssl_context is not None
-        # OpenSSL copies them for each connection when that is made, which is now: another
-        # task can't come between.
+        # OpenSSL copies the protocols when the connection is created. No other task can run between
+        # these two lines.
         arguments.ssl_context.set_alpn_protocols(alpn_protocols)
     return stream_with(options, arguments, transport_stream, on_session)
 
@@ -177,8 +178,8 @@ async def renewed_context(
     latest: ssl.SSLContext | None,
     session_cache: SessionCache,
 ) -> ssl.SSLContext:
-    """Return the context for the next connection. Sessions of the ``latest`` one are forgotten if
-    that has been renewed.
+    """Return the context for the next connection. If that replaces the ``latest`` context, discard
+    the sessions of the latter.
     """
     context = await next_context(provider)
     is_reloading = isinstance(provider, ReloadingContext)
@@ -194,8 +195,8 @@ async def resume_over(
     sessions: SessionsOfServer | None,
     alpn_protocols: tuple[str, ...] | None = None,
 ) -> TLSStream[T_Stream]:
-    """Do the handshake over a transport, with a session from a cache. The transport is closed if
-    that fails. ``alpn_protocols`` are names that were checked.
+    """Perform the handshake over a transport, with a session from a cache. If it fails, the
+    transport is closed. ``alpn_protocols`` are validated names.
     """
     stream: trio.abc.Stream = transport_stream
     try:
@@ -205,7 +206,7 @@ async def resume_over(
         await tls_stream.do_handshake()
     except BaseException as exc:
         if sessions is not None and isinstance(exc, TLSError):
-            # Should it be the session that the server could not bear, then not again.
+            # If the session was what the server couldn't handle, don't try it again.
             sessions.discard(arguments)
         await trio.aclose_forcefully(stream)
         raise
@@ -226,30 +227,31 @@ def _cache_or_own(session_cache: SessionCache | None) -> SessionCache:
 class TLSConnector:
     """Connects to any number of servers, and resumes their sessions.
 
-    Make one for the whole program: it holds the context, which takes a while to make, and the
-    sessions, which belong to it.
+    Create one for the whole process: it holds the context, which is slow to create, and the
+    sessions, which belong to that context.
 
     Args:
       ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with the
-        cipher suites that RFC 9325 recommends. It can be a function that returns them and is called
-        for each connection. With a :class:`ReloadingContext`, a renewed client certificate is used
-        by the next connection, and no session of the old one is resumed or kept.
-      session_cache: Where sessions are kept; by default a :class:`SessionCache` of its own. One
-        cache may serve several connectors: sessions of different contexts never mix.
-      alpn_protocols: The application protocols to offer (RFC 7301), best first: each a ``str`` of
-        1 to 255 ASCII characters. An empty list offers none. By default the context's own. Python
-        sets them on a context only, so that one is changed.
+        cipher suites that RFC 9325 recommends. This can also be a function that returns the
+        context, and is called for each connection. With a :class:`ReloadingContext`, the next
+        connection uses a renewed client certificate, and sessions of the old one are neither
+        resumed nor kept.
+      session_cache: Where to store sessions; by default a new :class:`SessionCache`. Several
+        connectors can share one cache: sessions of different contexts never mix.
+      alpn_protocols: The application protocols to offer (RFC 7301), in order of preference: each a
+        ``str`` of 1 to 255 ASCII characters. An empty list offers none. By default those of the
+        context. Python can only set them on a context, so ``ssl_context`` is modified.
       https_compatible: See :class:`TLSStream`.
       happy_eyeballs_delay: See :func:`trio.open_tcp_stream`.
-      verify_peer: Verifies each server. See :class:`TLSStream`, as for those that follow.
-      handshake_timeout: How long a handshake may take, in seconds; by default as long as it takes.
+      verify_peer: Verifies each server. See :class:`TLSStream`, also for the parameters below.
+      handshake_timeout: How long a handshake may take, in seconds. By default there is no limit.
       close_timeout: How long closing waits for the server, in seconds.
-      close_max_bytes: How many bytes closing throws away before it stops waiting.
+      close_max_bytes: How many bytes closing discards before it stops waiting.
 
     Raises:
-      ValueError: for protocols that ALPN has no form for, and for limits that are invalid.
-      TypeError: for protocols of a wrong type, and if ``ssl_context`` is no
-        :class:`ssl.SSLContext`, and no function.
+      ValueError: if a protocol can't be encoded for ALPN, or a limit is invalid.
+      TypeError: if a protocol has the wrong type, or if ``ssl_context`` is neither an
+        :class:`ssl.SSLContext` nor a function.
     """
 
     _provider: ssl.SSLContext | ContextProvider = attrs.field(
@@ -269,10 +271,10 @@ class TLSConnector:
 
     def __attrs_post_init__(self) -> None:
         self.ssl_context = current_context(self._provider)
-        self._options()  # which checks them
+        self._options()  # validates them
 
     def _options(self) -> StreamOptions:
-        """Return the options of the next connection, since the attributes may be set."""
+        """Return the options of the next connection. The attributes may have been changed."""
         options = StreamOptions.of(
             self.https_compatible,
             self.handshake_timeout,
@@ -291,20 +293,20 @@ class TLSConnector:
         alpn_protocols: Sequence[str] | None = None,
         server_hostname: str | bytes | None = None,
     ) -> TLSStream[trio.SocketStream]:
-        """Connect to a host by TCP, and do the handshake. It takes as long as it takes.
+        """Connect to a host over TCP, and perform the handshake. There is no time limit by default.
 
         Args:
           host: The host to connect to.
           port: The port.
-          alpn_protocols: What to offer this time instead of the connector's own, which has to be
-            set too: what a context offered before can't be read from it and put back.
+          alpn_protocols: The protocols to offer in this connection, in place of the connector's.
+            The connector must have some too: the protocols of a context can't be read and restored.
           server_hostname: The name in the server's certificate, by default ``host``.
 
         Raises:
-          OSError: if no connection can be made.
+          OSError: if the connection can't be established.
           TLSError: if the handshake failed.
-          ValueError: for arguments that don't go together, before connecting.
-          TypeError: for arguments of a wrong type.
+          ValueError: if the arguments are not valid together, before connecting.
+          TypeError: if an argument has the wrong type.
         """
         names = self._names(alpn_protocols)
         await self._renew()
@@ -324,18 +326,19 @@ class TLSConnector:
         *,
         alpn_protocols: Sequence[str] | None = None,
     ) -> TLSStream[T_Stream]:
-        """Do the handshake over a transport of your own: a proxy's tunnel, or a Unix socket.
+        """Perform the handshake over a transport of your own, such as a proxy's tunnel or a Unix
+        socket.
 
         Args:
           transport_stream: Carries the encrypted data. It is closed if this fails.
           server_hostname: The name of the server. See :class:`TLSStream`.
-          port: What distinguishes servers of the same name: sessions are kept by name and port.
+          port: Distinguishes servers of the same name: sessions are stored by name and port.
           alpn_protocols: As in :meth:`connect`.
 
         Raises:
           TLSError: if the handshake failed.
-          ValueError: for arguments that don't go together.
-          TypeError: for arguments of a wrong type.
+          ValueError: if the arguments are not valid together.
+          TypeError: if an argument has the wrong type.
         """
         try:
             names = self._names(alpn_protocols)
@@ -349,7 +352,7 @@ class TLSConnector:
         return await resume_over(transport_stream, arguments, options, sessions, names)
 
     async def _renew(self) -> None:
-        """Have the context for a connection, which may be another one than for the last."""
+        """Update the context for the next connection."""
         if not isinstance(self._provider, ssl.SSLContext):
             self.ssl_context = await renewed_context(
                 self._provider, self.ssl_context, self.session_cache
@@ -360,7 +363,7 @@ class TLSConnector:
         return Arguments.parse(self.ssl_context, server_hostname=name)
 
     def _names(self, alpn_protocols: Sequence[str] | None) -> tuple[str, ...] | None:
-        """Return what to offer in one call."""
+        """Return the protocols to offer in one call."""
         if alpn_protocols is None:
             return self.alpn_protocols
         names = alpn_names(alpn_protocols)
@@ -380,8 +383,8 @@ class TLSConnector:
         on_retry: Callable[[Retry], object] | None = None,
         server_hostname: str | bytes | None = None,
     ) -> Reconnecting:
-        """Give a fresh connection each time that the last one ended. See :func:`reconnect`."""
-        self._arguments(host, server_hostname)  # an error now, and not in the loop
+        """Yield a new connection each time the last one has ended. See :func:`reconnect`."""
+        self._arguments(host, server_hostname)  # raises an error now, rather than in the loop
         policy = RetryPolicy(attempt_timeout, initial_delay, max_delay, should_retry, on_retry)
         connect = partial(self.connect, host, port)
         if server_hostname is not None:
@@ -415,7 +418,7 @@ def reconnect(
     server_hostname: str | bytes | None = None,
     **connector: Unpack[ConnectorOptions],
 ) -> Reconnecting:
-    """Give a fresh connection, with the session resumed, each time that the last one ended.
+    """Yield a new connection, with its session resumed, each time the last one has ended.
 
     For example::
 
@@ -424,32 +427,33 @@ def reconnect(
                 with suppress(trio.BrokenResourceError):
                     await talk(stream)
 
-    The handshake of each is done. If attempts fail in a row, each is followed by a delay that
-    doubles up to ``max_delay``, at random between half of it and all from the second one on. A
-    connection that the server refuses after the handshake, as TLS 1.3 does with a client
-    certificate, or that ends at once without any data from the server, is a failed attempt too. Any
-    other resets the delay. Attempts are never closer than ``initial_delay``.
+    The handshake of each stream is done. After each of several failed attempts in a row there is a
+    delay, which doubles up to ``max_delay``. From the second one on, it is chosen at random between
+    half of this value and the full value. A connection also counts as a failed attempt if the
+    server refuses it after the handshake, as TLS 1.3 does with a client certificate, or if it ends
+    at once without any data from the server. Any other connection resets the delay. Attempts are
+    never closer together than ``initial_delay``.
 
-    Leaving the loop leaves the last stream as it is. Cancellation ends it at once, wherever it is;
-    what is left of a delay then is waited for by the next attempt.
+    Leaving the loop does not close the last stream. A cancellation takes effect at once; the next
+    attempt waits for the rest of an unfinished delay.
 
     Args:
       host: The host to connect to.
       port: The port.
-      attempt_timeout: How long one attempt, with its handshake, may take, in seconds.
-      initial_delay: The delay after a first failure, and the shortest of all, in seconds. Also the
-        least time from a connection to the next attempt.
-      max_delay: The longest delay of all, in seconds.
-      should_retry: Says of an attempt's exception whether to try again. Otherwise it is raised, by
-        the loop.
-      on_retry: Called with a :class:`Retry` before each delay, to tell the user, say.
+      attempt_timeout: How long one attempt may take, including its handshake, in seconds.
+      initial_delay: The delay after the first failure, and the minimum of all delays, in seconds.
+        It is also the minimum time between a connection and the next attempt.
+      max_delay: The maximum of all delays, in seconds.
+      should_retry: Takes an attempt's exception and decides whether to try again. Otherwise the
+        loop raises the exception.
+      on_retry: Called with a :class:`Retry` before each delay, for example to inform the user.
       server_hostname: The name in the server's certificate, by default ``host``.
       connector: The parameters of :class:`TLSConnector`: ``ssl_context``, ``verify_peer``, and so
         on.
 
     Raises:
-      ValueError: for arguments that don't go together.
-      TypeError: for arguments of a wrong type.
+      ValueError: if the arguments are not valid together.
+      TypeError: if an argument has the wrong type.
     """
     return TLSConnector(**connector).reconnect(
         host,

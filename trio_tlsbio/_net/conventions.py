@@ -1,4 +1,4 @@
-"""What is known of a connection, by the names of OpenTelemetry's semantic conventions."""
+"""Describes a connection with the attribute names of OpenTelemetry's semantic conventions."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .monitor import (
 __all__ = ["Attributes", "tls_attributes"]
 
 Attributes: TypeAlias = dict[str, str | bool]
-"""Attributes of a span, an event or a metric, by their names."""
+"""Attributes of a span, an event or a metric, by name."""
 
-# The short names of RFC 4514 section 3; others are written in full.
+# The short names of RFC 4514 section 3. Other names are written in full.
 _SHORT = {
     "commonName": "CN",
     "countryName": "C",
@@ -44,15 +44,15 @@ _SPECIAL = re.compile(r'[,+"\\<>;=]|^[ #]| $')
 
 
 def tls_attributes(source: HandshakeInfo | ServerEvent) -> Attributes:
-    """Return the attributes of a handshake, or of a server's event, by OpenTelemetry's names.
+    """Return the attributes of a handshake, or of a server's event, with OpenTelemetry's names.
 
     The names are those of its registry: ``tls.cipher``, ``tls.client.*``, ``tls.curve``,
     ``tls.established``, ``tls.next_protocol``, ``tls.protocol.*``, ``tls.resumed``,
-    ``tls.server.*``, and for events ``error.type``. The name that the client asked for is
-    ``server.address``, which has replaced ``tls.client.server_name`` there. Only what is known is
-    included: subject, issuer and the first date of a certificate need a context that verifies it.
-    The values are for tracing, not for metrics: certificates and names would make each a series
-    of its own.
+    ``tls.server.*``, and for events ``error.type``. The name that the client requested is
+    ``server.address``, which has replaced ``tls.client.server_name`` there. Only known values are
+    included: the subject, issuer and start date of a certificate require a context that verifies
+    it. The values are intended for tracing, not for metrics: as certificates and names are
+    different each time, each would create a new time series.
     """
     match source:
         case HandshakeInfo():
@@ -120,7 +120,7 @@ def _date(seconds: float) -> str:
 
 
 def _distinguished_name(name: Any) -> str:
-    """Write a name as RFC 4514 does, the most specific part first."""
+    """Format a name as in RFC 4514, with the most specific part first."""
     return ", ".join(
         "+".join(f"{_SHORT.get(key, key)}={_SPECIAL.sub(_escaped, value)}" for key, value in part)
         for part in reversed(name)

@@ -1,4 +1,4 @@
-"""The context where the caller gives none."""
+"""Creates the context if the caller passes none."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _OP_LEGACY_SERVER_CONNECT = 0x4
 def make_default_context(
     purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH, *, cafile: str | None = None
 ) -> ssl.SSLContext:
-    """Make a context as :func:`ssl.create_default_context` does, and hold it to RFC 9325.
+    """Create a context as :func:`ssl.create_default_context` does, restricted to RFC 9325.
 
-    It only takes away: what Python, OpenSSL or the system's policy refuses stays refused.
+    The restrictions of Python, OpenSSL and the system's policy stay in force.
 
     Args:
-      purpose: Whom the context authenticates.
+      purpose: The side that the context authenticates.
       cafile: The authorities to trust, in place of the system's.
 
     Raises:
@@ -34,15 +34,17 @@ def make_default_context(
     context.options &= ~_OP_LEGACY_SERVER_CONNECT  # section 3.5
     context.hostname_checks_common_name = False  # section 7.1; RFC 9525 section 2
     if purpose is ssl.Purpose.CLIENT_AUTH:
-        # A client could make the server work for as long as the connection lasts.
+        # With renegotiation, a client could make the server work as long as the connection lasts.
         context.options |= ssl.OP_NO_RENEGOTIATION
     return context
 
 
 def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
-    """Leave the TLS 1.2 cipher suites with forward secrecy and AEAD: RFC 9325 sections 4.1, 4.2."""
+    """Keep only TLS 1.2 cipher suites with forward secrecy and AEAD: RFC 9325 sections
+    4.1 and 4.2.
+    """
     ciphers = context.get_ciphers()
-    # TLS 1.3 has no others, and does not name a key exchange.
+    # All TLS 1.3 suites qualify; they don't name a key exchange.
     kept = [
         cipher
         for cipher in ciphers
@@ -53,10 +55,10 @@ def _keep_recommended_ciphers(context: ssl.SSLContext) -> None:
 
 
 def _key_exchange(cipher: Mapping[str, Any]) -> str:
-    """Return OpenSSL's name for how a cipher suite agrees on a key."""
+    """Return OpenSSL's name for the key exchange of a cipher suite."""
     if isinstance(cipher["kea"], str):
         return cipher["kea"]
-    # PyPy has only a pointer there.
+    # PyPy only has a pointer there.
     match = re.search(r" Kx=(\S+)", cipher["description"])
     short = match[1] if match else ""
     return {"ECDH": "kx-ecdhe", "any": "kx-any"}.get(short, short)

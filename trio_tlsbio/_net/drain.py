@@ -1,4 +1,4 @@
-"""How a server ends without cutting anybody off, and how its connections do that get too old."""
+"""Ends servers gracefully, and connections that have become too old."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from trio_tlsbio._stream.stream import TLSStream
 
 __all__ = ["Drain", "drain_or_own", "limit_age"]
 
-# When the handlers of some streams are to end: a server's max_connection_age. It is for all drains,
-# since a server need not know the one that its handlers use.
+# When the handlers of some streams should end, according to a server's max_connection_age. This is
+# shared by all drains, because a server may not know the drain that its handlers use.
 _ENDS: WeakKeyDictionary[TLSStream[Any], float] = WeakKeyDictionary()
 
 
 def limit_age(stream: TLSStream[Any], deadline: float) -> None:
-    """Have a stream's handler end from ``deadline`` on, as soon as it waits for an idle client."""
+    """Make a stream's handler end as soon as it waits for an idle client, from ``deadline`` on."""
     _ENDS[stream] = deadline
 
 
 class Drainable(Protocol):
-    """A server, as a drain knows it."""
+    """The interface of a server for its drain."""
 
     def stop_accepting(self) -> None:
         """Close the listeners."""
 
     def cut_off(self) -> int:
-        """Cancel the connections that are left, and return how many these are."""
+        """Cancel the remaining connections, and return how many they are."""
 
 
 def drain_or_own(drain: object) -> Drain:
-    """Return a server's drain; :exc:`TypeError` for what is neither None nor a :class:`Drain`."""
+    """Return a server's drain, a new one for None. Raise :exc:`TypeError` if it is not a
+    :class:`Drain`.
+    """
     if drain is None:
         return Drain()
     if not isinstance(drain, Drain):
@@ -44,10 +46,10 @@ def drain_or_own(drain: object) -> Drain:
 
 @attrs.define(eq=False)
 class Drain:
-    """Ends servers gracefully: their handlers end where they wait for a client that is idle.
+    """Ends servers gracefully: each handler ends where it waits for an idle client.
 
-    Give it to the server as ``drain``. A handler may wait for hours until its client says the next
-    thing. Where it waits so, it receives by this::
+    Pass it to the server as ``drain``. A handler may wait for hours for its client's next request.
+    In that place, it calls this object's :meth:`receive_some`::
 
         async def handler(stream):
             while request := await drain.receive_some(stream):
@@ -55,20 +57,21 @@ class Drain:
 
         await serve_tls_over_tcp(handler, 443, context, drain=drain)
 
-    and another task ends all that by one call::
+    Another task can then end all of these handlers with one call::
 
         await drain.end(30)
 
-    A handler that is at work goes on, until it comes to wait there. Several servers may have the
-    same drain. One that is without it can be ended by closing its listeners and :meth:`begin`.
+    A busy handler continues until it waits in that place again. Several servers can share a drain.
+    A server without a drain can be ended by closing its listeners and calling :meth:`begin`.
 
     With a server's ``max_connection_age``, the handler of a connection that is too old ends in the
     same places.
     """
 
     has_begun: bool = attrs.field(default=False, init=False)
-    """Whether :meth:`begin` or :meth:`end` was called. To tell clients: ``Connection: close`` in
-    HTTP, say. See also :meth:`should_end`."""
+    """True if :meth:`begin` or :meth:`end` was called. Use it to inform clients, for example with
+    ``Connection: close`` in HTTP. See also :meth:`should_end`.
+    """
 
     _is_ending: bool = attrs.field(default=False, init=False, repr=False)
     _cut_off: int = attrs.field(default=0, init=False, repr=False)
@@ -79,28 +82,32 @@ class Drain:
     )
 
     ################################################################
-    # For programs
+    # For users
     ################################################################
 
     async def end(self, timeout: float) -> int:
         """End the servers that have this drain, and wait until the last of their handlers is done.
 
-        They accept nothing more, idle handlers end as by :meth:`begin`, and so do handshakes of
-        which no byte has arrived. The others have ``timeout`` seconds to finish. What is left then
-        is cancelled, each with a close_notify if it has said all, and if its socket has room.
+        The servers accept no more connections. Idle handlers end as with :meth:`begin`, and so do
+        handshakes of which no byte has arrived. Other connections have ``timeout`` seconds to
+        finish. After that they are cancelled. Each of them still ends with a close_notify if its
+        data was sent completely and its socket has room.
 
-        A server that has not begun yet ends as soon as it does. With none there is nothing to wait
-        for. Where this is called more than once, the earliest time limit counts. Cancelled, it no
-        longer limits the time, but the servers go on ending: call it again to wait for that.
+        A server that has not started yet ends as soon as it starts. Without servers this returns at
+        once. If this is called more than once, the earliest time limit applies. If it is cancelled,
+        the time limit no longer applies, but the servers continue to end: call this again to wait
+        for them.
 
-        Don't call it in a handler of these servers, which would wait for itself.
+        Don't call this in a handler of these servers: it would wait for itself.
 
         Args:
-          timeout: How long it may take, in seconds; 0 to cancel at once, ``math.inf`` never to.
-            After that it only takes as long as handlers need to react to being cancelled.
+          timeout: How long this may take, in seconds; 0 to cancel at once, ``math.inf`` to never
+            cancel. After the timeout, it only takes as long as handlers need to react to their
+            cancellation.
 
         Returns:
-          How many connections had to be cancelled, by this call or another one: 0 if all went well.
+          How many connections had to be cancelled, by this call or another one: 0 if all of them
+          finished in time.
 
         Raises:
           ValueError: if ``timeout`` is negative.
@@ -119,9 +126,9 @@ class Drain:
         return self._cut_off
 
     def begin(self) -> None:
-        """End those handlers that wait for idle clients now, and the others when they come to wait.
+        """End the handlers that wait for idle clients now, and the others as soon as they do.
 
-        This neither ends accepting nor waits for anything, as :meth:`end` does.
+        Unlike :meth:`end`, this neither stops accepting nor waits for anything.
         """
         self.has_begun = True
         for scope in self._waiting:
@@ -134,13 +141,14 @@ class Drain:
     async def receive_some(
         self, stream: trio.abc.ReceiveStream, max_bytes: int | None = None
     ) -> bytes | bytearray:
-        """Receive where the client may be idle: as ``stream.receive_some()``, but ``b""`` once
-        the handler :meth:`should_end` and nothing has arrived, as if the client had ended.
+        """Receive where the client may be idle: like ``stream.receive_some()``, but return ``b""``,
+        as if the client had ended the stream, once the handler :meth:`should_end` and nothing has
+        arrived.
 
-        The stream is still good then, if its receiving may be cancelled, as that of a
-        :class:`TLSStream` may.
+        The stream stays usable if it allows its receiving to be cancelled, as a :class:`TLSStream`
+        does.
         """
-        # Cancelled by its deadline: Trio looks for data first, when it looks for what is overdue.
+        # Cancel by deadline: Trio checks for received data before it checks for expired deadlines.
         with trio.CancelScope() as scope:
             scope.deadline = self._end_of(stream)
             self._waiting.add(scope)
@@ -153,8 +161,8 @@ class Drain:
     async def wait_should_end(self, stream: trio.abc.ReceiveStream) -> None:
         """Wait until the handler of ``stream`` should end, as soon as its client is idle.
 
-        For protocols where that is not known by a receive: where several requests may be answered
-        at once, for example.
+        This is for protocols in which a receive doesn't show whether the client is idle: if several
+        requests can be answered concurrently, for example.
         """
         with trio.CancelScope() as scope:
             scope.deadline = self._end_of(stream)
@@ -165,8 +173,8 @@ class Drain:
                 self._waiting.remove(scope)
 
     def should_end(self, stream: trio.abc.ReceiveStream) -> bool:
-        """Whether the handler of ``stream`` should end: draining has begun, or the connection is
-        older than the server's ``max_connection_age``.
+        """Return True if the handler of ``stream`` should end: draining has begun, or the
+        connection is older than the server's ``max_connection_age``.
         """
         return self._end_of(stream) <= trio.current_time()
 
@@ -180,13 +188,13 @@ class Drain:
     ################################################################
 
     def _add(self, server: Drainable) -> None:
-        """Take note of a server that begins."""
+        """Register a server that starts."""
         self._servers.add(server)
         if self._is_ending:
             server.stop_accepting()
 
     def _discard(self, server: Drainable) -> None:
-        """Take note that the last connection of a server has ended, and serving too."""
+        """Unregister a server that has stopped serving, and whose last connection has ended."""
         self._servers.discard(server)
         self._gone.unpark_all()
 

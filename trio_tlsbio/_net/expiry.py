@@ -1,4 +1,4 @@
-"""When the certificate that is in use expires, whatever lies on the disk by now."""
+"""Determines when the certificate in use expires, even if its file has changed since."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 def certificate_expiry(ssl_context: object) -> float | None:
     """Return when the first of a context's own certificates expires, in seconds since the epoch.
 
-    None for a context without one, where this Python does not let us look, and for functions that
-    don't know.
+    Return None for a context without a certificate, where this Python gives no access to it, and
+    for functions that don't know.
     """
     if not isinstance(ssl_context, ssl.SSLContext):
         expires: float | None = getattr(ssl_context, "certificate_expires", None)
@@ -31,7 +31,7 @@ def certificate_expiry(ssl_context: object) -> float | None:
 
 
 def expiry_by_files(paths: Iterable[str | os.PathLike[str]]) -> float | None:
-    """Return when the first certificate in the first file that has one expires."""
+    """Return when the first certificate expires, in the first file that has one."""
     for path in paths:
         try:
             text = Path(path).read_text(encoding="ascii", errors="replace")

@@ -1,4 +1,4 @@
-"""The handlers of servers: what a program gives by mistake in place of one."""
+"""Checks the handlers of servers, for common mistakes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["check_handler", "started"]
 
 
 def check_handler(handler: object) -> None:
-    """Check a handler as far as that can be done without calling it.
+    """Check a handler as far as possible without calling it.
 
     Raises:
-      TypeError: for what can't be one.
+      TypeError: if it can't be a handler.
     """
     if isinstance(handler, Coroutine):
-        handler.close()  # or Python would warn that it was never awaited
+        handler.close()  # otherwise Python would warn that it was never awaited
         name = getattr(handler, "__name__", "handler")
         raise TypeError(
             "the server was expecting an async function as its handler, but instead it got a "
@@ -36,12 +36,12 @@ def check_handler(handler: object) -> None:
         )
 
 
-@enable_ki_protection  # a Ctrl-C here would leave a coroutine that is never awaited
+@enable_ki_protection  # Ctrl-C here would leave a coroutine that is never awaited
 def started(result: Any, handler: object) -> Awaitable[object]:
-    """Return what a handler has returned when it was called, which is to be awaited.
+    """Return the awaitable that calling a handler has returned.
 
     Raises:
-      TypeError: if that is nothing of the kind. Whether a function is async only shows when it is
+      TypeError: if it is not awaitable. Whether a function is async can only be seen when it is
         called: it may be a lambda, or decorated.
     """
     if not inspect.isawaitable(result):

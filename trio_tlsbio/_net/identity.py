@@ -1,4 +1,4 @@
-"""A certificate and its private key, put into a context from memory."""
+"""Loads a certificate and its private key into a context from memory."""
 
 from __future__ import annotations
 
@@ -35,36 +35,37 @@ def load_identity(
     key: _PEM,
     password: _Password | Callable[[], _Password] | None = None,
 ) -> None:
-    """Load a certificate and its private key, as :meth:`ssl.SSLContext.load_cert_chain`, but from
+    """Load a certificate and its private key, like :meth:`ssl.SSLContext.load_cert_chain`, but from
     memory: from a secret manager or an environment variable, for example.
 
-    Nothing is left on a disk. On Linux nothing is written there. Elsewhere OpenSSL reads from
-    files in a directory that only this user can enter, and they are removed before this returns or
-    raises.
+    Nothing is left on a disk. On Linux, nothing is written to one. Elsewhere OpenSSL reads from
+    files in a directory that only this user can access. The files are removed before this returns
+    or raises.
 
-    If it raises, the context is as it was, except on PyPy after an issuer that is too weak. OpenSSL
-    never asks for a password on the terminal.
+    If this raises, the context is unchanged, except on PyPy if an issuer's certificate is too weak.
+    OpenSSL never prompts for a password on the terminal.
 
     Args:
-      ssl_context: Any context, a server's or a client's.
-      certificate: In PEM form, followed by those of the issuers, if there are any to be sent.
-      key: The private key, in PEM form. If it is in the same text as the certificate, pass that
+      ssl_context: Any context, for servers or clients.
+      certificate: The certificate in PEM form, followed by those of issuers to send, if any.
+      key: The private key in PEM form. If it is in the same text as the certificate, pass that
         twice.
-      password: For a key that is encrypted, or a function that returns it. Only called if needed.
+      password: The password of an encrypted key, or a function that returns it. The function is
+        only called if needed.
 
     Raises:
       ValueError: if the certificate or the key can't be used: they don't belong together, the
-        password is missing or wrong, or one of them is not in PEM form, is damaged, or too weak for
-        the context. The message does not show them.
+        password is missing or wrong, or one of them is not in PEM form, is damaged, or is too weak
+        for the context. The message does not contain them.
       TypeError: if one of them is neither :class:`str` nor :class:`bytes`.
-      OSError: if there is no room for a file.
+      OSError: if there is no space for a file.
     """
     certificate_pem = _in_bytes("certificate", certificate)
     key_pem = _in_bytes("private key", key)
     _check_form("certificate", certificate_pem, _CERTIFICATE)
     _check_form("private key", key_pem, _KEY)
     ask = _refuse_to_ask if password is None else _asking_once(password)
-    # Where OpenSSL fails, a part of it has been loaded.
+    # A failed load can leave a part in the context, so try it with another one first.
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trial.set_ciphers(f"DEFAULT@SECLEVEL={security_level(ssl_context) or 0}")
     with _file_of(certificate_pem) as certificate_path, _file_of(key_pem) as key_path:
@@ -78,7 +79,7 @@ def load_identity(
 
 
 ################################################################
-# What is given
+# Checking the arguments
 ################################################################
 
 
@@ -111,34 +112,34 @@ def _asking_once(password: _Password | Callable[[], _Password]) -> Callable[[], 
 
 
 ################################################################
-# A path that leads to it
+# A path to the contents
 ################################################################
 
 
 @contextmanager
 def _file_of(content: bytes) -> Iterator[str]:
-    """Return a path for OpenSSL, which has no way to read PEM from memory that Python offers."""
+    """Return a path for OpenSSL: Python offers no way to load PEM from memory."""
     with ExitStack() as stack:
         path = _path_in_memory(content, stack) if hasattr(os, "memfd_create") else None
         yield path or _path_on_disk(content, stack)
 
 
 def _path_in_memory(content: bytes, stack: ExitStack) -> str | None:
-    """Return the path of a file in memory; None where the system has no such paths."""
+    """Return the path of a file in memory, or None if the system has no such paths."""
     try:
         descriptor = os.memfd_create("identity")
-    except OSError:  # a sandbox may refuse it
+    except OSError:  # a sandbox may refuse the call
         return None
     stack.callback(os.close, descriptor)
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     path = f"/proc/self/fd/{descriptor}"
-    # Not in a chroot without /proc, nor for a process that has changed its user.
+    # The path doesn't work in a chroot without /proc, or after the process has changed its user.
     return path if os.access(path, os.R_OK) else None
 
 
 def _path_on_disk(content: bytes, stack: ExitStack) -> str:
-    # Its mode is 0700.
+    # The directory's mode is 0700.
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="trio-tlsbio-"))
     path = Path(directory, "identity.pem")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -148,14 +149,14 @@ def _path_on_disk(content: bytes, stack: ExitStack) -> str:
 
 
 ################################################################
-# What is wrong with it
+# Explaining a failure
 ################################################################
 
 
 def _what_is_wrong(exc: ssl.SSLError, certificate: bytes, key: bytes) -> str:
     if getattr(exc, "reason", None) is not None:
         return why_unusable(exc)
-    # "PEM lib" does not say which.
+    # "PEM lib" doesn't show which of them.
     text = certificate.decode("ascii", "replace").replace("\ufffd", "?")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)

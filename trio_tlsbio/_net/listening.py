@@ -1,4 +1,4 @@
-"""Listeners whose connections speak TLS."""
+"""Listeners whose connections use TLS."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ HANDSHAKE_TIMEOUT = 15.0
 
 
 ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
-"""What gives a server its settings: see :class:`TLSListener`."""
+"""The settings of a server, or a function that returns them: see :class:`TLSListener`."""
 
 
 def _takes_hello(ssl_context: ServerContext) -> bool:
-    """Whether it is a function that takes the ClientHello. To find that out takes a while."""
+    """Return True if it is a function that takes the ClientHello. This check is slow."""
     if callable(ssl_context) and not isinstance(ssl_context, type):
         try:
             inspect.signature(ssl_context).bind()
         except TypeError:
             return True
-        except ValueError:  # of a built-in function, for which Python can't tell
+        except ValueError:  # a built-in function, whose signature is unknown
             pass
     return False
 
 
 @attrs.define(eq=False)
 class ServerSettings:
-    """What the connections of one server have in common, checked: made by :meth:`of`."""
+    """The settings that all connections of a server share, validated. Created by :meth:`of`."""
 
     ssl_context: ServerContext
     options: StreamOptions
     proxy_protocol: TrustedProxies | None
     on_plaintext: OnPlaintext[Any] | None
-    _provider: ContextProvider | None  # unless it is always the same
-    _arguments: Arguments  # of the latest context; without one where clients decide on it
+    _provider: ContextProvider | None  # unless the context never changes
+    _arguments: Arguments  # for the latest context; it is missing if it depends on the client
 
     @classmethod
     def of(
@@ -69,7 +69,7 @@ class ServerSettings:
         proxy_protocol: TrustedProxies | None = None,
         on_plaintext: OnPlaintext[Any] | None = None,
     ) -> ServerSettings:
-        """Check the parameters of a :class:`TLSListener`."""
+        """Validate the parameters of a :class:`TLSListener`."""
         provider: ContextProvider | None = None
         if _takes_hello(ssl_context):
             options = options.deciding(
@@ -87,7 +87,9 @@ class ServerSettings:
         return cls(ssl_context, options, proxy_protocol, on_plaintext, provider, arguments)
 
     async def arguments(self) -> Arguments:
-        """Return what the next connection is made with. Raises what a function of the user does."""
+        """Return the arguments of the next connection. Raises any exception of the user's
+        function.
+        """
         if self._provider is not None:
             context = await next_context(self._provider)
             if context is not self._arguments.ssl_context:
@@ -97,49 +99,49 @@ class ServerSettings:
 
 @attrs.define(eq=False, init=False)
 class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
-    """A listener whose connections speak TLS. A drop-in for :class:`trio.SSLListener`.
+    """A listener whose connections use TLS. A drop-in for :class:`trio.SSLListener`.
 
-    :func:`serve_tls_listeners` serves it so that no client can end or block the server. With
-    :func:`trio.serve_listeners` no client can block it either, but the handler has the handshake
-    to do, by using the stream, and gets the :exc:`TLSError` of one that fails or takes longer than
-    ``handshake_timeout``.
+    With :func:`serve_tls_listeners`, no client can end or block the server. With
+    :func:`trio.serve_listeners` no client can block it either, but the handler performs the
+    handshake by using the stream, and gets a :exc:`TLSError` if the handshake fails or takes longer
+    than ``handshake_timeout``.
 
     Args:
       transport_listener: The listener whose connections are wrapped.
-      ssl_context: The settings, with the server's certificate, or a function that returns them. One
-        without parameters, such as a :class:`ReloadingContext`, is called for each connection;
-        whatever it raises, :meth:`accept` raises, and that ends the server. One that takes the
-        :class:`ClientHello`, async or not, is called in the connection's own task: see
-        :class:`TLSStream`, and :func:`contexts_by_name`.
+      ssl_context: The settings, with the server's certificate, or a function that returns them. A
+        function without parameters, such as a :class:`ReloadingContext`, is called for each
+        connection; :meth:`accept` raises its exceptions, which ends the server. A function that
+        takes the :class:`ClientHello`, async or not, is called in the connection's own task: see
+        :class:`TLSStream` and :func:`contexts_by_name`.
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
-      close_max_bytes: How much of what a client still sends closing throws away before it stops
-        waiting for the end, in bytes.
-      proxy_protocol: The proxies that connect for the clients, and send a header of the PROXY
-        protocol, version 1 or 2, before TLS. It is read as a part of the handshake, and
-        :attr:`TLSStream.client_address` is what it reports. Other peers are refused.
+      close_max_bytes: How many bytes from a client closing discards before it stops waiting for the
+        end.
+      proxy_protocol: The proxies that connect on behalf of clients, and send a PROXY protocol
+        header, version 1 or 2, before TLS. The header is read as a part of the handshake, and
+        :attr:`TLSStream.client_address` is the address that it reports. Other peers are refused.
       verify_peer: Verifies each client. See :class:`TLSStream`.
-      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
-        See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none that the
+        context supports. See :class:`TLSStream`.
       on_plaintext: An async function ``on_plaintext(transport_stream, received)`` that answers a
-        client that does not speak TLS: a browser that asks for ``http://``, for example. It gets
-        the underlying stream, and what was received on it, a byte at least. It is a part of the
-        handshake, in the time for that and in the connection's own task. When it returns, the
-        connection is closed, and the handshake has failed, with the same error as without it. An
-        exception that it raises is the ``__cause__`` of that error.
+        client that doesn't speak TLS: a browser that requests ``http://``, for example. It takes
+        the underlying stream, and the bytes received on it, at least one. It runs as a part of the
+        handshake, within its timeout and in the connection's own task. When it returns, the
+        connection is closed, and the handshake has failed, with the same error as without this
+        function. An exception that it raises is the ``__cause__`` of that error.
 
     Raises:
-      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and does not return one, or
-        ``proxy_protocol`` is no :class:`TrustedProxies`.
-      ValueError: for a context that was made for clients, and timeouts that make no sense.
+      TypeError: if ``ssl_context`` is not an :class:`ssl.SSLContext` and does not return one, or
+        ``proxy_protocol`` is not a :class:`TrustedProxies`.
+      ValueError: if the context was created for clients, or a timeout is invalid.
     """
 
     transport_listener: trio.abc.Listener[T_Stream]
-    """The listener it was made with."""
+    """The listener passed to the constructor."""
 
     _settings: ServerSettings = attrs.field(repr=False)
-    # What the function that gives the context has raised, which is no failure of accepting.
+    # An exception from the function that returns the context. It is not a failure to accept.
     _context_error: BaseException | None = attrs.field(default=None, init=False, repr=False)
     _closed: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
 
@@ -169,15 +171,15 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         self.__attrs_init__(transport_listener, settings)
 
     async def accept(self) -> TLSStream[T_Stream]:
-        """Wait for the next connection and wrap it. The handshake is the stream's, not done here,
-        so that no client can hold up the others.
+        """Wait for the next connection and wrap it. This doesn't perform the handshake, so that no
+        client can delay the others.
         """
         settings = self._settings
         transport_stream = await self.transport_listener.accept()
         try:
             arguments = await settings.arguments()
             stream = stream_with(settings.options, arguments, transport_stream)
-        except BaseException as exc:  # of the function that gives the context
+        except BaseException as exc:  # from the function that returns the context
             self._context_error = exc
             await trio.aclose_forcefully(transport_stream)
             raise
@@ -191,21 +193,21 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
 
 
 def when_closed(listener: trio.abc.Listener[Any]) -> trio.Event:
-    """Return what is set once a listener is closed. For one of another class it has to be set by
-    the caller, when accepting ends.
+    """Return an event that is set once a listener is closed. For a listener of another class, the
+    caller has to set it when accepting ends.
     """
     return listener._closed if isinstance(listener, TLSListener) else trio.Event()
 
 
 def has_failed_itself(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
-    """Whether accepting has raised this because the context could not be had, and not because
-    there is no connection.
+    """Return True if accepting raised this exception because there is no context, rather than no
+    connection.
     """
     return isinstance(listener, TLSListener) and exc is listener._context_error
 
 
 def contexts_of(listeners: Iterable[trio.abc.Listener[Any]]) -> list[ServerContext]:
-    """Return what gives listeners their contexts, as far as they are ours."""
+    """Return the sources of the listeners' contexts, for listeners of our own class."""
     return [each._settings.ssl_context for each in listeners if isinstance(each, TLSListener)]
 
 
@@ -229,23 +231,23 @@ async def open_tls_over_tcp_listeners(
 
     Args:
       port: The port; 0 lets the kernel choose one.
-      ssl_context: See :class:`TLSListener`, as for those that are not told of here.
-      host: The address to bind to; all of the machine's by default.
+      ssl_context: See :class:`TLSListener`, also for parameters not described here.
+      host: The address to bind to; by default all addresses of the machine.
       https_compatible: See :class:`TLSStream`.
       backlog: How many connections may wait to be accepted. See :func:`trio.open_tcp_listeners`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds.
-      close_max_bytes: How many bytes closing throws away before it stops waiting.
-      proxy_protocol: The proxies that connect for the clients. See :class:`TLSListener`.
+      close_max_bytes: How many bytes closing discards before it stops waiting.
+      proxy_protocol: The proxies that connect on behalf of clients. See :class:`TLSListener`.
       verify_peer: Verifies each client. See :class:`TLSStream`.
-      strict_alpn: Whether to refuse clients that offer application protocols, but none of ours.
-        See :class:`TLSStream`.
+      strict_alpn: Whether to refuse clients that offer application protocols, but none that the
+        context supports. See :class:`TLSStream`.
       on_plaintext: Answers clients that don't speak TLS. See :class:`TLSListener`.
 
     Raises:
-      OSError: if the port can't be had.
-      TypeError: as :class:`TLSListener`, before listening.
-      ValueError: as :class:`TLSListener`, before listening.
+      OSError: if the port can't be opened.
+      TypeError: as in :class:`TLSListener`, before listening.
+      ValueError: as in :class:`TLSListener`, before listening.
     """
     options = StreamOptions(
         https_compatible=https_compatible,
@@ -262,10 +264,10 @@ async def open_tls_over_tcp_listeners(
 async def open_listeners(
     settings: ServerSettings, port: int, *, host: str | bytes | None, backlog: int | None
 ) -> list[TLSListener[trio.SocketStream]]:
-    """Listen with settings that were checked before. See :func:`open_tls_over_tcp_listeners`."""
+    """Listen with validated settings. See :func:`open_tls_over_tcp_listeners`."""
     listeners: list[TLSListener[trio.SocketStream]] = []
     for transport_listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog):
-        await settings.arguments()  # what gives the context may fail by now
+        await settings.arguments()  # the function that returns the context may fail by now
         listener: TLSListener[trio.SocketStream] = TLSListener.__new__(TLSListener)
         listener.__attrs_init__(transport_listener, settings)
         listeners.append(listener)

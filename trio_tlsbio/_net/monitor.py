@@ -1,4 +1,4 @@
-"""What happens to the connections of a server: as events, and counted."""
+"""Reports and counts what happens to the connections of a server."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ class ConnectionAccepted:
     """A client has connected. Its handshake begins."""
 
     peer: str
-    """Its address, ``127.0.0.1:50000`` or ``[::1]:50000``. With ``proxy_protocol``, that is the
-    proxy's here, and the client's in the events that follow, once the proxy has reported it."""
+    """The client's address, ``127.0.0.1:50000`` or ``[::1]:50000``. With ``proxy_protocol``, this
+    is the proxy's address here, and the client's address in later events, once the proxy has
+    reported it.
+    """
 
 
 @attrs.frozen
 class HandshakeCompleted:
-    """The handshake is done. The handler is going to be called."""
+    """The handshake is done. The handler is about to be called."""
 
     peer: str
     handshake: HandshakeInfo
     duration: float
-    """How long it took, in seconds."""
+    """How long the handshake took, in seconds."""
 
 
 @attrs.frozen
@@ -53,26 +55,27 @@ class HandshakeFailed:
     peer: str
     error: Exception
     duration: float
-    """How long it was tried, in seconds."""
+    """How long the handshake was attempted, in seconds."""
 
 
 @attrs.frozen
 class ConnectionClosed:
-    """A connection has come to its end, and its socket is closed."""
+    """A connection has ended, and its socket is closed."""
 
     peer: str
     handshake: HandshakeInfo | None
-    """What its handshake agreed on; None if that was not completed."""
+    """The result of its handshake, or None if the handshake was not completed."""
     error: Exception | None
-    """What has ended it: a :exc:`~trio_tlsbio.TLSError`, or an exception of the handler or of a
-    hook. None for a clean end, and where serving was cancelled."""
+    """The error that ended the connection: a :exc:`~trio_tlsbio.TLSError`, or an exception of the
+    handler or of a hook. None for a clean end, and if serving was cancelled.
+    """
     duration: float
-    """How long it lasted, in seconds."""
+    """How long the connection lasted, in seconds."""
 
 
 @attrs.frozen
 class AcceptFailed:
-    """The system is out of descriptors or memory, so nothing can be accepted for now."""
+    """The system is out of descriptors or memory, so no connections can be accepted for now."""
 
     error: OSError
 
@@ -80,7 +83,7 @@ class AcceptFailed:
 ServerEvent: TypeAlias = (
     ConnectionAccepted | HandshakeCompleted | HandshakeFailed | ConnectionClosed | AcceptFailed
 )
-"""What a :class:`ServerMonitor` tells ``on_event``."""
+"""The type of the argument of ``on_event`` in :class:`ServerMonitor`."""
 
 
 def _counts(counter: Mapping[str, int]) -> Mapping[str, int]:
@@ -89,73 +92,76 @@ def _counts(counter: Mapping[str, int]) -> Mapping[str, int]:
 
 @attrs.frozen
 class ServerStatistics:
-    """How a server has done so far. Each connection is counted in ``accepted``, and then in one of
-    ``established``, ``failed`` and ``cancelled``, unless its handshake is still going on.
+    """The counters of a server. Each connection is counted in ``accepted``, and then in one of
+    ``established``, ``failed`` and ``cancelled``, unless its handshake is still in progress.
     """
 
     accepted: int = 0
-    """Connections that were accepted. Envoy: ``downstream_cx_total``."""
+    """Accepted connections. Envoy: ``downstream_cx_total``."""
 
     active: int = 0
-    """Connections that are open now. Envoy: ``downstream_cx_active``."""
+    """Open connections. Envoy: ``downstream_cx_active``."""
 
     established: int = 0
-    """Handshakes that were completed. Envoy: ``ssl.handshake``."""
+    """Completed handshakes. Envoy: ``ssl.handshake``."""
 
     resumed: int = 0
-    """Those of them that resumed a session. Envoy: ``ssl.session_reused``."""
+    """Completed handshakes that resumed a session. Envoy: ``ssl.session_reused``."""
 
     failed: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
-    """Handshakes that failed, by :attr:`~trio_tlsbio.TLSError.error_type`. Envoy:
+    """Failed handshakes, by :attr:`~trio_tlsbio.TLSError.error_type`. Envoy:
     ``ssl.connection_error`` and, for certificates, ``ssl.fail_verify_error`` and
-    ``ssl.fail_verify_no_cert``."""
+    ``ssl.fail_verify_no_cert``.
+    """
 
     cancelled: int = 0
-    """Handshakes that were cut off because serving was cancelled."""
+    """Handshakes that were interrupted because serving was cancelled."""
 
     broken: Mapping[str, int] = attrs.field(factory=dict, converter=_counts, hash=False)
     """Connections that broke after the handshake, by :attr:`~trio_tlsbio.TLSError.error_type`, or
-    by the class of an exception that the handler raised."""
+    by the class of the exception that the handler raised.
+    """
 
     accept_errors: int = 0
-    """Times that the system could not accept a connection, for want of descriptors or memory."""
+    """How often the system could not accept a connection for lack of descriptors or memory."""
 
     handshake_seconds: float = 0.0
-    """How long the completed handshakes took in all, in seconds."""
+    """The total duration of all completed handshakes, in seconds."""
 
     connection_seconds: float = 0.0
-    """How long the connections that are closed lasted in all, in seconds."""
+    """The total duration of all closed connections, in seconds."""
 
-    certificate_expires: float | None = attrs.field(default=None, eq=False)  # no counter
-    """When the first certificate that the server uses expires, in seconds since the epoch: the one
-    that it has loaded, whatever is on the disk by now. None where that is not known: contexts that
-    a function of your own chooses, and contexts other than a :class:`~trio_tlsbio.ReloadingContext`
-    where CPython's underlying objects can't be read. Envoy: ``days_until_first_cert_expiring``, in
-    days."""
+    certificate_expires: float | None = attrs.field(default=None, eq=False)  # not a counter
+    """When the first of the server's certificates expires, in seconds since the epoch. This is the
+    certificate that the server has loaded, even if the file has changed since. None if it is
+    unknown: for contexts that your own function chooses, and, where CPython's underlying objects
+    are not accessible, for contexts other than a :class:`~trio_tlsbio.ReloadingContext`. Envoy:
+    ``days_until_first_cert_expiring``, in days.
+    """
 
     @property
     def timed_out(self) -> int:
-        """Handshakes that took too long. They are in ``failed`` as well. Envoy:
+        """Handshakes that took too long. They are also in ``failed``. Envoy:
         ``downstream_cx_transport_socket_connect_timeout``.
         """
         return self.failed.get("handshake_timeout", 0)
 
     @property
     def handshaking(self) -> int:
-        """Handshakes that are going on now."""
+        """Handshakes in progress."""
         ended = self.established + sum(self.failed.values()) + self.cancelled
         return self.accepted - ended
 
 
 @attrs.define(eq=False, repr=False)
 class ServerMonitor:
-    """Counts what happens to the connections of a server, or of several.
+    """Counts what happens to the connections of one or more servers.
 
-    Pass it to :func:`~trio_tlsbio.serve_tls_over_tcp`, and ask for :meth:`statistics` at any time.
+    Pass it to :func:`~trio_tlsbio.serve_tls_over_tcp`, and call :meth:`statistics` at any time.
 
     Args:
       on_event: Called with each :data:`ServerEvent`, in the task of the connection. It must not
-        wait. What it raises, it raises in the server.
+        wait. Its exceptions propagate into the server.
     """
 
     on_event: Callable[[ServerEvent], object] | None = None
@@ -170,7 +176,7 @@ class ServerMonitor:
         return f"<ServerMonitor: {self.statistics()}>"
 
     def statistics(self) -> ServerStatistics:
-        """Return the counters as they are now."""
+        """Return the current values of the counters."""
         return ServerStatistics(
             **self._totals,
             failed=self._failed,
@@ -181,8 +187,8 @@ class ServerMonitor:
         )
 
     def watch(self, ssl_contexts: Iterable[object]) -> None:
-        """Include the certificates of these contexts in the statistics. For servers."""
-        # Nothing keeps count of them: a server stays with its contexts.
+        """Include the certificates of these contexts in the statistics. For use by servers."""
+        # Contexts are never removed: a server keeps the same contexts.
         self._contexts += [each for each in ssl_contexts if each not in self._contexts]
 
     def _certificate_expires(self) -> float | None:
@@ -190,7 +196,7 @@ class ServerMonitor:
         return min((each for each in expiries if each is not None), default=None)
 
     def happened(self, event: ServerEvent) -> None:
-        """Count an event, and tell ``on_event``. For servers; yours may call it too."""
+        """Count an event, and pass it to ``on_event``. For use by servers, including your own."""
         totals = self._totals
         match event:
             case ConnectionAccepted():
@@ -215,5 +221,5 @@ class ServerMonitor:
 
 
 def error_type_of(error: Exception) -> str:
-    """Return a short name to count an error by."""
+    """Return a short name under which to count an error."""
     return error.error_type if isinstance(error, TLSError) else type(error).__name__

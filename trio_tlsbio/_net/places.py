@@ -1,4 +1,4 @@
-"""How many connections, and handshakes, a server has at once."""
+"""Limits the number of connections, and of handshakes, that a server has at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Places"]
 
 @attrs.define(eq=False)
 class Places:
-    """The limits of a server, and how much of them is taken."""
+    """The limits of a server, and how many places are taken."""
 
     _max_connections: float
     _max_handshakes: float
@@ -28,21 +28,21 @@ class Places:
         await self._fewer.park()
 
     async def wait_until_empty(self) -> None:
-        """Wait until no connection is left."""
+        """Wait until there are no connections."""
         while self.connections:
             await self._fewer.park()
 
     def take(self) -> None:
-        """Count a connection whose handshake begins."""
+        """Count a new connection, whose handshake begins."""
         self.connections += 1
         self._handshakes += 1
 
     def end_handshake(self) -> None:
-        """Count its handshake as ended."""
+        """Count a handshake as ended."""
         self._handshakes -= 1
         self._fewer.unpark_all()
 
     def leave(self) -> None:
-        """Count the connection as ended."""
+        """Count a connection as ended."""
         self.connections -= 1
         self._fewer.unpark_all()

@@ -1,4 +1,4 @@
-"""Clients that don't speak TLS, left to a function of the server."""
+"""Passes clients that don't speak TLS to a function of the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .proxy_protocol import HeaderPrologue, TrustedProxies
 __all__ = ["OnPlaintext", "expect_prologue"]
 
 OnPlaintext: TypeAlias = Callable[[T_Stream, bytes], Awaitable[object]]
-"""Answers a client that does not speak TLS."""
+"""Answers a client that doesn't speak TLS."""
 
 
 def expect_prologue(
@@ -29,7 +29,7 @@ def expect_prologue(
     proxies: TrustedProxies | None,
     on_plaintext: OnPlaintext[Any] | None,
 ) -> None:
-    """Have a stream read what comes before its handshake, if anything may."""
+    """Make a stream read the data that may precede its handshake, if there can be any."""
     after: _Plaintext | None = None
     if on_plaintext is not None:
         after = _Plaintext(partial(on_plaintext, stream.transport_stream))
@@ -50,7 +50,7 @@ def _in_turn(proxies: TrustedProxies, after: Prologue | None, addresses: Address
 
 @attrs.define(eq=False)
 class _InTurn:
-    """One prologue after the other."""
+    """One prologue after another."""
 
     _current: Prologue
     _next: Prologue | None
@@ -76,7 +76,7 @@ class _InTurn:
 
 @attrs.define(eq=False)
 class _Plaintext:
-    """Looks whether TLS begins, and calls the function if it doesn't."""
+    """Checks whether TLS begins, and calls the function if it doesn't."""
 
     _answer: Callable[[bytes], Awaitable[object]]
     _received: bytes = attrs.field(default=b"", init=False, repr=False)
@@ -111,4 +111,4 @@ class _Plaintext:
             self._error = caused_by(TLSError(message, reason=self._error.reason), exc)
 
     def feed_eof(self) -> bytes:
-        return self._received  # so few bytes that they are neither: TLS has words for that
+        return self._received  # too short to decide; OpenSSL reports the error

@@ -1,4 +1,4 @@
-"""The PROXY protocol on servers: whom to believe, and reading what they report."""
+"""The PROXY protocol on servers: which peers to trust, and reading their headers."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def _network(given: AnyNetwork) -> Network:
 
 @attrs.frozen
 class TrustedProxies:
-    """Whose reports by the PROXY protocol a server believes. Nobody else can connect to it.
+    """The peers whose PROXY protocol headers a server trusts. No other peer can connect to it.
 
-    Whoever is trusted can connect in the name of any address. So these should be the addresses of
-    your proxies, and of no client.
+    A trusted peer can connect in the name of any address. So these should be the addresses of your
+    proxies, and of no clients.
 
     Args:
-      networks: IP addresses and networks, as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects of
-        the module ``ipaddress``.
-      unix: Whether to trust who connects to a Unix socket. Its permissions decide who can.
+      networks: IP addresses and networks, such as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects
+        of the module ``ipaddress``.
+      unix: Whether to trust peers that connect to a Unix socket. Its permissions control who can.
 
     Raises:
-      TypeError: if ``networks`` is no list of these.
-      ValueError: for what is no network, and if nobody is trusted.
+      TypeError: if ``networks`` is not a list of these.
+      ValueError: if one of them is not a network, or if no peer would be trusted.
     """
 
     networks: tuple[Network, ...] = attrs.field(default=(), converter=_networks)
@@ -74,17 +74,19 @@ class TrustedProxies:
             raise ValueError("TrustedProxies needs a network, or nobody could connect")
 
     def trusts(self, address: Address | None) -> bool:
-        """Whether an address, such as :attr:`TLSStream.peer_address`, is a trusted proxy's."""
+        """Return True if an address, such as :attr:`TLSStream.peer_address`, belongs to a trusted
+        proxy.
+        """
         if address is None or isinstance(address, str):
             return self.unix and address is not None
         ip: IPv4Address | IPv6Address = ipaddress.ip_address(address[0].partition("%")[0])
         if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped  # a socket for both families has such addresses
+            ip = ip.ipv4_mapped  # a dual-stack socket reports IPv4 addresses in this form
         return any(ip in network for network in self.networks)
 
 
 def check_trusted_proxies(proxies: object) -> None:
-    """Raise :exc:`TypeError` for what is neither None nor :class:`TrustedProxies`."""
+    """Raise :exc:`TypeError` if ``proxies`` is neither None nor a :class:`TrustedProxies`."""
     if not isinstance(proxies, TrustedProxies | None):
         raise TypeError(
             f"proxy_protocol must be TrustedProxies or None, not {type(proxies).__name__}"
@@ -92,15 +94,15 @@ def check_trusted_proxies(proxies: object) -> None:
 
 
 async def read_proxy_header(transport_stream: trio.abc.Stream) -> tuple[ProxyHeader, bytes]:
-    """Read the header of the PROXY protocol, version 1 or 2, from a connection that has just begun.
+    """Read a PROXY protocol header, version 1 or 2, at the start of a connection.
 
-    For servers that don't use :class:`~trio_tlsbio.TLSListener`. Check first that the peer can be
-    believed, by :meth:`~trio_tlsbio.TrustedProxies.trusts`. This takes as long as the peer does, so
-    bound it in time. If it raises or is cancelled, close the connection.
+    This is for servers that don't use :class:`~trio_tlsbio.TLSListener`. First check with
+    :meth:`~trio_tlsbio.TrustedProxies.trusts` that the peer can be trusted. There is no timeout for
+    the peer, so put one around this call. If this raises or is cancelled, close the connection.
 
     Returns:
-      The header, and what was received after it, which a :class:`~trio_tlsbio.TLSStream` takes as
-      ``received``.
+      The header, and the bytes that were received after it. Pass those to
+      :class:`~trio_tlsbio.TLSStream` as ``received``.
 
     Raises:
       trio_tlsbio.TLSError: if the peer sends something else.
@@ -115,7 +117,7 @@ async def read_proxy_header(transport_stream: trio.abc.Stream) -> tuple[ProxyHea
 
 @attrs.define(eq=False)
 class HeaderPrologue:
-    """The header as what comes before TLS on a stream, if a trusted proxy has connected."""
+    """The PROXY protocol header as a prologue of a stream, if the peer is a trusted proxy."""
 
     _proxies: TrustedProxies
     _addresses: Addresses
@@ -130,7 +132,7 @@ class HeaderPrologue:
         return False
 
     async def feed(self, data: bytes) -> bytes | None:
-        if self._addresses.has_gone:  # health checks end so, before they are accepted
+        if self._addresses.has_gone:  # health checks may disconnect so early
             raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
             raise TLSError(

@@ -1,4 +1,4 @@
-"""Why certificates and keys can't be loaded, in plain words."""
+"""Explains why certificates and keys can't be loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["why_unusable"]
 
 
 def why_unusable(exc: Exception) -> str:
-    """Say in plain words why files can't be used."""
+    """Return an explanation of why files can't be used."""
     reason = getattr(exc, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the private key belongs to another certificate"
@@ -18,6 +18,6 @@ def why_unusable(exc: Exception) -> str:
         return "the certificate, or that of an issuer, is signed with too weak a hash"
     if reason in {"NO_START_LINE", "NOT_ENOUGH_DATA"} or "PEM lib" in str(exc):
         return f"a file holds no certificate, or no private key, in PEM form ({exc})"
-    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own words
+    if isinstance(exc, OSError) and exc.errno and exc.strerror == "Error":  # PyPy's own text
         return f"[Errno {exc.errno}] {os.strerror(exc.errno)}"
     return str(exc) or type(exc).__name__

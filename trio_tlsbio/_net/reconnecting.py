@@ -1,4 +1,4 @@
-"""When to connect again, and how soon: the policy of :func:`reconnect`."""
+"""Decides when to reconnect, and how soon: the policy of :func:`reconnect`."""
 
 from __future__ import annotations
 
@@ -24,47 +24,50 @@ __all__ = ["Connect", "Reconnecting", "Retry", "RetryPolicy", "is_worth_retrying
 
 Connect: TypeAlias = Callable[[], Awaitable[TLSStream[trio.SocketStream]]]
 
-# The alerts that are about this moment. All others are about what we are or offer: certificates,
-# versions, ciphers, protocols, names. They would be the same next time.
+# The alerts for temporary conditions. All other alerts are about our own configuration or what we
+# offer: certificates, versions, ciphers, protocols, names. The next attempt would get the same
+# alert.
 _PASSING_ALERTS = frozenset(
     {
         # A server that shuts down or is overloaded ends a handshake with one of these.
         "close_notify",
         "user_canceled",
         "internal_error",
-        # A record was damaged on its way. The next connection's records are others.
+        # A record was damaged in flight. The next connection sends other records.
         "bad_record_mac",
         "decryption_failed",
     }
 )
 
-# The reason for which this side refuses a record that was damaged on its way.
+# The reason with which this side refuses a record that was damaged in flight.
 _PASSING_REASONS = frozenset({"DECRYPTION_FAILED_OR_BAD_RECORD_MAC"})
 
 
 @attrs.frozen
 class Retry:
-    """What :func:`reconnect` reports before it waits."""
+    """The report of :func:`reconnect` before each delay."""
 
     attempt: int
-    """How many attempts in a row have failed: 0 if the last connection was made, and has ended."""
+    """How many attempts in a row have failed: 0 if the last connection was established and has
+    ended.
+    """
 
     delay: float
-    """How long it is going to wait, in seconds."""
+    """How long the delay is going to be, in seconds."""
 
     error: Exception | None
-    """Why the last attempt failed; None if the last connection ended without an error."""
+    """Why the last attempt failed, or None if the last connection ended without an error."""
 
 
 def is_worth_retrying(error: Exception) -> bool:
-    """Return whether trying again may help: what :func:`reconnect` does by default.
+    """Return True if another attempt may succeed. This is the default of :func:`reconnect`.
 
-    It may help if the network failed, the transport broke, a record was damaged or it took too
-    long. So it may if the server ended the handshake without saying what is wrong with it: a server
-    that is shutting down or overloaded sends close_notify, user_canceled or internal_error.
+    It may succeed if the network failed, the transport broke, a record was damaged, or the attempt
+    took too long. It may also succeed if the server ended the handshake without an explanation: a
+    server that is shutting down or overloaded sends close_notify, user_canceled or internal_error.
 
-    It doesn't help if either side refused the other one's certificate or what it offers, if the
-    peer doesn't speak TLS, or if code that verifies the peer raised an exception.
+    It would fail again if either side refused the other one's certificate or offers, if the peer
+    doesn't speak TLS, or if the user's code that verifies the peer raised an exception.
     """
     match error:
         case CertificateError():
@@ -81,7 +84,7 @@ def is_worth_retrying(error: Exception) -> bool:
 
 
 def _is_transports(error: BaseException) -> bool:
-    """Whether an exception came from the transport, and may not come again."""
+    """Return True if an exception came from the transport, and may be temporary."""
     if isinstance(error, TLSError):  # TLS in TLS
         return is_worth_retrying(error)
     if isinstance(error, ssl.SSLError):  # although it is an OSError
@@ -91,7 +94,7 @@ def _is_transports(error: BaseException) -> bool:
 
 @attrs.frozen
 class RetryPolicy:
-    """When to connect again: the parameters of :func:`reconnect`, which describes them."""
+    """When to reconnect: the parameters of :func:`reconnect`, which documents them."""
 
     attempt_timeout: float
     initial_delay: float
@@ -100,29 +103,31 @@ class RetryPolicy:
     on_retry: Callable[[Retry], object] | None
 
     def delay(self, failures: int) -> float:
-        """Return how long to wait if one more attempt has failed, after so many in a row."""
-        # Many clients that lost a server at once must not return at once each time, so it is a
-        # random one between half of the longest and all, but never below the initial delay. (The
-        # exponent is bounded, for a program that runs for years.)
+        """Return the delay for another failed attempt, after ``failures`` failed attempts
+        in a row.
+        """
+        # Many clients that lost a server at the same time must not return at the same time. So the
+        # delay is random, between half of the longest delay and all of it, but never shorter than
+        # the initial delay. (The exponent is bounded for processes that run for years.)
         longest = min(self.max_delay, self.initial_delay * 2.0 ** min(failures, 60))
         shortest = max(longest / 2, min(self.max_delay, self.initial_delay))
-        return random.uniform(shortest, longest)  # noqa: S311  # it protects nothing
+        return random.uniform(shortest, longest)  # noqa: S311  # not security-relevant
 
 
 @attrs.define(eq=False)
 class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
-    """The endless supply of connections that :func:`reconnect` returns."""
+    """The endless iterator over connections that :func:`reconnect` returns."""
 
     _connect: Connect = attrs.field(repr=False)
     _policy: RetryPolicy
     _stream: TLSStream[trio.SocketStream] | None = attrs.field(default=None, init=False)
     _connected_at: float = attrs.field(default=float("-inf"), init=False)
-    # How many attempts in a row have failed, and when the next one may be made.
+    # How many attempts in a row have failed, and the earliest time of the next one.
     _failures: int = attrs.field(default=0, init=False)
     _not_before: float = attrs.field(default=float("-inf"), init=False)
 
     async def __anext__(self) -> TLSStream[trio.SocketStream]:
-        """Return the next stream, after closing the last one if that was left open."""
+        """Return the next stream, after closing the last one if it was left open."""
         if self._stream is not None:
             stream, self._stream = self._stream, None
             try:
@@ -130,7 +135,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             finally:
                 await trio.aclose_forcefully(stream)
         while True:
-            # A call that was cancelled here leaves the rest of the delay to the next one.
+            # If this was cancelled before, the rest of the delay is waited for now.
             if self._not_before > trio.current_time():
                 await trio.sleep_until(self._not_before)
             try:
@@ -145,13 +150,13 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
                 return self._stream
 
     def _judge(self, stream: TLSStream[trio.SocketStream]) -> None:
-        """Decide whether the last connection was made or failed, by how it has ended.
+        """Decide whether the last connection counts as a success or a failure, by how it ended.
 
-        In TLS 1.3 the client's handshake is done before the server has looked at the client's
-        certificate, and a server that refuses it says so in place of its first data.
+        In TLS 1.3 the client's handshake is done before the server has checked the client's
+        certificate. A server that refuses it sends an alert in place of its first data.
         """
         with suppress(trio.ClosedResourceError):
-            stream.is_readable()  # takes in what has arrived, which may be an alert
+            stream.is_readable()  # processes received data, which may be an alert
         connection = stream.connection
         error = connection.error
         lasted, delay = trio.current_time() - self._connected_at, self._delay()

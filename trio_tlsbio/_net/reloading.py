@@ -1,4 +1,4 @@
-"""A context that is made anew when its certificate is renewed."""
+"""A context that is recreated when its certificate is renewed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ ContextProvider: TypeAlias = Callable[[], ssl.SSLContext]
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
-# How many connections may come, at most, before it is tried again to make a context.
+# The most connections to let pass between two attempts to create a context.
 _MOST_TO_SKIP = 1024
 
-# How often files are read in a row that change while they are read. Reading takes milliseconds.
+# The most attempts to read files that change while they are being read. Reading takes milliseconds.
 _MOST_LOADS = 3
 
 _Path: TypeAlias = str | os.PathLike[str]
@@ -45,9 +45,9 @@ _Path: TypeAlias = str | os.PathLike[str]
 
 
 def _stamp(path: _Path) -> tuple[int, ...] | None:
-    """Return what tells one state of a file from another; None if there is no such file."""
+    """Return a value that changes with the file, or None if there is no such file."""
     try:
-        stat = os.stat(path)  # noqa: PTH116  # it follows the links that ACME clients swap
+        stat = os.stat(path)  # noqa: PTH116  # follows the links that ACME clients replace
     except OSError:
         return None
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
@@ -55,32 +55,33 @@ def _stamp(path: _Path) -> tuple[int, ...] | None:
 
 @attrs.frozen
 class ReloadingStatistics:
-    """How a :class:`~trio_tlsbio.ReloadingContext` has done so far."""
+    """The counters of a :class:`~trio_tlsbio.ReloadingContext`."""
 
     reloads: int = 0
-    """Contexts that were made anew."""
+    """How often a new context was created."""
 
     failures: int = 0
-    """Times that one could not be made, or the ticket keys not be read."""
+    """How often a new context could not be created, or the ticket keys could not be read."""
 
     certificate_expires: float | None = None
-    """When the certificate that is in use expires, in seconds since the epoch, whatever is in the
-    files by now. The first one to expire, if there are several. None without a certificate. Where
-    CPython's underlying objects can't be read, as on PyPy, it is read from the first of ``files``
-    that has one; it is None without files."""
+    """When the certificate in use expires, in seconds since the epoch, even if the files have
+    changed since. With several certificates, this is the first one to expire. None without a
+    certificate. Where CPython's underlying objects are not accessible, as on PyPy, the date is read
+    from the first of ``files`` that has a certificate, and is None without such a file.
+    """
 
 
 @attrs.define(eq=False)
 class _Retries:
-    """When to try again what may have failed for a passing reason."""
+    """Decides when to retry after a failure that may be temporary."""
 
-    # How many connections have come since the last try, and come before the next one.
+    # How many connections have arrived since the last attempt, and how many arrive before the next.
     _skipped: int = 0
     _to_skip: int = 1
 
     def are_due(self) -> bool:
-        """Whether it is time, now that one more connection has come."""
-        # Clients are what brings us here, so each time twice as many of them go by.
+        """Count another connection. Return True if it is time to retry."""
+        # Retries are triggered by connections, so their number doubles each time.
         self._skipped += 1
         if self._skipped < self._to_skip:
             return False
@@ -91,13 +92,14 @@ class _Retries:
 
 @attrs.define(eq=False, init=False, repr=False)
 class ReloadingContext:
-    """An SSLContext that is made anew when its files change, or when it is asked to.
+    """An SSLContext that is recreated when its files change, or on request.
 
-    Pass it to a server, or to what connects a client, in place of a context. Each connection looks
-    at the files, so the first handshake after a change uses the new certificate. Connections that
-    are open go on with the one they began with. If the new context can't be made, the old one
-    stays, the log ``trio_tlsbio.server`` says why, and it is tried again now and then, and when a
-    file changes. So it is if a file changes while the context is made::
+    Pass it to a server, or to a function that connects a client, in place of a context. Each
+    connection checks the files, so the first handshake after a change uses the new certificate.
+    Open connections keep the context that they started with. If the new context can't be created,
+    the old one stays in use, the reason is logged to ``trio_tlsbio.server``, and creating it is
+    retried from time to time, and when a file changes. The same applies if a file changes while the
+    context is being created::
 
         def make_context() -> ssl.SSLContext:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -106,34 +108,38 @@ class ReloadingContext:
 
         context = ReloadingContext(make_context, files=["server.pem", "server.key"])
 
-    Servers and clients of this library have ``make_context`` called in a thread then, and only the
-    connection that needs the new context waits for it. If you call the object yourself, that makes
-    the context at once, which blocks while files are read.
+    This library's servers and clients call ``make_context`` in a thread, and only the connection
+    that needs the new context waits for it. If you call the object yourself, it creates the context
+    directly, which blocks while files are read.
 
-    On a client, a new context begins without sessions, and those of the old one are not resumed. On
-    a server, it has new keys for session tickets: each client makes one full handshake after a
-    reload, and so sees the new certificate. With ``ticket_keys`` sessions outlive a reload, and are
-    resumed by every server that has the same file and a context for the same: the names in its
-    certificates, ``verify_mode`` and, where it asks for client certificates, the authorities and
-    settings that decide which clients it lets in.
+    On a client, a new context starts without sessions, and sessions of the old one are not resumed.
+    On a server, it has new keys for session tickets, so each client makes one full handshake after
+    a reload, in which it sees the new certificate. With ``ticket_keys``, sessions survive a reload.
+    They are resumed by every server that has the same file and a context for the same purpose: with
+    the same names in its certificates, the same ``verify_mode`` and, if it requests client
+    certificates, the same authorities and settings that decide which clients are accepted.
 
     Args:
-      make_context: Makes the context. It is called at once, and for each reload, mostly in a
-        thread. A reload whose context is for the other side than the first one fails.
-      files: What to look at for changes. Without them, only :meth:`reload` makes a new context.
-      on_reload: Called after a reload with what went wrong, or None. Not when trying again fails
-        for the same reason. It must not raise.
-      ticket_keys: A file for :meth:`.TicketKeys.from_file`, which is looked at along with
-        ``files``. Each context gets its keys. If new keys can't be read, the old ones stay.
+      make_context: Creates the context. It is called at once, and for each reload, usually in a
+        thread. A reload fails if its context is for the other side than the first one.
+      files: The files to check for changes. Without files, only :meth:`reload` creates a new
+        context.
+      on_reload: Called after a reload with the exception, or None. It is not called when a retry
+        fails for the same reason as before. It must not raise.
+      ticket_keys: A file for :meth:`.TicketKeys.from_file`, which is checked together with
+        ``files``. Its keys are installed in each context. If new keys can't be read, the old ones
+        stay.
 
     Raises:
       TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
-      ValueError: if the file with the ticket keys is refused, or if it can't be known which other
-        contexts are for the same as one that gets them: it has no certificate, or asks for client
-        certificates and has revocation lists or other trust that can't be compared. Then call
-        :meth:`.TicketKeys.install` in ``make_context`` with a purpose of your own.
-      NotImplementedError: with ``ticket_keys``, where :meth:`.TicketKeys.is_available` is false.
-      Exception: whatever the first call of ``make_context`` raises.
+      ValueError: if the file with the ticket keys is invalid, or if it is impossible to determine
+        which other contexts have the same purpose as one that gets the keys: because it has no
+        certificate, or because it requests client certificates and has revocation lists or other
+        trust settings that can't be compared. In that case, call :meth:`.TicketKeys.install` in
+        ``make_context`` with a purpose of your own.
+      NotImplementedError: with ``ticket_keys``, where :meth:`.TicketKeys.is_available` returns
+        False.
+      Exception: any exception from the first call of ``make_context``.
     """
 
     _make_context: ContextProvider
@@ -141,12 +147,13 @@ class ReloadingContext:
     _on_reload: Callable[[Exception | None], object] | None
     _stamps: tuple[tuple[int, ...] | None, ...]
     _current: ssl.SSLContext
-    _protocol: ssl._SSLMethod | None  # of the first context, which decides on the side
-    _error: Exception | None  # of the last try
+    _protocol: ssl._SSLMethod | None  # of the first context, which fixes the side
+    _error: Exception | None  # from the last attempt
     _statistics: ReloadingStatistics
     _tickets: SharedTickets | None
     _retries: _Retries
-    # A thread makes a context while one task has the turn; the lock is for calls from elsewhere.
+    # While one task has the turn, a thread creates the context. The lock protects against direct
+    # calls.
     _turn: trio.Lock
     _lock: Lock
 
@@ -178,14 +185,14 @@ class ReloadingContext:
         return f"<ReloadingContext of {', '.join(map(str, self._files)) or 'no files'}>"
 
     def __call__(self) -> ssl.SSLContext:
-        """Return the context for the next connection, made anew if a file has changed."""
+        """Return the context for the next connection. It is recreated if a file has changed."""
         if (is_news := self._due()) is not None:
             self._reload(is_news=is_news)
         return self._current
 
     async def _next(self) -> ssl.SSLContext:
-        """Do the same, but read files in a thread."""
-        # Whoever gets the turn reads for all that wait for it.
+        """Do the same as :meth:`__call__`, but read files in a thread."""
+        # The task that gets the lock reads the files for all tasks that wait for it.
         if self._turn.locked() or self._is_stale() or any(self._errors()):
             async with self._turn:
                 if (is_news := self._due()) is not None:
@@ -195,7 +202,7 @@ class ReloadingContext:
     async def _load_in_thread(self, *, is_news: bool) -> None:
         before = repr(self._errors())
         for _ in range(_MOST_LOADS):
-            # Other work of the program's threads must not hold up a certificate.
+            # A separate limiter, so that other work in threads can't delay a new certificate.
             await trio.to_thread.run_sync(self._load, limiter=trio.CapacityLimiter(1))
             if not self._is_stale():
                 break
@@ -205,7 +212,7 @@ class ReloadingContext:
         return self._look() != self._stamps
 
     def _due(self) -> bool | None:
-        """Return whether there is news to reload for; None if no reload is due."""
+        """Return True if the files have changed, False for a retry, or None if no reload is due."""
         if not self._files:
             return None
         if self._is_stale():
@@ -214,13 +221,15 @@ class ReloadingContext:
         return False if any(self._errors()) and self._retries.are_due() else None
 
     def reload(self) -> bool:
-        """Make the context anew, on SIGHUP for example. Never raises what ``make_context`` does.
+        """Recreate the context, for example on SIGHUP. This never raises the exceptions of
+        ``make_context``.
 
-        This blocks while files are read. Call it by :func:`trio.to_thread.run_sync` where that may
-        take long; then ``on_reload`` is called in the thread.
+        It blocks while files are read. If that can take long, call it with
+        :func:`trio.to_thread.run_sync`; ``on_reload`` is then called in the thread.
 
         Returns:
-          Whether it could be made, and ticket keys be read. What could not stays as it was.
+          True if the context was created and the ticket keys were read. After a failure, the old
+          ones stay in use.
         """
         self._retries = _Retries()
         return self._reload(is_news=True)
@@ -233,7 +242,7 @@ class ReloadingContext:
 
     def _load(self) -> None:
         with self._lock:
-            # Before the files are read: one that changes meanwhile will be noticed.
+            # Check before reading the files, so that a change while they are read is noticed.
             self._stamps = self._look()
             error: Exception | None = None
             if self._tickets is not None:
@@ -241,7 +250,7 @@ class ReloadingContext:
             try:
                 context = self._make()
                 expires = self._expiry_of(context)
-                # It may be made of the certificate from before and the authorities from after.
+                # Otherwise the context may combine the old certificate with the new authorities.
                 if self._is_stale():
                     raise RuntimeError("the files changed while they were read")
                 self._current = context
@@ -249,7 +258,8 @@ class ReloadingContext:
             except Exception as exc:
                 error = exc
                 if self._tickets is not None:
-                    with suppress(ValueError):  # it was changed after it was made
+                    # ticket keys can be refused if the context was changed later
+                    with suppress(ValueError):
                         self._tickets.install(self._current)
             self._error = error
 
@@ -259,21 +269,23 @@ class ReloadingContext:
 
     @property
     def certificate_expires(self) -> float | None:
-        """When the certificate that is in use expires, in seconds since the epoch. See
+        """When the certificate in use expires, in seconds since the epoch. See
         :attr:`.ReloadingStatistics.certificate_expires`.
         """
         return self._statistics.certificate_expires
 
     def statistics(self) -> ReloadingStatistics:
-        """Return how it has done so far."""
+        """Return the current values of the counters."""
         return self._statistics
 
     def _errors(self) -> tuple[Exception | None, Exception | None]:
-        """Return what is wrong with the context, and with the ticket keys."""
+        """Return the errors of the context and of the ticket keys."""
         return self._error, None if self._tickets is None else self._tickets.error
 
     def _report(self, before: str, *, is_news: bool) -> None:
-        """Count a reload, and say what has become of it, unless ``before`` says the same."""
+        """Count a reload, and report its result, unless a retry has the same result as
+        ``before``.
+        """
         error, tickets_error = self._errors()
         self._statistics = attrs.evolve(
             self._statistics,
@@ -335,7 +347,7 @@ def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLCon
 
 
 async def next_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
-    """Return the context for the next connection, without holding up the event loop."""
+    """Return the context for the next connection, without blocking the event loop."""
     if isinstance(ssl_context, ReloadingContext):
         return await ssl_context._next()
     return current_context(ssl_context)

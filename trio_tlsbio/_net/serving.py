@@ -1,4 +1,6 @@
-"""Serving: each connection has a task of its own, so that a bad client costs one connection."""
+"""Serves connections, each in its own task, so that a bad client affects only its own
+connection.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,8 @@ __all__ = ["close_after", "first_of", "is_failure_of", "serve_tls_listeners", "s
 
 _logger = logging.getLogger("trio_tlsbio.server")
 
-# By how much the age of a connection may differ from the limit: those that have begun together
-# shall not all end, and be made anew, together.
+# The random variation of the maximum age, as a fraction. Connections that began together should not
+# all end, and be replaced, at the same time.
 _AGE_JITTER = 0.1
 
 
@@ -77,8 +79,8 @@ async def serve_tls_over_tcp(
 ) -> None:
     """Listen on a TCP port, and run ``handler(stream)`` in a task for each connection.
 
-    A drop-in for :func:`trio.serve_ssl_over_tcp`. This is :func:`open_tls_over_tcp_listeners` and
-    :func:`serve_tls_listeners` in one: see these for what it does, and for all parameters.
+    A drop-in for :func:`trio.serve_ssl_over_tcp`. This combines :func:`open_tls_over_tcp_listeners`
+    and :func:`serve_tls_listeners`, which describe the behaviour and all parameters.
     """
     check_handler(handler)
     policy = _Policy(
@@ -115,45 +117,47 @@ async def serve_tls_listeners(
     drain: Drain | None = None,
     max_connection_age: float | None = None,
 ) -> None:
-    """Accept from listeners, and run ``handler(stream)`` in a task for each connection.
+    """Accept connections from listeners, and run ``handler(stream)`` in a task for each connection.
 
-    The handler gets a stream whose handshake is done. What goes wrong with one connection ends that
-    one alone, with a line in the log ``trio_tlsbio.server``: a handshake that fails or takes too
-    long, and a :exc:`TLSError` of the stream that the handler lets through. A client that ends
-    before it has sent a byte is logged at level ``DEBUG``. What else the handler raises,
-    :exc:`trio.TooSlowError` too, goes to ``on_error``, or propagates and ends the server, as with
-    :func:`trio.serve_listeners`. Where the system is out of descriptors or memory, accepting waits
-    until it has some again.
+    The handler gets a stream whose handshake is done. A failure of one connection ends only that
+    connection, and is logged to ``trio_tlsbio.server``: a handshake that fails or takes too long,
+    or a :exc:`TLSError` of the stream that the handler doesn't catch. A client that disconnects
+    before it has sent a byte is logged at level ``DEBUG``. Any other exception from the handler,
+    including :exc:`trio.TooSlowError`, is passed to ``on_error``; without ``on_error`` it
+    propagates and ends the server, as with :func:`trio.serve_listeners`. If the system runs out of
+    descriptors or memory, accepting pauses until some are available again.
 
-    Closing the listeners drains the server, and so does :meth:`Drain.end`: nothing more is
-    accepted, connections on which no byte has arrived end, and this returns when the last handler
-    has; see :class:`Drain` for handlers that wait for idle clients. A cancel scope around it, or
-    the time limit of the :class:`Drain`, says how long that may take. Handlers that are cut off by
-    it still end with a close_notify, where the socket has room for one.
+    Closing the listeners drains the server, and so does :meth:`Drain.end`: no more connections are
+    accepted, connections on which no byte has arrived are closed, and this returns when the last
+    handler has returned. See :class:`Drain` for handlers that wait for idle clients. To limit the
+    time, use a cancel scope around this, or the timeout of :meth:`Drain.end`. The connections of
+    handlers that are cancelled by it still end with a close_notify, if the socket has room for it.
 
     Args:
-      handler: Called with a :class:`TLSStream` for each connection. When it returns, the stream is
-        closed by :meth:`TLSStream.aclose`, and when it raises, at once.
-      listeners: Where to accept from. They are closed at the end.
-      handler_nursery: The nursery to run connections in; one of its own by default.
+      handler: Called with a :class:`TLSStream` for each connection. When the handler returns, the
+        stream is closed with :meth:`TLSStream.aclose`. When it raises an exception, the stream is
+        closed at once.
+      listeners: The listeners to accept from. They are closed at the end.
+      handler_nursery: The nursery in which to run the connections; by default a new one.
       task_status: For ``nursery.start()``, which returns ``listeners``.
-      max_connections: How many connections may be open at once. Further ones wait: one that each
-        listener has accepted, and the others in the kernel's queue.
-      max_handshakes: How many handshakes may go on at once. Further connections wait likewise, so
-        clients that say nothing can keep others out for ``handshake_timeout``.
-      on_error: Called with the stream and what the handler raised, or the function that chooses a
-        context, if that is an :exc:`Exception` and no failure of the stream itself. The connection
-        ends; the server goes on. What it raises itself propagates.
-      monitor: Counts what happens, and tells it.
-      drain: What can end this server, and others, by one call.
-      max_connection_age: How long a connection may last, in seconds, give or take a tenth at
-        random. From then on its handler ends as soon as it waits for an idle client, by the methods
-        of a :class:`Drain`, of this server's or another one. Other handlers are not ended.
+      max_connections: How many connections may be open at once. Further connections wait: each
+        listener has accepted one of them, and the others are in the kernel's queue.
+      max_handshakes: How many handshakes may be in progress at once. Further connections wait in
+        the same way, so silent clients can keep others out for ``handshake_timeout``.
+      on_error: Called with the stream and the exception, if the handler, or the function that
+        chooses a context, raises an :exc:`Exception` that is not a failure of the stream itself.
+        The connection ends, and the server continues. An exception that ``on_error`` raises
+        propagates.
+      monitor: Counts and reports the server's events.
+      drain: Can end this server, and others, with one call.
+      max_connection_age: How long a connection may last, in seconds, varied at random by up to a
+        tenth. After that its handler ends as soon as it waits for an idle client with a method of a
+        :class:`Drain`, which need not be this server's. Other handlers are not ended.
 
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
-      TypeError: if ``drain`` is none, or ``handler`` is no async function. Whether a function is
-        async shows when it is called for the first time.
+      TypeError: if ``drain`` is not a :class:`Drain`, or ``handler`` is not an async function.
+        Whether a function is async can only be seen when it is first called.
     """
     check_handler(handler)
     policy = _Policy(
@@ -182,9 +186,7 @@ def _check_limit(_: object, field: attrs.Attribute[float], limit: float) -> None
 
 @attrs.frozen(kw_only=True)
 class _Policy(Generic[T_Stream]):
-    """The parameters of :func:`serve_tls_listeners` that say what a server does with connections,
-    checked.
-    """
+    """The parameters of :func:`serve_tls_listeners` for the treatment of connections, validated."""
 
     max_connections: float = attrs.field(converter=_limit, validator=_check_limit)
     max_handshakes: float = attrs.field(converter=_limit, validator=_check_limit)
@@ -214,12 +216,12 @@ async def _serve(
         server = _Server(handler, handlers, handlers is nursery, policy, places, acceptor)
         nursery.start_soon(server.drain_after, server.start())
         task_status.started(listeners)
-    await places.wait_until_empty()  # of connections that run in another nursery
+    await places.wait_until_empty()  # waits for connections that run in another nursery
 
 
 @attrs.define(eq=False)
 class _Server(Generic[T_Stream]):
-    """Sees each of its connections through, and ends them all."""
+    """Runs its connections from start to end, and can end all of them."""
 
     _handler: Callable[[TLSStream[T_Stream]], Awaitable[object]]
     _nursery: trio.Nursery
@@ -229,41 +231,43 @@ class _Server(Generic[T_Stream]):
     _acceptor: Acceptor[T_Stream]
     # Set once all listeners are closed.
     _draining: trio.Event = attrs.field(factory=trio.Event, init=False)
-    # The connections that are open, and what cancels each, where that is not the whole nursery.
+    # The open connections. The scope cancels one connection, if the nursery is not ours.
     _streams: dict[TLSStream[T_Stream], trio.CancelScope | None] = attrs.field(
         factory=dict, init=False
     )
-    # Those whose handshake is going on.
+    # The connections whose handshake is in progress.
     _shaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
 
     def start(self) -> list[trio.Event]:
-        """Begin to accept, and return what is set when each of the listeners is closed."""
+        """Start accepting. Return an event for each listener, which is set when the listener is
+        closed.
+        """
         closed = self._acceptor.start(self._begin, self._leave_drain)
         if closed:
             self._policy.drain._add(self)
         return closed
 
     def _begin(self, stream: TLSStream[T_Stream]) -> None:
-        scope = None  # which would cost each connection a hundredth of its handshake
+        scope = None  # a scope would cost each connection a hundredth of its handshake
         if not self._is_nursery_ours:
             scope = trio.CancelScope()
             if self._acceptor.is_cancelled:
-                scope.cancel()  # it was accepted just before
+                scope.cancel()  # the stream was accepted just before the cancellation
         self._nursery.start_soon(self._run, stream, scope)
         self._streams[stream] = scope
         self._places.take()
 
     ################################################################
-    # The end of all connections
+    # Ending all connections
     ################################################################
 
     @enable_ki_protection
     async def drain_after(self, closed: list[trio.Event]) -> None:
-        """Wait until all listeners are closed, and end the handshakes that have not begun."""
+        """Wait until all listeners are closed, then end the handshakes of silent clients."""
         try:
             for event in closed:
                 await event.wait()
-        finally:  # cancelled too: what runs in another nursery goes on
+        finally:  # also if cancelled: connections in another nursery continue
             self._draining.set()
             for stream in self._streams:
                 stream.stop_lingering()
@@ -286,7 +290,7 @@ class _Server(Generic[T_Stream]):
         return connections
 
     def _leave_drain(self) -> None:
-        """Leave it if nothing is left that it could end."""
+        """Leave the drain if it has nothing to end any more."""
         if not (self._places.connections or self._acceptor.is_running):
             self._policy.drain._discard(self)
 
@@ -296,15 +300,15 @@ class _Server(Generic[T_Stream]):
 
     @enable_ki_protection
     async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope | None) -> None:
-        """See one connection through, as long as it is not cut off."""
+        """Run one connection, unless it is cancelled by :meth:`cut_off`."""
         with nullcontext() if scope is None else scope:
             if (max_age := self._policy.max_age) < math.inf:
-                jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # it protects nothing
+                jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # not security-relevant
                 limit_age(stream, trio.current_time() + max_age * (1 + jitter))
             await self._see_through(stream)
 
     async def _see_through(self, stream: TLSStream[T_Stream]) -> None:
-        """See one connection through, from the handshake to the end."""
+        """Run one connection, from the handshake to the end."""
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None
@@ -333,10 +337,10 @@ class _Server(Generic[T_Stream]):
             duration = trio.current_time() - begin
             peer = _client_of(stream)
             self._policy.monitor.happened(ConnectionClosed(peer, handshake, error, duration))
-            del error  # or its traceback would keep it, and the stream, alive in a cycle
+            del error  # otherwise its traceback would keep it and the stream alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
-        """Complete the handshake, and return why it failed, if it did."""
+        """Complete the handshake. Return the error if it failed."""
         begin = trio.current_time()
         self._shaking.add(stream)
         try:
@@ -347,7 +351,7 @@ class _Server(Generic[T_Stream]):
         except Exception as exc:
             duration = trio.current_time() - begin
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
-            if not isinstance(exc, TLSError):  # of the function that chooses a context
+            if not isinstance(exc, TLSError):  # raised by the function that chooses a context
                 if self._policy.on_error is None:
                     raise
                 self._policy.on_error(stream, exc)
@@ -363,7 +367,7 @@ class _Server(Generic[T_Stream]):
         return None
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
-        """Run the handler, and return what has ended the connection, unless that propagates."""
+        """Run the handler. Return the exception that ended the connection, unless it propagates."""
         try:
             await self._call_handler(stream)
         except Exception as exc:
@@ -375,7 +379,8 @@ class _Server(Generic[T_Stream]):
                 self._policy.on_error(stream, exc)
                 return exc
             finally:
-                # The handler has not said all: the client must not take this for a clean end.
+                # The handler has not sent everything: the client must not take this for a clean
+                # end.
                 stream.abort()
         try:
             await stream.aclose()
@@ -383,7 +388,7 @@ class _Server(Generic[T_Stream]):
             return exc
         return None
 
-    @disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
+    @disable_ki_protection  # the handler can take long, and Ctrl-C should interrupt it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:
         await started(self._handler(stream), self._handler)
 
@@ -395,12 +400,12 @@ def _end_if_silent(stream: TLSStream[Any]) -> None:
 
 
 def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
-    """Log what has ended a connection."""
+    """Log the error that ended a connection."""
     peer = _client_of(stream)
     extra = {"error_type": error.error_type}
-    words = printable(str(error))  # which may come from the peer
-    # Load balancers connect and go, to see whether the server is there; some first shake hands. A
-    # client that keeps silent for as long as a handshake may take is another matter.
+    words = printable(str(error))  # the text can come from the peer
+    # Load balancers connect and disconnect to check that the server is up, some of them after a
+    # handshake. A client that stays silent for the whole handshake timeout is another matter.
     header = stream.proxy_header
     is_check = header is not None and header.command is ProxyCommand.LOCAL
     is_refused = error.reason in REFUSALS
@@ -412,28 +417,28 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:
-    """Close a stream whose handshake failed, so that its alert arrives."""
+    """Close a stream whose handshake failed, such that its alert arrives."""
     if isinstance(error, TLSError) and not isinstance(error, HandshakeTimeoutError):
-        # Not at once: that could destroy the alert on its way. See TLSStream.aclose().
+        # Closing at once could destroy the alert in flight. See TLSStream.aclose().
         with suppress(TLSError):
             await stream.aclose()
     await trio.aclose_forcefully(stream)
 
 
 def is_failure_of(is_source_of: Callable[[BaseException], bool], exc: BaseException) -> bool:
-    """Whether an exception, or each one in a group as nurseries raise it, tells of a stream."""
+    """Return True if an exception, or every exception in a group, is a failure of one stream."""
     if isinstance(exc, BaseExceptionGroup):
         return all(is_failure_of(is_source_of, one) for one in exc.exceptions)
     return is_source_of(exc)
 
 
 def first_of(exc: Exception) -> Exception:
-    """Return the first exception in a group, or what is no group itself."""
+    """Return the first exception in a group, or the exception itself if it is not a group."""
     return first_of(exc.exceptions[0]) if isinstance(exc, ExceptionGroup) else exc
 
 
 def _client_of(stream: TLSStream[Any]) -> str:
-    """Return a client's address as people write it."""
+    """Return a client's address as text, in the usual notation."""
     match stream.client_address:
         case (host, port):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -441,5 +446,5 @@ def _client_of(stream: TLSStream[Any]) -> str:
             return "a peer that has gone"
         case None | "":
             return "a peer"
-        case path:  # of a Unix socket, which clients mostly don't have
+        case path:  # the path of a Unix socket; clients usually have none
             return f"a peer {path!r}"

@@ -1,4 +1,4 @@
-"""A bounded store of the sessions of many servers."""
+"""A bounded store for the sessions of many servers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["SessionCache", "SessionCacheStatistics"]
 
 @attrs.frozen
 class SessionCacheStatistics:
-    """How a :class:`~trio_tlsbio.SessionCache` has done so far."""
+    """The counters of a :class:`~trio_tlsbio.SessionCache`."""
 
     stored: int = 0
-    """Sessions that were put in."""
+    """Sessions that were stored."""
 
     hits: int = 0
-    """Times that one was taken out to resume with."""
+    """How often a session was taken for resumption."""
 
     misses: int = 0
-    """Times that there was none to take."""
+    """How often there was no session to take."""
 
     expired: int = 0
-    """Sessions that were dropped because their lifetime, or their lineage's, was over."""
+    """Sessions that were dropped because their lifetime, or that of their lineage, was over."""
 
     evicted: int = 0
     """Sessions that were dropped to make room."""
@@ -39,12 +39,12 @@ class SessionCacheStatistics:
     """Sessions that were dropped because the context's verification settings had changed."""
 
 
-# How many used tickets a cache remembers. One has to be known for as long as a connection that was
-# made with it may be put a session of: there are hardly more of these at once.
+# How many used tickets a cache remembers. A ticket must be remembered while the connection that
+# used it can still store sessions. There are hardly more such connections at once.
 _MOST_USED = 4096
 
-# A server by the context to speak to it with, its name in ASCII form, and its port. Sessions of
-# two contexts must never mix: one may have verified less.
+# Identifies a server by the context used to connect to it, its name in ASCII form, and its port.
+# Sessions of two contexts must never mix: one context may verify less than the other.
 _Server: TypeAlias = tuple[ssl.SSLContext, str | None, int]
 
 
@@ -56,33 +56,33 @@ class _Entry:
 
 @attrs.define(eq=False, init=False, repr=False)
 class SessionCache:
-    """A bounded store of sessions, for all the connections of a program to share.
+    """A bounded store of sessions, which all connections of a process can share.
 
-    It keeps some tickets for each server in TLS 1.3, each of which is given out once, and one
-    session in TLS 1.2, which may be used again and again. A ticket that was given out is not taken
-    back. It does no I/O. Lifetimes are measured by the time that is passed in, in seconds of any
-    clock that only goes forward; ``clock`` is for the dates at which certificates expire.
+    For each server it holds several TLS 1.3 tickets, each of which is handed out once, and one TLS
+    1.2 session, which can be used repeatedly. A ticket that was handed out is not stored again. The
+    cache does no I/O. Lifetimes are measured by the time that the caller passes in, in seconds of
+    any monotonic clock; ``clock`` is used for the expiry dates of certificates.
 
-    :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use one by
-    themselves. It belongs to one thread, as all of Trio's objects do.
+    :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use a cache
+        automatically. Like all Trio objects, a cache belongs to one thread.
 
     Args:
-      max_sessions: How many sessions to keep in all. Beyond it the server that was not used for
-        the longest time loses its own.
-      tickets_per_server: How many tickets of TLS 1.3 to keep for one server; the oldest go first.
-        So many connections that are opened at once can all resume. The default is more than the
-        idle connections that HTTP clients keep for all servers together, often 20, of which each
-        may have brought a single ticket.
-      max_lineage: How long after a full handshake the sessions that come of it may be resumed, in
-        seconds: tickets of resumed connections included, which verify no certificate. They never
-        outlive the server's certificate. The default, seven days, is also the longest: RFC 9846
-        section 4.7.1 allows no ticket to be kept for longer, so by default no single ticket is
-        cut short, and tickets that come of it gain nothing. Choose less to have certificates, and
-        their revocation, verified more often.
+      max_sessions: The maximum number of sessions in total. If it is exceeded, the server that was
+        not used for the longest time loses a session.
+      tickets_per_server: The maximum number of TLS 1.3 tickets for one server; the oldest are
+        dropped first. This is the number of connections opened at once that can all resume. The
+        default is higher than the number of idle connections that HTTP clients keep for all servers
+        together, often 20, each of which may have brought a single ticket.
+      max_lineage: How long after a full handshake its sessions can be resumed, in seconds. This
+        includes tickets from resumed connections, in which no certificate is verified. Sessions
+        never outlive the server's certificate. The default of seven days is also the maximum: RFC
+        9846 section 4.7.1 forbids keeping a ticket for longer. So by default no ticket's own
+        lifetime is shortened, and later tickets of the lineage don't extend it. Choose less to
+        verify certificates, and their revocation, more often.
       clock: Returns the time in seconds since the epoch.
 
     Raises:
-      ValueError: for a limit that is not positive, or a ``max_lineage`` of more than seven days.
+      ValueError: if a limit is not positive, or ``max_lineage`` exceeds seven days.
     """
 
     _max_sessions: int
@@ -126,14 +126,14 @@ class SessionCache:
         refuse_copy(self)
 
     def __len__(self) -> int:
-        """Return how many sessions it holds, expired ones that nobody asked for included."""
+        """Return the number of sessions, including expired ones that were not requested since."""
         return self._count
 
     def put(self, session: TLSSession, port: int, *, now: float) -> None:
-        """Keep a session that the server at ``port`` of its name has given.
+        """Store a session from the server at ``port`` of the session's server name.
 
-        A ticket of TLS 1.3 that was used already is not kept, nor is a session whose lineage has
-        ended, or whose context is retired.
+        This does nothing for a TLS 1.3 ticket that was already used, for a session whose lineage
+        has ended, or if the context is retired.
         """
         if self._is_used(session) or session.ssl_context in self._retired:
             return
@@ -162,9 +162,9 @@ class SessionCache:
     def take(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int, *, now: float
     ) -> TLSSession | None:
-        """Return a session to resume with, the newest there is, or None.
+        """Return the newest session to resume with, or None.
 
-        A ticket of TLS 1.3 is not in the cache any more afterwards.
+        A TLS 1.3 ticket is removed from the cache.
         """
         self._retired.discard(ssl_context)
         server = (ssl_context, server_hostname, port)
@@ -186,18 +186,20 @@ class SessionCache:
                 entries.append(found)
                 self._count += 1
         if entries:
-            self._servers[server] = entries  # at the end: it was used last
+            self._servers[server] = entries  # move it to the end: it was used last
         self._counts["misses" if found is None else "hits"] += 1
         return None if found is None else found.session
 
     def has_ended(self, session: TLSSession) -> bool:
-        """Whether a session's lineage is over, so that it should not be resumed any more."""
+        """Return True if a session's lineage has ended, such that the session must not be
+        resumed.
+        """
         return session.has_ended(self._clock(), self._max_lineage)
 
     def mark_used(self, session: TLSSession) -> None:
-        """Take note that a session is used that did not come from :meth:`take`.
+        """Note that a session is used which did not come from :meth:`take`.
 
-        A ticket of TLS 1.3 is not given out any more from now on.
+        If it is a TLS 1.3 ticket, it is not handed out from now on.
         """
         if session.single_use:
             self._used[session.id] = None
@@ -209,23 +211,24 @@ class SessionCache:
         return session.single_use and session.id in self._used
 
     def discard(self, ssl_context: ssl.SSLContext, server_hostname: str | None, port: int) -> None:
-        """Forget all sessions of one server."""
+        """Discard all sessions of one server."""
         self._count -= len(self._servers.pop((ssl_context, server_hostname, port), ()))
 
     def retire(self, ssl_context: ssl.SSLContext) -> None:
-        """Forget all sessions of a context that is not used for new connections any more.
+        """Discard all sessions of a context that is no longer used for new connections.
 
-        What its open connections still bring is not kept either, until a session is asked for.
+        New sessions from its open connections are not stored either, until :meth:`take` is called
+        for the context.
         """
         self._retired.add(ssl_context)
         for server in [server for server in self._servers if server[0] is ssl_context]:
             self.discard(*server)
 
     def clear(self) -> None:
-        """Forget all sessions. The statistics stay, and so does which tickets were used."""
+        """Discard all sessions. The statistics are kept, and so is the record of used tickets."""
         self._servers.clear()
         self._count = 0
 
     def statistics(self) -> SessionCacheStatistics:
-        """Return how often it has helped so far."""
+        """Return the current values of the counters."""
         return SessionCacheStatistics(**self._counts)

@@ -1,4 +1,4 @@
-"""Keys of session tickets that several contexts share: those of a fleet of servers."""
+"""Session ticket keys that several contexts share, such as those of a fleet of servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 
 _Path: TypeAlias = str | os.PathLike[str]
 
-# As OpenSSL has them: a name, which each ticket begins with, a key for HMAC, and one for AES-256.
+# OpenSSL's format: a name with which each ticket begins, a key for HMAC, and one for AES-256.
 _LENGTH = 16 + 32 + 32
 
 
@@ -35,27 +35,27 @@ def _check_secret(_: object, __: object, value: Any) -> None:
 
 @attrs.frozen(eq=False)
 class TicketKeys:
-    """Keys of session tickets, for servers that resume each other's sessions.
+    """Session ticket keys, for servers that resume each other's sessions.
 
-    A session ticket is a session that the server has encrypted and left to the client. Its keys
-    live in the :class:`ssl.SSLContext`, so a client that comes back to another machine, or after a
-    restart, makes a full handshake. Contexts that have the same keys resume each other's sessions::
+    A session ticket is a session that the server has encrypted and handed to the client. The keys
+    are part of the :class:`ssl.SSLContext`, so a client that returns to another machine, or after a
+    restart, needs a full handshake. Contexts with the same keys resume each other's sessions::
 
         keys = TicketKeys.from_file("/run/tickets/current.key")
         keys.install(ssl_context, purpose=b"www.example.org")
 
-    Who has the keys can decrypt the sessions that were recorded with TLS 1.2, and can pose as any
-    client to servers with these keys. Keep them as you keep private keys, and replace them often.
+    Anyone who has the keys can decrypt recorded TLS 1.2 sessions, and can impersonate any client to
+    servers with these keys. Protect them like private keys, and replace them often.
 
-    Python has no API for this; libssl is called through ``ctypes``. See :meth:`is_available`.
+    Python has no API for this, so libssl is called through ``ctypes``. See :meth:`is_available`.
 
     The repr shows nothing of the keys, and they can't be pickled or copied.
 
     Args:
-      secret: 80 random bytes, where they come from something other than a file.
+      secret: 80 random bytes, if they don't come from a file.
 
     Raises:
-      ValueError: if ``secret`` has another length, or is one byte over and over.
+      ValueError: if ``secret`` has another length, or consists of the same byte repeated.
       TypeError: if it is not :class:`bytes`.
     """
 
@@ -63,30 +63,30 @@ class TicketKeys:
 
     @classmethod
     def is_available(cls) -> bool:
-        """Whether ticket keys can be set on this Python.
+        """Return True if ticket keys can be set on this Python.
 
-        It takes a CPython whose module ``_ssl`` is a file that is linked with a shared libssl.
-        PyPy, and a Python that has all of it built in, let nobody at their contexts.
+        This requires a CPython whose module ``_ssl`` is a file that is linked with a shared libssl.
+        On PyPy, and on a Python with both of them built in, contexts are not accessible.
         """
         return is_reachable()
 
     @classmethod
     def generate(cls) -> TicketKeys:
-        """Return new keys, for the contexts of one process and those forked from it."""
+        """Return new keys, for the contexts of one process and of processes forked from it."""
         return cls(secrets.token_bytes(_LENGTH))
 
     @classmethod
     def from_file(cls, path: _Path) -> TicketKeys:
         """Read keys from a file of 80 random bytes, the format of nginx's ssl_session_ticket_key.
 
-        Symbolic links are followed. What is checked is the same open file that is read.
+        Symbolic links are followed. The checks apply to the same open file that is read.
 
         Raises:
-          ValueError: if it is no regular file of 80 bytes, or, on POSIX, if anyone but its owner
-            can read or write it.
+          ValueError: if it is not a regular file of 80 bytes, or, on POSIX, if anyone but its owner
+            has access to it.
           OSError: if it can't be read.
         """
-        # Opening a pipe would wait for its other end.
+        # Without O_NONBLOCK, opening a pipe would wait for its other end.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         descriptor = os.open(path, flags)
         try:
@@ -103,27 +103,27 @@ class TicketKeys:
         return cls(secret)
 
     def install(self, ssl_context: ssl.SSLContext, purpose: bytes = b"") -> None:
-        """Set the keys of a server's context: from now on it encrypts its tickets with these.
+        """Set the keys of a server's context, which encrypts its tickets with them from now on.
 
-        The keys in use are derived from the secret and the purpose, by HKDF with SHA-256 (RFC
+        The actual keys are derived from the secret and the purpose, by HKDF with SHA-256 (RFC
         5869). Contexts resume each other's sessions if both are the same.
 
-        OpenSSL verifies no certificate when it resumes, and can't tell from a ticket which context
-        has verified the client. So give the same purpose to contexts that let in the same clients
-        under the same names, and to no others.
+        OpenSSL verifies no certificate when it resumes a session, and a ticket does not show which
+        context has verified the client. So use the same purpose only for contexts that accept the
+        same clients under the same names.
 
         A ticket that was encrypted with other keys leads to a full handshake, without an error.
-        Connections that are open don't notice.
+        Open connections are not affected.
 
         Args:
-          ssl_context: A server's. It must make tickets, which ``OP_NO_TICKET`` prevents.
+          ssl_context: A server's context. It must issue tickets, which ``OP_NO_TICKET`` prevents.
           purpose: What the context is for: a host name, a tenant.
 
         Raises:
-          ValueError: for a context that was made for clients.
-          TypeError: if ``purpose`` is not :class:`bytes`, or ``ssl_context`` is no
+          ValueError: if the context was created for clients.
+          TypeError: if ``purpose`` is not :class:`bytes`, or ``ssl_context`` is not an
             :class:`ssl.SSLContext`.
-          NotImplementedError: where keys can't be set: see :meth:`is_available`.
+          NotImplementedError: if keys can't be set: see :meth:`is_available`.
         """
         if not isinstance(purpose, bytes):
             raise TypeError(f"a purpose must be bytes, not {type(purpose).__name__}")
@@ -153,7 +153,7 @@ def _check_file(path: _Path, mode: int) -> None:
 
 
 def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
-    """Derive a key from a secret, by HKDF with SHA-256: RFC 5869 section 2."""
+    """Derive a key from a secret by HKDF with SHA-256: RFC 5869 section 2."""
     key = hmac.digest(salt or bytes(32), secret, "sha256")
     block = output = b""
     for number in range(1, -(-length // 32) + 1):
@@ -163,18 +163,19 @@ def hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
 
 
 ################################################################
-# For all contexts that a server makes in turn
+# For all contexts that a server creates over time
 ################################################################
 
 
 def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
-    """Return what a server's context is for, to keep its sessions apart from those of others.
+    """Return the purpose of a server's context, which separates its sessions from those of others.
 
-    That is the names in its certificates, and whom it lets in. So it is the same for a renewed
-    certificate, and on every machine of a fleet.
+    It is derived from the names in its certificates, and from the settings that decide which
+    clients are accepted. So it is the same for a renewed certificate, and on every machine of a
+    fleet.
 
     Raises:
-      ValueError: if that can't be read from the context.
+      ValueError: if it can't be determined from the context.
     """
     names = certificate_names_in_der(ssl_context)
     if not names:
@@ -190,8 +191,8 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
                 "trust that can't be compared with that of other machines: call "
                 "TicketKeys.install() with a purpose of your own"
             )
-        # With post_handshake_auth the handshake asks for no certificate: its sessions must not
-        # pass for those of one that does.
+        # With post_handshake_auth, the handshake does not request a certificate. Its sessions must
+        # not be accepted by a context that requests one in the handshake.
         settings = (
             int(ssl_context.verify_mode),
             int(ssl_context.verify_flags),
@@ -208,11 +209,11 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
 
 @attrs.define(eq=False)
 class SharedTickets:
-    """The keys in a file that may be replaced, and the contexts that get them."""
+    """The keys in a file that may be replaced, and the contexts in which they are installed."""
 
     _path: _Path
     _keys: TicketKeys = attrs.field(init=False)
-    #: What is wrong with the file now; the keys are those from before.
+    #: Why the file can't be read now; the keys are the earlier ones then.
     error: Exception | None = attrs.field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
@@ -227,9 +228,9 @@ class SharedTickets:
             self.error = exc
 
     def install(self, ssl_context: ssl.SSLContext) -> None:
-        """Give the keys to a context.
+        """Install the keys in a context.
 
         Raises:
-          ValueError: see purpose_of(); or for a context that was made for clients.
+          ValueError: see purpose_of(); or if the context was created for clients.
         """
         self._keys.install(ssl_context, purpose_of(ssl_context))

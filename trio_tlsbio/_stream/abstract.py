@@ -1,4 +1,4 @@
-"""What a transport stream may offer besides Trio's interface."""
+"""Optional interfaces of a transport stream, in addition to Trio's."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ T = TypeVar("T")
 
 @runtime_checkable
 class CountingStream(Protocol):
-    """A stream that shows how much a cancelled send has sent, as a :class:`~trio_tlsbio.TLSStream`
-    does.
+    """A stream that reports how much a cancelled send has sent, as a
+    :class:`~trio_tlsbio.TLSStream` does.
     """
 
     @property
     def is_cancel_safe(self) -> bool:
-        """Whether it really does, which may depend on the underlying stream."""
+        """True if it really does, which may depend on the underlying stream."""
         ...
 
     @property
     def bytes_committed(self) -> int:
-        """How many bytes it has committed itself to deliver since it was made."""
+        """How many bytes the stream has committed to deliver since it was created."""
         ...
 
     def send_nowait(self, data: Data) -> int:
-        """Commit to as much of ``data`` as is possible without waiting, and return how much."""
+        """Commit to as much of ``data`` as possible without waiting. Return the number of bytes."""
         ...
 
     async def send_all(self, data: Data) -> None:
-        """Send all of it."""
+        """Send all of ``data``."""
         ...
 
 
@@ -50,38 +50,41 @@ class ImmediateStream(Protocol):
     """
 
     def receive_nowait(self) -> bytes | None:
-        """Return what has arrived, ``b""`` at the end; None if nothing has."""
+        """Return the received data, or ``b""`` at the end, or None if nothing has arrived."""
         ...
 
 
 @runtime_checkable
 class LingeringStream(Protocol):
-    """A stream over a socket, which must not be closed before the peer has closed."""
+    """A stream over a socket. The socket must not be closed before the peer has closed."""
 
     def end_direction(self) -> bool:
-        """End our direction of the socket, if there is one. Must not raise.
+        """End our direction of the socket, if there is one. This must not raise.
 
         Returns:
-          Whether there is one: closing it before the peer has closed can destroy data in flight.
+          True if there is a socket: closing it before the peer has closed can destroy data in
+          flight.
         """
         ...
 
 
 @runtime_checkable
 class WatchedStream(Protocol):
-    """A stream that shows whether the peer has gone, as a :class:`~trio_tlsbio.TLSStream` over a
+    """A stream that reports whether the peer has gone, as a :class:`~trio_tlsbio.TLSStream` over a
     socket does.
     """
 
     def peer_has_gone(self) -> bool:
-        """Whether the peer has ended its direction, or the whole transport, as far as that can be
-        seen without receiving what came before.
+        """Return True if the peer has ended its direction or the whole transport, as far as this
+        can be seen without receiving the data that came before.
         """
         ...
 
 
 def stream_of(kind: type[T], stream: object) -> T | None:
-    """Return the stream of a kind that a transport is, or that carries it; None without one."""
+    """Return the first stream of type ``kind`` among ``stream`` and its underlying streams, or
+    None.
+    """
     while stream is not None and not isinstance(stream, kind):
         stream = getattr(stream, "transport_stream", None)
     return stream

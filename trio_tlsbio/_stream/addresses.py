@@ -1,4 +1,4 @@
-"""Who is at the other end of a transport, and on whose behalf."""
+"""The addresses of the peer, and of the client on whose behalf a proxy connects."""
 
 from __future__ import annotations
 
@@ -13,46 +13,48 @@ from trio_tlsbio._core.proxy_header import ProxyHeader
 __all__ = ["Address", "AddressQueries", "Addresses"]
 
 Address: TypeAlias = tuple[str, int] | str
-"""A host's IP address and a port, or the path of a Unix socket, which is empty if it has none."""
+"""An IP address and a port, or the path of a Unix socket, which is empty for an unnamed socket."""
 
 
 @attrs.define(eq=False)
 class Addresses:
-    """The addresses of one transport. Each is looked up once: after a reset, sockets forget it."""
+    """The addresses of one transport. The peer's is cached: after a reset, a socket forgets it."""
 
     _transport_stream: trio.abc.Stream
-    #: What a proxy has sent before TLS.
+    #: The header that a proxy has sent before TLS.
     proxy_header: ProxyHeader | None = attrs.field(default=None, init=False)
     _peer: Address | None = attrs.field(default=None, init=False)
 
     @property
     def peer(self) -> Address | None:
-        """The address of the other end of the socket; None without a socket."""
+        """The address of the other end of the socket, or None without a socket."""
         if self._peer is None:
             self._peer = _peer_of(self._transport_stream)
         return self._peer
 
     @property
     def has_gone(self) -> bool:
-        """Whether there is a socket that has forgotten its peer's address, so it was reset."""
+        """True if there is a socket that has forgotten its peer's address, which means it was
+        reset.
+        """
         return self.peer is None and _socket_under(self._transport_stream) is not None
 
     @property
     def client(self) -> Address | None:
-        """The address that a proxy has reported, or else that of the socket."""
+        """The address that a proxy has reported, or else the socket's."""
         source = None if self.proxy_header is None else self.proxy_header.source
         if source is None:
             return self.peer
         if isinstance(source, str):
             return source
         ip, port = source
-        # As sockets have it, on each Python: "::ffff:192.0.2.1".
+        # The format that sockets use, on every Python version: "::ffff:192.0.2.1".
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         return socket.inet_ntop(family, ip.packed), port
 
 
 class AddressQueries:
-    """What a stream reports of these addresses."""
+    """What a stream reports about its addresses."""
 
     __slots__ = ()
 
@@ -60,26 +62,26 @@ class AddressQueries:
 
     @property
     def peer_address(self) -> Address | None:
-        """The address of the other end of the socket: IP address and port, ``("192.0.2.1", 443)``,
-        or the path of a Unix socket, which is mostly empty for clients.
+        """The address of the other end of the socket: an IP address and a port, ``("192.0.2.1",
+        443)``, or the path of a Unix socket, which is usually empty for clients.
 
-        None if there is no socket underneath, or it was reset before this was first asked for.
+        None if there is no underlying socket, or if it was reset before the first access.
         """
         return self._addresses.peer
 
     @property
     def client_address(self) -> Address | None:
-        """The address of the client: as reported by a proxy (``proxy_protocol`` of
+        """The address of the client: the one reported by a proxy (``proxy_protocol`` of
         :class:`TLSListener`), or else :attr:`peer_address`.
 
-        A proxy's report is there once the handshake is done.
+        A proxy's report is available once the handshake is done.
         """
         return self._addresses.client
 
     @property
     def proxy_header(self) -> ProxyHeader | None:
-        """What a proxy has reported about the client, by the PROXY protocol; None without one, and
-        until it has arrived.
+        """What a proxy has reported about the client with the PROXY protocol. None without a proxy,
+        and until the header has arrived.
         """
         return self._addresses.proxy_header
 
@@ -102,7 +104,7 @@ def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
             return host, port
         case str():
             return name
-        case bytes():  # Linux's abstract names
+        case bytes():  # Linux's abstract socket names
             return name.decode("utf-8", "surrogateescape")
         case _:
             return None

@@ -1,4 +1,4 @@
-"""What a stream is made of, put together."""
+"""Puts the parts of a stream together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def assemble(
     on_session: Callable[[TLSSession], object] | None,
     received: Data,
 ) -> Driver:
-    """Return the connection and the transport of a :class:`TLSStream`."""
+    """Create the connection and the transport of a :class:`TLSStream`, and return their driver."""
     verify_peer, choose_context = options.verify_peer, options.choose_context
     connection = connection_of(
         arguments, on_session is not None, verify_peer is not None, options.strict_alpn
@@ -37,7 +37,7 @@ def assemble(
     if received:
         transport.has_heard = True
         connection.feed(received)
-    decisions = None  # which most connections need not ask for
+    decisions = None  # most connections have no decisions to make
     if choose_context is not None or verify_peer is not None:
         decisions = Decisions(connection, choose_context, verify_peer)
     return Driver(connection, transport, decisions, on_session, options.handshake_timeout)

@@ -1,4 +1,4 @@
-"""A server's connection before its handshake: what may come first, and clients that say nothing."""
+"""A server's connection before its handshake: prologues, and clients that send nothing."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["end_if_silent", "expect_before_tls"]
 def expect_before_tls(
     stream: TLSStream[Any], make_prologue: Callable[[Addresses], Prologue]
 ) -> None:
-    """Have a stream read a prologue before its handshake, and within the time for that."""
+    """Make a stream read a prologue before its handshake. The handshake timeout covers both."""
     stream._driver.expect(make_prologue(stream._addresses))
 
 
 def end_if_silent(stream: TLSStream[Any], error: TLSError) -> None:
-    """End a handshake with an error if the peer has not sent anything yet."""
+    """Fail the handshake with ``error`` if the peer has not sent anything yet."""
     stream._driver.end_if_silent(error)

@@ -1,4 +1,4 @@
-"""The ClientHello, read off a stream before TLS begins."""
+"""Reads the ClientHello from a stream before TLS begins."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ __all__ = ["read_client_hello"]
 async def read_client_hello(
     transport_stream: trio.abc.ReceiveStream,
 ) -> tuple[ClientHello, bytes]:
-    """Wait for a client's ClientHello on a stream, and return it with all that was received.
+    """Wait for a client's ClientHello on a stream. Return it, and all received bytes.
 
-    A router passes these bytes on to the server that it has chosen, and everything that follows in
-    both directions: TLS is between the client and that server. To speak TLS yourself, make a
-    :class:`TLSStream` with ``server_side=True`` and these bytes as ``received``.
+    A router forwards these bytes to the server that it has chosen, and then everything that follows
+    in both directions: TLS is between the client and that server. To act as the server yourself,
+    create a :class:`TLSStream` with ``server_side=True``, and pass the bytes as ``received``.
 
-    Nothing is sent, also where this fails: what the client hears then, and when the transport is
-    closed, is yours to decide. A client may take as long as it likes, so put a timeout around this.
+    This never sends anything, even if it fails: you decide how to answer the client, and when to
+    close the transport. There is no timeout for the client, so put one around this call.
 
-    Cancelled, it loses what was received by then: close the transport.
+    If this is cancelled, the bytes received so far are lost: close the transport.
 
     Args:
-      transport_stream: What the client has connected by. Of what it has, no more is read than one
-        piece of 16 KiB beyond the ClientHello.
+      transport_stream: The stream over which the client has connected. At most one piece of 16 KiB
+        is read beyond the ClientHello.
 
     Raises:
-      TLSError: if the client does not speak TLS, sends a malformed ClientHello or one of more than
-        64 KiB, or if the transport broke. The words are those of a server's :class:`TLSStream`.
+      TLSError: if the client doesn't speak TLS, if its ClientHello is malformed or longer than 64
+        KiB, or if the transport broke. The messages are those of a server's :class:`TLSStream`.
       TruncationError: if the transport ended first.
       trio.BusyResourceError: if another task receives from the stream.
       trio.ClosedResourceError: if the stream is closed.
@@ -41,7 +41,8 @@ async def read_client_hello(
     while hello is None:
         try:
             data = await transport_stream.receive_some(reader.most_bytes)
-        except TruncationError:  # of TLS around this: the client has not sent its own end
+        # a TLS transport was truncated: the inner client has not ended its own stream
+        except TruncationError:
             data = b""
         except trio.BrokenResourceError as exc:
             words = str(exc) or type(exc).__name__

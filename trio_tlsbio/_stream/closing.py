@@ -1,4 +1,4 @@
-"""How a connection ends: closed, closed at once, or given back as plaintext."""
+"""Ends a connection: with or without waiting, or back to plaintext."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .turns import beside
 
 __all__ = ["Closing", "close_nowait"]
 
-# How long a peer that sends data where unwrap() expects its end has to be silent before that is an
-# error, in seconds.
+# How long a peer has to be silent, in seconds, before unwrap() treats data in place of a
+# close_notify as an error.
 _PAUSE = 0.1
 
 
@@ -30,15 +30,15 @@ _PAUSE = 0.1
 class Closing:
     """The end of one connection.
 
-    A close vouches that the peer has got everything, by its close_notify (RFC 9846 section 6.1).
-    So there is none where not all was said.
+    A close_notify asserts that the peer has got everything (RFC 9846 section 6.1). So none is sent
+    if some of the data was not sent completely.
     """
 
     options: StreamOptions
     _driver: Driver
-    #: Whether the stream is closed, or about to be.
+    #: True if the stream is closed, or about to be.
     has_begun: bool = attrs.field(default=False, init=False)
-    #: Set when the transport is closed, or was given back.
+    #: Set when the transport is closed, or was returned to the caller.
     closed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _is_aborted: bool = attrs.field(default=False, init=False)
     _lingers: bool = attrs.field(default=True, init=False)  # until stop_lingering()
@@ -51,7 +51,7 @@ class Closing:
 
     @property
     def _vouches(self) -> bool:
-        """Whether a close may say that the peer has got everything."""
+        """True if a close may assert that the peer has got everything."""
         return not (self.options.https_compatible or self._is_aborted or self._driver.is_cut)
 
     ################################################################
@@ -67,12 +67,12 @@ class Closing:
         error_before = self._driver.connection.error
         deadline = trio.current_time() + (0.0 if self._is_aborted else self.options.close_timeout)
         if isinstance(error_before, HandshakeTimeoutError):
-            deadline = -math.inf  # the peer was waited for long enough
+            deadline = -math.inf  # the peer has already had enough time
         try:
             with trio.CancelScope(deadline=deadline):
                 await (self._end() if is_first else self.closed.wait())
         except KeyboardInterrupt:
-            deadline = -math.inf  # it comes only once, and the transport has to close at once
+            deadline = -math.inf  # Ctrl-C comes only once, and the transport has to close at once
             raise
         finally:
             if not self.closed.is_set():
@@ -84,7 +84,7 @@ class Closing:
             self._raise_what_was_found()
 
     def abort(self, transport_stream: trio.abc.AsyncResource) -> bool:
-        """Close at once, and vouch for nothing: see :meth:`TLSStream.abort`."""
+        """Close at once, without asserting anything: see :meth:`TLSStream.abort`."""
         if not self.closed.is_set():
             self.has_begun = self._is_aborted = True
             self._end_nowait()
@@ -95,16 +95,16 @@ class Closing:
     async def _close_transport(
         self, transport_stream: trio.abc.AsyncResource, deadline: float
     ) -> None:
-        # Not only the first task that comes here: one that is cancelled makes the transport, if
-        # another task waits for it, close at once.
+        # Every task that gets here calls aclose(), not only the first: if another task waits in it,
+        # a cancelled call makes the transport close at once.
         try:
-            with trio.CancelScope(deadline=deadline):  # cancelled, it closes at once
+            with trio.CancelScope(deadline=deadline):  # a cancelled aclose() closes at once
                 await transport_stream.aclose()
         finally:
             self.closed.set()
 
     def _raise_what_was_found(self) -> None:
-        """Raise what a close has found, if no other call can have raised it."""
+        """Raise an error that was found while closing, if no other call can have raised it."""
         connection = self._driver.connection
         failed_in_handshake = connection.handshake is None and connection.send_state is State.FAILED
         if isinstance(connection.error, PeerAlertError) or failed_in_handshake:
@@ -118,20 +118,20 @@ class Closing:
     async def _end(self) -> None:
         connection, transport = self._driver.connection, self._driver.transport
         if self.options.https_compatible and connection.send_state is State.HANDSHAKE:
-            return  # there is nothing that could be lost
-        # A peer that has gone already is no error here, nor a stream that broke before.
+            return  # nothing was sent that could be lost
+        # It is not an error if the peer has already gone, or if the stream was already broken.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if self._vouches:
                 await self._driver.complete_handshake()
-            transport.receive_nowait(1)  # a record that fails is answered by an alert
+            transport.receive_nowait(1)  # an invalid record is answered with an alert
             if self._vouches:
                 connection.send_close_notify()
             else:
                 self._discard()
         if isinstance(connection.error, HandshakeTimeoutError):
-            return  # the peer was waited for long enough
+            return  # the peer has already had enough time
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            # Whatever was raised: the alert, or what was committed before.
+            # After any error, send the alert, or the data that was committed before.
             await self._flush_and_receive(self._discard)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._wait_for_the_peer()
@@ -145,34 +145,35 @@ class Closing:
                 connection.send_close_notify()
         self._discard()
         transport.inbox.discard()
-        transport.receive_nowait()  # what is left unread would make closing a reset
+        transport.receive_nowait()  # unread data would turn closing into a reset
         self._driver.report_last_session()
-        if connection.send_state is not State.HANDSHAKE:  # half of one is of no use
+        if connection.send_state is not State.HANDSHAKE:  # an incomplete handshake is useless
             transport.flush_nowait()
         transport.end_direction()
 
     async def _flush_and_receive(self, take: Callable[[], object]) -> None:
-        """Flush what is pending, and receive meanwhile: the peer may have something to send too,
-        and not read before that is gone.
+        """Send the pending ciphertext, and receive at the same time: the peer may be sending too,
+        and not read before its own data is gone.
 
-        ``take`` is called for what was received.
+        ``take`` is called to process the received data.
         """
         if self._driver.transport.flush_nowait() and not self._driver.has_pending:
             return
         async with beside(partial(self._receive_meanwhile, take)):
             await self._driver.flush_held()
 
-    @enable_ki_protection  # a new task does not get it from the one that starts it
+    @enable_ki_protection  # a new task does not inherit the protection
     async def _receive_meanwhile(self, take: Callable[[], object]) -> None:
         transport, left = self._driver.transport, self.options.close_max_bytes
-        with suppress(trio.Cancelled, Exception):  # the task that waits for the end meets it too
+        # the task that waits for the end gets the same error
+        with suppress(trio.Cancelled, Exception):
             while left > 0 and not transport.has_ended:
                 left -= await transport.receive(while_flushing=True)
                 take()
 
     def _discard(self) -> None:
-        """Look at what has arrived, for the end or an alert, and throw it away. What one call does
-        not get to is thrown away unread.
+        """Check the received data for the end or an alert, and discard it. If that is more than one
+        call processes, discard the rest without decrypting it.
         """
         connection = self._driver.connection
         if not connection.is_behind:
@@ -192,7 +193,7 @@ class Closing:
             self._lingering.cancel()
 
     async def _wait_for_the_peer(self) -> None:
-        """Wait until the peer sends no more, if closing the transport now could do harm."""
+        """Wait until the peer stops sending, if closing the transport now could destroy data."""
         transport = self._driver.transport
         if not transport.end_direction() or not transport.has_sent:
             return
@@ -202,7 +203,7 @@ class Closing:
                 return
         delay = 0.001
         while transport.unacknowledged():
-            await trio.sleep(delay)  # nothing wakes a task for an acknowledgement
+            await trio.sleep(delay)  # acknowledgements don't wake tasks
             delay = min(2 * delay, 0.1)
 
     async def _receive_until_the_end(self) -> None:
@@ -220,7 +221,7 @@ class Closing:
     ################################################################
 
     async def unwrap(self) -> bytes:
-        """End TLS in both directions, and return what was received after it.
+        """End TLS in both directions, and return the bytes that were received after it.
 
         See :meth:`TLSStream.unwrap`.
         """
@@ -232,8 +233,8 @@ class Closing:
             connection.receive_state is State.OPEN
             and connection.bytes_to_receive <= self.options.close_max_bytes
         ):
-            # Once there is data, all of it is taken in until the peer pauses: it may have much
-            # left to send before its close_notify, and wait for us to read.
+            # Once there is data, receive until the peer pauses: it may have much left to send
+            # before its close_notify, and wait for us to read.
             pause = _PAUSE if connection.bytes_to_receive else math.inf
             with trio.move_on_after(pause) as scope:
                 await driver.exchange()
@@ -254,16 +255,16 @@ class Closing:
 
 
 def close_nowait(stream: trio.abc.AsyncResource) -> bool:
-    """Close a stream without waiting, and return whether it can be closed so."""
+    """Close a stream without waiting. Return False if that is not possible."""
     if isinstance(stream, trio.SocketStream):
         stream.socket.close()
     elif isinstance(stream, trio.StapledStream):
         halves = stream.send_stream, stream.receive_stream
-        return sum(map(close_nowait, halves)) == len(halves)  # both, whatever the first one says
+        return sum(map(close_nowait, halves)) == len(halves)  # both, even if the first one fails
     elif callable(close := getattr(stream, "abort", None) or getattr(stream, "close", None)):
         if inspect.iscoroutinefunction(close):
             return False
-        return close() is not False  # a stream that carries another one may not be able to
+        return close() is not False  # a stream that carries another one may be unable to
     else:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a program decides in the middle of a handshake: a server's context, and who the peer is."""
+"""Decisions of user functions during a handshake: a server's context, and verifying the peer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .turns import Turn
 __all__ = ["ChooseContext", "Decisions", "VerifyPeer", "checked_function", "result_of"]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
-"""Chooses a server's context by what the client says."""
+"""Chooses a server's context for a client, based on its ClientHello."""
 
 VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
-"""Verifies a peer that OpenSSL has accepted; what it raises refuses the peer."""
+"""Verifies a peer that OpenSSL has accepted. An exception refuses the peer."""
 
 
 def checked_function(function: object, name: str) -> Callable[[Any], Any]:
-    """Return a function that makes decisions; :exc:`TypeError` for what can't be one."""
+    """Return ``function``, or raise :exc:`TypeError` if it can't be a function that decides."""
     if isinstance(function, type) or not callable(function):
         raise TypeError(
             f"{name} must be a function{' or an ssl.SSLContext' * (name == 'ssl_context')}, not "
@@ -39,10 +39,10 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
 
 @attrs.define(eq=False)
 class Decisions:
-    """Asks the program where a handshake pauses for it.
+    """Calls the user's functions when a handshake pauses for them.
 
-    One task asks, and others that need the handshake wait for it. If that one is cancelled, the
-    next one asks again.
+    One task calls the function, and others that need the handshake wait for it. If that task is
+    cancelled, the next one calls the function again.
     """
 
     _connection: TLSConnection
@@ -52,21 +52,22 @@ class Decisions:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the handshake has paused."""
+        """True if the handshake has paused for a decision."""
         return self._connection.wants_context or self._connection.unverified is not None
 
     async def make(self) -> None:
-        """Ask, and tell the connection.
+        """Call the user's function, and pass the result to the connection.
 
         Raises:
-          Exception: what the program raises, but for :exc:`RefuseHandshake`.
+          Exception: any exception of the user's function except :exc:`RefuseHandshake`.
         """
         if self._turn.is_taken:
             await self._turn.wait()
             return
         self._turn.is_taken = True
         try:
-            await trio.lowlevel.checkpoint_if_cancelled()  # the handshake waits soon enough
+            # no full checkpoint: the handshake will wait anyway
+            await trio.lowlevel.checkpoint_if_cancelled()
             if self._connection.wants_context:
                 await self._choose()
             elif (handshake := self._connection.unverified) is not None:
@@ -102,8 +103,8 @@ class Decisions:
             connection.accept_peer()
 
 
-@disable_ki_protection  # it is not ours: it may take its time, and Ctrl-C should reach it
+@disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it
 async def result_of(function: Callable[[Any], Any], argument: object) -> Any:
-    """Call a function of the program, async or not, and return what it returns."""
+    """Call a user's function, async or not, and return its result."""
     result = function(argument)
     return await result if inspect.isawaitable(result) else result

@@ -1,4 +1,4 @@
-"""A connection and its transport, moved together: the handshake, what is pending, alerts."""
+"""Drives one connection over its transport: the handshake, unsent data, alerts."""
 
 from __future__ import annotations
 
@@ -24,46 +24,50 @@ __all__ = ["Driver"]
 
 R = TypeVar("R")
 
-# How long an alert may take to get onto the wire before its error is raised, in seconds. It is
-# a few bytes long: only a peer that has stopped reading makes it wait at all.
+# Seconds to wait for an alert to reach the wire before its error is raised. An alert is a few bytes
+# long, so it has to wait only if the peer has stopped reading.
 _ALERT_TIMEOUT = 1.0
 
 
 @attrs.define(eq=False)
 class Driver:
-    """What every operation of a stream is made of."""
+    """The operations from which a stream's methods are built."""
 
     connection: TLSConnection
     transport: Transport[Any]
     _decisions: Decisions | None
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float
-    _handshake_deadline: float | None = attrs.field(default=None, init=False)  # once it is awaited
-    #: Whether the handshake is done, and our last flight of it is sent.
+    # set by the first handshake attempt
+    _handshake_deadline: float | None = attrs.field(default=None, init=False)
+    #: True if the handshake is done, and our last flight has been sent.
     is_established: bool = attrs.field(default=False, init=False)
-    #: How many bytes of plaintext were going to be sent so far, and how many of them are encrypted.
+    #: Plaintext bytes that callers have passed in for sending, and how many of those are encrypted.
     begun: int = attrs.field(default=0, init=False)
     committed: int = attrs.field(default=0, init=False)
-    _prologue: Prologue | None = attrs.field(default=None, init=False)  # until it is whole
+    # until it has been read completely
+    _prologue: Prologue | None = attrs.field(default=None, init=False)
 
     ################################################################
     # Before TLS
     ################################################################
 
     def expect(self, prologue: Prologue) -> None:
-        """Have a prologue read before the handshake, as a part of it. It must not have begun."""
+        """Read a prologue before the handshake, as a part of it. The handshake must not
+        have begun.
+        """
         self._prologue = prologue
-        self.transport.inbox = Inbox()  # so that none of it gets to OpenSSL
+        self.transport.inbox = Inbox()  # keep the prologue away from OpenSSL
 
     @property
     def has_heard(self) -> bool:
-        """Whether the peer has sent anything, rather than a proxy in front of it."""
+        """True if the peer itself has sent anything; a proxy's header doesn't count."""
         is_heard = self._prologue is None or self._prologue.has_heard
         return (is_heard and self.transport.has_heard) or self.is_established
 
     async def _read_prologue(self) -> None:
         transport = self.transport
-        while self._prologue is not None:  # another task may have got there meanwhile
+        while self._prologue is not None:  # another task may have read it in the meantime
             self.connection.lifecycle.check_send()
             try:
                 rest = await self._prologue.feed(transport.inbox.take_all())
@@ -71,9 +75,9 @@ class Driver:
                     rest = self._prologue.feed_eof()
             except TLSError as exc:
                 self.connection.lifecycle.origin.claim(exc)
-                transport.inbox.discard()  # what follows it doesn't matter
+                transport.inbox.discard()  # the bytes that follow don't matter
                 if self._prologue.has_heard:
-                    transport.note_sent()  # it may have been answered in plaintext
+                    transport.note_sent()  # the prologue may have been answered in plaintext
                 raise
             if rest is None:
                 await transport.receive()
@@ -81,9 +85,9 @@ class Driver:
                 self._begin_tls(rest)
 
     def _begin_tls(self, received: bytes) -> None:
-        """Give the connection what was received after the prologue, and what will be."""
+        """Switch to the connection's inbox, and feed it the bytes that followed the prologue."""
         self._prologue = None
-        self.transport.inbox = self.connection.inbox  # if the transport has ended, it says so again
+        self.transport.inbox = self.connection.inbox  # an ended transport reports its end again
         self.transport.has_heard = bool(received)
         if received:
             self.connection.feed(received)
@@ -93,21 +97,23 @@ class Driver:
     ################################################################
 
     async def complete_handshake(self) -> bool:
-        """Complete the handshake, and return whether that took to wait, which is a checkpoint."""
+        """Complete the handshake. Return True if this had to wait, which executed a checkpoint."""
         if self.is_established:
             return False
         has_waited = False
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
-        is_timed = self._handshake_deadline < math.inf  # else a scope would only take time
+        # avoid the cost of a scope that never expires
+        is_timed = self._handshake_deadline < math.inf
         with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():
             try:
                 if self._prologue is not None:
                     await self._read_prologue()
                 has_waited = await self._shake_hands()
             except TLSError as exc:
-                # If the transport broke, TLS could go on, only to fail in another way.
+                # A transport failure doesn't fail the TLS connection, which could go on and fail in
+                # another way.
                 self.connection.abort(exc.again())
                 raise
         if not self.is_established:
@@ -123,14 +129,16 @@ class Driver:
         return has_waited
 
     def end_if_silent(self, error: TLSError) -> None:
-        """End the handshake if the peer has not sent anything, nor is anything there to be read."""
+        """Fail the handshake if the peer has sent nothing, and no received bytes are ready to be
+        read.
+        """
         if not (self.has_heard or self.transport.receive_nowait(1)):
             self.connection.abort(error)
-        self.transport.wake_receiver()  # there is something to know now
+        self.transport.wake_receiver()  # let it notice the error
 
     async def _shake_hands(self) -> bool:
         has_waited = False
-        while not self.is_established:  # another task may have got there meanwhile
+        while not self.is_established:  # another task may have completed it in the meantime
             if not await self.step(self.connection.do_handshake):
                 if self._decisions is not None and self._decisions.is_wanted:
                     await self._decide(self._decisions)
@@ -140,17 +148,19 @@ class Driver:
                 continue
             ssl_object = self.connection.ssl_object
             if ssl_object.server_side and ssl_object.version() == "TLSv1.3":
-                # What is left are session tickets. OpenSSL writes them now already, for a client
-                # that may not read before it has written a lot.
+                # Only session tickets are unsent. OpenSSL has already written them, but the client
+                # may not read before it has written a lot.
                 self.transport.flush_later()
             elif not self.transport.flush_nowait():
                 await self.flush()
             self.is_established = True
-        self.report_sessions()  # in TLS 1.2 the handshake brings one
+        self.report_sessions()  # a TLS 1.2 handshake provides a session
         return has_waited
 
     async def _decide(self, decisions: Decisions) -> None:
-        """Have the program decide. What it raises is raised, after the peer got an alert."""
+        """Run the user's function. An exception that it raises is raised here, after the peer was
+        sent an alert.
+        """
         try:
             await decisions.make()
         except Exception:
@@ -158,15 +168,17 @@ class Driver:
             raise
 
     async def exchange(self) -> None:
-        """Wait for the wire to move one step in a handshake: out first, what comes in answers."""
+        """Move the handshake one step: send the pending ciphertext, or else wait for the peer's
+        answer.
+        """
         if self.transport.outbox.pieces and not self.transport.flush_nowait():
             await self.flush()
         else:
             await self.transport.receive()
 
     async def step(self, step: Callable[..., R], *args: object) -> R:
-        """Call a method of the connection; if that fails, send the peer the alert before raising
-        the error.
+        """Call a method of the connection. If it fails, send the peer the alert, then raise the
+        error.
         """
         try:
             return step(*args)
@@ -180,37 +192,43 @@ class Driver:
 
     @property
     def is_cut(self) -> bool:
-        """Whether a send has ended before all of its data was encrypted, and none followed."""
+        """True if the last send ended before all of its data was encrypted."""
         return self.begun > self.committed
 
     @property
     def has_pending(self) -> bool:
-        """Whether something is waiting to be sent here: ciphertext, or plaintext that is held."""
+        """True if there is unsent ciphertext, or plaintext that is held back."""
         outbox = self.transport.outbox
         return bool(outbox.pieces or outbox.held)
 
     async def flush(self) -> None:
-        """Flush; if that fails, the alert that the peer has sent before is what is raised."""
+        """Send the pending ciphertext. If that fails, raise the peer's alert if one has arrived, or
+        else the transport's error.
+        """
         with suppress(TLSError):
             await self.transport.flush()
             return
-        self.check_send()  # here, or what it finds would be kept with the error as its context
+        self.check_send()  # outside the block, so that the new error has no context
 
     async def flush_held(self) -> None:
-        """Flush what was given to the connection, also if it holds that for a renegotiation."""
+        """Send all data, including the plaintext that the connection holds back in a
+        renegotiation.
+        """
         await self.flush()
         while self.transport.outbox.held and not await self.step(self.connection.do_handshake):
             await self.exchange()
         await self.flush()
 
     async def flush_leftover(self) -> None:
-        """Send what an earlier operation has left, unless that may wait (session tickets)."""
+        """Send what an earlier operation left unsent, except session tickets, which may wait."""
         is_left = self.has_pending or self.transport.is_unfinished
         if is_left and self.is_established and not self.transport.may_wait:
             await self.flush_held()
 
     async def flush_alert(self) -> None:
-        """Send the alert that OpenSSL has written, if TLS has failed here. Bounded in time."""
+        """Send the alert that OpenSSL wrote, if TLS has failed on this side. This waits for at most
+        a second.
+        """
         if self.connection.send_state is not State.FAILED:
             return
         self.transport.flush_nowait()
@@ -222,23 +240,23 @@ class Driver:
                 await self.transport.flush()
 
     def check_send(self) -> None:
-        """Raise what keeps the transport from sending, or rather the alert by which the peer has
-        said why.
+        """Raise the error that keeps the transport from sending. If the peer has sent an alert that
+        explains it, raise that instead.
         """
         if not self.transport.can_send:
             self.raise_alert()
             self.transport.check_send()
 
     def raise_alert(self) -> None:
-        """Raise the fatal alert that has arrived, if one has."""
+        """Raise the fatal alert that the peer has sent, if it has arrived."""
         self.transport.receive_nowait()
         self.connection.look_ahead()
         if isinstance(self.connection.error, PeerAlertError):
             raise self.connection.error.again()
 
     async def send_close_notify(self) -> None:
-        """End our direction, unless what has arrived is a failure, or the peer's alert: a socket
-        takes a close_notify even so.
+        """End our direction, but first check the received data for a failure or an alert: a socket
+        would accept a close_notify even then.
         """
         if not self.transport.is_receiving:
             self.transport.receive_nowait(1)
@@ -250,24 +268,26 @@ class Driver:
 
     @property
     def receiver(self) -> Callable[[int | None], bytes | None]:
-        """What receives: :meth:`receive`, or the connection itself where that comes to the same."""
+        """The function to receive with: :meth:`receive`, or the connection's own method if no hook
+        needs to be called.
+        """
         return self.connection.receive if self._on_session is None else self.receive
 
     def receive(self, max_bytes: int | None = None) -> bytes | None:
-        """Receive from the connection, and report the sessions that have come."""
+        """Receive from the connection, and report new sessions to the hook."""
         try:
             return self.connection.receive(max_bytes)
         finally:
             self.report_sessions()
 
     def report_sessions(self) -> None:
-        """Call the hook for the sessions that have come."""
+        """Call the hook for each new session."""
         if self._on_session is not None:
             for session in self.connection.new_sessions():
                 self._on_session(session)
 
     def report_last_session(self) -> None:
-        """Look for a session once more, before the connection is closed."""
+        """Look for a session one last time, before the connection is closed."""
         if self._on_session is not None:
             self.connection.look_for_session()
             self.report_sessions()

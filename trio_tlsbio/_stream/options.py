@@ -1,4 +1,4 @@
-"""How a stream behaves: the parameters that travel together from the public functions."""
+"""Parameters for the behaviour of a stream, which several public functions share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CLOSE_TIMEOUT = 5.0
 """How long :meth:`TLSStream.aclose` waits for the peer by default, in seconds."""
 
 CLOSE_MAX_BYTES = 1024 * 1024
-"""How many bytes :meth:`TLSStream.aclose` throws away by default before it stops waiting."""
+"""How many bytes :meth:`TLSStream.aclose` discards by default before it stops waiting."""
 
 
 @attrs.frozen(kw_only=True)
 class StreamOptions:
-    """The parameters of a :class:`TLSStream`, checked, that say how it behaves.
+    """The parameters of a :class:`TLSStream` that define its behaviour, validated.
 
-    They say nothing about a single connection, so a listener or a connector makes them once for
+    They don't depend on the single connection, so a listener or a connector creates them once for
     all of its connections.
     """
 
@@ -32,7 +32,7 @@ class StreamOptions:
     close_max_bytes: int = attrs.field(default=CLOSE_MAX_BYTES)
     verify_peer: VerifyPeer | None = attrs.field(default=None)
     strict_alpn: bool = False
-    #: Chooses the context of a server that has none when the connection is made.
+    #: Chooses the context of a server connection that is created without one.
     choose_context: ChooseContext | None = attrs.field(default=None)
 
     @classmethod
@@ -45,7 +45,9 @@ class StreamOptions:
         close_max_bytes: int,
         strict_alpn: bool = False,
     ) -> StreamOptions:
-        """Return the options without functions: most connections of a program have the same."""
+        """Return the options without functions. They are cached, because most connections share
+        them.
+        """
         return cls(
             https_compatible=https_compatible,
             handshake_timeout=handshake_timeout,
@@ -57,7 +59,7 @@ class StreamOptions:
     def deciding(
         self, *, verify_peer: VerifyPeer | None, choose_context: ChooseContext | None = None
     ) -> StreamOptions:
-        """Return the options with the functions that decide during a handshake."""
+        """Return a copy with the functions that decide during a handshake."""
         return attrs.evolve(self, verify_peer=verify_peer, choose_context=choose_context)
 
     @handshake_timeout.validator

@@ -1,4 +1,4 @@
-"""Noticing that the peer has gone, for programs that only send."""
+"""Detects that the peer has gone, for code that only sends."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from .driver import Driver
 
 __all__ = ["PeerWatch"]
 
-# How often to look, at most, in seconds. A look takes a system call, so many sends share one.
+# The shortest interval between checks, in seconds. A check takes a system call, so many sends share
+# one.
 _LOOK_INTERVAL = 0.00025
 
 
 @attrs.define(eq=False)
 class PeerWatch:
-    """Looks whether the peer has gone, for a program that never receives: it would not learn of
-    that otherwise, and what it sends afterwards is lost.
+    """Checks whether the peer has gone. Code that never receives would not notice this otherwise,
+    and the data that it sends afterwards would be lost.
 
-    A program that sends in bulk learns of it by the reset that its data causes.
+    With bulk data, the reset that the data provokes is noticed anyway.
     """
 
     _driver: Driver
-    #: Whether the peer's end was received.
+    #: True if the end of the peer's data was received.
     has_received_end: bool = attrs.field(default=False, init=False)
     _next_look: float = attrs.field(default=0.0, init=False)
 
     def end(self) -> None:
-        """Never look again."""
+        """Disable all further checks."""
         self._next_look = math.inf
 
     def look(self) -> None:
-        """Look, if it is time to.
+        """Check, unless the last check was too recent.
 
         Raises:
           PeerAlertError: if the peer has sent a fatal alert.
@@ -51,8 +52,8 @@ class PeerWatch:
         if transport.is_receiving or not transport.peer_has_gone():
             return
         driver.raise_alert()
-        # After a close_notify alone the peer may still read. A program that has received the end,
-        # or has something left to receive, does not only send, and may know what it does.
+        # After a close_notify alone, the peer may still read. If the caller has received the end,
+        # or has something left to receive, it doesn't only send, and can see the peer's end itself.
         is_known = self.has_received_end or connection.bytes_to_receive
         if transport.inbox.has_ended and not is_known:
             error = TLSError("the peer has closed the connection, and reads nothing any more")

@@ -1,4 +1,4 @@
-"""What comes before TLS on a connection."""
+"""Data that precedes TLS on a connection."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ class Prologue(Protocol):
 
     @property
     def name(self) -> str:
-        """What is being waited for, for error messages."""
+        """What the prologue is called in error messages."""
 
     @property
     def has_heard(self) -> bool:
-        """Whether the client has sent something, rather than a proxy in front of it."""
+        """True if the client itself has sent something; a proxy's header doesn't count."""
 
     async def feed(self, data: bytes) -> bytes | None:
-        """Take what has arrived, possibly nothing, and return what follows the prologue, which
-        belongs to TLS; None if the prologue is not whole yet.
+        """Take received bytes, possibly none. Return the bytes after the prologue, which belong to
+        TLS, or None if the prologue is not complete yet.
 
-        It may be called again in another task while it waits, and then must raise.
+        Another task may call this again while it is waiting. It must raise then.
 
         Raises:
           TLSError: if TLS must not begin.
         """
 
     def feed_eof(self) -> bytes:
-        """Take note that the transport has ended, and return what belongs to TLS.
+        """Note that the transport has ended, and return the bytes that belong to TLS.
 
         Raises:
           TLSError: if TLS must not begin.

@@ -1,4 +1,6 @@
-"""A task that owns a transport's writes, for transports that can't tell how much they sent."""
+"""A task that owns a transport's writes, for transports that can't report how much they
+have sent.
+"""
 
 from __future__ import annotations
 
@@ -26,36 +28,38 @@ __all__ = ["PumpedStream", "open_pump"]
 
 T_Data = TypeVar("T_Data", bytes, bytes | None, bytes | bytearray)
 
-# How many turns of the scheduler the pump gets for what is unsent where nothing may wait any more.
-# Whether a send would wait can't be asked; one that doesn't is through after a few turns.
+# How many scheduler turns the pump gets to send the rest when nothing may wait any more. There is
+# no way to ask whether a send would wait; one that doesn't wait finishes in a few turns.
 _LAST_TURNS = 16
 
 
 @attrs.define(eq=False)
 class PumpedStream(trio.abc.Stream):
-    """A stream whose sends may be cancelled, over one whose sends may not. See :func:`open_pump`.
+    """A stream whose sends can be cancelled, over one whose sends can't. See :func:`open_pump`.
 
-    The data given to :meth:`send_all` goes into a buffer, from which a task of its own sends. So a
-    cancelled :meth:`send_all` gives up nothing but waiting for room in the buffer, and
-    :attr:`bytes_committed` says how much went in.
+    :meth:`send_all` puts the data into a buffer, and a separate task sends from there. So a
+        cancelled
+    :meth:`send_all` only stops waiting for room in the buffer, and :attr:`bytes_committed` shows
+        how many bytes went in.
 
-    What is committed goes out whole and in order. Where it can't, the transport is closed, so that
+    Committed data is sent completely and in order. If that fails, the transport is closed, so that
     the peer can see that it did not get everything.
     """
 
     transport_stream: trio.abc.Stream
-    """The underlying stream: the pump sends on it, and closes it."""
+    """The underlying stream. The pump sends on it, and closes it."""
 
     _max_buffer: int
     _buffer: deque[bytes] = attrs.field(factory=deque, init=False, repr=False)
-    _buffered: int = attrs.field(default=0, init=False)  # with what is being sent just now
+    _buffered: int = attrs.field(default=0, init=False)  # includes the bytes being sent
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
-    _is_error_known: bool = attrs.field(default=False, init=False)  # to a task that sends
+    _is_error_known: bool = attrs.field(default=False, init=False)  # a sending task has got it
     _is_closed: bool = attrs.field(default=False, init=False)
-    _is_left: bool = attrs.field(default=False, init=False)  # the block of open_pump()
-    _has_ended: bool = attrs.field(default=False, init=False)  # the pump
-    # The pump is not cancelled with the code around it, which decides when the pump ends.
+    _is_left: bool = attrs.field(default=False, init=False)  # the block of open_pump() was left
+    _has_ended: bool = attrs.field(default=False, init=False)  # the pump has ended
+    # The pump is not cancelled together with the surrounding code, which decides when the pump
+    # ends.
     _pump_scope: trio.CancelScope = attrs.field(
         factory=lambda: trio.CancelScope(shield=True), init=False, repr=False
     )
@@ -80,10 +84,10 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     async def send_all(self, data: Data) -> None:
-        """Put data into the buffer, and wait for room in it where that is needed.
+        """Put data into the buffer. Wait until there is room for it.
 
         Raises:
-          trio.BrokenResourceError: if the transport could not send what was given before.
+          trio.BrokenResourceError: if the transport failed to send earlier data.
         """
         with self._send_conflict:
             await trio.lowlevel.checkpoint()
@@ -96,7 +100,7 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
-        """Put as much into the buffer as there is room for, and return how many bytes that was."""
+        """Put as much data into the buffer as there is room for. Return the number of bytes."""
         with self._send_conflict:
             self._check()
             with byte_view(data) as view:
@@ -112,18 +116,18 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive from the transport itself.
+        """Receive from the transport directly.
 
         Raises:
-          trio.BrokenResourceError: if the transport failed, also while the pump was sending: a
-            socket that was reset looks as if it had ended after that.
+          trio.BrokenResourceError: if the transport failed, also if it failed while the pump was
+            sending: after that, a socket that was reset looks as if it had ended.
         """
         return self._received(await self.transport_stream.receive_some(max_bytes))
 
     @enable_ki_protection
     def receive_nowait(self) -> bytes | None:
-        """Return what has arrived already, ``b""`` at the end. None if nothing has, or if the
-        transport can't receive without waiting.
+        """Return the data that has already arrived, or ``b""`` at the end. Return None if nothing
+        has arrived, or if the transport can't receive without waiting.
         """
         stream = self.transport_stream
         if isinstance(stream, trio.SocketStream):
@@ -139,13 +143,13 @@ class PumpedStream(trio.abc.Stream):
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """Send what is in the buffer, and close the transport.
+        """Send the contents of the buffer, and close the transport.
 
-        Cancelled, it closes the transport at once, after a last try to send without waiting. Tasks
-        that are blocked in a send get a :exc:`trio.ClosedResourceError`.
+        If this is cancelled, it makes a last attempt to send without waiting, and closes the
+        transport at once. Tasks that are blocked in a send get a :exc:`trio.ClosedResourceError`.
         """
         self._is_closed = True
-        self._changed.unpark_all()  # tasks that wait for room
+        self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             await self._wait_until_sent()
         except BaseException:
@@ -158,15 +162,15 @@ class PumpedStream(trio.abc.Stream):
             await self.transport_stream.aclose()
 
     def abort(self) -> bool:
-        """Close the transport at once, and lose what is in the buffer. Return whether the transport
-        can be closed without waiting; else it is left to :meth:`aclose`.
+        """Close the transport at once, and discard the contents of the buffer. Return True if the
+        transport could be closed without waiting; otherwise :meth:`aclose` has to close it.
         """
         self._is_closed = True
         self._pump_scope.cancel()
         self._changed.unpark_all()
         return close_nowait(self.transport_stream)
 
-    @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
+    @enable_ki_protection  # with Trio's own method, Ctrl-C could prevent aclose() from being called
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -221,8 +225,8 @@ class PumpedStream(trio.abc.Stream):
                     self._buffered -= len(data)
                     self._changed.unpark_all()
         except Exception as exc:
-            # It is kept for the tasks that send, without its frames, which refer to its keeper:
-            # that would be a cycle.
+            # Keep the exception for the sending tasks, without its traceback: that refers to this
+            # object, which would be a cycle.
             self._error = exc.with_traceback(None)
         finally:
             self._has_ended = True
@@ -246,16 +250,16 @@ class PumpedStream(trio.abc.Stream):
 
     async def _close_at_once(self) -> None:
         self._pump_scope.cancel()
-        close_nowait(self.transport_stream)  # a TLS stream must not vouch for what is lost
-        with suppress(trio.BrokenResourceError):  # it may be the reason
+        close_nowait(self.transport_stream)  # a TLS stream must not confirm data that was lost
+        with suppress(trio.BrokenResourceError):  # it may already be broken
             await trio.aclose_forcefully(self.transport_stream)
 
     async def _finish(self, timeout: float) -> None:
-        """Send what is in the buffer, and end the pump. If that fails or takes longer, in seconds,
-        close the transport.
+        """Send the contents of the buffer, and end the pump. If that fails or takes longer than
+        ``timeout`` seconds, close the transport.
         """
         self._is_left = True
-        self._changed.unpark_all()  # tasks that wait for room
+        self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout):
                 await self._wait_until_sent()
@@ -266,35 +270,35 @@ class PumpedStream(trio.abc.Stream):
 
 
 @asynccontextmanager
-@enable_ki_protection  # the block itself isn't
+@enable_ki_protection  # the protection excludes the block itself
 async def open_pump(
     transport_stream: trio.abc.Stream,
     *,
     max_buffer: int = 64 * 1024,
     close_timeout: float = CLOSE_TIMEOUT,
 ) -> AsyncGenerator[PumpedStream, None]:
-    """Give a stream over ``transport_stream`` on which a cancelled send breaks nothing.
+    """Open a stream over ``transport_stream`` on which a cancelled send breaks nothing.
 
-    A :class:`trio.SocketStream` knows how much of a cancelled send it took, and a
-    :class:`TLSStream` does. Over any other stream (pipes, a WebSocket, a tunnel of your own) a
-    :class:`TLSStream` can't know, so a send that is cancelled half-way breaks it, unless a task
-    that is not cancelled along does the sending. This runs that task::
+    A :class:`trio.SocketStream` and a :class:`TLSStream` report how much of the data a cancelled
+    send has sent. Other streams (pipes, a WebSocket, a tunnel of your own) don't. Over those,
+    cancelling a send midway breaks a :class:`TLSStream`, unless the sending is done by a task that
+    isn't cancelled together with the caller. This runs such a task::
 
         async with open_pump(transport_stream) as pumped:
             stream = TLSStream(pumped, ssl_context, server_hostname="example.org")
             ...
 
-    Leaving the block sends what is still in the buffer, and ends the task. If the block raises an
-    exception, that takes ``close_timeout`` at most; if the block is cancelled, or interrupted by
-    Ctrl-C, nothing is waited for. When everything was sent, the transport stays open, unless the
-    stream was closed. Otherwise it is closed: it would be of no use in the middle of a record, and
-    the peer has to see that it did not get everything.
+    Leaving the block sends the contents of the buffer, and ends the task. If the block raises an
+    exception, this takes at most ``close_timeout`` seconds. If the block is cancelled or
+    interrupted by Ctrl-C, this doesn't wait. If everything was sent, the transport stays open,
+    unless the stream was closed. Otherwise the transport is closed: after half of a record it is
+    useless, and the peer has to see that it did not get everything.
 
     Args:
-      transport_stream: The stream to send on. Nothing else may send on it meanwhile.
-      max_buffer: How many bytes may wait to be sent before :meth:`PumpedStream.send_all` blocks.
-      close_timeout: How long a block that raises an exception waits for the buffer to be sent, in
-        seconds.
+      transport_stream: The stream to send on. Nothing else may send on it in the meantime.
+      max_buffer: How many bytes may be unsent before :meth:`PumpedStream.send_all` blocks.
+      close_timeout: If the block raises an exception, how long to wait for the buffer to be sent,
+        in seconds.
 
     Raises:
       ValueError: if ``max_buffer`` is not positive, or ``close_timeout`` is negative.
@@ -310,9 +314,9 @@ async def open_pump(
         try:
             yield stream
         except BaseException as exc:
-            with suppress(trio.Cancelled):  # what the block has raised is what comes out
+            with suppress(trio.Cancelled):  # the exception from the block takes precedence
                 await stream._finish(close_timeout if isinstance(exc, Exception) else 0)
             raise
         await stream._finish(math.inf)
         if stream._buffered and not (stream._is_closed or stream._is_error_known):
-            stream._check_error()  # nothing else would report that it is lost
+            stream._check_error()  # no other call would report the lost data

@@ -1,4 +1,4 @@
-"""What a stream reports of its connection, as :class:`trio.SSLStream` does, and more."""
+"""What a stream reports about its connection: the queries of :class:`trio.SSLStream`, and more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ConnectionQueries"]
 
 
 class ConnectionQueries:
-    """The attributes and methods of a stream that ask its connection, or the SSLObject of that."""
+    """The attributes and methods of a stream that query its connection, or its SSLObject."""
 
     __slots__ = ()
 
@@ -24,31 +24,34 @@ class ConnectionQueries:
 
     @property
     def connection(self) -> TLSConnection:
-        """The pure core, to look at. It is the stream's to feed, and to take data from."""
+        """The sans-IO connection, for inspection only. Only the stream may feed it or take data
+        from it.
+        """
         return self._connection
 
     @property
     def handshake(self) -> HandshakeInfo | None:
-        """What the handshake agreed on; None until it is done."""
+        """The result of the handshake, or None until the handshake is done."""
         return self._connection.handshake
 
     @property
     def session(self) -> TLSSession | None:
-        """What a later connection to the same server can resume with, once there is one.
+        """A session with which a later connection to the same server can resume, or None.
 
-        A TLS 1.3 server sends it after the handshake, so it is there after something was received.
+        A TLS 1.3 server sends it after the handshake, so it is available once some data was
+        received.
         """
         return self._connection.session
 
     def is_source_of(self, exc: BaseException) -> bool:
-        """Whether an exception tells of this stream, its peer or its transport, and not of another
-        stream that the same code uses.
+        """Return True if an exception was caused by this stream, its peer or its transport, rather
+        than by another stream that the same code uses.
         """
         return self._connection.lifecycle.origin.is_source_of(exc)
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context in use. A server's ``sni_callback`` may have set another one.
+        """The context in use, which a server's ``sni_callback`` may have replaced.
 
         See :attr:`ssl.SSLSocket.context`.
         """
@@ -60,25 +63,25 @@ class ConnectionQueries:
 
     @property
     def server_side(self) -> bool:
-        """Whether this end is the server."""
+        """True if this end is the server."""
         return self._connection.ssl_object.server_side
 
     @property
     def server_hostname(self) -> str | None:
-        """The name of the server in its ASCII form. None on servers."""
+        """The name of the server in its ASCII form, or None on servers."""
         return self._connection.ssl_object.server_hostname
 
     @property
     def session_reused(self) -> bool:
-        """Whether the handshake resumed an earlier session.
+        """True if the handshake resumed an earlier session.
 
         Raises:
-          trio.NeedHandshakeError: before the handshake is done, as all that follow.
+          trio.NeedHandshakeError: before the handshake is done. The methods below raise this too.
         """
         return bool(self._after_handshake("session_reused").session_reused)
 
     def pending(self) -> int:
-        """See :meth:`ssl.SSLSocket.pending`. Needs no handshake."""
+        """See :meth:`ssl.SSLSocket.pending`. This doesn't require a handshake."""
         return self._connection.ssl_object.pending()
 
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
@@ -90,7 +93,7 @@ class ConnectionQueries:
         return self._after_handshake("selected_alpn_protocol").selected_alpn_protocol()
 
     def selected_npn_protocol(self) -> str | None:
-        """See :meth:`ssl.SSLSocket.selected_npn_protocol`; ALPN replaced NPN."""
+        """See :meth:`ssl.SSLSocket.selected_npn_protocol`. ALPN has replaced NPN."""
         ssl_object: Any = self._after_handshake("selected_npn_protocol")
         npn_protocol: str | None = ssl_object.selected_npn_protocol()
         return npn_protocol
@@ -128,7 +131,9 @@ class ConnectionQueries:
     if sys.version_info >= (3, 15):
 
         def group(self) -> str:
-            """See :meth:`ssl.SSLSocket.group`. :attr:`HandshakeInfo.group` has it everywhere."""
+            """See :meth:`ssl.SSLSocket.group`. On older Pythons, use
+            :attr:`HandshakeInfo.group`.
+            """
             return self._after_handshake("group").group()
 
         def client_sigalg(self) -> str | None:
@@ -140,7 +145,7 @@ class ConnectionQueries:
             return self._after_handshake("server_sigalg").server_sigalg()
 
     def _after_handshake(self, name: str) -> ssl.SSLObject:
-        # OpenSSL would answer with nothing, which could be taken for an answer.
+        # OpenSSL would return an empty value, which could be mistaken for a result.
         if self._connection.handshake is None:
             raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
         return self._connection.ssl_object

@@ -1,4 +1,4 @@
-"""What can be done with a Trio socket without waiting: Trio itself has no calls that try once."""
+"""Socket operations that don't wait. Trio has no calls that try an operation once."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ __all__ = [
     "stream_error",
 ]
 
-# How much is taken from a socket at a time, in bytes. It is below the 128 KiB from which on glibc's
-# malloc asks the system for new pages each time.
+# The most bytes to read from a socket at a time. From 128 KiB on, glibc's malloc would ask the
+# system for new pages each time.
 RECEIVE_BYTES = 96 * 1024
 
-# How many pieces go to a socket at a time. A slice has 16 of them, and systems take 1024 (IOV_MAX
-# in sysconf(3)).
+# The most pieces to write to a socket at a time. A slice has 16 of them, and systems accept 1024
+# (IOV_MAX in sysconf(3)).
 MOST_PIECES = 64
 
 
 class NonWaitingSocket:
-    """The calls, for a class that has the fields."""
+    """Mixin with the operations, for a class that defines the attributes."""
 
     __slots__ = ()
 
     _stream: trio.SocketStream
-    # The descriptor is asked for each time: that of a closed socket is -1, with which all calls
-    # fail, while its old number may be another file's by now.
+    # The descriptor is queried each time: that of a closed socket is -1, with which all calls fail,
+    # while its old number may belong to another file by now.
     _fileno: Callable[[], int]
 
     def check_socket(self) -> None:
-        """Raise :exc:`trio.ClosedResourceError` if our direction, or all of it, was closed."""
+        """Raise :exc:`trio.ClosedResourceError` if our direction or the whole socket was closed."""
         if self._stream.socket.did_shutdown_SHUT_WR:
             raise trio.ClosedResourceError("can't send data after sending EOF")
         if self._fileno() < 0:
             raise closed_error()
 
     def write_nowait(self, pieces: Sequence[Data]) -> int:
-        """Send as much as the socket takes now, and return how many bytes that was."""
+        """Send as much as the socket takes now, and return the number of bytes."""
         try:
             return system_calls.calls.write(self._fileno(), pieces[:MOST_PIECES])
         except (BlockingIOError, InterruptedError):
@@ -58,7 +58,7 @@ class NonWaitingSocket:
             raise stream_error(exc) from exc
 
     def read_nowait(self) -> bytes | None:
-        """Return what has arrived, ``b""`` at the end; None if nothing has."""
+        """Return the received data, or ``b""`` at the end, or None if nothing has arrived."""
         try:
             return system_calls.calls.read(self._fileno(), RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -72,25 +72,25 @@ class NonWaitingSocket:
 
     def end_direction(self) -> bool:
         """See :meth:`Transport.end_direction`."""
-        # A TCP socket that is closed while bytes wait in it, or come later, answers with RST, and
-        # then the peer's kernel may throw away what it has not read yet. RFC 9112 section 9.6
-        # says the same about HTTP.
+        # A TCP socket answers with RST if it is closed while it holds unread bytes, or if bytes
+        # arrive later. The peer's kernel may then discard data that the peer has not read yet. RFC
+        # 9112 section 9.6 describes this for HTTP.
         socket = self._stream.socket
         if socket.fileno() >= 0 and not socket.did_shutdown_SHUT_WR:
-            with suppress(OSError):  # the peer has reset it already
+            with suppress(OSError):  # the peer has already reset it
                 socket.shutdown(stdlib_socket.SHUT_WR)
         return True
 
 
 def fileno_of(calls: NonWaitingSocket) -> Callable[[], int]:
-    """Return the method that returns the descriptor, for the field."""
+    """Return the method that returns the descriptor, as the default of the attribute."""
     fileno: Callable[[], int] = calls._stream.socket.fileno
     return fileno
 
 
 @attrs.frozen(eq=False)
 class SocketCalls(NonWaitingSocket):
-    """The calls of one socket."""
+    """The operations of one socket."""
 
     _stream: trio.SocketStream
     _fileno: Callable[[], int] = attrs.field(
@@ -98,7 +98,7 @@ class SocketCalls(NonWaitingSocket):
     )
 
     async def wait_writable(self) -> None:
-        """Wait until it takes something."""
+        """Wait until the socket accepts data."""
         await trio.lowlevel.wait_writable(self._fileno())
 
     def peer_has_gone(self) -> bool:
@@ -110,7 +110,7 @@ class SocketCalls(NonWaitingSocket):
 
 
 def stream_error(exc: OSError) -> Exception:
-    """Return the exception by which Trio's streams report an OSError."""
+    """Return the exception that Trio's streams would raise for an OSError."""
     if exc.errno in (errno.EBADF, errno.ENOTSOCK):
         return closed_error()
     return trio.BrokenResourceError(f"socket connection broken: {exc}")

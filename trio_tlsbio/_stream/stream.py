@@ -42,65 +42,68 @@ __all__ = ["TLSStream", "T_Stream", "stream_with"]
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
 
-# Trio raises KeyboardInterrupt between any two lines of a task: between sending a record and taking
-# note of it, for example. So the methods are protected, and it comes where the main task waits.
+# Trio can raise KeyboardInterrupt between any two lines of a task: for example, after a record was
+# sent and before that was noted. So the methods are protected, and Ctrl-C takes effect where the
+# main task waits.
 @attrs.define(eq=False, init=False, repr=False)
 class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream, Generic[T_Stream]):
     """Encrypted communication over a transport stream. A drop-in for :class:`trio.SSLStream`.
 
-    The handshake happens by itself when the stream is first used, or in :meth:`do_handshake`.
+    The handshake happens automatically when the stream is first used, or in :meth:`do_handshake`.
 
-    Every method may be cancelled, and the stream is still good afterwards: what was encrypted by
-    then goes out before anything else, with the next operation of either direction. This needs a
-    transport that tells how much a cancelled send has sent: a :class:`trio.SocketStream`, or
-    another :class:`TLSStream`, or any in an :func:`open_pump`. Over others, a send that is
-    cancelled while the transport works on it breaks sending, not receiving. Ctrl-C does not strike
-    within a method: it waits until the main task waits, and is like a cancellation then.
+    Every method can be cancelled, and the stream stays usable: the data that was encrypted before
+    the cancellation is sent first by the next operation in either direction. This requires a
+    transport that reports how much a cancelled send has sent: a :class:`trio.SocketStream`, another
+    :class:`TLSStream`, or any stream in an :func:`open_pump`. Over other transports, cancelling a
+    send while the transport works on it breaks sending, but not receiving. Ctrl-C doesn't interrupt
+    a method midway: it takes effect when the main task waits, and then acts like a cancellation.
 
-    One task at a time may send, and one may receive; another one that tries gets a
-    :exc:`trio.BusyResourceError`. Using the stream after :meth:`aclose` or :meth:`unwrap` is a
-    :exc:`trio.ClosedResourceError`. What goes wrong with TLS, the peer or the transport is a
-    :exc:`TLSError`; the peer is sent the alert that OpenSSL wrote about it, if any, before that
-    is raised.
+    One task at a time may send, and one may receive; another task that tries gets a
+    :exc:`trio.BusyResourceError`. Using the stream after :meth:`aclose` or :meth:`unwrap` raises
+    :exc:`trio.ClosedResourceError`. Failures of TLS, the peer or the transport are reported as a
+    :exc:`TLSError`. Before it is raised, the peer is sent the alert that OpenSSL wrote about the
+    failure, if any.
 
     Args:
       transport_stream: Carries the encrypted data. The stream owns it from now on.
-      ssl_context: The settings, usually made by :func:`ssl.create_default_context`. On a server
-        also a function, async or not, that gets the :class:`ClientHello` and returns the settings
-        for this client, or raises :exc:`RefuseHandshake`. It runs in the task that needs the
-        handshake, within ``handshake_timeout``. If that task is cancelled, it is called again when
-        the handshake goes on. What else it raises is raised there, and the client is refused.
-      server_hostname: The name of the server that is connected to, for SNI and for the check of
-        its certificate. Needed if ``ssl_context.check_hostname`` is set.
+      ssl_context: The settings, usually created by :func:`ssl.create_default_context`. On a server,
+        this can also be a function, async or not, that takes the :class:`ClientHello` and returns
+        the settings for this client, or raises :exc:`RefuseHandshake`. It runs in the task that
+        needs the handshake, within ``handshake_timeout``. If that task is cancelled, the function
+        is called again when the handshake continues. Any other exception is raised in that task,
+        and the client is refused.
+      server_hostname: The name of the server, for SNI and for the check of its certificate.
+        Required if ``ssl_context.check_hostname`` is set.
       server_side: Whether this end is the server.
-      https_compatible: Don't expect the close_notify that ends a TLS connection, nor send it in
-        :meth:`aclose`, as is common in HTTP, which tells by itself where a message ends. The end
-        of the transport is then taken for the end of the data.
+      https_compatible: Don't require the close_notify that ends a TLS connection, and don't send
+        one in :meth:`aclose`. This is common in HTTP, where messages mark their own end. The end of
+        the transport then counts as the end of the data.
       session: The session of an earlier connection to resume (clients only).
-      on_session: Called with every session that the server gives, to resume with later (clients
-        only). Also while closing, so that a program that never receives resumes too. It must not
-        raise: data that comes along would be lost.
+      on_session: Called with every session that the server sends, for later resumption (clients
+        only). It is also called while closing, so that a client that never receives can resume too.
+        It must not raise, or data that arrived together with the session would be lost.
       handshake_timeout: How long the handshake may take, in seconds, from the first call that waits
-        for it. By default as long as it takes.
-      close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 not to wait.
-      close_max_bytes: How much of what the peer still sends :meth:`aclose` throws away before it
-        stops waiting for the end, in bytes.
-      received: Ciphertext that was read from the transport already, by :func:`read_client_hello`
-        for example. It comes before what is read from now on.
-      verify_peer: An async function that verifies the peer when OpenSSL has accepted it, also in a
-        resumed session: for revocation, pinning, or a list of clients. It gets what
-        :attr:`handshake` is going to be. Until it returns, no data passes, and our last message
-        of the handshake is held back. What it raises refuses the peer, as the cause of a
-        :exc:`TLSError`, or itself if it is one; no alert is sent. Cancelled or not returned within
-        ``handshake_timeout``, it is as with the rest of the handshake.
+        for it. By default there is no limit.
+      close_timeout: How long :meth:`aclose` waits for the peer, in seconds; 0 means not to wait.
+      close_max_bytes: How many bytes from the peer :meth:`aclose` discards before it stops waiting
+        for the end.
+      received: Ciphertext that was already read from the transport, for example by
+        :func:`read_client_hello`. It is processed before any data that is read from the transport.
+      verify_peer: An async function that verifies the peer after OpenSSL has accepted it, also in a
+        resumed session: for revocation, pinning, or a list of clients. It takes the value that
+        :attr:`handshake` is going to have. Until it returns, no data passes, and our last message
+        of the handshake is held back. If it raises an exception, the peer is refused without an
+        alert. A :exc:`TLSError` is raised as it is, and any other exception becomes the cause of a
+        :exc:`TLSError`. A cancellation, or the end of ``handshake_timeout``, acts as in the rest of
+        the handshake.
       strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
-        none of those that the context has, by the alert ``no_application_protocol`` (RFC 7301
-        section 3.2). By default the handshake goes on without a protocol, as Python's servers do. A
+        none that the context supports, with the alert ``no_application_protocol`` (RFC 7301 section
+        3.2). By default the handshake continues without a protocol, as in Python's servers. A
         client that offers no protocol is served in either case.
 
     Raises:
-      ValueError: for arguments that don't go together, before a byte is sent.
-      TypeError: for arguments of a wrong type.
+      ValueError: if the arguments are not valid together, before a byte is sent.
+      TypeError: if an argument has the wrong type.
     """
 
     _transport_stream: T_Stream | None
@@ -163,9 +166,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         )
 
     def _carry(self, inner: Origin) -> None:
-        """Begin to carry another TLS stream, whose errors are also errors of this one's peer."""
+        """Start carrying another TLS stream. Its errors also count as errors of this
+        stream's peer.
+        """
         inner.run_inside(self._connection.lifecycle.origin)
-        self._peer_watch.end()  # the inner one looks, and knows whether all is received
+        # the inner stream watches the peer, and knows whether all data was received
+        self._peer_watch.end()
 
     def __repr__(self) -> str:
         state = "closed " if self._closing.has_begun else ""
@@ -175,34 +181,36 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         refuse_copy(self)
 
     ################################################################
-    # What it is made of
+    # Parts of the stream
     ################################################################
 
     @property
     def transport_stream(self) -> T_Stream:
-        """The transport stream it was made with. None after :meth:`unwrap`, which gave it away."""
+        """The transport stream passed to the constructor, or None after :meth:`unwrap` has returned
+        it.
+        """
         return self._transport_stream  # type: ignore[return-value]  # as trio.SSLStream has it
 
     @property
     def bytes_committed(self) -> int:
         """How many bytes of plaintext were encrypted so far.
 
-        They go to the peer, whole and in order, whatever is cancelled, if the stream
-        :attr:`is_cancel_safe`. So after a cancelled :meth:`send_all` this tells where to go on.
+        If :attr:`is_cancel_safe`, these bytes are delivered completely and in order, whatever is
+        cancelled. So after a cancelled :meth:`send_all`, this shows where to continue.
         """
         return self._driver.committed
 
     @property
     def is_cancel_safe(self) -> bool:
-        """Whether a send may be cancelled at any point without breaking sending.
+        """True if a send can be cancelled at any point without breaking the sending direction.
 
-        That takes a transport that tells how much of a cancelled send it has sent.
+        This requires a transport that reports how much a cancelled send has sent.
         """
         return self._transport.counts
 
     @property
     def has_received(self) -> bool:
-        """Whether the peer has sent anything at all. What comes before TLS does not count."""
+        """True if the peer has sent anything at all. Data that precedes TLS doesn't count."""
         return self._driver.has_heard
 
     ################################################################
@@ -213,9 +221,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def do_handshake(self) -> None:
         """Complete the handshake, if it isn't done yet.
 
-        Any number of tasks may call this, or send and receive, at once; all of them get its
-        result, good or bad. Cancelled, the handshake stays where it is, and the next call of
-        any kind goes on with it.
+        Any number of tasks may call this, or send and receive, at the same time; all of them get
+        the result of the handshake, good or bad. After a cancellation, the next call of any kind
+        continues the handshake where it stopped.
 
         Raises:
           TLSError: if the handshake failed, now or before.
@@ -229,19 +237,18 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     async def verify_client_post_handshake(self) -> None:
-        """Ask the client for its certificate now, and wait for the answer. TLS 1.3 servers only.
+        """Request the client's certificate now, and wait for the answer. TLS 1.3 servers only.
 
-        :attr:`handshake` and :meth:`getpeercert` tell the certificate afterwards; a client may have
-        none if the context has ``CERT_OPTIONAL``. Data that comes meanwhile is kept for
-        :meth:`receive_some`, 1 MiB at most. Cancelled, the answer comes with what is received
-        later, and calling this again waits for it. See
-        :meth:`TLSConnection.verify_client_post_handshake` for what it takes, and RFC 9846 section
-        4.7.2.
+        Afterwards, :attr:`handshake` and :meth:`getpeercert` show the certificate. The client may
+        have sent none if the context has ``CERT_OPTIONAL``. Data that arrives in the meantime is
+        kept for :meth:`receive_some`, up to 1 MiB. If this is cancelled, a later receive processes
+        the answer, and calling this again waits for it. For the requirements, see
+        :meth:`TLSConnection.verify_client_post_handshake`, and RFC 9846 section 4.7.2.
 
         Raises:
           PostHandshakeAuthError: if the client can't be asked, ends its direction instead of
-            answering, or sends too much data first. The stream goes on working.
-          TLSError: if its certificate was refused, or TLS or the transport failed.
+            answering, or sends too much data first. The stream stays usable.
+          TLSError: if the client's certificate was refused, or TLS or the transport failed.
           TruncationError: if the transport ended first.
           ValueError: if this side can't ask.
           trio.ClosedResourceError: after :meth:`send_eof`.
@@ -262,7 +269,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     # Receiving
     ################################################################
 
-    if TYPE_CHECKING:  # Trio's own may be a bytearray
+    if TYPE_CHECKING:  # Trio's annotation allows a bytearray
 
         async def __anext__(self) -> bytes: ...
 
@@ -270,17 +277,17 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Wait for data from the peer, and return it.
 
-        Cancelled, nothing is lost.
+        A cancellation loses no data.
 
         Args:
-          max_bytes: How many bytes to return at most; by default all that has arrived.
+          max_bytes: The most bytes to return; by default everything that has arrived.
 
         Returns:
-          ``b""``, each time, once the peer has ended its direction.
+          The data. Once the peer has ended its direction, every call returns ``b""``.
 
         Raises:
-          TruncationError: each time, if the transport ended without a close_notify. With
-            ``https_compatible`` that is ``b""`` too.
+          TruncationError: on every call, if the transport ended without a close_notify. With
+            ``https_compatible``, ``b""`` is returned instead.
           TLSError: if TLS or the transport failed.
           ValueError: if ``max_bytes`` is not positive.
         """
@@ -303,8 +310,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if not data:
                 self._peer_watch.has_received_end = True
             if transport.outbox.pieces:
-                # What receiving made us write (a certificate that the peer asked for, say) need
-                # not wait for the next send.
+                # Receiving may have produced an answer (a certificate that the peer requested,
+                # say), which need not wait for the next send.
                 transport.flush_nowait()
             return data
         except TLSError as exc:
@@ -317,7 +324,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             self._receive_conflict.is_busy = False
 
     async def _receive_arrived(self, max_bytes: int | None) -> bytes | None:
-        """Return what there is without waiting for more."""
+        """Return data that has already arrived, or None."""
         await checkpoint_if_cancelled()
         data = self._receive(max_bytes)
         if data is not None:
@@ -325,7 +332,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         return data
 
     def _is_end(self, exc: TLSError) -> bool:
-        """Whether an error stands for the end of the data."""
+        """Return True if an error counts as the end of the data."""
         if not isinstance(exc, TruncationError):
             return False
         self._peer_watch.has_received_end = True
@@ -333,14 +340,15 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
-        """Return what has arrived, at most ``max_bytes`` of it. Never waits.
+        """Return data that has already arrived, at most ``max_bytes`` bytes. Never waits.
 
         Returns:
-          None if nothing has arrived, or over a transport that can't receive without waiting, and
-          before the handshake is done; ``b""``, each time, once the peer has ended its direction.
+          The data, or None if nothing has arrived, if the transport can't receive without waiting,
+          or before the handshake is done. Once the peer has ended its direction, every call returns
+          ``b""``.
 
         Raises:
-          TruncationError: as :meth:`receive_some`.
+          TruncationError: as in :meth:`receive_some`.
           TLSError: if TLS or the transport failed.
           ValueError: if ``max_bytes`` is not positive.
         """
@@ -351,7 +359,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             connection, transport = self._connection, self._transport
             try:
                 data = self._driver.receive(max_bytes)
-                # A sender may wait for the peer too, in a renegotiation: then it does the reading.
+                # During a renegotiation, a sender may be waiting for the peer, and does the
+                # reading.
                 is_busy = transport.is_receiving or transport.is_clogged or connection.is_behind
                 if data is None and not is_busy:
                     transport.receive_nowait()
@@ -366,18 +375,18 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                     raise
                 return b""
             finally:
-                transport.flush_nowait()  # what the peer has asked for, or our alert
+                transport.flush_nowait()  # answers to the peer's requests, or our alert
 
     @enable_ki_protection
     def is_readable(self) -> bool:
-        """Whether :meth:`receive_some` would return, or raise, without waiting.
+        """Return True if :meth:`receive_some` would return, or raise, without waiting.
 
-        This takes in what has arrived, so session tickets, which come without being asked for,
-        don't make the stream readable as they make its socket: a pool of connections can tell by
-        this whether an idle one may be used again. Not every transport can say what has arrived:
-        over others than sockets, and streams of this class, this may be False while something waits
-        there. It is False before the handshake is done, and while a task is receiving. It is True
-        while more has arrived than one call looks at: then the peer is not idle.
+        This processes the data that has arrived. Unsolicited session tickets make a socket
+        readable, but not the stream, so a connection pool can use this to decide whether an idle
+        connection may be reused. It works over sockets and streams of this class; over other
+        transports this may be False although data has arrived. It is False before the handshake is
+        done, and while a task is receiving. It is True while more data has arrived than one call
+        processes, because such a peer is not idle.
 
         Raises:
           trio.ClosedResourceError: after :meth:`aclose` or :meth:`unwrap`.
@@ -395,7 +404,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if not (transport.is_clogged or connection.is_behind):
                 transport.receive_nowait()
             connection.look_ahead()
-            transport.flush_nowait()  # what the peer has asked for: see receive_some()
+            transport.flush_nowait()  # answers to the peer's requests: see receive_some()
             self._driver.report_sessions()
         return (
             connection.bytes_to_receive > 0
@@ -408,13 +417,13 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     # Sending
     ################################################################
 
-    # All in one: each message would pay for a call.
+    # Everything is in one function: each message would pay for another call.
     @enable_ki_protection
     async def send_all(self, data: Data) -> None:  # noqa: C901, PLR0912
         """Encrypt data and send it.
 
-        Cancelled, what was encrypted by then will be sent whole, before anything else, and the
-        rest was not sent: see :attr:`bytes_committed`.
+        If this is cancelled, the data that was encrypted before is sent completely, before anything
+        else, and the rest was not sent: see :attr:`bytes_committed`.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -438,12 +447,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if not transport.has_heard and 0 < size <= RECORD_BYTES:
                 self._peer_watch.look()
             transport.has_heard = False
-            if size:  # an empty send says nothing
+            if size:  # an empty send doesn't complete a send that was cut short
                 driver.begun = driver.committed + size
             for part in parts:
                 await checkpoint_if_cancelled()
                 if outbox.pieces or outbox.held:
-                    await driver.flush_held()  # what a cancelled send has left
+                    await driver.flush_held()  # left by a cancelled send
                 if closing.has_begun:
                     closing.check_open()
                 try:
@@ -459,15 +468,16 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                     closing.check_open()
         finally:
             self._send_conflict.is_busy = False
-            parts, part = (), b""  # a traceback would keep the caller's buffer locked
+            parts, part = (), b""  # else a traceback would keep the caller's buffer locked
 
     def peer_has_gone(self) -> bool:
-        """Whether the peer has ended the transport, so that what is sent from now on may be lost.
+        """Return True if the peer has ended the transport, so that data sent from now on may be
+        lost.
 
-        This shows without receiving what came before. It is False where the transport can't show
-        it: over others than sockets, and streams of this class. macOS and Windows show it only
-        once the socket has nothing left to read. A program that only sends need not ask:
-        :meth:`send_all` and :meth:`send_nowait` do so now and then, and raise.
+        This works without receiving the data that came before. Only sockets and streams of this
+        class can detect it; over other transports this always returns False. macOS and Windows
+        detect it only once the socket has nothing left to read. Code that only sends need not call
+        this: :meth:`send_all` and :meth:`send_nowait` check from time to time, and raise.
         """
         return self._transport.peer_has_gone()
 
@@ -476,9 +486,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """Encrypt data and send what can be sent at once. Never waits.
 
         Returns:
-          How many bytes were taken, which is all, or none before the handshake is done, while
-          another task sends, while earlier data waits to be sent, and over a transport that
-          can't send without waiting.
+          How many bytes were accepted: all of them, or 0 before the handshake is done, while
+          another task sends, while earlier data is unsent, and over a transport that can't send
+          without waiting.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -516,10 +526,10 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     async def send_eof(self) -> None:
-        """End our direction with a close_notify. Receiving goes on until the peer's own.
+        """End our direction with a close_notify. Receiving continues until the peer's close_notify.
 
-        See RFC 9846 section 6.1; it works in TLS 1.2 as well. The direction of the transport is
-        not ended. Calling it again does nothing but finish what was cancelled.
+        See RFC 9846 section 6.1; this works in TLS 1.2 as well. It doesn't end the direction of the
+        transport. Calling it again only finishes what a cancelled call left undone.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -538,17 +548,17 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     async def unwrap(self) -> tuple[T_Stream, bytes]:
-        """End TLS in both directions, and give the transport back for what comes without it.
+        """End TLS in both directions, and return the transport for use without TLS.
 
-        Sends a close_notify and waits for the peer's. Cancelled, call it again.
+        This sends a close_notify and waits for the peer's. If it is cancelled, call it again.
 
         Returns:
-          The transport stream, and what has been received on it after the end of TLS, which is
-          the beginning of what follows. This stream is closed from now on.
+          The transport stream, and the bytes that were received on it after the end of TLS, which
+          are the start of whatever follows. This stream is closed from now on.
 
         Raises:
-          TLSError: if TLS or the transport failed. Also if the peer sent more data instead of its
-            close_notify: then it is still there, to be received until ``b""`` before another try.
+          TLSError: if TLS or the transport failed, or if the peer sent more data instead of its
+            close_notify. In that case, receive the data until ``b""`` before you try again.
         """
         with self._receive_conflict, self._send_conflict:
             self._closing.check_open()
@@ -561,30 +571,30 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """End the connection and close the transport, so that all that was sent arrives.
+        """End the connection and close the transport, such that everything that was sent arrives.
 
-        Sends a close_notify, after completing the handshake if that isn't done (neither with
-        ``https_compatible``). Over a socket, it then ends the TCP direction and waits until the
-        peer has closed too, since a socket that is closed while the peer still sends may destroy
-        what the peer has not read yet. All of this takes ``close_timeout`` seconds at most.
+        This sends a close_notify, after completing the handshake if that isn't done. With
+        ``https_compatible`` it does neither. Over a socket, it then ends the TCP direction and
+        waits until the peer has closed too: closing a socket while the peer still sends can destroy
+        data that the peer has not read yet. All of this takes at most ``close_timeout`` seconds.
 
-        A close_notify vouches that the peer has got everything. So there is none if a
-        :meth:`send_all` ended before all of its data was encrypted, and nothing was sent after it.
+        A close_notify asserts that the peer has got everything. So none is sent if the last
+        :meth:`send_all` ended before all of its data was encrypted.
 
-        Cancelled, it closes the transport at once, after putting on the wire what is pending, and
-        the close_notify, as far as that works without waiting. Tasks that are blocked on the stream
-        get a :exc:`trio.ClosedResourceError`. While another task closes the stream, this waits
-        until that is done.
+        If this is cancelled, it closes the transport at once. Before that, it sends the pending
+        ciphertext and the close_notify, as far as that works without waiting. Tasks that are
+        blocked on the stream get a :exc:`trio.ClosedResourceError`. If another task is already
+        closing the stream, this waits until that is done.
 
         Raises:
-          TLSError: if it had to complete the handshake, and the handshake failed. The transport
-            is closed all the same.
-          PeerAlertError: if it has found a fatal alert of the peer that no other call has raised:
-            for a client that only sends, the only way to learn that it was refused.
+          TLSError: if it had to complete the handshake, and the handshake failed. The transport is
+            closed anyway.
+          PeerAlertError: if it found a fatal alert from the peer that no other call has raised. A
+            client that only sends has no other way to learn that it was refused.
         """
         await self._closing.close(self._transport_stream)  # type: ignore[arg-type]  # as above
 
-    @enable_ki_protection  # Trio's own would leave it to Ctrl-C whether aclose() begins
+    @enable_ki_protection  # with Trio's own method, Ctrl-C could prevent aclose() from being called
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -595,28 +605,28 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             await self.aclose()
         except TLSError:
             if exc_type is None:
-                raise  # else what has ended the block matters more
+                raise  # otherwise the exception that ended the block matters more
 
     def stop_lingering(self) -> None:
-        """Have :meth:`aclose` wait for the peer's system alone, from now on.
+        """Make :meth:`aclose` wait only for the peer's system from now on.
 
-        It closes as soon as that has acknowledged what was sent, whether the peer has closed or
-        not, so a server that ends isn't held up by idle clients. What the peer sends after that is
-        answered by a reset. It has no effect where the system can't report acknowledgements: they
-        are known on Linux, for sockets.
+        It then closes as soon as that system has acknowledged the data, whether or not the peer has
+        closed, so that idle clients don't delay the end of a server. Data that the peer sends
+        afterwards is answered with a reset. This has no effect where acknowledgements can't be
+        queried: they can on Linux, for sockets.
         """
         self._closing.stop_lingering()
 
     def abort(self) -> bool:
-        """Close at once, without a close_notify: the peer sees that what it got is not all.
+        """Close at once, without a close_notify: the peer can see that it did not get everything.
 
-        Tasks that are blocked on the stream get a :exc:`trio.ClosedResourceError`. Never raises,
-        and does nothing on a stream that is closed.
+        Tasks that are blocked on the stream get a :exc:`trio.ClosedResourceError`. This never
+        raises, and does nothing on a closed stream.
 
         Returns:
-          Whether the transport is closed. Sockets, Trio's memory streams and other streams of this
-          class can be closed without waiting; others are left to :meth:`aclose`, which closes them
-          at once then.
+          True if the transport is closed. Sockets, Trio's memory streams and other streams of this
+          class can be closed without waiting. Other transports are left to :meth:`aclose`, which
+          then closes them at once.
         """
         return self._closing.abort(self.transport_stream)
 
@@ -634,7 +644,7 @@ def stream_with(
     transport_stream: T_Stream,
     on_session: Callable[[TLSSession], object] | None = None,
 ) -> TLSStream[T_Stream]:
-    """Make a stream of parameters that were checked before. See :class:`TLSStream`."""
+    """Create a stream from parameters that were already checked. See :class:`TLSStream`."""
     stream: TLSStream[T_Stream] = TLSStream.__new__(TLSStream)
     driver = assemble(transport_stream, arguments, options, on_session, received=b"")
     stream._make(transport_stream, options, driver)

@@ -1,4 +1,4 @@
-"""Socket calls that don't wait, as each system has them."""
+"""Socket calls that don't wait, for each system."""
 
 from __future__ import annotations
 
@@ -19,46 +19,50 @@ from trio_tlsbio._core.records import Data
 
 __all__ = ["PortableCalls", "calls", "peer_has_gone"]
 
-# Trio has no calls that try once. Its sockets are in non-blocking mode, so these don't wait.
+# Trio has no calls that try an operation once. Its sockets are in non-blocking mode, so these calls
+# don't wait.
 
 
 @contextmanager
 def _borrowed(descriptor: int) -> Generator[stdlib_socket.socket, None, None]:
-    if descriptor < 0:  # a closed socket's, for which the standard library has a ValueError
+    # the descriptor of a closed socket, for which the standard library raises ValueError
+    if descriptor < 0:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    # With family and type given, making it costs no system call on CPython.
+    # With family and type given, creating the object costs no system call on CPython.
     borrowed = stdlib_socket.socket(
         stdlib_socket.AF_INET, stdlib_socket.SOCK_STREAM, fileno=descriptor
     )
     if IS_PYPY or stdlib_socket.getdefaulttimeout() is not None:
-        # The new socket would wait. On PyPy so would the stream's: making it has changed the mode
-        # of the descriptor, which they share.
+        # The new object would wait. On PyPy the stream's socket would wait as well: creating the
+        # object has changed the mode of the descriptor that they share.
         borrowed.settimeout(0)
     try:
         yield borrowed
     finally:
-        borrowed.detach()  # the descriptor stays the stream's
+        borrowed.detach()  # the stream keeps the descriptor
 
 
 class PortableCalls:
-    """The calls that work on every system. Windows has no others."""
+    """The calls that work on every system. Windows has only these."""
 
     @staticmethod
     def read(descriptor: int, max_bytes: int, /) -> bytes:
-        """Read what has arrived, ``max_bytes`` at most; ``b""`` at the end."""
+        """Read the data that has arrived, at most ``max_bytes``. Return ``b""`` at the end."""
         with _borrowed(descriptor) as socket:
             return socket.recv(max_bytes)
 
     @staticmethod
     def write(descriptor: int, pieces: Sequence[Data], /) -> int:
-        """Write as much as the socket takes, and return how many bytes that was."""
+        """Write as much as the socket takes. Return the number of bytes."""
         with _borrowed(descriptor) as socket:
             return socket.send(b"".join(pieces))
 
     @staticmethod
     def peer_has_gone(descriptor: int) -> bool:
-        """Whether it has, as far as the system shows that. Raises the OSError that shows it."""
-        try:  # the end shows once all before it was received
+        """Return True if the peer has gone, as far as the system shows it. An OSError
+        shows it too.
+        """
+        try:  # the end is visible only after all earlier data was received
             with _borrowed(descriptor) as socket:
                 return socket.recv(1, stdlib_socket.MSG_PEEK) == b""
         except (BlockingIOError, InterruptedError):
@@ -70,23 +74,23 @@ class PortableCalls:
         return None
 
 
-# Everything that depends on the system is chosen here, and looked up at each use, so that a test
-# can choose another system's.
+# All system-dependent code is selected here, and looked up at each use, so that tests can select
+# another system's.
 calls: type[PortableCalls] = PortableCalls
 
 if sys.platform != "win32":
 
     class PosixCalls(PortableCalls):
-        """Cheaper ones, where sockets are files. macOS has no more than these."""
+        """Cheaper calls, for systems where sockets are files. macOS has only these."""
 
         read = staticmethod(os.read)
         write = staticmethod(os.writev)
 
-    # PyPy lacks the name; its poll() knows the flag.
+    # PyPy lacks the name, but its poll() knows the flag.
     _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0x2000 if sys.platform == "linux" else 0)
 
     class PollingCalls(PosixCalls):
-        """Those of a system that shows the end before what came earlier is received."""
+        """Calls for systems that show the peer's end before the earlier data is received."""
 
         @staticmethod
         def peer_has_gone(descriptor: int) -> bool:
@@ -98,19 +102,20 @@ if sys.platform != "win32":
     calls = PollingCalls if _POLLRDHUP else PosixCalls
 
 if sys.platform == "linux":
-    # The first field of struct tcp_info in linux/tcp.h is the state; Python has no name for this.
+    # The first field of struct tcp_info in linux/tcp.h is the state. Python has no name for the
+    # value.
     _TCP_CLOSE = 7
 
     def _is_reset(descriptor: int) -> bool:
         try:
             with _borrowed(descriptor) as socket:
                 info = socket.getsockopt(stdlib_socket.IPPROTO_TCP, stdlib_socket.TCP_INFO, 1)
-        except OSError:  # it is no TCP
+        except OSError:  # not a TCP socket
             return False
         return info[0] == _TCP_CLOSE
 
     class LinuxCalls(PollingCalls):
-        """All that Linux can do."""
+        """All calls that Linux supports."""
 
         @staticmethod
         def unacknowledged(descriptor: int) -> int | None:
@@ -120,7 +125,7 @@ if sys.platform == "linux":
             except OSError:
                 return None
             if _is_reset(descriptor):
-                return 0  # the system counts on, but sends nothing any more
+                return 0  # the system still counts bytes, but sends nothing any more
             return int.from_bytes(answer, sys.byteorder)
 
     calls = LinuxCalls

@@ -1,9 +1,9 @@
-"""How ciphertext moves over one transport: counted to the byte, by one sender and one receiver.
+"""Moves ciphertext over one transport, counted to the byte, with one sender and one receiver.
 
-Every task that needs the wire to move calls :meth:`Transport.flush` or :meth:`Transport.receive`.
-The first to come does the work; the others wait until it is through or gives up, and look again
-whether what they need is there. So no task depends on another one's life, and a cancelled one
-leaves nothing behind but ciphertext that waits its turn.
+Every task that needs progress on the wire calls :meth:`Transport.flush` or
+:meth:`Transport.receive`. The first task does the work. The others wait until it has finished or
+was cancelled, and then check their condition again. So no task depends on another one staying
+alive, and a cancelled task leaves nothing behind but pending ciphertext.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .turns import Turn, beside
 __all__ = ["SLICE_BYTES", "Transport", "slices"]
 
 SLICE_BYTES = 16 * RECORD_BYTES
-"""How much goes to a transport at a time, in bytes."""
+"""The most bytes that are given to a transport at a time."""
 
-# How often it is read again, as long as that much was there. To wait costs more than to read.
+# How many more reads follow one that filled its buffer: waiting costs more than reading.
 _MORE_READS = 3
 
-# How much that the peer has made us write may wait to be sent while receiving goes on, in bytes.
+# How many bytes of answers to the peer may be unsent before receiving stops.
 _MOST_ANSWERED = 2 * SLICE_BYTES
 
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 
 def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
-    """Cut data where other tasks get their turn, and return its size in bytes, too. There is always
-    a first slice, if an empty one.
+    """Split data into slices, between which other tasks can run. Return the slices and the size of
+    the data in bytes. There is always at least one slice, which may be empty.
     """
     view = byte_view(data)
     size = len(view)
@@ -53,7 +53,7 @@ def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
 class Transport(ABC, Generic[StreamT]):
     """Moves the ciphertext of one connection over one stream."""
 
-    #: Whether a cancelled send says how much it has sent.
+    #: True if the number of bytes that a cancelled send has sent is known.
     counts: ClassVar[bool]
 
     _stream: StreamT
@@ -62,37 +62,39 @@ class Transport(ABC, Generic[StreamT]):
     _origin: Origin
     _sending: Turn = attrs.field(factory=lambda: Turn("sending"), init=False)
     _receiving: Turn = attrs.field(factory=lambda: Turn("receiving"), init=False)
-    # What broke the transport, whichever direction met it.
+    # The error that broke the transport, in either direction.
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
-    _flushing: int = attrs.field(default=0, init=False)  # how many tasks
-    #: Whether anything was received since this was last reset.
+    _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
+    #: True if anything was received since this was last reset.
     has_heard: bool = attrs.field(default=False, init=False)
-    #: Whether what is unsent may wait until something else is sent.
+    #: True if the unsent bytes may wait until something else is sent.
     may_wait: bool = attrs.field(default=False, init=False)
-    #: Whether the underlying stream may have left some of what it took on itself unsent.
+    #: True if the underlying stream may have accepted bytes without sending them.
     is_unfinished: bool = attrs.field(default=False, init=False)
 
     ################################################################
-    # What each kind of transport does in its own way
+    # Implemented by each kind of transport
     ################################################################
 
     @abstractmethod
     async def _send_some(self, pieces: Sequence[Data]) -> None:
-        """Send some of what is in ``pieces``, and mark what was sent. More may be added to them
+        """Send some of ``pieces``, and mark what was sent. Other tasks may append to ``pieces``
         while this waits.
         """
 
     @abstractmethod
     def write_nowait(self, pieces: Sequence[Data]) -> int:
-        """Send what the transport takes at once, and return how many bytes that was."""
+        """Send as much as the transport takes at once, and return the number of bytes."""
 
     @abstractmethod
     def _receive_some(self) -> Awaitable[Data | None]:
-        """Receive from the stream. None if :meth:`read_nowait` has what came, or nothing did."""
+        """Receive from the stream. Return None if the data has to be read with :meth:`read_nowait`,
+        or if nothing was received.
+        """
 
     def read_nowait(self) -> Data | None:
-        """Return what has arrived; None if nothing has."""
+        """Return the received data, or None if nothing has arrived."""
         return None
 
     @abstractmethod
@@ -100,24 +102,26 @@ class Transport(ABC, Generic[StreamT]):
         """Make the task in :meth:`_receive_some` return, or raise a ClosedResourceError."""
 
     def _is_interrupted(self) -> bool:
-        """Whether a ClosedResourceError in :meth:`_receive_some` is due to that."""
+        """Return True if :meth:`_interrupt_receive` caused a ClosedResourceError in
+        :meth:`_receive_some`.
+        """
         return False
 
     def peer_has_gone(self) -> bool:
-        """Whether the peer has ended its direction, or all of the transport, as far as that can be
-        seen without receiving what came before.
+        """Return True if the peer has ended its direction or the whole transport, as far as this
+        can be seen without receiving the data that came before.
         """
         return False
 
     def receive_nowait(self, most_reads: int = 16) -> int:
-        """Feed the connection what has arrived already, as far as the transport can tell, and
-        return how many bytes that was. Never raises: the next call that has to receive does.
+        """Feed the connection the data that has already arrived, as far as the transport can tell,
+        and return the number of bytes. This never raises: the next call that has to receive does.
         """
         fed = 0
         if self.has_ended:
-            return fed  # after a reset, a socket that is read again looks as if it had ended
+            return fed  # reading a socket again after a reset looks like the end of the data
         try:
-            for _ in range(most_reads):  # a fast peer could keep us here
+            for _ in range(most_reads):  # limited, because a fast peer could keep us here
                 data = self.read_nowait()
                 if data is None:
                     break
@@ -141,32 +145,32 @@ class Transport(ABC, Generic[StreamT]):
 
     @property
     def is_clogged(self) -> bool:
-        """Whether nothing more is to be received for now: the peer makes us answer (requests for
-        a certificate, say), and doesn't read that.
+        """True if receiving has to pause: the peer makes us send answers (to requests for a
+        certificate, say) and doesn't read them.
         """
         return self.outbox.bytes_answered > _MOST_ANSWERED
 
     @property
     def is_receiving(self) -> bool:
-        """Whether a task waits for what comes next."""
+        """True if a task is waiting to receive."""
         return self._receiving.is_taken
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more can be received."""
+        """True if nothing more can be received."""
         return self.inbox.has_ended or self._receiving.error is not None
 
     def unacknowledged(self) -> int | None:
-        """Return how many bytes the peer's system has not acknowledged yet; None if that can't be
-        known.
+        """Return how many bytes the peer's system has not acknowledged yet, or None if that is
+        unknown.
         """
         return None
 
     def end_direction(self) -> bool:
-        """End our direction of the transport, if it has one that ends by itself. Never raises.
+        """End our direction of the transport, if it can be ended separately. This never raises.
 
         Returns:
-          Whether closing the transport before the peer has closed may destroy what is on its way.
+          True if closing the transport before the peer has closed can destroy data in flight.
         """
         return False
 
@@ -176,21 +180,24 @@ class Transport(ABC, Generic[StreamT]):
 
     @property
     def has_sent(self) -> bool:
-        """Whether anything was sent so far, that could be lost on its way."""
+        """True if anything was sent so far, which could be lost in flight."""
         return self._bytes_sent > 0
 
     def note_sent(self) -> None:
-        """Note that something was sent past this: closing must not destroy it on its way."""
+        """Note that something was sent without this transport, so that closing takes care not to
+        lose it.
+        """
         self._bytes_sent += 1
 
     async def flush(self) -> None:
-        """Send the ciphertext that waits now.
+        """Send the ciphertext that is pending now.
 
-        What other tasks add meanwhile is theirs to wait for. Those who add some without waiting
-        (a receiver, say) rely on the last one here, who sends that too before it leaves.
+        This doesn't wait for ciphertext that other tasks add in the meantime. Tasks that add
+        ciphertext without waiting for it (a receiver, say) rely on the last flushing task, which
+        sends that too before it returns.
 
-        Cancelled, it leaves the rest to the next one who sends or receives, if the transport
-        counts.
+        If this is cancelled and the transport counts bytes, the next task that sends or receives
+        sends the rest.
 
         Raises:
           TLSError: if the transport can't send any more.
@@ -210,7 +217,8 @@ class Transport(ABC, Generic[StreamT]):
                 else:
                     await self._send_alone()
         except BaseException as exc:
-            if not isinstance(exc, Exception):  # interrupted, and somebody may have relied on it
+            # interrupted, and another task may have relied on it
+            if not isinstance(exc, Exception):
                 self._have_it_sent()
             raise
         finally:
@@ -230,7 +238,7 @@ class Transport(ABC, Generic[StreamT]):
         except Exception as exc:
             self._break(self._sending, exc)
             raise
-        except BaseException:  # cancelled, or Ctrl-C; in a group where the stream has a nursery
+        except BaseException:  # cancelled, or Ctrl-C; in a group if the stream uses a nursery
             if not self.counts:
                 self._sending.error = self._origin.claim(
                     TLSError(
@@ -243,11 +251,11 @@ class Transport(ABC, Generic[StreamT]):
             self._sending.leave()
 
     def flush_nowait(self) -> bool:
-        """Send what can be sent at once, unless another task is sending. Never raises: the next
-        call that has to send does.
+        """Send what can be sent at once, unless another task is sending. This never raises: the
+        next call that has to send does.
 
         Returns:
-          Whether everything is sent.
+          True if everything was sent.
         """
         sending, outbox = self._sending, self.outbox
         if sending.is_taken or sending.error is not None:
@@ -270,7 +278,7 @@ class Transport(ABC, Generic[StreamT]):
 
     @property
     def _is_left_to_send(self) -> bool:
-        """Whether something waits to be sent that nobody sends, and that can't wait."""
+        """True if there is unsent ciphertext that should go out now, but no task is sending it."""
         return (
             not self._sending.is_taken
             and self._sending.error is None
@@ -279,9 +287,9 @@ class Transport(ABC, Generic[StreamT]):
         )
 
     def flush_later(self) -> None:
-        """Send what waits now if that is possible at once, else with whatever is sent next.
+        """Send what can be sent at once, and leave the rest to the next send.
 
-        Meant for what the peer can do without, and may not be ready to read.
+        This is meant for data that the peer doesn't need, and may not be ready to read.
         """
         self.flush_nowait()
         self.may_wait = bool(self.outbox.pieces)
@@ -291,7 +299,7 @@ class Transport(ABC, Generic[StreamT]):
         self._bytes_sent += count
 
     async def wait_send_might_not_block(self) -> None:
-        """Wait until the transport might take more."""
+        """Wait until the transport might accept more data."""
         while self._sending.is_taken:
             await self._sending.wait()
         self.check_send()
@@ -304,16 +312,17 @@ class Transport(ABC, Generic[StreamT]):
             raise self._break(self._sending, exc) from exc
         finally:
             self._sending.leave()
-            self._have_it_sent()  # who could not send meanwhile
+            self._have_it_sent()  # for a task that could not send in the meantime
 
     def _break(self, turn: Turn, exc: Exception) -> TLSError:
-        """Note that the transport broke in one direction. Both can't be used from now on; that the
-        other one can't is found when it is. Return what to raise.
+        """Note that the transport broke in one direction, and return the error to raise. Both
+        directions are unusable from now on; the other direction reports this when it is used next.
         """
         if isinstance(exc, TLSError):
             self._origin.adopt(exc)
         if not isinstance(exc, trio.BrokenResourceError):
-            exc = _without_traceback(exc)  # the original is raised, and would hold this in a cycle
+            # a copy: the original is raised, and would hold this object in a cycle
+            exc = _without_traceback(exc)
         words = str(exc) or type(exc).__name__
         error = TLSError(f"the transport broke while {turn.purpose}: {words}")
         self._broken = self._origin.claim(caused_by(error, exc))
@@ -323,12 +332,12 @@ class Transport(ABC, Generic[StreamT]):
         return self._broken.again()
 
     def give_up_sending(self, error: TLSError) -> None:
-        """Have every call that would send raise ``error`` from now on."""
+        """Make every later call that sends raise ``error``."""
         self._sending.error = self._sending.error or self._origin.claim(error)
 
     @property
     def can_send(self) -> bool:
-        """Whether nothing is known that keeps the transport from sending."""
+        """True if no error is known that keeps the transport from sending."""
         return self._sending.error is None
 
     def check_send(self) -> None:
@@ -339,24 +348,25 @@ class Transport(ABC, Generic[StreamT]):
     # Receiving
     ################################################################
 
-    # All in one: another coroutine would cost each receive half a microsecond.
+    # Everything is in one function: another coroutine would cost half a microsecond per receive.
     async def receive(  # noqa: C901, PLR0911, PLR0912
         self, *, while_flushing: bool = False
     ) -> int:
-        """Wait for something to happen that may have fed the connection. Look again afterwards.
+        """Wait for the wire to make progress; re-check your condition afterwards.
 
-        Only one task at a time receives from the stream. Others wait until it has, for nothing.
-        Ciphertext that waits to be sent moves on meanwhile, unless somebody is flushing already.
+        Only one task at a time receives from the stream. Other tasks wait until that task has
+        received something, and return 0. Pending ciphertext is sent meanwhile, unless a task is
+        flushing already.
 
         Returns:
-          How many bytes were fed.
+          How many bytes were fed to the connection.
 
         Raises:
           TLSError: if the transport can't receive any more.
         """
         receiving = self._receiving
         if self.inbox.is_behind and not self.is_clogged:
-            # There is more to decrypt before anything else. Other tasks have their turn.
+            # More received ciphertext has to be decrypted first. Let other tasks run in between.
             self.flush_nowait()
             await trio.lowlevel.checkpoint()
             return 0
@@ -403,31 +413,31 @@ class Transport(ABC, Generic[StreamT]):
 
     def _note_end(self) -> None:
         if self._broken is not None:
-            # A write has met the reset already, and after that a socket looks as if it had ended.
+            # Sending has already met a reset, after which a socket looks as if it had ended.
             self._receiving.error = self._broken
         else:
             self.inbox.feed_eof()
 
     def _note_truncation(self, exc: TruncationError) -> None:
-        """Note that the outer TLS stream was truncated: here that is an end, to which the inner
-        close_notify may be missing.
+        """Note that the outer TLS stream was truncated. To the inner stream this is an end of the
+        transport, before which a close_notify may be missing.
         """
         self._origin.adopt(exc)
         self._note_end()
 
     def wake_receiver(self) -> None:
-        """Make a task that waits in :meth:`receive` look again."""
+        """Make a task that waits in :meth:`receive` re-check its condition."""
         if self._receiving.is_taken:
             self._interrupt_receive()
 
     def _have_it_sent(self) -> None:
-        """Make a receiver that waits look again, if there is something left to send."""
+        """Wake a waiting receiver if there is unsent ciphertext that it has to send."""
         if self._is_left_to_send:
             self.wake_receiver()
 
     async def _flush_and_receive(self) -> int:
-        """Wait for either direction, and move whichever is ready. Receiving does without sending,
-        if that fails; who has to send will hear of it.
+        """Wait for either direction, and move whichever is ready. If sending fails, receiving
+        continues, and the next call that has to send raises the error.
         """
         if self.is_clogged:
             await self.flush()
@@ -442,14 +452,14 @@ class Transport(ABC, Generic[StreamT]):
         async with beside(self._flush_quietly):
             return await self.receive(while_flushing=True)
 
-    @enable_ki_protection  # a new task does not get it from the one that starts it
+    @enable_ki_protection  # a new task does not inherit the protection
     async def _flush_quietly(self) -> None:
         with suppress(trio.Cancelled, Exception):
             await self.flush()
 
 
 def _without_traceback(exc: Exception) -> Exception:
-    """Return a copy of an exception of other code, which is going to be raised itself."""
+    """Return a copy, without its traceback, of an exception that the caller is about to raise."""
     try:
         return copy.copy(exc)
     except Exception:

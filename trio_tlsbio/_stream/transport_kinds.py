@@ -1,4 +1,6 @@
-"""The kinds of transports: sockets, streams that count what they have sent, and all others."""
+"""The kinds of transports: sockets, streams that count the bytes they sent, and all other
+streams.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ __all__ = ["transport_for"]
 
 @attrs.define(eq=False)
 class _StreamTransport(Transport[trio.abc.Stream]):
-    """Any stream: a cancelled send does not say how much of it was sent."""
+    """Any other stream: after a cancelled send, the number of bytes sent is unknown."""
 
     counts = False
 
@@ -48,7 +50,7 @@ class _StreamTransport(Transport[trio.abc.Stream]):
 
 @attrs.define(eq=False)
 class _NestedTransport(_StreamTransport):
-    """A stream that counts, such as another TLSStream."""
+    """A stream that counts the bytes it sent, such as another TLSStream."""
 
     counts = True
 
@@ -56,7 +58,7 @@ class _NestedTransport(_StreamTransport):
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed
-        self.is_unfinished = True  # until it says otherwise
+        self.is_unfinished = True  # until send_all() has returned
         try:
             await self._counting.send_all(b"".join(pieces))
             self.is_unfinished = False
@@ -65,7 +67,7 @@ class _NestedTransport(_StreamTransport):
 
     def write_nowait(self, pieces: Sequence[Data]) -> int:
         sent = self._counting.send_nowait(b"".join(pieces))
-        self.is_unfinished = self.is_unfinished or sent > 0  # what it took may wait there
+        self.is_unfinished = self.is_unfinished or sent > 0  # the stream may have buffered them
         return sent
 
     def read_nowait(self) -> bytes | None:
@@ -83,7 +85,7 @@ class _NestedTransport(_StreamTransport):
 
 @attrs.define(eq=False)
 class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
-    """A socket, which says of every call how much it took."""
+    """A socket: each call returns how many bytes the socket took."""
 
     counts = True
 
@@ -94,11 +96,11 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         self.check_socket()
-        await trio.lowlevel.wait_writable(self._fileno())  # cancelled, it has sent nothing
+        await trio.lowlevel.wait_writable(self._fileno())  # if this is cancelled, nothing was sent
         self._mark_sent(self.write_nowait(pieces))
 
     def _receive_some(self) -> Awaitable[None]:
-        # Waiting first: mostly nothing has come yet, and finding that out is not free.
+        # Wait before reading: usually nothing has arrived yet, and a failed read is not free.
         self._was_woken = False
         descriptor = self._fileno()
         if descriptor < 0:
@@ -106,8 +108,8 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
         return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105 - the caller awaits it
 
     def _interrupt_receive(self) -> None:
-        # This wakes those who wait for the socket, and a wait costs no cancel scope. No other task
-        # waits for it now, as none is sending.
+        # This wakes the tasks that wait for the socket, without the cost of a cancel scope for each
+        # wait. No other task can be waiting for it, because no task is sending.
         self._was_woken = True
         trio.lowlevel.notify_closing(self._stream.socket.fileno())
 
@@ -117,7 +119,7 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
     def peer_has_gone(self) -> bool:
         try:
             return system_calls.peer_has_gone(self._fileno())
-        except OSError as exc:  # a system may report it once only
+        except OSError as exc:  # the system may report an error only once
             if self._receiving.error is None:
                 broken = stream_error(exc)
                 broken.__cause__ = exc
@@ -128,7 +130,7 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
 def transport_for(
     stream: trio.abc.Stream, inbox: Inbox, outbox: Outbox, origin: Origin
 ) -> Transport[trio.abc.Stream]:
-    """Return the best way to move a connection's ciphertext over ``stream``."""
+    """Return the most efficient transport for ``stream``."""
     if isinstance(stream, trio.SocketStream):
         return _SocketTransport(stream, inbox, outbox, origin)  # type: ignore[return-value]
     if isinstance(stream, CountingStream) and stream.is_cancel_safe:

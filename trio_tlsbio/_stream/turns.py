@@ -1,4 +1,4 @@
-"""Tasks that take turns, and those that run beside a block of code."""
+"""Tasks that take turns, and background tasks for a block of code."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ __all__ = ["ConflictDetector", "Turn", "beside"]
 
 @attrs.define(eq=False)
 class ConflictDetector:
-    """Makes it an error that two tasks do the same thing at once.
+    """Makes it an error for two tasks to do the same thing at once.
 
-    Where each call counts, set and reset :attr:`is_busy` in place of a ``with`` block.
+    Where the cost of a call matters, set and reset :attr:`is_busy` instead of using a ``with``
+    block.
     """
 
     _message: str
     is_busy: bool = attrs.field(default=False, init=False)
 
     def error(self) -> trio.BusyResourceError:
-        """Return what to raise where it is busy."""
+        """Return the exception to raise if another task is busy."""
         return trio.BusyResourceError(self._message)
 
     def __enter__(self) -> None:
@@ -44,16 +45,16 @@ class ConflictDetector:
 
 @attrs.define(eq=False)
 class Turn:
-    """One direction of a transport. One task has the turn; others wait until it leaves.
+    """One direction of a transport. One task has the turn; the others wait until it leaves.
 
-    They look again then: the direction may have failed, and what they need may be there.
+    Then the others check again: the direction may have failed, or their condition may be met.
     """
 
     purpose: str
     is_taken: bool = attrs.field(default=False, init=False)
-    #: What keeps every task from taking it.
+    #: An error that keeps every task from taking the turn.
     error: TLSError | None = attrs.field(default=None, init=False)
-    #: Where the others wait; made by the first of them.
+    #: Where the other tasks wait. The first of them creates it.
     waiting: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
 
     def check(self) -> None:
@@ -62,7 +63,7 @@ class Turn:
             raise self.error.again()
 
     def leave(self) -> None:
-        """Let the others look."""
+        """Give up the turn, and wake the other tasks."""
         self.is_taken = False
         if self.waiting is not None:
             self.waiting.unpark_all()
@@ -76,9 +77,9 @@ class Turn:
 
 @asynccontextmanager
 async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
-    """Run a task beside a block of code, and cancel it when the block ends.
+    """Run a task concurrently with a block of code, and cancel it when the block ends.
 
-    What the block raises comes out as it is, not in a group as from a nursery.
+    Exceptions from the block propagate as they are, and not in a group as from a nursery.
     """
     error: BaseException | None = None
     try:
@@ -95,4 +96,4 @@ async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, 
         try:
             raise error
         finally:
-            del error  # or its traceback would keep it alive in a cycle
+            del error  # otherwise its traceback would keep it alive in a cycle

@@ -1,4 +1,4 @@
-"""From plaintext to TLS on the same stream."""
+"""Upgrades a stream from plaintext to TLS."""
 
 from __future__ import annotations
 
@@ -34,35 +34,34 @@ async def start_tls(
     close_max_bytes: int = CLOSE_MAX_BYTES,
     verify_peer: VerifyPeer | None = None,
 ) -> TLSStream[T_Stream]:
-    """Go on with TLS on a stream that has carried plaintext, as STARTTLS does.
+    """Continue with TLS on a stream that has carried plaintext, as STARTTLS does.
 
-    Call it when both sides have agreed in plaintext, and use only the returned stream afterwards.
-    :meth:`TLSStream.unwrap` is the way back.
+    Call this when both sides have agreed in plaintext, and use only the returned stream afterwards.
+    :meth:`TLSStream.unwrap` switches back.
 
-    What came before the handshake may come from anybody. If it stays in a buffer and is taken for a
-    command or an answer after it, somebody on the way can speak with the peer's voice (the
-    command injection of CVE-2011-0411). So this wants to see the buffer, and refuses to go on
-    unless it is empty: neither side has anything to say there.
+    Bytes that arrive before the handshake can come from an attacker. If they stay in a buffer and
+    are taken for a command or an answer after the handshake, the attacker can impersonate the peer
+    (the command injection of CVE-2011-0411). So this requires your buffer, and fails unless it is
+    empty: neither side has a reason to send anything at this point.
 
     Args:
-      transport_stream: The stream, which is closed if this fails.
-      ssl_context: See :class:`TLSStream`, as for those that are not told of here.
-      buffered: What was received already, and not been used: the contents of your read buffer.
+      transport_stream: The stream. It is closed if this fails.
+      ssl_context: See :class:`TLSStream`, also for parameters not described here.
+      buffered: Received bytes that were not used yet: the contents of your read buffer.
       server_hostname: The name of the server. Clients only.
       server_side: Whether this end is the server.
       https_compatible: See :class:`TLSStream`.
       session: The session to resume. Clients only.
-      on_session: Called with every session that the server gives. Clients only.
-      handshake_timeout: How long the handshake may take, in seconds; by default as long as it
-        takes.
+      on_session: Called with every session that the server sends. Clients only.
+      handshake_timeout: How long the handshake may take, in seconds. By default there is no limit.
       close_timeout: How long closing waits for the peer, in seconds.
-      close_max_bytes: How many bytes closing throws away before it stops waiting.
+      close_max_bytes: How many bytes closing discards before it stops waiting.
       verify_peer: Verifies the peer. See :class:`TLSStream`.
 
     Raises:
-      TLSError: if something was in the buffer, or the handshake failed.
-      ValueError: for arguments that don't go together.
-      TypeError: for arguments of a wrong type.
+      TLSError: if the buffer was not empty, or the handshake failed.
+      ValueError: if the arguments are not valid together.
+      TypeError: if an argument has the wrong type.
     """
     try:
         stream = TLSStream(

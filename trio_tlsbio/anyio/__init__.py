@@ -1,6 +1,6 @@
-"""For programs on anyio's Trio backend: what :mod:`anyio.streams.tls` offers, with the same names.
+"""TLS for anyio's Trio backend: the classes of :mod:`anyio.streams.tls`, with the same names.
 
-Needs ``trio-tlsbio[anyio]``.
+This requires ``trio-tlsbio[anyio]``.
 """
 
 from trio_tlsbio._extras import missing_extra

@@ -1,4 +1,4 @@
-"""What is checked before there is a connection."""
+"""Checks that are made before a connection is established."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["check_backend", "check_client", "check_session_cache", "context_or_d
 
 
 def check_backend() -> None:
-    """Raise an error if the program does not run on Trio."""
+    """Raise an error if anyio does not run on Trio."""
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError("trio_tlsbio.anyio needs anyio's Trio backend: backend='trio'")
 
@@ -26,7 +26,7 @@ def check_session_cache(
     *,
     server_side: bool,
 ) -> None:
-    """Raise an error for a ``session_cache`` that can't be used."""
+    """Raise an error if ``session_cache`` can't be used."""
     if session_cache is None:
         return
     if server_side:
@@ -38,7 +38,7 @@ def check_session_cache(
 def context_or_default(
     ssl_context: ssl.SSLContext | ContextProvider | None,
 ) -> ssl.SSLContext | ContextProvider:
-    """Return the context itself, or what gives it, or a client's default context for None."""
+    """Return the context or the function, or a client's default context for None."""
     if ssl_context is None:
         return make_default_context()
     context: object = ssl_context
@@ -51,6 +51,6 @@ def context_or_default(
 
 
 def check_client(ssl_context: ssl.SSLContext, hostname: str | None) -> None:
-    """Raise what ``TLSStream.wrap()`` would raise, before there is a connection."""
+    """Raise the errors that ``TLSStream.wrap()`` would raise, before connecting."""
     check_backend()
     Arguments.parse(ssl_context, server_hostname=hostname)

@@ -1,4 +1,4 @@
-"""What connects a client."""
+"""Connects clients."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _Host: TypeAlias = str | IPv4Address | IPv6Address
 
 @attrs.define(eq=False, slots=False, kw_only=True)
 class TLSConnectable(anyio.abc.ByteStreamConnectable):
-    """Connects, and speaks TLS, as :class:`anyio.streams.tls.TLSConnectable`; and resumes.
+    """Connects over TLS, like :class:`anyio.streams.tls.TLSConnectable`, and resumes sessions.
 
     Raises:
-      TypeError: if ``ssl_context`` is no :class:`ssl.SSLContext`, and no function.
+      TypeError: if ``ssl_context`` is neither an :class:`ssl.SSLContext` nor a function.
     """
 
     connectable: anyio.abc.ObjectStreamConnectable[bytes] | anyio.abc.ByteStreamConnectable = (
         attrs.field(kw_only=False)
     )
-    """What makes the underlying connection."""
+    """Establishes the underlying connection."""
 
     hostname: str | None = None
     """The name of the server."""
@@ -43,23 +43,24 @@ class TLSConnectable(anyio.abc.ByteStreamConnectable):
         default=None, converter=context_or_default
     )
     """The settings, or a function that returns them, such as a
-    :class:`trio_tlsbio.ReloadingContext`; by default as in :meth:`TLSStream.wrap`."""
+    :class:`trio_tlsbio.ReloadingContext`; by default as in :meth:`TLSStream.wrap`.
+    """
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""
 
     session_cache: SessionCache = attrs.field(factory=SessionCache)
-    """Where the sessions of earlier connections are kept."""
+    """The cache for the sessions of earlier connections."""
 
     _latest: ssl.SSLContext | None = attrs.field(default=None, init=False, repr=False)
 
     async def connect(self) -> TLSStream:
-        """Connect, and do the handshake.
+        """Connect, and perform the handshake.
 
         Raises:
-          OSError: if no connection can be made.
+          OSError: if the connection can't be established.
           TLSError: if the handshake failed.
-          ValueError: for attributes that don't go together, before connecting.
+          ValueError: if the attributes are not valid together, before connecting.
         """
         check_backend()
         context = await renewed_context(self.ssl_context, self._latest, self.session_cache)
@@ -85,20 +86,21 @@ def as_connectable(
     tls_standard_compatible: bool = True,
     session_cache: SessionCache | None = None,
 ) -> anyio.abc.ByteStreamConnectable:
-    """Make a connectable of an address, as :func:`anyio.as_connectable` does.
+    """Create a connectable from an address, as :func:`anyio.as_connectable` does.
 
     Args:
-      remote: A host and port for TCP, or the path of a Unix socket. A connectable is returned as it
-        is, whatever else is given.
-      tls: Whether to speak TLS, by a :class:`TLSConnectable`. What follows is for TLS alone.
+      remote: A host and port for TCP, or the path of a Unix socket. A connectable is returned
+        unchanged, whatever the other arguments are.
+      tls: Whether to use TLS, with a :class:`TLSConnectable`. The parameters below only apply to
+        TLS.
       ssl_context: See :class:`TLSConnectable`.
-      tls_hostname: The name in the server's certificate, by default the host. A Unix socket has
-        none.
+      tls_hostname: The name in the server's certificate, by default the host. There is no default
+        for a Unix socket.
       tls_standard_compatible: Whether to send a close_notify at the end, and to expect one.
-      session_cache: Where sessions are kept; by default one of the connectable's own.
+      session_cache: Where to store sessions; by default in a new cache.
 
     Raises:
-      TypeError: for a ``remote`` of a wrong type.
+      TypeError: if ``remote`` has the wrong type.
     """
     connectable = anyio.as_connectable(remote)
     if not tls or connectable is remote:
@@ -114,7 +116,7 @@ def as_connectable(
     )
 
 
-# anyio's own is declared in the same cases: TLS is spoken if any argument asks for it.
+# These overloads match anyio's: TLS is used if any argument requests it.
 @overload
 async def connect_tcp(
     remote_host: _Host,
@@ -192,34 +194,36 @@ async def connect_tcp(
     happy_eyeballs_delay: float = 0.25,
     session_cache: SessionCache | None = None,
 ) -> anyio.abc.SocketStream | TLSStream:
-    """Connect by TCP, and do the handshake if TLS is asked for, as :func:`anyio.connect_tcp` does.
+    """Connect over TCP, and perform the handshake if TLS is requested, as :func:`anyio.connect_tcp`
+    does.
 
-    TLS is asked for by ``tls=True``, by an ``ssl_context`` or by a ``tls_hostname``. Without any of
-    them the connection is plain TCP.
+    TLS is requested with ``tls=True``, an ``ssl_context`` or a ``tls_hostname``. Without any of
+    them, the connection is plain TCP.
 
     Args:
       remote_host: The host to connect to.
       remote_port: The port.
       local_host: The address to connect from, by default the system's choice.
-      local_port: The port to connect from. Needs ``local_host``, and a version of anyio that has
-        this parameter.
-      tls: Whether to speak TLS. False does not forbid it: see above.
+      local_port: The port to connect from. This requires ``local_host``, and a version of anyio
+        that has this parameter.
+      tls: Whether to use TLS. False does not disable it: see above.
       ssl_context: See :class:`TLSConnectable`.
       tls_standard_compatible: Whether to send a close_notify at the end, and to expect one.
       tls_hostname: The name in the server's certificate, by default ``remote_host``.
-      happy_eyeballs_delay: How long to try one address of the host alone, in seconds.
-      session_cache: Where to take a session from, and to put those that the server gives. Only
-        with an ``ssl_context``.
+      happy_eyeballs_delay: How long to try one address of the host before trying the next one as
+        well, in seconds.
+      session_cache: Where to take a session from, and to store the sessions that the server sends.
+        This requires an ``ssl_context``.
 
     Returns:
-      The encrypted stream, or anyio's own stream if TLS was not asked for.
+      The encrypted stream, or anyio's own stream if TLS was not requested.
 
     Raises:
-      OSError: if no connection can be made.
+      OSError: if the connection can't be established.
       TLSError: if the handshake failed.
-      ValueError: for arguments that don't go together, before connecting.
-      TypeError: for arguments of a wrong type, before connecting.
-      RuntimeError: if TLS is asked for and the program does not run on Trio.
+      ValueError: if the arguments are not valid together, before connecting.
+      TypeError: if an argument has the wrong type, before connecting.
+      RuntimeError: if TLS is requested and anyio does not run on Trio.
     """
     is_tls = bool(tls or tls_hostname or ssl_context)
     hostname = tls_hostname or str(remote_host)

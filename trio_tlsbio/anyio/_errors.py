@@ -1,4 +1,4 @@
-"""The exceptions: each is both what anyio raises and what :mod:`ssl` does."""
+"""The exceptions. Each is both an anyio exception and an :mod:`ssl` exception."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class TLSError(anyio.BrokenResourceError, ssl.SSLError):
     """TLS, the peer or the transport failed.
 
     Where anyio raises one or the other, this is both an :exc:`anyio.BrokenResourceError` and an
-    :exc:`ssl.SSLError`. ``str()`` says in plain words what went wrong.
+    :exc:`ssl.SSLError`. ``str()`` explains what went wrong.
     """
 
     error: trio_tlsbio.TLSError
-    """The error that this one reports, and its cause."""
+    """The original error, which is also the cause."""
 
     def __init__(self, error: trio_tlsbio.TLSError) -> None:
         source = error.__cause__
@@ -33,7 +33,7 @@ class TLSError(anyio.BrokenResourceError, ssl.SSLError):
         self.reason: str = error.reason or ""
 
     def __reduce__(self) -> tuple[type[TLSError], tuple[trio_tlsbio.TLSError]]:
-        """Make it anew from that error, to copy or pickle it."""
+        """Rebuild the exception from the original error, for a copy or pickle."""
         return type(self), (self.error,)
 
 

@@ -30,19 +30,21 @@ _logger = logging.getLogger("trio_tlsbio.server")
 
 @attrs.define(eq=False, slots=False)
 class TLSListener(anyio.abc.Listener[TLSStream]):
-    """A listener whose connections speak TLS, as :class:`anyio.streams.tls.TLSListener`.
+    """A listener whose connections use TLS, like :class:`anyio.streams.tls.TLSListener`.
 
-    A client whose handshake fails, or takes too long, ends its own connection alone. So does one
-    that vanishes later, if the handler lets the :exc:`TLSError` of its stream through: that is
-    logged, and does not end the server. What else a handler raises does.
+    A client whose handshake fails, or takes too long, only ends its own connection. The same is
+    true of a client that disappears later, if the handler doesn't catch the :exc:`TLSError` of its
+    stream: the error is logged, and does not end the server. Any other exception from a handler
+    ends the server.
     """
 
     listener: anyio.abc.Listener[Any]
     """The listener whose connections are wrapped."""
 
     ssl_context: ServerContext
-    """The settings, or a function that returns them, such as one that
-    :func:`trio_tlsbio.contexts_by_name` makes: see :class:`trio_tlsbio.TLSListener`."""
+    """The settings, or a function that returns them, such as the result of
+    :func:`trio_tlsbio.contexts_by_name`: see :class:`trio_tlsbio.TLSListener`.
+    """
 
     standard_compatible: bool = True
     """Whether a close_notify is sent and expected."""
@@ -61,25 +63,25 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         exc: BaseException,
         stream: AnyByteStream,  # noqa: ARG004  # for subclasses
     ) -> None:
-        """Log why a handshake failed. A subclass can override it.
+        """Log why a handshake failed. Subclasses can override this.
 
         anyio's own method closes the stream, and logs an error with a traceback to
         ``anyio.streams.tls``. This one leaves the stream open, and :meth:`serve` closes it
-        afterwards so that the peer receives the alert; a socket that is closed too early can
-        destroy it. It logs one line to ``trio_tlsbio.server``, as a warning: a failed handshake is
-        mostly the peer's doing, and a public port sees many. An override may close the stream, or
-        ask it who the peer is.
+        afterwards so that the peer receives the alert: closing a socket too early can destroy it.
+        It logs one line to ``trio_tlsbio.server``, as a warning, because the peer usually causes
+        the failure, and on a public port this happens often. An override may close the stream, or
+        query the peer's address from it.
 
         Args:
-          exc: What the handshake has raised. If it is no :exc:`Exception`, a cancellation for
-            example, it is raised again.
+          exc: The exception from the handshake. If it is not an :exc:`Exception`, but a
+            cancellation, for example, it is raised again.
           stream: The underlying stream.
         """
         if not isinstance(exc, Exception):
             try:
                 raise exc
             finally:
-                del exc  # or its traceback would keep it alive in a cycle
+                del exc  # otherwise its traceback would keep it alive in a cycle
         _logger.warning("handshake failed: %s", printable(str(exc)))
 
     async def serve(
@@ -87,10 +89,10 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
         handler: Callable[[TLSStream], Any],
         task_group: anyio.abc.TaskGroup | None = None,
     ) -> None:
-        """Accept connections, and call ``handler`` for each in a task of its own."""
+        """Accept connections, and call ``handler`` for each of them in its own task."""
         check_handler(handler)
 
-        @wraps(handler)  # tasks are named after it
+        @wraps(handler)  # for the names of tasks
         async def handle(transport_stream: AnyByteStream) -> None:
             trio_stream = await self._wrap(transport_stream)
             try:
@@ -112,7 +114,7 @@ class TLSListener(anyio.abc.Listener[TLSStream]):
             return server_stream(
                 transport_stream, await self._settings.arguments(), self._settings.options
             )
-        except BaseException:  # what the function that gives the context raises
+        except BaseException:  # from the function that returns the context
             await anyio.aclose_forcefully(transport_stream)
             raise
 

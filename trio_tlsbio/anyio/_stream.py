@@ -34,19 +34,19 @@ __all__ = ["TLSStream", "options_of", "server_stream", "shake_hands", "trio_stre
 
 @attrs.define(eq=False, slots=False)
 class TLSStream(anyio.abc.ByteStream):
-    """A :class:`trio_tlsbio.TLSStream` as a byte stream of anyio. Made by :meth:`wrap`.
+    """A :class:`trio_tlsbio.TLSStream` as an anyio byte stream. Created by :meth:`wrap`.
 
-    It does all that :class:`anyio.streams.tls.TLSStream` does, and what that one can't:
-    :meth:`send_eof` works, a cancelled call leaves the stream usable (over sockets and over other
-    streams of this class; else, see :func:`trio_tlsbio.open_pump`), and the peer is told why
-    something failed. What goes wrong with TLS, the peer or the transport is a :exc:`TLSError`.
+    It does everything that :class:`anyio.streams.tls.TLSStream` does, and more: :meth:`send_eof`
+    works, a cancelled call leaves the stream usable (over sockets and other streams of this class;
+    for other transports, see :func:`trio_tlsbio.open_pump`), and the peer gets an alert about a
+    failure. Failures of TLS, the peer or the transport are reported as a :exc:`TLSError`.
     """
 
     transport_stream: AnyByteStream
-    """The stream it was made over."""
+    """The underlying stream."""
 
     trio_stream: trio_tlsbio.TLSStream[Any]
-    """The stream that does the work: sessions, ``bytes_committed`` and more can be had there."""
+    """The stream that does the work. It provides sessions, ``bytes_committed`` and more."""
 
     standard_compatible: bool
     """Whether a close_notify is sent and expected."""
@@ -63,23 +63,23 @@ class TLSStream(anyio.abc.ByteStream):
         handshake_timeout: float = math.inf,
         session_cache: SessionCache | None = None,
     ) -> TLSStream:
-        """Do the handshake over a stream, and return the encrypted one.
+        """Perform the handshake over a stream, and return the encrypted stream.
 
         Args:
-          transport_stream: The stream, which is closed if this fails.
-          server_side: Whether this end is the server; by default it is if there is no ``hostname``.
+          transport_stream: The stream. It is closed if this fails.
+          server_side: Whether this end is the server; by default True if there is no ``hostname``.
           hostname: The name of the server. Servers ignore it.
           ssl_context: The settings; by default those of :func:`ssl.create_default_context`, with
             the cipher suites that RFC 9325 recommends.
           standard_compatible: Whether to send a close_notify at the end, and to expect one.
           handshake_timeout: How long the handshake may take, in seconds.
-          session_cache: Where to take a session from, and to put those that the server gives.
-            Clients only, and only with the same ``ssl_context``.
+          session_cache: Where to take a session from, and to store the sessions that the server
+            sends. Clients only; requires the same ``ssl_context`` for all connections.
 
         Raises:
           TLSError: if the handshake failed.
-          ValueError: for arguments that don't go together.
-          RuntimeError: if the program does not run on Trio.
+          ValueError: if the arguments are not valid together.
+          RuntimeError: if anyio does not run on Trio.
         """
         try:
             check_backend()
@@ -116,11 +116,11 @@ class TLSStream(anyio.abc.ByteStream):
 
     @enable_ki_protection
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Receive up to ``max_bytes``. Cancelled, nothing is lost.
+        """Receive up to ``max_bytes`` bytes. A cancellation loses no data.
 
         Raises:
           anyio.EndOfStream: once the peer has ended its direction.
-          TLSError: if TLS or the transport failed, or ended without a close_notify.
+          TLSError: if TLS or the transport failed, or the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
         if operator.index(max_bytes) < 1:
@@ -133,7 +133,8 @@ class TLSStream(anyio.abc.ByteStream):
 
     @enable_ki_protection
     async def send(self, item: bytes) -> None:
-        """Send all of it. Cancelled, see :attr:`trio_tlsbio.TLSStream.bytes_committed`.
+        """Send all of ``item``. For cancellation, see
+        :attr:`trio_tlsbio.TLSStream.bytes_committed`.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -143,7 +144,7 @@ class TLSStream(anyio.abc.ByteStream):
 
     @enable_ki_protection
     async def send_eof(self) -> None:
-        """End our direction by a close_notify. Receiving goes on."""
+        """End our direction with a close_notify. Receiving is still possible."""
         with in_words_of_anyio():
             await self.trio_stream.send_eof()
 
@@ -152,7 +153,8 @@ class TLSStream(anyio.abc.ByteStream):
         """End TLS in both directions. See :meth:`trio_tlsbio.TLSStream.unwrap`.
 
         Returns:
-          The underlying stream, and what was received on it already.
+          The underlying stream, and the bytes that were already received on it after the end of
+          TLS.
         """
         with in_words_of_anyio():
             _, trailing_data = await self.trio_stream.unwrap()
@@ -163,23 +165,26 @@ class TLSStream(anyio.abc.ByteStream):
         """End the connection, and close the underlying stream.
 
         This sends a close_notify if the stream is ``standard_compatible``. Over a socket it then
-        waits until the peer has closed too, for 5 seconds at most: see
-        :meth:`trio_tlsbio.TLSStream.aclose`. A peer that doesn't answer, or has gone, is no error.
+        waits until the peer has closed too, for at most 5 seconds: see
+        :meth:`trio_tlsbio.TLSStream.aclose`. It is not an error if the peer doesn't answer, or has
+        gone.
 
-        anyio's own stream waits for the peer's close_notify as long as it takes, raises an
-        exception if the peer closes without one, and waits for nothing if it is not
-        ``standard_compatible``. Here a peer can neither block a close nor make it fail, and the
-        data that was sent last isn't lost. To check that the peer has ended properly, receive until
+        anyio's own stream waits for the peer's close_notify without a limit, raises an exception if
+        the peer closes without one, and doesn't wait at all if it is not ``standard_compatible``.
+        Here a peer can neither block a close nor make it fail, and the data that was sent last
+        isn't lost. To check that the peer has ended properly, receive until
         :exc:`anyio.EndOfStream`, or call :meth:`unwrap`.
         """
         try:
             with in_words_of_anyio():
                 await self.trio_stream.aclose()
         finally:
-            if self.trio_stream.transport_stream is not None:  # as it is after unwrap()
-                await self.transport_stream.aclose()  # it has to know that its socket is closed
+            if self.trio_stream.transport_stream is not None:  # it is None after unwrap()
+                # this stream has to know that its socket is closed
+                await self.transport_stream.aclose()
 
-    @enable_ki_protection  # anyio's own would leave it to Ctrl-C whether aclose() begins
+    # with anyio's own method, Ctrl-C could prevent aclose() from being called
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -210,12 +215,12 @@ class TLSStream(anyio.abc.ByteStream):
 
 
 def trio_stream_for(stream: AnyByteStream) -> trio.abc.Stream:
-    """Return the Trio stream to speak TLS over."""
+    """Return the Trio stream to use as the transport of TLS."""
     if isinstance(stream, TLSStream):
         return stream.trio_stream
     if isinstance(stream, anyio.abc.SocketStream):
-        # A second owner of the same socket, which knows how much a cancelled send has sent.
-        # Whatever a subclass does with the bytes is bypassed.
+        # A second owner of the same socket, which reports how much a cancelled send has sent. This
+        # bypasses any processing by a subclass.
         socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)
         return trio.SocketStream(trio.socket.from_stdlib_socket(socket))
     return Transport(stream)
@@ -226,18 +231,18 @@ def server_stream(
     arguments: Arguments,
     options: StreamOptions,
 ) -> trio_tlsbio.TLSStream[Any]:
-    """Make a server's side of a connection, whose handshake is still to be done."""
+    """Create the server's side of a connection, without performing the handshake."""
     return stream_with(options, arguments, trio_stream_for(transport_stream))
 
 
 def options_of(standard_compatible: bool, handshake_timeout: float) -> StreamOptions:
-    """Return the options of a stream, which the parameters of anyio's classes decide on."""
+    """Return the options of a stream, based on the parameters of anyio's classes."""
     return StreamOptions.of(
         not standard_compatible, handshake_timeout, CLOSE_TIMEOUT, CLOSE_MAX_BYTES
     )
 
 
 async def shake_hands(trio_stream: trio_tlsbio.TLSStream[Any]) -> None:
-    """Do the handshake; it raises anyio's exceptions."""
+    """Perform the handshake, raising anyio's exceptions."""
     with in_words_of_anyio():
         await trio_stream.do_handshake()

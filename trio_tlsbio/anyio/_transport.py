@@ -1,4 +1,4 @@
-"""Any byte stream of anyio, as a Trio stream to speak TLS over."""
+"""Adapts any anyio byte stream as a Trio stream, for use as a transport."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ AnyByteStream: TypeAlias = anyio.abc.ObjectStream[bytes] | anyio.abc.ByteStream
 
 @attrs.define(eq=False)
 class Transport(trio.abc.Stream):
-    """Any byte stream of anyio, as a Trio stream."""
+    """Any anyio byte stream, as a Trio stream."""
 
     _stream: AnyByteStream
-    # What is left of an item that was longer than the caller asked for.
+    # The rest of an item that was longer than the caller requested.
     _rest: bytes = attrs.field(default=b"", init=False, repr=False)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         item = bytes(data)
-        if not item:  # an object stream would deliver it
+        if not item:  # an object stream would deliver an empty item
             await trio.lowlevel.checkpoint()
             return
         with self._in_words_of_trio():
             await self._stream.send(item)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()  # there is no way to know
+        await trio.lowlevel.checkpoint()  # there is no way to find out
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
@@ -48,7 +48,8 @@ class Transport(trio.abc.Stream):
                 except anyio.EndOfStream:
                     return b""
                 if not self._rest:
-                    # An empty item is no end. The peer may send them forever, so others take turns.
+                    # An empty item is not the end. The peer may send them forever, so let other
+                    # tasks run.
                     await trio.lowlevel.checkpoint()
         data = self._rest[:max_bytes]
         self._rest = self._rest[len(data) :]

@@ -1,6 +1,6 @@
-"""The command line: a demonstration, a client to look at TLS servers with, and a server.
+"""The command line: a demonstration, a client for inspecting TLS servers, and a server.
 
-Everything here goes through the public API, so it is an example as well.
+All commands use the public API, so they are also examples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PROG = "trio-tlsbio"
 
 
 def _parser() -> Parser:
-    """Describe the command line. Each command's function is in ``run``."""
+    """Create the parser. ``run`` is set to the function of the command."""
     parser = Parser(
         prog=_PROG,
         description="TLS for Trio, from the command line.",
@@ -42,15 +42,15 @@ def _parser() -> Parser:
 
 
 def _run(command: Callable[[], Any]) -> Status:
-    """Run a command, and turn what it raises into a line on stderr and a status."""
+    """Run a command. Convert its exceptions to a line on stderr and a status."""
     try:
         status: Status = trio.run(
             command,
-            # Else Ctrl-C may strike in the middle of anything, Trio's own functions included.
+            # Otherwise Ctrl-C can interrupt any code, including Trio's own functions.
             restrict_keyboard_interrupt_to_checkpoints=True,
         )
         if sys.stdout is not None:
-            sys.stdout.flush()  # so that what goes wrong there is seen here
+            sys.stdout.flush()  # so that output errors are raised here
         return status
     except BaseException as exc:
         error = what_counts(exc)
@@ -66,9 +66,9 @@ def _run(command: Callable[[], Any]) -> Status:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv`` (by default the process's own), and return its exit status.
+    """Run the command line ``argv`` (by default that of the process), and return its exit status.
 
-    As with argparse everywhere, a command line that makes no sense is a :exc:`SystemExit`.
+    An invalid command line raises :exc:`SystemExit`, as usual with argparse.
     """
     options = _parser().parse_args(argv)
     status = _run(partial(options.run, options))
@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if sys.stderr is not None:
             sys.stderr.flush()
-    except OSError:  # nobody reads it
+    except OSError:  # the reader has gone
         _write_no_more(sys.stderr)
     return int(status)
 
 
 def _write_no_more(stream: TextIO | None) -> None:
-    """Throw away what is buffered. The interpreter would write it at its end, and fail: some make
-    that their exit status.
+    """Discard buffered output. Otherwise the interpreter would write it at exit and fail, which can
+    change the exit status.
     """
     if stream is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

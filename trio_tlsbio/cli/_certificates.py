@@ -1,4 +1,4 @@
-"""What is in certificates, and why they were refused."""
+"""The contents of certificates, and why they were refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KeyFacts:
 
 @attrs.frozen
 class CertificateFacts:
-    """One certificate of a chain; what could not be decoded is missing."""
+    """One certificate of a chain. Values that could not be decoded are None or empty."""
 
     subject: str | None
     issuer: str | None
@@ -53,12 +53,12 @@ class CertificateFacts:
     der: bytes = attrs.field(repr=False)
 
     def names_of(self, *kinds: str) -> list[str]:
-        """The names of some kinds."""
+        """Return the names of the given kinds."""
         return [name.value for name in self.names if name.kind in kinds]
 
     @property
     def days_left(self) -> int | None:
-        """For how many more days it is valid; negative once it has expired."""
+        """For how many more days the certificate is valid; negative once it has expired."""
         return None if self.not_after is None else (self.not_after - datetime.now(UTC)).days
 
 
@@ -78,13 +78,13 @@ _SHORT = {
 
 
 def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """Write a name as it is mostly written."""
+    """Format a name in the common notation."""
     parts = (f"{_SHORT.get(kind, kind)}={value}" for rdn in name for kind, value in rdn)
     return ", ".join(parts) or "(empty)"
 
 
 def _moment(text: str | None) -> datetime | None:
-    """Read a time of a certificate; None if OpenSSL prints it in another way."""
+    """Parse a time in a certificate. Return None if OpenSSL prints it in another format."""
     with suppress(ValueError):
         if text is not None:
             return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
@@ -92,17 +92,17 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def _key_of(der: bytes) -> KeyFacts | None:
-    """Tell what key is in a certificate, if the package cryptography is there to read it."""
+    """Describe the key in a certificate, if the package cryptography is installed."""
     try:
-        from cryptography import x509  # noqa: PLC0415  # trustme brings it
+        from cryptography import x509  # noqa: PLC0415  # a dependency of trustme
         from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa  # noqa: PLC0415
     except ImportError:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it will not accept any more one day
+            warnings.simplefilter("ignore")  # deprecations of malformed certificates
             key = x509.load_der_x509_certificate(der).public_key()
-    except Exception:  # it is stricter than OpenSSL, and has many errors
+    except Exception:  # it is stricter than OpenSSL, with many kinds of exceptions
         return None
     match key:
         case rsa.RSAPublicKey():
@@ -117,7 +117,7 @@ def _key_of(der: bytes) -> KeyFacts | None:
 
 
 def facts_of(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
-    """Take a certificate apart; ``decoded`` is empty if that can't be done."""
+    """Extract the facts from a certificate. ``decoded`` is empty if it could not be decoded."""
     return CertificateFacts(
         subject=_distinguished_name(decoded["subject"]) if decoded else None,
         issuer=_distinguished_name(decoded["issuer"]) if decoded else None,
@@ -132,9 +132,9 @@ def facts_of(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
 
 
 def presented_by(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
-    """Return the certificates that the peer has presented, also if the handshake failed by them.
+    """Return the certificates that the peer has presented, even if they made the handshake fail.
 
-    They are those of that very handshake: another connection might reach another server.
+    They come from the same handshake: another connection might reach another server.
     """
     chain = _raw_chain(ssl_object)
     known = decoded(chain)
@@ -148,8 +148,8 @@ def presented_by(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
 
 @attrs.frozen
 class Fault:
-    """What is wrong with a certificate. ``index`` is its place in the presented chain; None if it
-    is none of those, or if that is not known.
+    """A problem with a certificate. ``index`` is its position in the presented chain. It is None if
+    the certificate is not part of the chain, or if this is not known.
     """
 
     index: int | None
@@ -171,8 +171,8 @@ def when(moment: datetime) -> str:
 def faults_in(
     chain: Sequence[CertificateFacts], verify_code: int | None, server_name: str
 ) -> tuple[Fault, ...]:
-    """Find the certificates that are at fault. OpenSSL reports what is wrong, but not with which
-    of them, so this looks for what fits.
+    """Find the certificates with a problem. OpenSSL reports the problem, but not the certificate,
+    so this searches for one that matches.
     """
     if not chain:
         return ()
@@ -213,9 +213,9 @@ def _wrong_dates(chain: Sequence[CertificateFacts], *, is_expired: bool) -> Iter
 
 
 def _last_in_path(chain: Sequence[CertificateFacts]) -> int:
-    """Return how far up from the first certificate the presented issuers lead.
+    """Return the index of the last certificate in the path of issuers that starts at the first one.
 
-    Servers may present them in any order, and others too (RFC 9846 section 4.4.2).
+    Servers may present issuers in any order, and unrelated ones too (RFC 9846 section 4.4.2).
     """
     last, left = 0, list(range(1, len(chain)))
     while chain[last].subject != chain[last].issuer:

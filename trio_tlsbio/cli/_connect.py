@@ -1,4 +1,4 @@
-"""``connect``: a client to look at TLS servers with."""
+"""``connect``: a client for inspecting TLS servers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = ["add_parser"]
 
 
 def add_parser(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the command line."""
     parser = add_command(
         commands,
         "connect",
@@ -161,12 +161,12 @@ def add_parser(commands: Commands) -> None:
 
 
 ################################################################
-# What the options ask for
+# Applying the options
 ################################################################
 
 
 def _context_for(options: argparse.Namespace) -> ssl.SSLContext:
-    """Make the context that the options ask for."""
+    """Create the context from the options."""
     try:
         context = make_default_context(cafile=options.cafile)
     except OSError as exc:
@@ -188,7 +188,9 @@ def _context_for(options: argparse.Namespace) -> ssl.SSLContext:
 
 
 def _private_file(option: str, path: str) -> str:
-    """Make a file that nobody else may read, if it is not there; refuse one that others may."""
+    """Create a file that only its owner can access, if it is missing. Refuse one that others can
+    access.
+    """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as exc:
@@ -240,7 +242,7 @@ def _plan(options: argparse.Namespace, target: Target) -> Plan:
 
 
 async def _connect(options: argparse.Namespace) -> Status:
-    """Connect to a server, and tell what was agreed on."""
+    """Connect to a server, and report the result."""
     target = _target(options)
     if options.json:
         return await _document(options, target)
@@ -262,7 +264,7 @@ async def _connect(options: argparse.Namespace) -> Status:
 
 
 async def _document(options: argparse.Namespace, target: Target) -> Status:
-    """Write all that is known at the end, errors included, as one document."""
+    """Write all results at the end, including errors, as one document."""
     log, problem, status = Log(), None, Status.OK
     lifetime = Lifetime(options.expires_within)
     tell = both(log.tell, ChainFile(options.save_chain).tell, lifetime.tell)
@@ -286,7 +288,7 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
 
 
 async def _converse(plan: Plan, tell: Tell) -> None:
-    """Pass on what goes either way, between the server and standard input and output."""
+    """Pass data between the server and standard input and output."""
     stream = await open_stream(plan, tell)
     watch = Stopwatch()
     conversation = Conversation(stream, half_close=not plan.https_compatible)
@@ -296,10 +298,10 @@ async def _converse(plan: Plan, tell: Tell) -> None:
             nursery.start_soon(conversation.receive_output)
         await stream.aclose()
     except BaseException as exc:
-        # On PyPy an "except*" replaces the KeyboardInterrupt of a group by an AssertionError.
+        # On PyPy, an "except*" replaces the KeyboardInterrupt in a group with an AssertionError.
         if any(isinstance(leaf, TLSError) for leaf in leaves(exc)):
             tell(Ending.of(stream, conversation.received))
-        # The alert is out already; a server that fails gets no say in how long this takes.
+        # The alert was already sent, and a server that failed must not delay the end.
         await trio.aclose_forcefully(stream)
         raise
     tell(Ending.of(stream, conversation.received))

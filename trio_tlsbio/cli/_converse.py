@@ -1,4 +1,4 @@
-"""Standard input to the server, and the server's data to standard output."""
+"""Passes data between standard input and output and the server."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ._status import Failure, Status
 
 __all__ = ["Conversation"]
 
-# How much is read from standard input at a time, in bytes.
+# The most bytes to read from standard input at a time.
 _INPUT_BYTES = 64 * 1024
 
-# How long standard input may pause once the server has ended the conversation, in seconds. A file
-# or a busy pipe is still sent to its end; nobody has to press Ctrl-D for a server that has gone.
+# How long standard input may pause after the server has ended the conversation, in seconds. A file
+# or a busy pipe is still sent completely, but no one has to press Ctrl-D after the server has gone.
 _INPUT_GRACE = 0.5
 
 
 @attrs.define(eq=False)
 class Conversation:
-    """Standard input to the server, and the server's data to standard output."""
+    """Sends standard input to the server, and writes the server's data to standard output."""
 
     stream: TLSStream[Any]
     half_close: bool
@@ -38,14 +38,14 @@ class Conversation:
     _reading: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def send_input(self) -> None:
-        """Send standard input to its end, and then end our direction."""
+        """Send standard input until its end, then end our direction."""
         try:
             while data := await self._read_input():
                 await self.stream.send_all(data)
             if self.half_close:
                 await self.stream.send_eof()
         except TLSError as exc:
-            # Why it failed is in what the server sent, if anywhere: an alert, for one.
+            # The reason can only be in the data from the server, such as an alert.
             self.send_error = exc
 
     async def _read_input(self) -> bytes:
@@ -55,7 +55,7 @@ class Conversation:
         return b""
 
     async def receive_output(self) -> None:
-        """Write what comes from the server to standard output, until the server's end."""
+        """Write the server's data to standard output, until the server's end."""
         while data := await self.stream.receive_some():
             self.received += len(data)
             await trio.to_thread.run_sync(_write, data, abandon_on_cancel=True)
@@ -63,19 +63,21 @@ class Conversation:
         self._reading.deadline = trio.current_time() + _INPUT_GRACE
 
 
-# Standard input and output go by their descriptors: a thread that is left behind in a read or
-# write holds no lock of Python's then, which would make the interpreter crash at its end.
+# Standard input and output are accessed by their descriptors: then a thread that is left behind in
+# a read or write holds none of Python's locks, which would crash the interpreter at exit.
 
 
 def _read() -> bytes:
-    """Wait for some of standard input, in a thread; ``b""`` at its end, or if it is closed."""
-    if sys.stdin is None:  # the descriptor may be the socket's now
+    """Wait for data on standard input, in a thread. Return ``b""`` at its end, or if it
+    is closed.
+    """
+    if sys.stdin is None:  # the descriptor may now belong to the socket
         return b""
     descriptor = sys.stdin.fileno()
     while True:
         try:
             return os.read(descriptor, _INPUT_BYTES)
-        except BlockingIOError:  # a terminal that another program left in non-blocking mode
+        except BlockingIOError:  # another program has left the terminal in non-blocking mode
             select.select([descriptor], [], [])
         except OSError as exc:
             if exc.errno == errno.EIO:  # the terminal has gone

@@ -1,4 +1,4 @@
-"""``demo``: the life of two connections, on this machine alone."""
+"""``demo``: two example connections, on this machine only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DEMO_TIMEOUT = 20.0
 
 
 def add_parser(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the command line."""
     add_command(
         commands,
         "demo",
@@ -51,7 +51,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def _demo_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Make a server's and a client's context, with a CA that nobody else trusts."""
+    """Create a server's and a client's context, with a CA that is only trusted by this client."""
     try:
         import trustme  # noqa: PLC0415  # an extra
     except ImportError as exc:
@@ -91,18 +91,20 @@ class _Story:
         show("", text)
 
     def step(self, text: str) -> float:
-        """Tell of a step, and return how long it took, in seconds."""
+        """Print a step, and return how long it took, in seconds."""
         seconds = self._watch.seconds()
         show(f"{in_ms(seconds):>10}  {text}")
         return seconds
 
     def details(self, lines: Iterable[str]) -> None:
         show(*(f"{'':12}  {line}" for line in lines))
-        self._watch.lap()  # telling is not part of the next step
+        self._watch.lap()  # printing is not part of the next step
 
 
 async def _serve_demo(stream: TLSStream[Any]) -> None:
-    """Greet back; once the client has ended its direction, send all that it sent, and end too."""
+    """Echo the greeting. Once the client has ended its direction, echo everything, and end ours
+    too.
+    """
     await stream.send_all(await stream.receive_some())
     everything = b"".join([chunk async for chunk in stream])
     await stream.send_all(everything)
@@ -112,8 +114,8 @@ async def _serve_demo(stream: TLSStream[Any]) -> None:
 async def _demo_connection(
     story: _Story, port: int, context: ssl.SSLContext, session: TLSSession | None
 ) -> TLSSession:
-    """Go through the life of one connection, and return the session to resume."""
-    # What open_tls_over_tcp_stream() does, but by address: the demo's name is in no DNS.
+    """Run one connection, and return the session to resume."""
+    # Like open_tls_over_tcp_stream(), but by address: the demo's name is not in the DNS.
     tcp = await trio.open_tcp_stream("127.0.0.1", port)
     story.step("TCP connection made")
     async with TLSStream(tcp, context, server_hostname=_DEMO_NAME, session=session) as stream:
@@ -147,7 +149,7 @@ async def _demo_connection(
 
 
 async def _demo(_options: argparse.Namespace) -> Status:
-    """Tell the story of two connections to a server of our own."""
+    """Show two connections to a server in this process."""
     with trio.move_on_after(_DEMO_TIMEOUT):
         show(f"TLS on this machine alone: {versions()}")
         story = _Story()

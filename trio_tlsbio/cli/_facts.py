@@ -1,4 +1,4 @@
-"""What is to be told of a connection, as values. How it is told is the views' business."""
+"""Facts about a connection, as values. The views format them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 
 @attrs.frozen
 class Target:
-    """What to connect to."""
+    """The server to connect to."""
 
     host: str
     port: int
@@ -56,7 +56,7 @@ class Target:
 
 @attrs.frozen
 class Remark:
-    """Something that the user should know, whatever else happens."""
+    """A message for the user, independent of the result."""
 
     kind: Literal["warning", "note"]
     words: str
@@ -64,7 +64,7 @@ class Remark:
 
 @attrs.frozen
 class Connected:
-    """The TCP connection stands. The time includes looking up the name."""
+    """The TCP connection is established. The time includes the name lookup."""
 
     address: str
     port: int
@@ -81,7 +81,7 @@ class Upgraded:
 
 @attrs.frozen
 class Agreement:
-    """What a handshake agreed on."""
+    """The result of a handshake."""
 
     info: HandshakeInfo
     is_verified: bool
@@ -91,7 +91,7 @@ class Agreement:
 
     @classmethod
     def of(cls, stream: TLSStream[Any]) -> Agreement:
-        """Read it off a stream whose handshake is done."""
+        """Read the result from a stream whose handshake is done."""
         info = stream.handshake
         assert info is not None
         return cls(
@@ -109,7 +109,7 @@ def _expiry_of(ssl_object: ssl.SSLObject) -> datetime | None:
 
 @attrs.frozen
 class Refused:
-    """The certificates that the server presented were refused. Nothing in them is trusted."""
+    """The server's certificates were refused. Nothing in them is trusted."""
 
     verify_code: int | None
     chain: tuple[CertificateFacts, ...]
@@ -117,7 +117,7 @@ class Refused:
 
     @classmethod
     def of(cls, stream: TLSStream[Any], error: CertificateError, server_name: str) -> Refused:
-        """Read it off a stream whose handshake has failed."""
+        """Read the certificates from a stream whose handshake has failed."""
         chain = presented_by(stream.connection.ssl_object)
         return cls(error.verify_code, chain, faults_in(chain, error.verify_code, server_name))
 
@@ -132,7 +132,7 @@ class Handshake:
 
 @attrs.frozen
 class Timeline:
-    """What passed on the wire until the handshake was done, or failed."""
+    """The data on the wire until the handshake was done, or failed."""
 
     flights: tuple[Flight, ...]
     bytes_not_kept: int
@@ -140,7 +140,7 @@ class Timeline:
 
 @attrs.frozen
 class Ending:
-    """How much plaintext went each way, and how each direction ended."""
+    """How many bytes of plaintext were sent and received, and how each direction ended."""
 
     bytes_sent: int
     our_end: str
@@ -150,7 +150,7 @@ class Ending:
 
     @classmethod
     def of(cls, stream: TLSStream[Any], received: int) -> Ending:
-        """Read it off a stream that was closed."""
+        """Read the ending from a stream that was closed."""
         connection = stream.connection
         return cls(
             bytes_sent=stream.bytes_committed,
@@ -182,14 +182,14 @@ _SERVER_ENDS = {
 
 @attrs.frozen
 class Closed:
-    """The connection was closed, so long after the handshake."""
+    """The connection was closed. The time is counted from the end of the handshake."""
 
     seconds: float
 
 
 @attrs.frozen
 class Visit:
-    """One of several connections, as far as it came."""
+    """One of several connections, as far as it got."""
 
     connected: Connected
     upgraded: Upgraded | None = None
@@ -201,7 +201,7 @@ class Visit:
 
 @attrs.frozen
 class Summary:
-    """Several connections in one line. The medians are in seconds."""
+    """A summary of several connections. The medians are in seconds."""
 
     connections: int
     resumed: int
@@ -210,7 +210,7 @@ class Summary:
 
     @classmethod
     def of(cls, visits: Sequence[Visit]) -> Summary:
-        """Sum up connections whose handshakes are done."""
+        """Summarise connections whose handshakes are done."""
         handshakes = [visit.handshake for visit in visits if visit.handshake is not None]
         return cls(
             connections=len(visits),
@@ -232,7 +232,7 @@ class Problem:
 
     @classmethod
     def of(cls, error: BaseException, status: Status) -> Problem:
-        """Tell what is wrong; ``status`` is what the command ends with."""
+        """Describe an error; ``status`` is the exit status of the command."""
         return cls(
             error_type=error.error_type if isinstance(error, TLSError) else status.name.lower(),
             words=str(error),
@@ -243,4 +243,4 @@ class Problem:
 
 
 Fact: TypeAlias = Remark | Connected | Upgraded | Refused | Handshake | Timeline | Ending | Closed
-"""What becomes known of a connection, one after the other."""
+"""A fact about a connection. They become known one after another."""

@@ -1,4 +1,6 @@
-"""A client's certificate and private key, from files. A password is asked for on the terminal."""
+"""Loads a client's certificate and private key from files, asking for a password on the
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ __all__ = ["load_files"]
 
 
 def load_files(context: ssl.SSLContext, cert: str, key: str | None) -> None:
-    """Load what ``--cert`` and ``--key`` name into a context, or say what is wrong with it."""
+    """Load the files of ``--cert`` and ``--key`` into a context, or report what is wrong
+    with them.
+    """
     certificate_pem = _read("--cert", cert)
     key_pem = certificate_pem if key is None else _read("--key", key)
     key_option = f"--cert {cert}" if key is None else f"--key {key}"
@@ -36,7 +40,7 @@ def load_files(context: ssl.SSLContext, cert: str, key: str | None) -> None:
     if not has_key:
         usage_error(f"--key {key}: no private key in PEM form was found")
     try:
-        # Not in a callback: Ctrl-C would not get out of that on PyPy.
+        # Not in a callback, which Ctrl-C could not interrupt on PyPy.
         password = _ask_for_password(key_option) if _ENCRYPTED.search(key_pem) else None
         load_identity(context, certificate_pem, key_pem, password)
     except ValueError as exc:
@@ -67,7 +71,9 @@ def _ask_for_password(option: str) -> str:
 
 
 def _has_terminal() -> bool:
-    """Whether :func:`getpass.getpass` would find one. It would read standard input without."""
+    """Return True if :func:`getpass.getpass` would find a terminal. Without one, it would read
+    standard input.
+    """
     if sys.platform == "win32":
         return sys.stdin is not None and sys.stdin.isatty()
     try:
@@ -79,7 +85,9 @@ def _has_terminal() -> bool:
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Let Ctrl-C end what blocks. Trio's own handler would wait for the next checkpoint."""
+    """Let Ctrl-C interrupt blocking calls. Trio's own handler would wait for the next
+    checkpoint.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What is known of connections as one JSON document. Its schema is in docs/cli.rst."""
+"""Writes facts about connections as one JSON document. Its schema is in docs/cli.rst."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ._status import Status
 
 __all__ = ["document"]
 
-# Raised when something in the document gets another meaning or goes, not when something is added.
+# Increased if the meaning of a value changes, or a value is removed, but not if one is added.
 _FORMAT = 1
 
 
 def document(
     target: Target, visits: Sequence[Visit], summary: Summary | None, problem: Problem | None
 ) -> str:
-    """Write the document."""
+    """Return the document as text."""
     return json.dumps(
         {
             "format": _FORMAT,

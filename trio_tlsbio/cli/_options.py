@@ -1,4 +1,4 @@
-"""What the options of several commands have in common."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = [
 ]
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""What ``add_subparsers()`` returns, and the commands add themselves to."""
+"""The type of the result of ``add_subparsers()``, to which the commands are added."""
 
 STATUSES = "exit status:\n" + "\n".join(
     f"  {status:>3}  {words}" for status, words in MEANINGS.items()
 )
-"""What the help of every command ends with."""
+"""The end of the help of every command."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in two lines. argparse would print all the options before."""
+    """Reports usage errors in two lines. argparse would print all options first."""
 
     def error(self, message: str) -> NoReturn:
-        """End with a usage error."""
+        """Exit with a usage error."""
         hint = f"{self.prog} --help lists what there is"
         program = self.prog.split()[0]
         lines = f"{self.prog}: {printable(message)}", f"{'hint':>{len(program)}}: {hint}"
@@ -61,7 +61,7 @@ def add_command(
     description: str,
     notes: str = "",
 ) -> argparse.ArgumentParser:
-    """Add a command, which ``run`` carries out, and return its parser for the arguments."""
+    """Add a command that calls ``run``, and return its parser for the arguments."""
     parser = commands.add_parser(
         name,
         help=summary,
@@ -94,12 +94,12 @@ def add_version_options(parser: argparse.ArgumentParser) -> None:
 
 
 def usage_error(message: str) -> NoReturn:
-    """Say what argparse can't see."""
+    """Report a usage error that argparse can't detect."""
     raise Failure(Status.USAGE, message)
 
 
 def unusable(option: str, path: str, expected: str, exc: OSError) -> NoReturn:
-    """Say what is wrong with a file, which OpenSSL tells in the words of a programmer."""
+    """Report what is wrong with a file, because OpenSSL's messages are not meant for users."""
     if not isinstance(exc, ssl.SSLError):
         why = exc.strerror or str(exc)
     elif exc.reason == "KEY_VALUES_MISMATCH":
@@ -112,7 +112,7 @@ def unusable(option: str, path: str, expected: str, exc: OSError) -> NoReturn:
 
 
 def host_name(text: str) -> str:
-    """Check a name as the library will."""
+    """Check a name as the library would."""
     try:
         TLSConnection(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), server_hostname=text)
     except ValueError as exc:
@@ -121,7 +121,7 @@ def host_name(text: str) -> str:
 
 
 def address(text: str) -> tuple[str, int | None]:
-    """Read a host and a port, or a URL of nothing else."""
+    """Parse a host and a port, or a URL that contains only these."""
     if text[:8].lower() == "https://":
         text = text[8:].removesuffix("/")
     if "/" in text or "?" in text or "#" in text:
@@ -131,7 +131,7 @@ def address(text: str) -> tuple[str, int | None]:
     if text.startswith("["):  # [::1] or [::1]:443
         host, _, rest = text[1:].partition("]")
         colon, port = (rest[0], rest[1:]) if rest else (":", None)
-    elif text.count(":") > 1:  # a bare IPv6 address
+    elif text.count(":") > 1:  # an IPv6 address without brackets
         host, colon, port = text, ":", None
     else:
         host, colon, rest = text.partition(":")
@@ -144,7 +144,7 @@ def address(text: str) -> tuple[str, int | None]:
 
 
 def existing_file(text: str) -> str:
-    """Check that there is such a file."""
+    """Check that a file exists."""
     try:
         Path(text).stat()
     except OSError as exc:
@@ -153,7 +153,7 @@ def existing_file(text: str) -> str:
 
 
 def protocol_list(text: str) -> list[str]:
-    """Take a list of ALPN protocols apart."""
+    """Split a list of ALPN protocols."""
     protocols = text.split(",")
     if not all(protocol.isascii() and 0 < len(protocol) < 256 for protocol in protocols):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as h2,http/1.1")
@@ -161,7 +161,7 @@ def protocol_list(text: str) -> list[str]:
 
 
 def positive_seconds(text: str) -> float:
-    """Read a duration."""
+    """Parse a duration in seconds."""
     try:
         seconds = float(text)
     except ValueError:
@@ -175,7 +175,7 @@ _UNITS = {"s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 6
 
 
 def duration(text: str) -> timedelta:
-    """Read a duration with its unit."""
+    """Parse a duration with its unit."""
     number, unit = text[:-1], text[-1:]
     if not (number.isascii() and number.isdigit() and len(number) < 10 and unit in _UNITS):
         raise argparse.ArgumentTypeError(
@@ -188,7 +188,7 @@ def duration(text: str) -> timedelta:
 
 
 def positive_number(text: str) -> int:
-    """Read how often something is to be done."""
+    """Parse a number of repetitions."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 100_000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 100000")
     return int(text)

@@ -1,4 +1,4 @@
-"""The view with colours and columns, for terminals. It needs the extra ``rich``."""
+"""The view with colours and columns, for terminals. It requires the extra ``rich``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["RichView"]
 _GOOD, _WARNING, _BAD, _LABEL, _QUIET = "green", "yellow", "bold red", "bold cyan", "dim"
 _CLIENT, _SERVER = "cyan", "magenta"
 
-# What values begin with that deserves a colour, by label.
+# The colours of values, by label and by the start of the value.
 _STYLES = {
     ("session", "resumed"): _GOOD,
     ("certificate", "not verified"): _WARNING,
@@ -53,7 +53,7 @@ _STYLES = {
 
 
 def _text(words: str, style: str = "") -> Text:
-    # A Text is never read as markup, and what strangers send must not steer the terminal.
+    # A Text is never parsed as markup, and text from peers must not control the terminal.
     return Text(printable(words), style=style)
 
 
@@ -72,7 +72,7 @@ def _console() -> Console:
 
 @attrs.frozen
 class RichView:
-    """Shows facts on a terminal. NO_COLOR is respected, as rich does."""
+    """Shows facts on a terminal. rich respects NO_COLOR."""
 
     _out: Console = attrs.field(factory=_console)
 
@@ -123,7 +123,7 @@ class RichView:
         self._out.print(Rule(style=_QUIET))
 
     def tell_visit(self, number: int, visit: Visit) -> None:
-        """Show one of several connections."""
+        """Show one of several connections, as a row."""
         if number == 1:
             self._out.print()
             self._out.print(_text("  ".join(padded(HEADER)), _LABEL))
@@ -133,5 +133,5 @@ class RichView:
         self._out.print(Text("  ").join(cells))
 
     def tell_summary(self, summary: Summary) -> None:
-        """Show what they have come to."""
+        """Show a summary of all connections."""
         self._out.print(_text(summary_words(summary), "bold"))

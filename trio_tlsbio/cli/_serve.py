@@ -1,4 +1,6 @@
-"""``serve``: a server that echoes, or shows what was agreed on, until it is told to end."""
+"""``serve``: a server that echoes data, or shows the result of the handshake, until a signal ends
+it.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,11 @@ __all__ = ["add_parser"]
 
 _Handler: TypeAlias = Callable[[TLSStream[trio.SocketStream]], Awaitable[object]]
 
-# How long a client of the echo may say nothing, and how long it may take to read, in seconds.
+# How long a client of the echo may be idle, and how long it may take to read, in seconds.
 _IDLE_TIMEOUT = 300.0
 _SEND_TIMEOUT = 60.0
 
-# How long the keys of session tickets are in use, in seconds: RFC 9325 section 3.4.
+# How long the keys of session tickets are used, in seconds: RFC 9325 section 3.4.
 _TICKET_KEYS_LAST = 24 * 60 * 60.0
 
 _RELOAD: signal.Signals | None = getattr(signal, "SIGHUP", None)
@@ -84,7 +86,7 @@ def _proxies(text: str) -> TrustedProxies:
 
 
 def add_parser(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the command line."""
     parser = add_command(
         commands,
         "serve",
@@ -182,7 +184,7 @@ def add_parser(commands: Commands) -> None:
 
 def _load(options: argparse.Namespace, context: ssl.SSLContext) -> None:
     def no_password() -> NoReturn:
-        # OpenSSL would ask on the terminal, and a reload would wait for that.
+        # OpenSSL would prompt on the terminal, which would block a reload.
         usage_error(f"--cert {options.cert}: the private key is encrypted")
 
     try:
@@ -235,12 +237,12 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
 
 
 async def _echo(drain: Drain, stream: TLSStream[trio.SocketStream]) -> None:
-    """Send back what comes, and end when the client ends."""
+    """Echo the client's data, and end when the client ends."""
     while True:
         data: bytes | bytearray = b""
         with trio.move_on_after(_IDLE_TIMEOUT):
             data = await drain.receive_some(stream)
-        # Cut off here, what the client should have read is missing, and it sees that.
+        # If this is cut off, the client can see that data is missing.
         with trio.fail_after(_SEND_TIMEOUT):
             if not data:
                 await stream.send_eof()
@@ -272,7 +274,7 @@ def _address_of(listener: TLSListener[trio.SocketStream]) -> tuple[str, int]:
 
 
 def _leave_it(_stream: TLSStream[trio.SocketStream], _exc: Exception) -> None:
-    """Let the server go on: what has ended a connection, its monitor tells."""
+    """Ignore an exception: the monitor reports it."""
 
 
 async def _renew_ticket_keys(context: ReloadingContext) -> None:
@@ -283,7 +285,7 @@ async def _renew_ticket_keys(context: ReloadingContext) -> None:
 
 @attrs.frozen
 class _Server:
-    """A server that signals control."""
+    """A server that is controlled by signals."""
 
     _listeners: list[TLSListener[trio.SocketStream]]
     _context: ReloadingContext
@@ -294,7 +296,7 @@ class _Server:
     async def run(
         self, handler: _Handler, max_connections: int | None, signals: AsyncIterator[int]
     ) -> None:
-        """Serve until a signal ends it."""
+        """Serve until a signal ends the server."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._obey, signals, nursery)
@@ -316,7 +318,7 @@ class _Server:
             if number == _RELOAD:
                 self._context.reload()
             elif self._drain.has_begun:
-                raise Failure(Status.INTERRUPTED, "a second signal")  # which cancels the rest
+                raise Failure(Status.INTERRUPTED, "a second signal")  # cancels the rest
             else:
                 active = count(self._monitor.statistics().active, "connection")
                 tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))

@@ -1,4 +1,4 @@
-"""What ``serve`` reports on standard error."""
+"""The reports of ``serve`` on standard error."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["shown_log", "tell", "tell_event", "tell_reload", "tell_statistics"]
 
 
 def tell(*facts: tuple[str, str]) -> None:
-    """Write facts to standard error. The server goes on if no one reads them."""
+    """Write facts to standard error. The server continues even if no one reads them."""
     with suppress(OSError):
         say(*aligned(facts))
 
 
 class _Lines(logging.Handler):
-    """Shows what is logged as it is said."""
+    """Prints the messages of log records."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):
@@ -36,7 +36,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def shown_log() -> Generator[None]:
-    """Show the library's own log of its servers."""
+    """Print the library's own log messages about its servers."""
     logger, lines = logging.getLogger("trio_tlsbio.server"), _Lines()
     logger.addHandler(lines)
     try:
@@ -46,8 +46,8 @@ def shown_log() -> Generator[None]:
 
 
 def tell_event(event: ServerEvent) -> None:
-    """Tell who a client is, and what has ended a connection unless the library tells it: a fault on
-    this side.
+    """Report who a client is, and errors on this side that ended a connection. The library itself
+    logs other errors.
     """
     match event:
         case HandshakeCompleted() if (client := client_words(event.handshake)) is not None:

@@ -1,8 +1,9 @@
-"""STARTTLS: what is said in plaintext before a handshake may begin, without I/O.
+"""STARTTLS without I/O: the plaintext dialogue that precedes a handshake.
 
-Each protocol is a generator that yields what to send and what it needs next, and is given that.
+Each protocol is a generator. It yields the bytes to send and how much input it needs next, and
+receives that input.
 
-Servers may write their answers in upper or lower case, and end lines by CRLF or LF.
+Servers may write their answers in upper or lower case, and end lines with CRLF or LF.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ PORTS: Mapping[str, int] = MappingProxyType(
         "xmpp": 5222,
     }
 )
-"""The protocols, and the port that each has by default."""
+"""The protocols, with their default ports."""
 
-# How long a line, and how much in all, a server may send, in bytes. RFC 5321 section 4.5.3.1.5
-# allows lines of 512; what is more serves no purpose here.
+# The most bytes that a server may send, in one line and in total. RFC 5321 section 4.5.3.1.5 allows
+# lines of 512 bytes; more serves no purpose here.
 _MOST_LINE = 8 * 1024
 _MOST_BYTES = 64 * 1024
 
 
 @attrs.frozen
 class _Ask:
-    """What to send, and what is needed then: so many bytes, or all up to an end, as of a line."""
+    """The bytes to send, and the input that is needed then: ``size`` bytes, or everything up to
+    ``end``.
+    """
 
     data: bytes = b""
     size: int | None = None
@@ -52,7 +55,7 @@ _Steps: TypeAlias = Generator[_Ask, bytes, None]
 
 @attrs.frozen
 class _Sides:
-    """Who talks: the address that we connect from, and the name of the server."""
+    """The two sides: the address that we connect from, and the name of the server."""
 
     our_address: str
     server_name: str
@@ -85,7 +88,7 @@ def _line(data: bytes = b"") -> Generator[_Ask, bytes, bytes]:
 
 
 def _smtp_reply(data: bytes, code: bytes, what: str) -> Generator[_Ask, bytes, list[bytes]]:
-    """Read a reply, of one line or more (RFC 5321 section 4.2.1)."""
+    """Read a reply of one or more lines (RFC 5321 section 4.2.1)."""
     lines = [(yield from _line(data))]
     while lines[-1][:3] == code and lines[-1][3:4] == b"-":
         lines.append((yield from _line()))
@@ -96,7 +99,7 @@ def _smtp_reply(data: bytes, code: bytes, what: str) -> Generator[_Ask, bytes, l
 
 def _smtp(sides: _Sides) -> _Steps:
     """RFC 3207."""
-    our_address, _, _ = sides.our_address.partition("%")  # a zone means nothing to others
+    our_address, _, _ = sides.our_address.partition("%")  # a zone has no meaning for others
     literal = f"[IPv6:{our_address}]" if ":" in our_address else f"[{our_address}]"
     yield from _smtp_reply(b"", b"220", "the connection")
     greeting = f"EHLO {literal}\r\n".encode()
@@ -107,11 +110,11 @@ def _smtp(sides: _Sides) -> _Steps:
 
 
 def _imap_result(command: bytes) -> Generator[_Ask, bytes, list[bytes]]:
-    """Send a command, and read until it is done (RFC 9051 section 2.2.2)."""
+    """Send a command, and read until its result (RFC 9051 section 2.2.2)."""
     tag, name = _words(command)
     lines = [(yield from _line(command + b"\r\n"))]
     while (words := _words(lines[-1]))[:1] == [b"*"]:
-        if words[1:2] == [b"BYE"]:  # why the connection is about to end (section 7.1.5)
+        if words[1:2] == [b"BYE"]:  # the reason for closing the connection (section 7.1.5)
             raise _refused(name.decode(), lines[-1])
         lines.append((yield from _line()))
     if words[:2] != [tag, b"OK"]:
@@ -149,7 +152,7 @@ def _pop3(_sides: _Sides) -> _Steps:
     """RFC 2595 section 4."""
     yield from _pop3_reply(b"", "the connection")
     line = yield from _line(b"CAPA\r\n")
-    if _is_ok(line):  # a server may know STLS without CAPA (RFC 2449 section 5)
+    if _is_ok(line):  # a server may support STLS without CAPA (RFC 2449 section 5)
         capabilities: list[list[bytes]] = []
         while (words := _words((yield from _line()))) != [b"."]:
             capabilities.append(words[:1])
@@ -169,7 +172,7 @@ def _postgres(_sides: _Sides) -> _Steps:
 
 
 def _mysql(_sides: _Sides) -> _Steps:
-    """Pages "Connection Phase" and "SSLRequest" of MySQL's documentation of its source code."""
+    """Pages "Connection Phase" and "SSLRequest" in the documentation of MySQL's source code."""
     header = yield _Ask(size=4)
     size = int.from_bytes(header[:3], "little")
     if not 0 < size <= _MOST_LINE:
@@ -178,7 +181,7 @@ def _mysql(_sides: _Sides) -> _Steps:
     if greeting[:1] == b"\xff":  # such as "Host is blocked"
         raise _refused("the connection", greeting[3:])
     version_end = greeting.find(b"\0", 1)
-    # After the version: a number of 4 bytes, 8 of a challenge, and a filler.
+    # After the version: a number of 4 bytes, 8 bytes of a challenge, and a filler.
     capabilities = greeting[version_end + 14 : version_end + 16]
     if greeting[:1] != b"\x0a" or version_end < 0 or len(capabilities) < 2:
         raise _failed("the server did not greet in version 10 of MySQL's protocol: is it MySQL?")
@@ -195,8 +198,8 @@ _MYSQL_PROTOCOL_41, _MYSQL_SSL, _MYSQL_SECURE_CONNECTION = 0x200, 0x800, 0x8000
 
 
 def _element(data: bytes) -> tuple[int, bytes, bytes]:
-    """Take the first element off BER data (RFC 4511 section 5.1): its tag, its content, the rest.
-    The content is shorter than it should be where the data is.
+    """Split the first element off BER data (RFC 4511 section 5.1): return its tag, its content and
+    the rest. If the data is truncated, so is the content.
     """
     tag, size = (data + bytes(2))[:2]
     start = 2
@@ -220,13 +223,13 @@ def _ldap(_sides: _Sides) -> _Steps:
     _, number, rest = _element((yield _Ask(size=size)))
     kind, answer, _ = _element(rest)
     _, result, rest = _element(answer)
-    _, _, rest = _element(rest)  # a name that has matched
+    _, _, rest = _element(rest)  # the matched name
     _, diagnostic, _ = _element(rest)
     if kind != 0x78:
         raise _failed("the server did not answer a StartTLS request: is it LDAP?")
-    if number != b"\x01":  # it says why it ends the connection (section 4.4.1)
+    if number != b"\x01":  # a notice that the server ends the connection (section 4.4.1)
         raise _refused("the connection", diagnostic)
-    if result == b"\x02":  # a protocolError, if it does not know it (section 4.14.1)
+    if result == b"\x02":  # protocolError: the server does not support it (section 4.14.1)
         raise _not_offered("StartTLS")
     if result != b"\x00":
         code = int.from_bytes(result, "big")
@@ -237,8 +240,8 @@ _XMPP_TAG = re.compile(rb"<(/?)(?:[^\s:<>/]+:)?([^\s:<>/]+)")
 
 
 def _xmpp_tag(data: bytes = b"") -> Generator[_Ask, bytes, tuple[bytes, bytes]]:
-    """Read a tag of the stream, and return its name without prefix, after "/" if it ends something.
-    The stream has no comments or declarations of its own (RFC 6120 section 11.1).
+    """Read a tag of the stream. Return its name without a prefix, preceded by "/" for an end tag,
+    and its text. The stream itself has no comments or declarations (RFC 6120 section 11.1).
     """
     text = yield _Ask(data, end=b">")
     match = _XMPP_TAG.search(text)
@@ -296,17 +299,17 @@ _PROTOCOLS: Mapping[str, Callable[[_Sides], _Steps]] = MappingProxyType(
 
 
 ################################################################
-# What drives them
+# Running a dialogue
 ################################################################
 
 
 @attrs.define(eq=False)
 class Dialogue:
-    """The client's side of one such dialogue.
+    """The client's side of a dialogue.
 
-    Send :meth:`data_to_send`, :meth:`feed` what comes, and so on until it :attr:`is_done` and there
-    is nothing to send. What is :attr:`buffered` then came too early, and must not be taken for
-    anything.
+    Send :meth:`data_to_send`, and :meth:`feed` the answer, until it :attr:`is_done` and there is
+    nothing to send. If there are :attr:`buffered` bytes then, they have arrived too early, and must
+    not be used.
     """
 
     _steps: _Steps
@@ -314,29 +317,29 @@ class Dialogue:
     _to_send: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _buffer: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _received: int = attrs.field(default=0, init=False)
-    #: Whether TLS may begin.
+    #: True if TLS may begin.
     is_done: bool = attrs.field(default=False, init=False)
 
     @classmethod
     def of(cls, protocol: str, our_address: str, server_name: str) -> Dialogue:
-        """Begin one. ``our_address`` is the IP address that we connect from."""
+        """Start a dialogue. ``our_address`` is the IP address that we connect from."""
         dialogue = cls(_PROTOCOLS[protocol](_Sides(our_address, server_name)))
         dialogue._go_on(None)
         return dialogue
 
     @property
     def buffered(self) -> bytes:
-        """What was fed and not used."""
+        """The bytes that were fed and not used."""
         return bytes(self._buffer)
 
     def data_to_send(self) -> bytes:
-        """Take what is to be sent."""
+        """Take the bytes to send."""
         data = bytes(self._to_send)
         self._to_send.clear()
         return data
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Go on with what was received; ``b""`` for the end.
+        """Continue with received data; ``b""`` is the end.
 
         Raises:
           Failure: if TLS can't begin.
@@ -355,7 +358,7 @@ class Dialogue:
             raise _failed(f"the server sent more than {_MOST_BYTES} bytes before TLS could begin")
 
     def _size_of_next(self) -> int:
-        """Return how long the line, or what else was asked for, is; 0 if it is not whole yet."""
+        """Return the size of the next line or other input, or 0 if it is not complete yet."""
         if self._ask.size is not None:
             return self._ask.size if len(self._buffer) >= self._ask.size else 0
         size = self._buffer.find(self._ask.end) + 1

@@ -1,4 +1,4 @@
-"""How a command ends: the exit statuses, and what an error means."""
+"""The exit statuses of a command, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ MEANINGS = {
 
 
 @attrs.frozen
-class Failure(Exception):  # noqa: N818  # it is how a command ends, with its status
-    """What ends a command, other than what the library raises."""
+class Failure(Exception):  # noqa: N818  # it ends a command with a status
+    """Ends a command, in addition to the library's exceptions."""
 
     status: Status
     message: str
@@ -76,7 +76,7 @@ class Failure(Exception):  # noqa: N818  # it is how a command ends, with its st
 
 
 def status_of(exc: BaseException) -> Status | None:
-    """Return the status that an exception ends with; None if it must be a bug."""
+    """Return the exit status for an exception, or None if it must be a bug."""
     status: Status | None = None
     match exc:
         case Failure():
@@ -103,11 +103,11 @@ def status_of(exc: BaseException) -> Status | None:
 
 
 def hint_for(exc: BaseException) -> str | None:
-    """Return which option may help against an error."""
+    """Return which option may help with an error."""
     match exc:
-        case CertificateError(verify_code=62 | 64):  # it is for another name, or address
+        case CertificateError(verify_code=62 | 64):  # issued for another name or address
             return "--servername NAME asks for another name, and checks that one"
-        case CertificateError(verify_code=2 | 18 | 19 | 20 | 21):  # its issuer is not trusted
+        case CertificateError(verify_code=2 | 18 | 19 | 20 | 21):  # the issuer is not trusted
             return "--cafile FILE trusts the issuers in FILE, --insecure checks nothing"
         case PeerAlertError(alert="certificate_required" | "handshake_failure"):
             return "--cert FILE and --key FILE present a client certificate"
@@ -118,7 +118,9 @@ def hint_for(exc: BaseException) -> str | None:
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, and in the groups in it; another one itself."""
+    """Yield the exceptions in a group and its subgroups, or the exception itself if it is not a
+    group.
+    """
     if isinstance(exc, BaseExceptionGroup):
         for inner in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
             yield from leaves(inner)
@@ -127,7 +129,7 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
 
 
 def what_counts(exc: BaseException) -> BaseException:
-    """Take the exception that tells most out of the groups that nurseries make."""
+    """Return the most informative exception in the groups that nurseries create."""
     found = list(leaves(exc))
     for leaf in found:
         if isinstance(leaf, KeyboardInterrupt) or status_of(leaf) is None:
@@ -136,9 +138,11 @@ def what_counts(exc: BaseException) -> BaseException:
 
 
 def reasons(exc: OSError) -> str:
-    """Say why a host could not be reached, or a port not be had: once for all of its addresses."""
+    """Describe why a host could not be reached, or a port not be opened, once for all its
+    addresses.
+    """
     words = [
-        # Trio puts the address before the system's words; the resolver has words of its own.
+        # Trio's message puts the address before the system's; the resolver has its own messages.
         os.strerror(leaf.errno)
         if leaf.errno is not None and not isinstance(leaf, socket.gaierror)
         else leaf.strerror or str(leaf)

@@ -1,4 +1,4 @@
-"""What listens to the facts of connections, other than the views."""
+"""Consumers of the facts about connections, in addition to the views."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Tell: TypeAlias = Callable[[Fact], None]
 
 
 def both(*tellers: Tell) -> Tell:
-    """Tell several."""
+    """Return a function that passes each fact to several others."""
 
     def tell(fact: Fact) -> None:
         for teller in tellers:
@@ -43,12 +43,12 @@ def both(*tellers: Tell) -> Tell:
 
 @attrs.define(eq=False)
 class Log:
-    """Collects what is told of connections."""
+    """Collects the facts about connections."""
 
     visits: list[Visit] = attrs.field(factory=list[Visit])
 
     def tell(self, fact: Fact) -> None:
-        """Keep a fact with the others of its connection."""
+        """Store a fact with the others of its connection."""
         match fact:
             case Connected():
                 self.visits.append(Visit(fact))
@@ -68,7 +68,7 @@ class Log:
 
 @attrs.define(eq=False)
 class ChainFile:
-    """Writes the certificates that the server presents to a file, refused ones included."""
+    """Writes the certificates that the server presents to a file, even if they are refused."""
 
     _path: str | None
     """None for no file."""
@@ -94,10 +94,10 @@ class ChainFile:
 
 @attrs.define(eq=False)
 class Lifetime:
-    """Checks that the certificates that were verified live for long enough."""
+    """Checks that the verified certificates remain valid for long enough."""
 
     _least: timedelta | None
-    """None for any time."""
+    """None to accept any remaining time."""
     _expiry: datetime | None = None
 
     def tell(self, fact: Fact) -> None:
@@ -109,12 +109,14 @@ class Lifetime:
                 pass
 
     def check(self) -> None:
-        """Fail if they expire too early. Called at the end: it is no reason not to connect."""
+        """Fail if they expire too early. Call this at the end, because it doesn't prevent a
+        connection.
+        """
         if self._least is None or self._expiry is None:
             return
         left = self._expiry - datetime.now(UTC)
         if left < self._least:
-            has_expired = left < timedelta(0)  # which only --insecure accepts
+            has_expired = left < timedelta(0)  # only --insecure accepts an expired one
             problem = "has expired" if has_expired else f"expires within {_words(self._least)}"
             raise Failure(
                 Status.EXPIRES_SOON,

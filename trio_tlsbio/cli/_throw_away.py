@@ -1,4 +1,4 @@
-"""A throw-away CA, for a server that has no certificate."""
+"""A throw-away CA, for a server without a certificate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ._status import Failure, Status
 
 __all__ = ["Equip", "throw_away_certificates", "throw_away_names"]
 
-# What equips a context with the server's certificate.
+# Loads the server's certificate into a context.
 Equip: TypeAlias = Callable[[ssl.SSLContext], object]
 
-# How long a throw-away certificate is valid, and how long it was already, for clocks that are slow.
+# How long a throw-away certificate is valid, and how far its start is in the past, for slow clocks.
 _CERTIFICATE_LASTS = timedelta(days=90)
 _SLOW_CLOCKS = timedelta(days=1)
 
@@ -30,7 +30,9 @@ def throw_away_names(host: str) -> Sequence[str]:
 
 @contextmanager
 def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
-    """Make a CA, which makes a certificate for each context. Its own is in a file for this long."""
+    """Create a CA that issues a certificate for each context. Its own certificate is in a file
+    meanwhile.
+    """
     try:
         import trustme  # noqa: PLC0415  # an extra
     except ImportError as exc:

@@ -1,4 +1,4 @@
-"""How what becomes known of a connection is shown: as lines, or with colours where rich is."""
+"""Shows facts about connections: as lines, or with colours if rich is installed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ __all__ = ["View", "view_for"]
 
 
 class View(Protocol):
-    """Shows facts as they come."""
+    """Shows facts as they become known."""
 
     def tell(self, fact: Fact) -> None:
         """Show a fact."""
         ...
 
     def tell_visit(self, number: int, visit: Visit) -> None:
-        """Show one of several connections, counted from 1, in a row."""
+        """Show one of several connections, counted from 1, as a row."""
         ...
 
     def tell_summary(self, summary: Summary) -> None:
-        """Show what they have come to."""
+        """Show a summary of all connections."""
         ...
 
 
@@ -65,7 +65,7 @@ class _Lines:
 
 
 def timeline_lines(timeline: Timeline) -> list[str]:
-    """Tell of each flight in a line, and of the records in it in lines below."""
+    """Format each flight as a line, followed by lines for its records."""
     lines: list[str] = []
     for flight in timeline.flights:
         arrow = "client -> server" if flight.direction is Direction.SENT else "client <- server"
@@ -77,7 +77,7 @@ def timeline_lines(timeline: Timeline) -> list[str]:
 
 
 def view_for() -> View:
-    """Return the view for stderr as it is: with colours if that is a terminal, and rich is here."""
+    """Return the view for stderr: with colours if it is a terminal and rich is installed."""
     if sys.stderr is not None and sys.stderr.isatty():
         try:
             from ._rich import RichView  # noqa: PLC0415  # an extra

@@ -1,4 +1,4 @@
-"""One connection to a server: opened step by step, and ended."""
+"""Opens one connection to a server step by step, and ends it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from ._words import Stopwatch
 
 __all__ = ["Plan", "open_stream", "visit"]
 
-# How much of the wire --timeline keeps, in bytes: more than any sensible handshake has.
+# How many bytes on the wire --timeline keeps: more than any real handshake has.
 _MOST_RECORDED = 256 * 1024
 
-# Where nothing is to be said, how long the server's end is awaited, in seconds, and how much of
-# what it says meanwhile is thrown away, in bytes.
+# If there is no conversation: how long to wait for the server's end, in seconds, and how many bytes
+# of its data to discard in the meantime.
 _PARTING_TIMEOUT = 3.0
 _PARTING_BYTES = 1024 * 1024
 
@@ -74,12 +74,12 @@ class Plan:
         return self.sessions.take(self.context, name, port, now=time.monotonic())
 
     def put_session(self, session: TLSSession) -> None:
-        """Keep a session for the next connection."""
+        """Store a session for the next connection."""
         self.sessions.put(session, self.target.port, now=time.monotonic())
 
 
 async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
-    """Connect, do the handshake, and tell of each step when it is done."""
+    """Connect, perform the handshake, and report each step when it is done."""
     watch = Stopwatch()
     deadline = trio.current_time() + plan.timeout
     tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
@@ -101,13 +101,13 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
 
 
 async def _ask_for_tls(tcp: trio.SocketStream, protocol: str, server_name: str) -> bytes:
-    """Say what begins TLS, and return what came after the answer."""
+    """Request TLS in plaintext, and return the bytes after the answer."""
     dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0], server_name)
     try:
         while not dialogue.is_done:
             await tcp.send_all(dialogue.data_to_send())
             dialogue.feed(await tcp.receive_some())
-        if data := dialogue.data_to_send():  # where no answer comes before TLS
+        if data := dialogue.data_to_send():  # the last message, if it has no answer before TLS
             await tcp.send_all(data)
     except trio.BrokenResourceError as exc:
         raise Failure(
@@ -123,7 +123,7 @@ async def _shake_hands(
     try:
         transport = tcp if recorded is None else recorded
         name = plan.target.server_name
-        if buffered:  # which this refuses, and says why
+        if buffered:  # start_tls() refuses this, with an explanation
             return await start_tls(transport, plan.context, buffered=buffered, server_hostname=name)
         stream: TLSStream[Any] = TLSStream(
             transport,
@@ -147,9 +147,9 @@ async def _shake_hands(
 
 
 async def _part(stream: TLSStream[Any], plan: Plan) -> Ending:
-    """End a connection on which nothing is to be said, and tell how it ended.
+    """End a connection without a conversation, and return how it ended.
 
-    What comes until the server's end is read: tickets, and the alert by which a TLS 1.3 server
+    Until the server's end, this reads its data: tickets, and the alert with which a TLS 1.3 server
     refuses a client's certificate.
     """
     received = 0
@@ -166,11 +166,11 @@ async def _part(stream: TLSStream[Any], plan: Plan) -> Ending:
         if not (is_cut or isinstance(exc.__cause__, trio.BrokenResourceError)):
             raise
     finally:
-        await trio.aclose_forcefully(stream)  # it has had its time
+        await trio.aclose_forcefully(stream)  # the server has had enough time
     return Ending.of(stream, received)
 
 
 async def visit(plan: Plan, tell: Tell) -> None:
-    """Make a connection on which nothing is said."""
+    """Make a connection without a conversation."""
     stream = await open_stream(plan, tell)
     tell(await _part(stream, plan))

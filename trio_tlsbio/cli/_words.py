@@ -1,4 +1,4 @@
-"""How facts are told."""
+"""Formats facts as text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def say(*lines: str) -> None:
 
 
 def show(*lines: str) -> None:
-    """Write lines to stdout: the demo's story."""
+    """Write lines to stdout, for the demo."""
     for line in lines:
         print(printable(line))
 
@@ -75,7 +75,7 @@ def count(number: int, what: str) -> str:
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """Write facts below each other. One without a label goes on with the one above."""
+    """Format facts as lines. A fact without a label continues the one above."""
     return [f"{label + ':' if label else '':<14} {value}" for label, value in facts]
 
 
@@ -114,7 +114,7 @@ def _names(certificate: CertificateFacts, matched: str | None) -> str:
 
 
 def certificate_facts(agreement: Agreement) -> Iterator[tuple[str, str]]:
-    """Tell of the certificates, as labels and values."""
+    """Describe the certificates, as labels and values."""
     info, chain = agreement.info, agreement.chain
     if not chain:
         yield "certificate", "none"
@@ -148,7 +148,9 @@ def _issuer_facts(number: int, issuer: CertificateFacts) -> Iterator[tuple[str, 
 
 
 def refused_facts(refused: Refused) -> Iterator[tuple[str, str]]:
-    """Tell of certificates that were refused, each with what is wrong with it."""
+    """Describe certificates that were refused, and what is wrong with each, as labels and
+    values.
+    """
     if not refused.chain:
         yield "refused", "the server's certificate, which this Python can't show"
         return
@@ -174,7 +176,7 @@ def refused_facts(refused: Refused) -> Iterator[tuple[str, str]]:
 
 
 def client_words(info: HandshakeInfo) -> str | None:
-    """Say who a client is, by its certificate; None if it has shown none."""
+    """Return a client's names from its certificate, or None if it has presented none."""
     if not info.peer_certificate_chain:
         return None
     names = ", ".join(map(str, info.peer_names))
@@ -182,7 +184,7 @@ def client_words(info: HandshakeInfo) -> str | None:
 
 
 def agreement_facts(info: HandshakeInfo) -> list[tuple[str, str]]:
-    """Tell what a handshake agreed on, as labels and values."""
+    """Describe the result of a handshake, without certificates, as labels and values."""
     return [
         ("version", info.version),
         ("cipher", f"{info.cipher}, {info.cipher_bits} bits"),
@@ -193,23 +195,23 @@ def agreement_facts(info: HandshakeInfo) -> list[tuple[str, str]]:
 
 
 def _key_exchange(info: HandshakeInfo) -> str:
-    if info.group is None:  # which is no cause for alarm: a resumed session of TLS 1.2 has none
+    if info.group is None:  # harmless: a resumed TLS 1.2 session has none
         return "without a named group"
     return f"{info.group}, {'' if info.is_post_quantum else 'not '}post-quantum"
 
 
 def handshake_facts(agreement: Agreement) -> list[tuple[str, str]]:
-    """Tell what a handshake agreed on, and who the peer is, as labels and values."""
+    """Describe the result of a handshake, with certificates, as labels and values."""
     return [*agreement_facts(agreement.info), *certificate_facts(agreement)]
 
 
 def handshake_lines(agreement: Agreement) -> list[str]:
-    """Tell the same as aligned ``label: value`` lines."""
+    """Format :func:`handshake_facts` as aligned ``label: value`` lines."""
     return aligned(handshake_facts(agreement))
 
 
 def ending_facts(ending: Ending) -> list[tuple[str, str]]:
-    """Tell how much went each way, and how each direction ended."""
+    """Describe how many bytes were sent and received, and how each direction ended."""
     return [
         ("sent", f"{count(ending.bytes_sent, 'byte')}, then {ending.our_end}"),
         ("received", f"{count(ending.bytes_received, 'byte')}, then {ending.their_end}"),
@@ -222,13 +224,13 @@ HEADER: Row = ("#", "TCP", "handshake", "session", "version", "server's end")
 """The columns of :func:`row_of`."""
 
 WIDTHS = (4, 10, 10, 8, 8, 12)
-"""How wide they are."""
+"""The widths of the columns."""
 
 
 def labelled(
     fact: Connected | Upgraded | Refused | Handshake | Ending | Closed,
 ) -> list[tuple[str, str]]:
-    """Put a fact into labels and values."""
+    """Describe a fact, as labels and values."""
     match fact:
         case Connected():
             where = f"to {fact.address} port {fact.port}"
@@ -246,7 +248,7 @@ def labelled(
 
 
 def flight_words(flight: Flight) -> list[str]:
-    """Tell what is in a flight; records that look alike, one after the other, are counted."""
+    """Describe the records in a flight. Consecutive records that look alike are counted."""
     lines: list[str] = []
     for words, group in groupby(flight.records, key=str):
         sizes = [record.size for record in group]
@@ -256,7 +258,7 @@ def flight_words(flight: Flight) -> list[str]:
 
 
 def row_of(number: int, visit: Visit) -> Row:
-    """Put a connection whose handshake is done into the columns of :data:`HEADER`."""
+    """Format a connection whose handshake is done as a row, with the columns of :data:`HEADER`."""
     assert visit.handshake is not None
     info = visit.handshake.agreement.info
     return (
@@ -278,7 +280,7 @@ def padded(row: Row) -> Row:
 
 
 def summary_words(summary: Summary) -> str:
-    """Sum up several connections in a line."""
+    """Summarise several connections in one line."""
     return (
         f"{count(summary.connections, 'connection')}, {summary.resumed} resumed; median: "
         f"TCP {in_ms(summary.tcp_median)}, handshake {in_ms(summary.handshake_median)}"
@@ -287,21 +289,21 @@ def summary_words(summary: Summary) -> str:
 
 @attrs.define
 class Stopwatch:
-    """Tells how long each step took."""
+    """Measures how long each step took."""
 
     _last: float = attrs.field(factory=trio.current_time)
 
     def seconds(self) -> float:
-        """Return the time since the last lap, in seconds."""
+        """Return the time since the last lap, in seconds, and start a new lap."""
         before, self._last = self._last, trio.current_time()
         return self._last - before
 
     def lap(self) -> str:
-        """Return the time since the last lap, in words."""
+        """Return the time since the last lap as text, and start a new lap."""
         return in_ms(self.seconds())
 
 
 def versions() -> str:
-    """Return the versions that a report of a fault should name."""
+    """Return the versions that a bug report should name."""
     openssl = " ".join(ssl.OPENSSL_VERSION.split()[:2])
     return f"trio-tlsbio {__version__}, Trio {trio.__version__}, {openssl}"

@@ -1,7 +1,7 @@
 """``serve --www``: any HTTP request is answered with one page about the connection.
 
-The request is not interpreted: only the end of its head is looked for, and whether it accepts HTML.
-What follows the head is thrown away, so a second request can't hide in it.
+The request is not interpreted, except for the end of its head, and whether it accepts HTML. Data
+after the head is discarded, so it can't contain a second request.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ._words import agreement_facts, aligned, certificate_facts
 
 __all__ = ["Www"]
 
-# How long the head of a request may be, in bytes.
+# The maximum size of a request's head, in bytes.
 _MOST_HEAD = 16 * 1024
 
-# An empty line ends a head: RFC 9112 section 2.2 allows for lines that end without CR.
+# An empty line ends the head. RFC 9112 section 2.2 allows lines that end without CR.
 _HEAD_END = re.compile(rb"\n\r?\n")
 _MOST_HEAD_END = 3
 
 _WANTS_HTML = re.compile(rb"^accept:[^\n]*\btext/html\b", re.IGNORECASE | re.MULTILINE)
 
-# No script, no picture, no other page: nothing but the style that the page itself has.
+# No scripts, images or other pages: only the page's own style is allowed.
 _HEADERS = (
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
@@ -75,7 +75,7 @@ def _sections(agreement: Agreement) -> list[tuple[str, Facts]]:
 
 
 def text_page(agreement: Agreement) -> str:
-    """Write the page for terminals."""
+    """Return the page for terminals."""
     lines = [_headline(agreement.info)]
     for title, facts in _sections(agreement):
         lines += ["", title, "", *aligned(facts)]
@@ -83,9 +83,9 @@ def text_page(agreement: Agreement) -> str:
 
 
 def html_page(agreement: Agreement) -> str:
-    """Write the page for browsers."""
+    """Return the page for browsers."""
 
-    def text(words: str) -> str:  # a client's certificate can have anything in it
+    def text(words: str) -> str:  # a client's certificate can contain any text
         return escape(printable(words))
 
     def table(facts: Facts) -> Iterable[str]:
@@ -129,8 +129,8 @@ class Www:
 
     Args:
       drain: Ends connections on which no request has begun.
-      head_timeout: How long a client may take for the head of its request, in seconds.
-      send_timeout: How long it may take to read the answer, in seconds.
+      head_timeout: How long a client may take to send the head of its request, in seconds.
+      send_timeout: How long a client may take to read the answer, in seconds.
     """
 
     drain: Drain = attrs.field(factory=Drain)
@@ -138,23 +138,23 @@ class Www:
     send_timeout: float = 60.0
 
     async def serve(self, stream: TLSStream[Any]) -> None:
-        """See a connection through, up to our close_notify.
+        """Serve a connection, up to our close_notify.
 
-        A client that sends no whole request in time gets no answer.
+        A client that doesn't send a complete request in time gets no answer.
 
         Raises:
-          trio.TooSlowError: if it does not read the answer in time.
+          trio.TooSlowError: if the client doesn't read the answer in time.
           TLSError: if the connection broke.
         """
         head = await self._receive_head(stream)
-        # Cut off here, what the client should have read is missing, and it sees that.
+        # If this is cut off, the client can see that data is missing.
         with trio.fail_after(self.send_timeout):
             if head is not None:
                 await stream.send_all(_answer(stream, head))
             await stream.send_eof()
 
     async def _receive_head(self, stream: TLSStream[Any]) -> bytes | None:
-        """Receive until a head ends or is too long; None if neither happens in time."""
+        """Receive until a head ends or is too long. Return None if neither happens in time."""
         head = b""
         with trio.move_on_after(self.head_timeout):
             while data := await (

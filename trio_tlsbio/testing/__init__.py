@@ -1,7 +1,7 @@
-"""Help for tests of programs that use TLS: certificates, connected pairs, faults, recordings.
+"""Tools for testing code that uses TLS: certificates, connected pairs, faults, recordings.
 
-Certificates are made by trustme, which the extra ``trio-tlsbio[testing]`` installs. All the rest
-does without it.
+Certificates are issued with trustme, which the extra ``trio-tlsbio[testing]`` installs. The other
+tools don't need it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ __all__ = [
 T_Client = TypeVar("T_Client", bound=trio.abc.Stream)
 T_Server = TypeVar("T_Server", bound=trio.abc.Stream)
 
-# What a server is called where nothing else is said.
+# The default names of a server.
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 ################################################################
@@ -89,10 +89,10 @@ def _new_ca() -> trustme.CA:
 
 @attrs.frozen(eq=False, repr=False)
 class IssuedCertificate:
-    """A certificate with its private key, by :meth:`CertificateAuthority.issue`."""
+    """A certificate with its private key, from :meth:`CertificateAuthority.issue`."""
 
     names: tuple[str, ...]
-    """What it was issued for."""
+    """The names for which it was issued."""
 
     _leaf: trustme.LeafCert
 
@@ -101,19 +101,19 @@ class IssuedCertificate:
 
     @property
     def certificate_pem(self) -> bytes:
-        """The certificate, and those between it and the authority's, in PEM form."""
+        """The certificate, followed by those between it and the authority's, in PEM form."""
         return b"".join(pem.bytes() for pem in self._leaf.cert_chain_pems)
 
     @property
     def private_key_pem(self) -> bytes:
-        """The private key in PEM form, not encrypted."""
+        """The private key in PEM form, unencrypted."""
         return self._leaf.private_key_pem.bytes()
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the key and the certificate into one file, for other programs. It blocks.
+        """Write the key and the certificate into one file, for other programs. This blocks.
 
-        :meth:`ssl.SSLContext.load_cert_chain` takes such a file, as ``openssl s_server -cert`` and
-        ``curl --cert`` do. A new file can be read by its owner alone.
+        The file can be used with :meth:`ssl.SSLContext.load_cert_chain`, ``openssl s_server -cert``
+        and ``curl --cert``. If the file is new, only its owner can read it.
         """
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
@@ -126,16 +126,17 @@ class IssuedCertificate:
 
 @attrs.define(eq=False, init=False, repr=False)
 class CertificateAuthority:
-    """A throw-away certificate authority, and contexts that trust it and nobody else.
+    """A throw-away certificate authority, and contexts that trust only this authority.
 
-    Its key is in memory alone. To make one takes some milliseconds, so one for all tests will do::
+    Its key is only in memory. Creating one takes some milliseconds, so share one between all
+    tests::
 
         authority = CertificateAuthority()
         client_context = authority.client_context()
         server_context = authority.server_context("server.example")
 
     Raises:
-      ImportError: if trustme is missing. It comes with the extra ``trio-tlsbio[testing]``.
+      ImportError: if trustme is missing. The extra ``trio-tlsbio[testing]`` installs it.
     """
 
     _ca: trustme.CA
@@ -152,10 +153,10 @@ class CertificateAuthority:
         return self._ca.cert_pem.bytes()
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the authority's own certificate into a file, for other programs. It blocks.
+        """Write the authority's own certificate into a file, for other programs. This blocks.
 
-        ``openssl -CAfile`` and ``curl --cacert`` take it, as do the environment variables
-        ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``.
+        The file can be used with ``openssl -CAfile``, ``curl --cacert``, and the environment
+        variables ``SSL_CERT_FILE`` and ``REQUESTS_CA_BUNDLE``.
         """
         with open(path, "wb") as file:  # noqa: PTH123  # as in IssuedCertificate.write()
             file.write(self.certificate_pem)
@@ -170,11 +171,11 @@ class CertificateAuthority:
         """Issue a certificate for a server or a client.
 
         Args:
-          names: What it is for: host names, ``"*.example.org"``, IP addresses and networks, or mail
-            addresses.
-          common_name: The subject's common name, by which some servers know a client.
-          not_before: When it begins to be valid.
-          not_after: When it ends to be valid: an expired one has this in the past.
+          names: The names to certify: host names, ``"*.example.org"``, IP addresses and networks,
+            or email addresses.
+          common_name: The subject's common name, by which some servers identify a client.
+          not_before: The start of its validity.
+          not_after: The end of its validity. Use a time in the past for an expired certificate.
 
         Raises:
           ValueError: if there is no name at all.
@@ -194,13 +195,14 @@ class CertificateAuthority:
         maximum_version: ssl.TLSVersion | None = None,
         alpn_protocols: Iterable[str] = (),
     ) -> ssl.SSLContext:
-        """Make a client's context: :func:`ssl.create_default_context`, but for whom it trusts.
+        """Create a client's context: that of :func:`ssl.create_default_context`, but trusting only
+        this authority.
 
         Args:
-          certificate: What the client presents to servers that ask for a certificate.
-          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
-          maximum_version: The newest version.
-          alpn_protocols: What to offer by ALPN (RFC 7301), the best first.
+          certificate: The certificate to present to servers that request one.
+          minimum_version: The oldest TLS version to use; by default OpenSSL's choice.
+          maximum_version: The newest TLS version to use.
+          alpn_protocols: The protocols to offer with ALPN (RFC 7301), in order of preference.
         """
         return self._context(
             ssl.Purpose.SERVER_AUTH, certificate, minimum_version, maximum_version, alpn_protocols
@@ -215,20 +217,20 @@ class CertificateAuthority:
         maximum_version: ssl.TLSVersion | None = None,
         alpn_protocols: Iterable[str] = (),
     ) -> ssl.SSLContext:
-        """Make a server's context.
+        """Create a server's context.
 
         Args:
-          names: What a new certificate is issued for; by default this machine's own names,
-            ``"localhost"``, ``"127.0.0.1"`` and ``"::1"``.
+          names: The names for a new certificate; by default those of this machine, ``"localhost"``,
+            ``"127.0.0.1"`` and ``"::1"``.
           certificate: The server's certificate, in place of a new one.
-          client_certificates: Whether clients have to present a certificate by this authority
+          client_certificates: Whether clients must present a certificate from this authority
             (``ssl.CERT_REQUIRED``), or may do so (``ssl.CERT_OPTIONAL``).
-          minimum_version: The oldest version of TLS that is spoken; by default OpenSSL's choice.
-          maximum_version: The newest version.
-          alpn_protocols: What can be agreed on by ALPN (RFC 7301), the best first.
+          minimum_version: The oldest TLS version to use; by default OpenSSL's choice.
+          maximum_version: The newest TLS version to use.
+          alpn_protocols: The protocols to accept with ALPN (RFC 7301), in order of preference.
 
         Raises:
-          ValueError: for both names and a certificate.
+          ValueError: if both names and a certificate are given.
         """
         if certificate is None:
             certificate = self.issue(*(names or _LOCAL_NAMES))
@@ -248,7 +250,7 @@ class CertificateAuthority:
         maximum_version: ssl.TLSVersion | None,
         alpn_protocols: Iterable[str],
     ) -> ssl.SSLContext:
-        # With cadata, the system's authorities stay out.
+        # With cadata, the system's authorities are not loaded.
         context = ssl.create_default_context(purpose, cadata=self.certificate_pem.decode())
         if certificate is not None:
             certificate.load_into(context)
@@ -272,7 +274,7 @@ def tls_connection_pair(
     *,
     server_hostname: str | None = "localhost",
 ) -> tuple[TLSConnection, TLSConnection]:
-    """Make a client and a server for each other, whose handshake is not done: see :func:`exchange`.
+    """Create a client and a server for each other. The handshake is not done: see :func:`exchange`.
 
     Returns:
       The client and the server.
@@ -284,18 +286,18 @@ def tls_connection_pair(
 
 
 def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None = None) -> int:
-    """Carry the ciphertext that waits in one connection to another one, and nothing back.
+    """Transfer the pending ciphertext of one connection to another one, and nothing in return.
 
-    It is fed, and that is all: call :meth:`~trio_tlsbio.TLSConnection.do_handshake` or
-    :meth:`~trio_tlsbio.TLSConnection.receive` to see what it does.
+    This only feeds the ciphertext: call :meth:`~trio_tlsbio.TLSConnection.do_handshake` or
+    :meth:`~trio_tlsbio.TLSConnection.receive` to see its effect.
 
     Args:
-      source: Where it is taken from.
-      target: What it is fed to.
-      chunk_bytes: How many bytes are fed at a time; by default all there are.
+      source: The connection to take it from.
+      target: The connection to feed it to.
+      chunk_bytes: How many bytes to feed at a time; by default all of them.
 
     Returns:
-      How many bytes that was.
+      How many bytes were transferred.
 
     Raises:
       ValueError: if ``chunk_bytes`` is not positive. Nothing is taken then.
@@ -322,22 +324,22 @@ def _chunks(data: bytes, chunk_bytes: int | None) -> Generator[bytes, None, None
 def exchange(
     client: TLSConnection, server: TLSConnection, chunk_bytes: int | None = None
 ) -> tuple[int, int]:
-    """Carry ciphertext both ways between two connections, until neither has any more to send.
+    """Transfer ciphertext both ways between two connections, until neither has any more to send.
 
-    That completes the handshake if it is not done, and brings the session tickets. Plaintext, and
-    the end, wait to be received. If TLS fails, the other side gets the alert; nothing is raised
-    here, but by the connections when they are used next.
+    This completes the handshake, if it is not done, and delivers the session tickets. Plaintext,
+    and the end of a direction, are left to be received. If TLS fails, the other side gets the
+    alert. This doesn't raise the error; the connections do when they are next used.
 
     Args:
-      client: One of them.
+      client: One of the connections.
       server: The other one.
-      chunk_bytes: How many bytes are fed at a time; by default all there are.
+      chunk_bytes: How many bytes to feed at a time; by default all of them.
 
     Returns:
-      How many bytes the client has sent, and the server.
+      How many bytes the client has sent, and how many the server.
 
     Raises:
-      ValueError: if ``chunk_bytes`` is not positive. Nothing is carried then.
+      ValueError: if ``chunk_bytes`` is not positive. Nothing is transferred then.
     """
     chunk_bytes = _checked(chunk_bytes)
     by_client = by_server = 0
@@ -362,7 +364,7 @@ def _carry(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None
 
 
 def _move_on(connection: TLSConnection) -> None:
-    with suppress(TLSError):  # it raises that again whenever it is used
+    with suppress(TLSError):  # the connection raises the error again whenever it is used
         connection.do_handshake()
     connection.look_ahead()
 
@@ -382,9 +384,9 @@ def tls_stream_pair(
 ) -> tuple[TLSStream[T_Client], TLSStream[T_Server]]:
     """Put TLS over both ends of a transport. The handshake is not done: see :func:`do_handshakes`.
 
-    Trio makes transports in memory: :func:`trio.testing.memory_stream_pair` takes all that is sent
-    at once, while with :func:`trio.testing.lockstep_stream_pair` each send waits until the other
-    side has received it::
+    Trio provides transports in memory: :func:`trio.testing.memory_stream_pair` accepts all data at
+    once, while with :func:`trio.testing.lockstep_stream_pair` each send waits until the other side
+    has received the data::
 
         client, server = tls_stream_pair(memory_stream_pair(), client_context, server_context)
 
@@ -392,8 +394,8 @@ def tls_stream_pair(
       transports: The client's end and the server's.
       client_context: The client's settings.
       server_context: The server's settings.
-      server_hostname: The name that the client asks for, and checks.
-      options: More for both of the :class:`~trio_tlsbio.TLSStream`.
+      server_hostname: The name that the client requests and verifies.
+      options: Further arguments for both :class:`~trio_tlsbio.TLSStream` objects.
 
     Returns:
       The client and the server.
@@ -408,12 +410,13 @@ def tls_stream_pair(
 async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
     """Complete the handshake of two streams that are connected with each other.
 
-    Cancelled, it leaves the streams as :meth:`~trio_tlsbio.TLSStream.do_handshake` does.
+    If this is cancelled, the streams are in the same state as after a cancelled
+    :meth:`~trio_tlsbio.TLSStream.do_handshake`.
 
     Raises:
-      trio_tlsbio.TLSError: if the handshake failed. If both sides did, this is the error of the
-        one that did not just hear of it by an alert. A stream that failed is closed, so that the
-        other one does not wait for it.
+      trio_tlsbio.TLSError: if the handshake failed. If it failed on both sides, this is the
+        original error, rather than the alert that reports it. A stream that failed is closed, so
+        that the other one does not wait for it.
     """
     errors: list[TLSError] = []
 
@@ -431,7 +434,7 @@ async def do_handshakes(client: TLSStream[Any], server: TLSStream[Any]) -> None:
         try:
             raise min(errors, key=lambda error: isinstance(error, PeerAlertError))
         finally:
-            errors.clear()  # or its traceback would keep it alive in a cycle
+            errors.clear()  # otherwise its traceback would keep it alive in a cycle
 
 
 publish(__name__)

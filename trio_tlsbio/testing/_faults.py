@@ -1,4 +1,4 @@
-"""Transports on which things go wrong, at bytes that are known in advance: for tests."""
+"""Transports with faults at known positions, for tests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ __all__ = [
 
 
 def _copied(data: Data) -> bytes:
-    return memoryview(data).tobytes()  # bytes() would make a number of zeros of a number
+    # not bytes(), which would convert an int to a number of zeros
+    return memoryview(data).tobytes()
 
 
 @attrs.frozen
 class _OneTimeFault:
-    """A fault at one place."""
+    """A fault at one position."""
 
     at: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
     """How many bytes have passed when it happens."""
@@ -44,19 +45,19 @@ class _OneTimeFault:
 
 @attrs.frozen
 class Stall(_OneTimeFault):
-    """After ``at`` bytes nothing moves, until :meth:`FaultyLine.resume` or for some seconds."""
+    """After ``at`` bytes no data moves, until :meth:`FaultyLine.resume` or for some seconds."""
 
     seconds: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
     )
-    """How long it takes, in seconds; None to wait for :meth:`FaultyLine.resume`."""
+    """How long the stall lasts, in seconds; None to wait for :meth:`FaultyLine.resume`."""
 
 
 @attrs.frozen
 class Cut(_OneTimeFault):
-    """After ``at`` bytes this direction ends as if the sender had ended it. What follows is lost.
+    """After ``at`` bytes this direction ends as if the sender had ended it. Later data is lost.
 
-    It is an end without a close_notify, unless that came before: a truncation.
+    This is an end without a close_notify, unless one came before: a truncation.
     """
 
 
@@ -67,7 +68,7 @@ class Reset(_OneTimeFault):
 
 @attrs.frozen
 class Corrupt(_OneTimeFault):
-    """The byte that comes after the first ``at`` is changed on its way."""
+    """The byte after the first ``at`` bytes is changed in transit."""
 
     mask: int = attrs.field(
         default=1,
@@ -79,10 +80,10 @@ class Corrupt(_OneTimeFault):
 
 @attrs.frozen
 class Insert(_OneTimeFault):
-    """After ``at`` bytes there come some that nobody has sent."""
+    """After ``at`` bytes, additional bytes are inserted that the sender has not sent."""
 
     data: bytes = attrs.field(converter=_copied)
-    """What comes."""
+    """The inserted bytes."""
 
 
 def _sizes(sizes: int | Iterable[int]) -> tuple[int, ...]:
@@ -92,10 +93,11 @@ def _sizes(sizes: int | Iterable[int]) -> tuple[int, ...]:
 
 @attrs.frozen
 class Split:
-    """All that passes is cut into chunks: ``Split(1)``, or ``Split([5, 1, 100])`` over and over.
+    """All data is split into chunks, as in ``Split(1)``, or ``Split([5, 1, 100])``, which repeats.
 
-    Where a chunk ends depends on how many bytes have passed, not on how they were sent. Split what
-    is received to have it arrive like that: what is sent in chunks may well arrive in one.
+    The end of a chunk depends on how many bytes have passed, not on how they were sent. To make
+    data arrive in chunks, split it on the receiving side: data that is sent in chunks can arrive in
+    one piece.
     """
 
     sizes: tuple[int, ...] = attrs.field(
@@ -105,10 +107,10 @@ class Split:
             attrs.validators.deep_iterable(attrs.validators.ge(1)),
         ],
     )
-    """How many bytes each chunk has."""
+    """The sizes of the chunks in bytes."""
 
     def _left(self, position: int) -> int:
-        """How many bytes are left of the chunk at a position."""
+        """Return how many bytes are left of the chunk at a position."""
         position %= sum(self.sizes)
         for size in self.sizes:
             if position < size:
@@ -123,23 +125,24 @@ Fault: TypeAlias = Stall | Cut | Reset | Corrupt | Insert | Split
 
 @attrs.define(eq=False, init=False)
 class FaultyLine:
-    """One direction of a connection and its faults: bytes in, what becomes of them out.
+    """One direction of a connection and its faults: bytes go in, and what becomes of them comes
+    out.
 
-    It does no I/O, so it goes between two :class:`~trio_tlsbio.TLSConnection` as well as into a
-    :class:`FaultyStream`.
+    It does no I/O, so you can use it between two :class:`~trio_tlsbio.TLSConnection` objects as
+    well as in a :class:`FaultyStream`.
 
-    A fault happens as soon as so many bytes have passed, whether or not more are to come; but to
-    corrupt one takes a byte. Bytes are counted as they were sent: what is inserted does not count.
-    Faults at the same place happen in the order in which they are given, those that need a byte
-    after the others.
+    A fault happens as soon as the given number of bytes have passed, whether or not more follow;
+    but :class:`Corrupt` requires another byte. Bytes are counted as they were sent: inserted bytes
+    don't count. Faults at the same position happen in the given order, and those that require a
+    byte happen last.
     """
 
     bytes_passed: int
-    """How many bytes have passed so far, without those that were inserted."""
+    """How many bytes have passed so far, without inserted ones."""
 
-    _waiting: bytearray  # what has come and not passed
+    _waiting: bytearray  # fed, but not passed yet
     _splits: list[tuple[int, Split]]  # with the position of their first byte
-    # Those that have not happened, by position, and those that have.
+    # The faults that have not happened, by position, and those that have.
     _faults: list[Stall | Cut | Reset | Corrupt | Insert]
     _happened: list[Stall | Cut | Reset | Corrupt | Insert]
     _end: Cut | Reset | None
@@ -165,10 +168,10 @@ class FaultyLine:
         return f"<FaultyLine{state} after {self.bytes_passed} bytes, {self._end or self._faults}>"
 
     def add(self, *faults: Fault) -> None:
-        """Add faults, with their bytes counted from what has passed so far.
+        """Add faults at positions counted from the bytes that have passed so far.
 
-        So what comes after a handshake is a place to be found without counting. One that is due at
-        once happens when the line is used next.
+        So you can, for example, place a fault after a handshake without counting its bytes. A fault
+        at the current position happens when the line is next used.
         """
         for fault in faults:
             if not isinstance(fault, Fault):
@@ -182,29 +185,32 @@ class FaultyLine:
 
     @property
     def faults_left(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
-        """Those that have not happened yet, without :class:`Split`, which happens all the time."""
+        """The faults that have not happened yet, without :class:`Split`, which happens all the
+        time.
+        """
         return tuple(self._faults)
 
     @property
     def faults_happened(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
-        """Those that have happened, in this order."""
+        """The faults that have happened, in this order."""
         return tuple(self._happened)
 
     @property
     def end(self) -> Cut | Reset | None:
-        """What has ended it, if anything has. Nothing passes any more."""
+        """The fault that has ended this line, or None. After that, no data passes."""
         return self._end
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a :class:`Stall` has happened and is not over."""
+        """True if a :class:`Stall` has happened and is not over."""
         return self._stall is not None
 
     def carry(self, data: Data) -> Generator[bytes | Stall | Cut | Reset, None, None]:
-        """Yield, one after the other, what becomes of some bytes: bytes that arrive, and faults
-        that whoever moves the bytes has to see to.
+        """Yield the results for some bytes, in order: bytes that arrive, and faults that the caller
+        has to perform.
 
-        A :class:`Cut` or :class:`Reset` is the last, and there is nothing from then on.
+        A :class:`Cut` or :class:`Reset` is the last result of a line; there are no results after
+        it.
         """
         self._waiting += data
         while (step := self._next_step()) is not None:
@@ -268,7 +274,7 @@ class FaultyLine:
         """End the stall.
 
         Raises:
-          RuntimeError: if there is none now: see :meth:`wait_stalled`.
+          RuntimeError: if there is no stall now: see :meth:`wait_stalled`.
         """
         if self._stall is None:
             raise RuntimeError("this line is not stalled")
@@ -281,7 +287,7 @@ class FaultyLine:
         await self._stalled.wait()
 
     async def _wait_resumed(self) -> None:
-        """Wait for the end of the stall, if there is one. Cancelled, it goes on."""
+        """Wait for the end of the stall, if there is one. A cancellation doesn't end it."""
         while self._stall is not None:
             stall, resumed = self._stall, self._resumed
             if stall.seconds is None:
@@ -295,41 +301,42 @@ class FaultyLine:
 
 @attrs.define(eq=False, init=False, repr=False)
 class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
-    """A transport on which things go wrong, at bytes that are known in advance.
+    """A transport with faults at known positions.
 
-    Put it over one end of a transport, and TLS, or whatever is to be tested, over it::
+    Put it over one end of a transport, and TLS, or the code under test, over it::
 
         transport, other_end = trio.testing.memory_stream_pair()
         faulty = FaultyStream(transport, receiving=[Split(1), Cut(2000)])
         stream = TLSStream(faulty, client_context, server_hostname="localhost")
 
-    The bytes of each direction are counted from 0. Without faults it is just as good as the stream
-    beneath, except that it can't tell how much of a cancelled send was sent, not even over a
-    socket: see :attr:`~trio_tlsbio.TLSStream.is_cancel_safe`. A cancelled receive loses nothing.
+    The bytes of each direction are counted from 0. Without faults it is equivalent to the
+    underlying stream, except that it can't report how much of a cancelled send was sent, not even
+    over a socket: see :attr:`~trio_tlsbio.TLSStream.is_cancel_safe`. A cancelled receive loses no
+    data.
 
     Args:
-      stream: The stream beneath. It is this stream's to close.
-      sending: What happens to the bytes that are sent. A :class:`Cut` there takes a stream that has
+      stream: The underlying stream. This stream owns it from now on.
+      sending: The faults for bytes that are sent. A :class:`Cut` requires a stream with
         ``send_eof``.
-      receiving: What happens to the bytes that are received.
+      receiving: The faults for bytes that are received.
 
     Raises:
-      TypeError: if that is to be cut, and can't be.
+      TypeError: if ``sending`` has a :class:`Cut` that the stream does not support.
 
-    After a :class:`Reset` all that is done with it raises a :exc:`trio.BrokenResourceError`, and
-    the other end finds that the stream beneath was closed; over TCP it gets a reset (RST) too.
+    After a :class:`Reset`, every use raises a :exc:`trio.BrokenResourceError`, and the other end
+    sees that the underlying stream was closed; over TCP it also gets a reset (RST).
     """
 
     stream: T_Stream
-    """The stream beneath."""
+    """The underlying stream."""
 
     sending: FaultyLine
-    """The direction away from here."""
+    """The direction away from this end."""
 
     receiving: FaultyLine
-    """The direction to here."""
+    """The direction to this end."""
 
-    _arrived: bytes  # the next that is to be received
+    _arrived: bytes  # the bytes to receive next
     _is_closed: bool
     _send_conflict: ConflictDetector
     _receive_conflict: ConflictDetector
@@ -358,7 +365,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def send_all(self, data: Data) -> None:
         """Send data. See :class:`trio.abc.SendStream`.
 
-        Cancelled in a stall, it has sent what comes before that, and nothing after it.
+        If this is cancelled during a stall, the data before the stall was sent, and none after it.
         """
         with self._send_conflict, self._told_of_reset():
             await trio.lowlevel.checkpoint()
@@ -368,14 +375,14 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 for step in self.sending.carry(data):
                     await self._send(step)
             finally:
-                self.sending._waiting.clear()  # what was cancelled is not sent later
+                self.sending._waiting.clear()  # cancelled data is not sent later
 
     async def _send(self, step: bytes | Stall | Cut | Reset) -> None:
         if isinstance(step, Stall):
             await self.sending._wait_resumed()
             self._check_open()
         elif isinstance(step, Cut):
-            with trio.CancelScope(shield=True):  # it has happened, and won't be tried again
+            with trio.CancelScope(shield=True):  # the fault has happened, and is not retried
                 await self._half_closeable().send_eof()
         elif isinstance(step, Reset):
             await self._reset()
@@ -393,10 +400,10 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
                 await trio.lowlevel.checkpoint()
 
     async def send_eof(self) -> None:
-        """End the direction away from here. See :class:`trio.abc.HalfCloseableStream`.
+        """End the direction away from this end. See :class:`trio.abc.HalfCloseableStream`.
 
         Raises:
-          TypeError: if the stream beneath has no ``send_eof``.
+          TypeError: if the underlying stream has no ``send_eof``.
         """
         with self._send_conflict, self._told_of_reset():
             await self.sending._wait_resumed()
@@ -404,7 +411,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             await self._half_closeable().send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive data. See :class:`trio.abc.ReceiveStream`. Cancelled, nothing is lost."""
+        """Receive data. See :class:`trio.abc.ReceiveStream`. A cancellation loses no data."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be >= 1")
         with self._receive_conflict, self._told_of_reset():
@@ -430,7 +437,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             return data
 
     async def aclose(self) -> None:
-        """Close the stream beneath. Tasks that are blocked here get a ClosedResourceError."""
+        """Close the underlying stream. Tasks that are blocked here get a ClosedResourceError."""
         self._is_closed = True
         self._end_stalls()
         await self.stream.aclose()
@@ -455,9 +462,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def _reset(self) -> None:
         if isinstance(self.stream, trio.SocketStream):
-            # Closed like that, a socket sends RST: see SO_LINGER in socket(7).
+            # When it is closed with this option, a socket sends RST: see SO_LINGER in socket(7).
             linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-            with suppress(OSError):  # it has gone already
+            with suppress(OSError):  # it has already gone
                 self.stream.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, linger)
         self._end_stalls()
         await trio.aclose_forcefully(self.stream)
@@ -465,7 +472,8 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     @contextmanager
     def _told_of_reset(self) -> Generator[None, None, None]:
-        # A reset in one direction closes the stream beneath, under a task in the other one.
+        # A reset in one direction closes the underlying stream while a task uses the other
+        # direction.
         try:
             yield
         except trio.ClosedResourceError:

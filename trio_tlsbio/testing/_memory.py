@@ -1,4 +1,4 @@
-"""A listener without a port."""
+"""A listener in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Queue: TypeAlias = tuple[trio.MemorySendChannel[_Stream], trio.MemoryReceiveCha
 
 @attrs.define(eq=False, repr=False)
 class MemoryListener(trio.abc.Listener[_Stream]):
-    """A listener in memory, to test servers without a port.
+    """A listener in memory, for testing servers without a port.
 
     For example::
 
@@ -28,11 +28,11 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         nursery.start_soon(serve_tls_listeners, handler, [tls_listener])
         transport_stream = await listener.connect()
 
-    Its connections are of :func:`trio.testing.memory_stream_pair`. One that was closed raises
-    :exc:`trio.ClosedResourceError` in :meth:`accept`, and refuses to :meth:`connect`.
+    Its connections are created by :func:`trio.testing.memory_stream_pair`. After the listener is
+    closed, :meth:`accept` raises :exc:`trio.ClosedResourceError`, and :meth:`connect` is refused.
     """
 
-    # The server's ends of connections that wait to be accepted.
+    # The server's ends of connections that are not accepted yet.
     _waiting: _Queue = attrs.field(
         factory=lambda: trio.open_memory_channel[_Stream](math.inf), init=False
     )
@@ -41,10 +41,10 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         return "<MemoryListener>"
 
     async def connect(self) -> _Stream:
-        """Connect, and return the client's end. Whether it is accepted is not waited for.
+        """Connect, and return the client's end. This doesn't wait until the connection is accepted.
 
         Raises:
-          ConnectionRefusedError: if the listener was closed, as the system does for a port.
+          ConnectionRefusedError: if the listener was closed, like the system does for a port.
         """
         await trio.lowlevel.checkpoint()
         client, server = memory_stream_pair()
@@ -59,7 +59,7 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         return await self._waiting[1].receive()
 
     async def aclose(self) -> None:
-        """Close the listener, and the connections that wait to be accepted."""
+        """Close the listener, and the connections that were not accepted."""
         while True:
             try:
                 refused = self._waiting[1].receive_nowait()

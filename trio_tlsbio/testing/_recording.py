@@ -1,4 +1,4 @@
-"""What passes on the wire: a stream that keeps a record of it, and what can be read off that."""
+"""A stream that records the data on the wire, and the analysis of recordings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Direction(enum.Enum):
-    """Which way something went, as the recorded side sees it."""
+    """The direction of data, from the view of the recorded side."""
 
     SENT = "sent"
     RECEIVED = "received"
@@ -47,40 +47,42 @@ class Passage:
     """Some bytes that passed at one moment."""
 
     time: float
-    """When that was, in seconds of Trio's clock since the recording began."""
+    """When they passed, in seconds of Trio's clock since the start of the recording."""
 
     direction: Direction
     """Whether they were sent or received."""
 
     data: bytes = attrs.field(repr=False)
-    """The bytes themselves: over TLS, ciphertext."""
+    """The bytes themselves: with TLS, ciphertext."""
 
 
 @attrs.frozen
 class WireRecord:
-    """What can be told of a TLS record without its keys (RFC 9846 section 5.1)."""
+    """The visible parts of a TLS record without its keys (RFC 9846 section 5.1)."""
 
     time: float
-    """When its last byte passed, in seconds since the recording began."""
+    """When its last byte passed, in seconds since the start of the recording."""
 
     direction: Direction
     """Whether it was sent or received."""
 
     content_type: str
     """``"handshake"``, ``"application_data"``, ``"alert"``, ``"change_cipher_spec"`` or
-    ``"heartbeat"``, or ``"unknown"`` for what is no TLS record. Records that TLS 1.3 encrypts are
-    ``"application_data"``, whatever is in them (RFC 9846 section 5.2)."""
+    ``"heartbeat"``, or ``"unknown"`` if it is not a TLS record. Records that TLS 1.3 encrypts are
+    ``"application_data"``, whatever they contain (RFC 9846 section 5.2).
+    """
 
     size: int
-    """How long it is, with its header, in bytes."""
+    """Its size, including the header, in bytes."""
 
     is_encrypted: bool
-    """Whether what is in it can't be read."""
+    """Whether its contents are encrypted."""
 
     messages: tuple[str, ...] = ()
     """The names of the handshake messages that end in it (RFC 9846 section 4, RFC 5246 section
-    7.4), such as ``"ClientHello"``, or of its alert, such as ``"protocol_version"``, as far as they
-    can be read."""
+    7.4), such as ``"ClientHello"``, or the name of its alert, such as ``"protocol_version"``.
+    Encrypted ones are not included.
+    """
 
     def __str__(self) -> str:
         if self.messages:
@@ -90,7 +92,7 @@ class WireRecord:
 
 @attrs.frozen
 class Flight:
-    """The records that went in one direction before any went in the other."""
+    """Consecutive records in one direction."""
 
     records: tuple[WireRecord, ...]
     """The records, at least one, in order."""
@@ -102,26 +104,26 @@ class Flight:
 
     @property
     def time(self) -> float:
-        """When its first record had passed, in seconds since the recording began."""
+        """When its first record had passed, in seconds since the start of the recording."""
         return self.records[0].time
 
     @property
     def duration(self) -> float:
-        """How long it took from there to the end of the last record, in seconds."""
+        """The time from the end of the first record to the end of the last one, in seconds."""
         return self.records[-1].time - self.records[0].time
 
     @property
     def size(self) -> int:
-        """How long its records are together, in bytes."""
+        """The total size of its records, in bytes."""
         return sum(record.size for record in self.records)
 
 
 @attrs.define(eq=False)
 class Conversation:
-    """What passed through a :class:`RecordedStream`, in order.
+    """The data that passed through a :class:`RecordedStream`, in order.
 
-    The beginning is kept, up to ``max_bytes`` of both directions together; what came after that
-    is only counted.
+    Only the first ``max_bytes`` bytes of both directions together are kept; later bytes are only
+    counted.
     """
 
     max_bytes: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
@@ -138,7 +140,7 @@ class Conversation:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """What passed, as far as it was kept."""
+        """The data that was kept."""
         return tuple(self._passages)
 
     @property
@@ -153,29 +155,30 @@ class Conversation:
 
     @property
     def bytes_not_kept(self) -> int:
-        """How many bytes of both directions there was no room for."""
+        """How many bytes of both directions were not kept."""
         return self.bytes_sent + self.bytes_received - self._kept
 
     @property
     def records(self) -> tuple[WireRecord, ...]:
-        """The TLS records in it, cut anew each time: see :func:`records_of`."""
+        """Its TLS records, computed on each access: see :func:`records_of`."""
         return records_of(self._passages)
 
     @property
     def flights(self) -> tuple[Flight, ...]:
-        """The records in groups of one direction: see :func:`flights_of`."""
+        """Its records, grouped by direction: see :func:`flights_of`."""
         return flights_of(self.records)
 
     def data(self, direction: Direction) -> bytes:
-        """Return all that was kept of one direction, in one piece."""
+        """Return all kept data of one direction as one bytes object."""
         return b"".join(item.data for item in self._passages if item.direction is direction)
 
     def add(self, direction: Direction, data: Data) -> None:
-        """Note that some bytes have passed now. Streams of your own may use this."""
+        """Record bytes that have passed now. You can use this in your own streams."""
         count = memoryview(data).nbytes
         if not count:
             return
-        room = self.max_bytes - self._kept  # used up, it stays so: nothing is missing in between
+        # once it is used up, nothing is kept any more, so there are no gaps
+        room = self.max_bytes - self._kept
         self._totals[direction] += count
         if room > 0:
             kept = bytes(memoryview(data).cast("B")[:room])
@@ -186,7 +189,7 @@ class Conversation:
 
 @attrs.define(eq=False, init=False)
 class RecordedStream(trio.abc.HalfCloseableStream):
-    """A stream that passes everything on to another one, and keeps what passed.
+    """A stream that passes all data on to another stream, and records it.
 
     Put a :class:`~trio_tlsbio.TLSStream` over it to see the handshake on the wire::
 
@@ -196,24 +199,24 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         for flight in recorded.conversation.flights:
             print(flight.direction.value, *flight.records)
 
-    Everything is as safe to cancel as with the stream beneath: over a :class:`trio.SocketStream`,
-    a :class:`~trio_tlsbio.TLSStream` or a stream in :func:`~trio_tlsbio.open_pump` it tells how
-    much of a cancelled send was sent. So a :class:`~trio_tlsbio.TLSStream` over it promises the
-    same as without it.
+    Cancellation is as safe as with the underlying stream: over a :class:`trio.SocketStream`, a
+    :class:`~trio_tlsbio.TLSStream` or a stream in :func:`~trio_tlsbio.open_pump`, it reports how
+    much of a cancelled send was sent. So a :class:`~trio_tlsbio.TLSStream` over it gives the same
+    guarantees as without it.
 
     Args:
-      transport_stream: The stream to use. It belongs to this one from now on.
-      max_bytes: How much is kept of both directions together, in bytes.
+      transport_stream: The stream to use. This stream owns it from now on.
+      max_bytes: How many bytes to keep of both directions together.
 
     Raises:
       ValueError: if ``max_bytes`` is negative.
     """
 
     transport_stream: trio.abc.Stream
-    """The stream beneath."""
+    """The underlying stream."""
 
     conversation: Conversation
-    """What has passed so far."""
+    """The data that has passed so far."""
 
     _socket: SocketCalls | None
     _bytes_committed: int
@@ -239,8 +242,8 @@ class RecordedStream(trio.abc.HalfCloseableStream):
 
     @property
     def is_cancel_safe(self) -> bool:
-        """Whether a cancelled :meth:`send_all` tells how much it has sent, by
-        :attr:`bytes_committed`. That depends on the stream beneath.
+        """True if :attr:`bytes_committed` shows how much a cancelled :meth:`send_all` has sent.
+        This depends on the underlying stream.
         """
         return self._socket is not None or self._counting is not None
 
@@ -251,7 +254,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
 
     @property
     def bytes_committed(self) -> int:
-        """How many bytes the stream beneath took to send."""
+        """How many bytes the underlying stream has accepted."""
         return self._bytes_committed
 
     def _sent(self, data: Data) -> None:
@@ -260,13 +263,13 @@ class RecordedStream(trio.abc.HalfCloseableStream):
 
     @enable_ki_protection
     async def send_all(self, data: Data) -> None:
-        """Send all of it.
+        """Send all of ``data``.
 
-        Cancelled, or if it fails, what was sent until then is recorded, as far as the stream
-        beneath tells.
+        If this is cancelled or fails, the data that was sent before is recorded, as far as the
+        underlying stream reports it.
 
         Raises:
-          trio.BrokenResourceError: and whatever else the stream beneath raises.
+          trio.BrokenResourceError: and any other exception of the underlying stream.
         """
         with self._send_conflict, memoryview(data) as whole, whole.cast("B") as view:
             if self._socket is not None:
@@ -288,15 +291,15 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         while start < len(view):
             count = socket.write_nowait([view[start:]])
             if not count:
-                await socket.wait_writable()  # cancelled, it has sent nothing
+                await socket.wait_writable()  # if this is cancelled, nothing was sent
                 continue
             self._sent(view[start : start + count])
             start += count
 
     @enable_ki_protection
     def send_nowait(self, data: Data) -> int:
-        """Send as much as is possible without waiting, and return how many bytes that was. Over a
-        stream that can't, none.
+        """Send as much as possible without waiting, and return the number of bytes. If the
+        underlying stream can't send without waiting, return 0.
         """
         with self._send_conflict, memoryview(data) as whole, whole.cast("B") as view:
             if self._socket is not None:
@@ -310,21 +313,21 @@ class RecordedStream(trio.abc.HalfCloseableStream):
             return count
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the stream beneath might take more."""
+        """Wait until the underlying stream might accept more data."""
         with self._send_conflict:
             await self.transport_stream.wait_send_all_might_not_block()
 
     @enable_ki_protection
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive from the stream beneath."""
+        """Receive from the underlying stream."""
         data = await self.transport_stream.receive_some(max_bytes)
         self.conversation.add(Direction.RECEIVED, data)
         return data
 
     @enable_ki_protection
     def receive_nowait(self) -> bytes | None:
-        """Return what has arrived already, ``b""`` at the end. None if nothing has, or if the
-        stream beneath can't tell.
+        """Return the data that has already arrived, or ``b""`` at the end. Return None if nothing
+        has arrived, or if the underlying stream can't receive without waiting.
         """
         data: bytes | None = None
         if self._socket is not None:
@@ -336,11 +339,11 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         return data
 
     def end_direction(self) -> bool:
-        """End our direction of the socket beneath, if there is one, as a
+        """End our direction of the underlying socket, if there is one, as a
         :class:`~trio_tlsbio.TLSStream` does before it waits for the peer's end.
 
         Returns:
-          Whether there is one: closing it too early can destroy what is on its way.
+          True if there is a socket: closing it too early can destroy data in flight.
         """
         if self._socket is not None:
             return self._socket.end_direction()
@@ -348,7 +351,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         return isinstance(stream, LingeringStream) and stream.end_direction()
 
     def peer_has_gone(self) -> bool:
-        """Whether the peer has ended the transport: see
+        """Return True if the peer has ended the transport: see
         :meth:`trio_tlsbio.TLSStream.peer_has_gone`.
         """
         if self._socket is not None:
@@ -357,10 +360,10 @@ class RecordedStream(trio.abc.HalfCloseableStream):
         return isinstance(stream, WatchedStream) and stream.peer_has_gone()
 
     async def send_eof(self) -> None:
-        """End our direction of the stream beneath.
+        """End our direction of the underlying stream.
 
         Raises:
-          TypeError: if that can't be done with the stream beneath.
+          TypeError: if the underlying stream does not support this.
         """
         if not isinstance(self.transport_stream, trio.abc.HalfCloseableStream):
             raise TypeError(f"{self.transport_stream!r} can't be closed in one direction")
@@ -368,7 +371,7 @@ class RecordedStream(trio.abc.HalfCloseableStream):
             await self.transport_stream.send_eof()
 
     async def aclose(self) -> None:
-        """Close the stream beneath. What was recorded stays."""
+        """Close the underlying stream. The recording is kept."""
         await self.transport_stream.aclose()
 
 
@@ -384,15 +387,15 @@ _TLS13 = b"\x03\x04"
 
 
 def records_of(passages: Iterable[Passage]) -> tuple[WireRecord, ...]:
-    """Cut what passed into TLS records, in the order in which they were complete.
+    """Split the data into TLS records, in the order in which they were complete.
 
-    A record that is not whole, at the end, is left out.
+    An incomplete record at the end is omitted.
     """
     return tuple(_Reader().read(passages))
 
 
 def flights_of(records: Iterable[WireRecord]) -> tuple[Flight, ...]:
-    """Group records: each time that the direction changes a new :class:`Flight` begins."""
+    """Group records: a new :class:`Flight` begins each time the direction changes."""
     flights: list[list[WireRecord]] = []
     for record in records:
         if not flights or flights[-1][0].direction is not record.direction:
@@ -403,7 +406,7 @@ def flights_of(records: Iterable[WireRecord]) -> tuple[Flight, ...]:
 
 @attrs.define(eq=False)
 class _Side:
-    """What has to be remembered of one direction from record to record."""
+    """The state of one direction between records."""
 
     records: Records = attrs.field(factory=Records)
     # A message may span several records.
@@ -413,7 +416,7 @@ class _Side:
 
 @attrs.define(eq=False)
 class _Reader:
-    """Reads both directions of a conversation, as far as it is in plaintext."""
+    """Parses both directions of a conversation, as far as it is in plaintext."""
 
     _sides: dict[Direction, _Side] = attrs.field(
         factory=lambda: {direction: _Side() for direction in Direction}
@@ -426,8 +429,8 @@ class _Reader:
             side.records.feed(passage.data)
             while record := bytes(side.records.take(single=True)):
                 content_type = record[0] if record[1:2] == b"\x03" else 0
-                # TLS 1.3 encrypts under application_data alone; its change_cipher_spec means
-                # nothing (RFC 9846 sections 5.2 and E.4).
+                # TLS 1.3 encrypts only records of type application_data; its change_cipher_spec has
+                # no meaning (RFC 9846 sections 5.2 and E.4).
                 is_encrypted = content_type in _CONTENT_TYPES and (
                     content_type == ContentType.APPLICATION_DATA
                     or (side.has_changed_cipher and not self._is_tls13)
@@ -453,7 +456,7 @@ class _Reader:
         return ()
 
     def _handshake_messages(self, buffer: bytearray) -> Iterator[str]:
-        """Take whole messages out of the buffer, and name them."""
+        """Take complete messages from the buffer, and yield their names."""
         while len(buffer) >= MESSAGE_HEADER_BYTES:
             kind, end = buffer[0], message_bytes(buffer)
             if len(buffer) < end:

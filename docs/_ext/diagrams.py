@@ -180,8 +180,8 @@ def fleet() -> str:
     words("with the same tickets.key", left[2] + width[2] / 2, bottom)
     names = ", ".join(hosts)
     title = (
-        f"Clients speak TLS with the hosts {names}, through HAProxy, which puts a PROXY header "
-        "before it. Each host has several workers, and all have the same tickets.key."
+        f"Clients speak TLS with the hosts {names}, through HAProxy, which adds a PROXY header "
+        "in front. Each host has several workers, and all share the same tickets.key."
     )
     return _svg("fleet", title, bottom + 10, parts)
 
@@ -199,9 +199,9 @@ class Stair(SphinxDirective):
             self.env.note_dependency(str(_path(container, room)))
         figure = nodes.figure()
         figure += nodes.raw("", stair(container), format="html")
-        figure += nodes.caption("", "Every import points down.")
+        figure += nodes.caption("", "Each module imports only from modules below it.")
         rows = [(f"``{room}``", purpose(container, room)) for room in rooms]
-        return [figure, *parse(self, list_table(("Module", "What it is for"), rows, (20, 80)))]
+        return [figure, *parse(self, list_table(("Module", "Purpose"), rows, (20, 80)))]
 
 
 class Flow(SphinxDirective):

@@ -150,7 +150,8 @@ class StatesTable(SphinxDirective):
             for side, table in TRANSITIONS.items()
             for (source, event), target in table.items()
         ]
-        return parse(self, list_table(("Direction", "In", "On", "Goes to"), rows, (15, 25, 35, 25)))
+        titles = ("Direction", "State", "Event", "Next state")
+        return parse(self, list_table(titles, rows, (15, 25, 35, 25)))
 
 
 class StatesList(SphinxDirective):

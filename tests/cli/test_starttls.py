@@ -9,7 +9,7 @@ import trio
 
 from tests.commands import Files, document, refused, run, run_here
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
-from trio_tlsbio.cli._status import Failure, Status
+from trio_tlsbio.cli._status import Failure, Status, hint_for
 
 from .peers import plain_server
 
@@ -223,7 +223,17 @@ def test_pop3_without_capabilities() -> None:
         (
             "xmpp",
             [b"", XMPP_GREETING, XMPP_STREAM + b"<stream:error><host-unknown/></stream:error>"],
-            "refused STARTTLS: <stream:error><host-unknown/>",
+            "refused STARTTLS: host-unknown",
+        ),
+        (
+            "xmpp",
+            [
+                b"",
+                XMPP_GREETING,
+                XMPP_STREAM + b"<stream:error><policy-violation xmlns='x'/>"
+                b"<text xml:lang='en'>A &amp; B</text></stream:error></stream:stream>",
+            ],
+            "refused STARTTLS: policy-violation, A & B",
         ),
         (
             "xmpp",
@@ -251,6 +261,13 @@ def test_dialogues_that_fail(protocol: str, steps: list[bytes], words: str) -> N
         talk(protocol, steps, 4096)
     assert words in str(caught.value)
     assert caught.value.status is Status.TLS_FAILED
+
+
+def test_a_domain_that_the_server_does_not_know() -> None:
+    error = b"<stream:error><host-unknown/></stream:error>"
+    with pytest.raises(Failure) as caught:
+        talk("xmpp", [b"", XMPP_GREETING, XMPP_STREAM + error])
+    assert "--servername" in (hint_for(caught.value) or "")
 
 
 @pytest.mark.parametrize("protocol", PORTS)

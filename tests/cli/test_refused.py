@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import ssl
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,13 @@ from tests.stream.bad_certificates.sides import PARTIAL_AND_STRICT, accepting, p
 from trio_tlsbio._core.certificate_words import VERIFY_CODES
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio.cli._certificates import facts_of
+from trio_tlsbio.cli._facts import Refused
 from trio_tlsbio.cli._faults import Fault, faults_in
+from trio_tlsbio.cli._words import labelled
 
 from .peers import tls_server
 
+LONG = timedelta(days=9)
 UNKNOWN = "OpenSSL does not report which certificate it refused"
 TRUSTED = "self-signed, and not among the trusted certificates"
 
@@ -111,7 +116,7 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
     "Its issuer's key may not sign certificates": (1, "its key may not issue certificates"),
     "Its issuer was not to have others below it (path length)": (
         2,
-        "1 issuers are below it, and it allows 0 (path length)",
+        "more issuers are below it than it allows: 1, not 0 (path length)",
     ),
     "More than a hundred certificates": (None, "none of them: together they are more than"),
     "Its key may not sign (key usage)": (0, "its key is not made for TLS servers (key usage)"),
@@ -241,8 +246,37 @@ async def test_all_that_have_expired_are_marked(
         presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary, "--timeline"
     )
     assert [index for index, _ in refusal.faults] == [0, 1]
-    assert "expired 2 days ago" in refusal.text or "expired 3 days ago" in refusal.text
+    assert "expired 2 days ago" in refusal.text
+    assert "expired 1 day ago" in refusal.text
     assert refusal.text.index("FAILS") < refusal.text.index("timeline:")
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(1, "0 days left"), (-1, "expired less than a day ago"), (-25, "expired 1 day ago")],
+)
+def test_how_long_ago_it_expired(hours: int, words: str, root: Issued) -> None:
+    end = datetime.now(UTC) + timedelta(hours=hours, minutes=1 if hours > 0 else -1)
+    certificate = attrs.evolve(facts_of(root.der, {}), not_before=end - LONG, not_after=end)
+    refused = Refused(10, (certificate,), ())
+    assert dict(labelled(refused))["valid"].endswith(f", {words}")
+
+
+def test_what_has_expired_is_yellow(root: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = pytest.importorskip("rich.console", reason="rich is not installed")
+    from trio_tlsbio.cli._rich import RichView  # noqa: PLC0415  # it needs rich
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    end = datetime.now(UTC) - LONG
+    expired = attrs.evolve(facts_of(root.der, {}), not_before=end - LONG, not_after=end)
+    shown = io.StringIO()
+    view = RichView(
+        console.Console(file=shown, force_terminal=True, color_system="standard", width=120)
+    )
+    view.tell(Refused(10, (expired, expired), ()))
+    dates = [line for line in shown.getvalue().splitlines() if "expired 9 days ago" in line]
+    assert len(dates) == 2
+    assert all("\x1b[33m" in line for line in dates)
 
 
 async def test_an_issuer_that_is_forged(

@@ -146,8 +146,8 @@ def _path_too_long(path: _Path) -> _Found:
     for link in path[2:]:
         below = sum(not each.is_self_issued for each in path[1 : link.place])
         if link.path_length is not None and below > link.path_length:
-            words = f"{below} issuers are below it, and it allows {link.path_length} (path length)"
-            yield link.place, words
+            words = f"more issuers are below it than it allows: {below}, not {link.path_length}"
+            yield link.place, f"{words} (path length)"
 
 
 def _wrong_purpose(path: _Path) -> _Found:

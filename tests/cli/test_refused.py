@@ -264,7 +264,7 @@ def test_how_long_ago_it_expired(hours: int, words: str, root: Issued) -> None:
 
 def test_what_has_expired_is_yellow(root: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
     console = pytest.importorskip("rich.console", reason="rich is not installed")
-    from trio_tlsbio.cli._rich import RichView  # noqa: PLC0415  # it needs rich
+    from trio_tlsbio.cli._rich import RichView  # it needs rich
 
     monkeypatch.delenv("NO_COLOR", raising=False)
     end = datetime.now(UTC) - LONG

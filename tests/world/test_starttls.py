@@ -119,7 +119,7 @@ class Peer:
     run: _Run
     question: bytes
     answer: bytes
-    #: What is said of it if it has no TLS.
+    #: What is said of it if it has no TLS, or what that begins with.
     not_offered: str
 
 
@@ -146,7 +146,7 @@ PEERS = [
             prosody,
             XMPP_STREAM + b"</stream:stream>",
             b"<mechanisms ",
-            "the server refused STARTTLS: undefined-condition, No stream features to proceed with",
+            "the server refused STARTTLS: undefined-condition",  # it adds words of its own
         ),
         id="Prosody",
         marks=needs("prosody"),
@@ -210,7 +210,7 @@ async def test_a_server_without_tls(
     async with peer.run(tmp_path, port, None):
         message = refused(await run("--starttls", peer.protocol), 4)
         error = document(await run("--starttls", peer.protocol, "--json"))["error"]
-    assert message == peer.not_offered
+    assert message.startswith(peer.not_offered)
     assert (error["type"], error["message"]) == ("tls_failed", message)
 
 

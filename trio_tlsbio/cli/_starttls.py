@@ -234,7 +234,7 @@ def _ldap(_sides: _Sides) -> _Steps:
 
 
 _XMPP_TAG = re.compile(rb"<(/?)(?:[^\s:<>/]+:)?([^\s:<>/]+)")
-_XMPP_TEXT = re.compile(rb"<text\b[^>]*>([^<]+)<")
+_XMPP_TEXT = re.compile(rb"<text\b[^<>]*>([^<]+)<")
 
 
 def _xmpp_tag(data: bytes = b"") -> Generator[_Ask, bytes, tuple[bytes, bytes]]:

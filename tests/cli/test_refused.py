@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import ssl
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from cryptography import x509
 
 from tests.certificates import CLIENT, Certificate, Issued
 from tests.commands import Stream, document, facts, refused, run_here
@@ -331,6 +333,18 @@ def test_what_can_not_be_found_is_not_guessed(root: Issued) -> None:
     without_key = [attrs.evolve(chain[0], key=None)]
     fault = Fault(0, "its key is too weak, or can't be read")
     assert faults_in(without_key, without_key, 66, NAME) == (fault,)
+
+
+def test_damaged_certificates_are_no_bug(root: Issued, rounds: int) -> None:
+    limits = x509.NameConstraints([x509.DNSName("a.example")], [x509.DNSName("b.example")])
+    odd = authority(path_length=0, purposes=[CLIENT], extensions=[(limits, True)]).signed_by(root)
+    chance = random.Random(0)
+    for _ in range(rounds):
+        damaged = bytearray(odd.der)
+        damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 0x7F, 0x80, 0x84, 0xFF])
+        path = [facts_of(odd.der, {}), *[facts_of(bytes(damaged), {})] * 2]
+        for verify_code in VERIFY_CODES:
+            assert faults_in(path, path, verify_code, NAME)
 
 
 async def test_issuers_that_are_presented_in_any_order(

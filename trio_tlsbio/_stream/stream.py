@@ -580,7 +580,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           TLSError: if it had to complete the handshake, and the handshake failed. The transport
             is closed all the same.
           PeerAlertError: if it has found a fatal alert of the peer that no other call has raised:
-            for a client that only sends, the only way to learn that it was refused.
+            for a client that only sends, the only way to learn that it was refused. A
+            ``decode_error`` is no error after an end without a close_notify: OpenSSL answers so.
         """
         await self._closing.close(self._transport_stream)  # type: ignore[arg-type]  # as above
 

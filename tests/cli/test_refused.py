@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import random
 import ssl
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from cryptography import x509
 
-from tests.certificates import Certificate, Issued
+from tests.certificates import CLIENT, Certificate, Issued
 from tests.commands import Stream, document, facts, refused, run_here
 from tests.helpers import NAME
-from tests.stream.bad_certificates.menu import MENU, Presented, authority
-from trio_tlsbio.cli._certificates import facts_of, faults_in
+from tests.stream.bad_certificates.menu import MENU, Dish, Presented, authority
+from tests.stream.bad_certificates.sides import PARTIAL_AND_STRICT, accepting, presenting
+from trio_tlsbio._core.certificate_words import VERIFY_CODES
+from trio_tlsbio._net.default_context import make_default_context
+from trio_tlsbio.cli._certificates import facts_of
+from trio_tlsbio.cli._facts import Refused
+from trio_tlsbio.cli._faults import Fault, faults_in
+from trio_tlsbio.cli._words import labelled
 
 from .peers import tls_server
 
+LONG = timedelta(days=9)
+UNKNOWN = "OpenSSL does not report which certificate it refused"
 TRUSTED = "self-signed, and not among the trusted certificates"
-DISHES = {dish.what: dish for dish in MENU}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +41,7 @@ def root() -> Issued:
 def context_of(presented: Presented, version: ssl.TLSVersion) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = version
-    presented.chain[0].load_into(context, *presented.chain[1:])
+    presenting(context, presented)
     return context
 
 
@@ -82,37 +94,144 @@ async def refusal_of(
     return Refusal(result.stderr, message, value)
 
 
+# Where each dish is bad: the index of the certificate in what the server presents, None if it is
+# none of those, or if that can't be known; and what is said of it, or what that begins with.
+AT_FAULT: dict[str, tuple[int | None, str]] = {
+    "It has expired": (0, "expired since {end}"),
+    "It is not valid yet": (0, "not valid until {start}"),
+    "An intermediate certificate has expired": (1, "expired since {end}"),
+    "The root has expired": (
+        None,
+        "CN=authority, which the server did not present: expired since {root_end}",
+    ),
+    "Another root, which is not trusted": (0, "CN=another is not trusted here, and"),
+    "The same, and that root is sent too": (1, TRUSTED),
+    "It is self-signed": (0, TRUSTED),
+    "The intermediate certificate is not sent": (0, "CN=authority is not trusted here, and"),
+    "Only an intermediate certificate is trusted": (
+        None,
+        "CN=authority, which the server did not present: trusted here, but CN=root above it is not",
+    ),
+    "Only the certificate itself is trusted": (0, "CN=root is not trusted here, and"),
+    "Its signature is wrong": (0, "not signed by CN=root, which it names"),
+    "Its issuer is no authority": (1, "no authority, so it may not issue others"),
+    "Its issuer's key may not sign certificates": (1, "its key may not issue certificates"),
+    "Its issuer was not to have others below it (path length)": (
+        2,
+        "more issuers are below it than it allows: 1, not 0 (path length)",
+    ),
+    "More than a hundred certificates": (None, "none of them: together they are more than"),
+    "Its key may not sign (key usage)": (0, "its key is not made for TLS servers (key usage)"),
+    "It is for signing code (extended key usage)": (
+        0,
+        "made for signing code, not for TLS servers (extended key usage)",
+    ),
+    "Its issuer is for signing code (extended key usage)": (
+        1,
+        "made for signing code, not for TLS servers (extended key usage)",
+    ),
+    "An RSA key of 512 bits": (0, "its key is too weak: RSA, 512 bits"),
+    "An RSA key of 1024 bits": (0, "its key is too weak: RSA, 1024 bits"),
+    "Its issuer has an RSA key of 1024 bits": (1, "its key is too weak: RSA, 1024 bits"),
+    "It is signed with SHA-1": (0, "signed with SHA-1, which is too weak"),
+    "It is signed with MD5": (0, "signed with MD5, which is too weak"),
+    # The command looks at no revocation lists, so these have no words.
+    "It was revoked": (None, UNKNOWN),
+    "An intermediate certificate was revoked": (None, UNKNOWN),
+    "There is no revocation list": (None, UNKNOWN),
+    "There is no revocation list of an issuer further up": (None, UNKNOWN),
+    "The revocation list has expired": (None, UNKNOWN),
+    "The revocation list is not valid yet": (None, UNKNOWN),
+    "The revocation list is not signed by the issuer": (None, UNKNOWN),
+    "The issuer may not sign revocation lists": (None, UNKNOWN),
+    "Its issuer may only certify other names": (
+        0,
+        "an issuer, CN=authority, may only certify other.example (name constraints)",
+    ),
+    "Its issuer may not certify this name": (
+        0,
+        f"an issuer, CN=authority, may not certify {NAME} (name constraints)",
+    ),
+    "Its issuer may only certify other IP addresses": (
+        0,
+        "an issuer, CN=authority, may only certify 10.0.0.0/8 (name constraints)",
+    ),
+    "It has a critical extension that nobody knows": (
+        0,
+        "has a critical extension that OpenSSL does not know, 1.2.3.4",
+    ),
+    "It has no Authority Key Identifier": (0, "has no Authority Key Identifier"),
+    "Its issuer has no Authority Key Identifier": (1, "has no Authority Key Identifier"),
+    "Its issuer has no Subject Key Identifier": (1, "has no Subject Key Identifier"),
+    "Its issuer has no key usage": (1, "an authority without a key usage"),
+    "Its issuer's Basic Constraints are not critical": (
+        1,
+        "its Basic Constraints are not critical",
+    ),
+    "Its issuer has no name": (0, "does not name its issuer"),
+    "It has no subject, but names that are not critical": (
+        0,
+        "has no subject, and names that are not critical",
+    ),
+    "Its key may sign certificates, but it is no authority": (
+        0,
+        "its key may issue certificates (key usage), but it is no authority",
+    ),
+}
+
+
+def test_each_dish_has_its_words() -> None:
+    assert AT_FAULT.keys() == {dish.what for dish in MENU}
+
+
+def verifying(dish: Dish, presented: Presented, patch: pytest.MonkeyPatch) -> None:
+    """Make the command as strict as a dish needs it, whatever this Python's default is."""
+
+    def make_context(*, cafile: str) -> ssl.SSLContext:
+        context = make_default_context(cafile=cafile)
+        context.verify_flags &= ~PARTIAL_AND_STRICT
+        if dish.is_lax:
+            context.verify_flags |= PARTIAL_AND_STRICT
+        accepting(context, presented)
+        return context
+
+    patch.setattr("trio_tlsbio.cli._connect.make_default_context", make_context)
+
+
 @pytest.mark.parametrize(
-    ("what", "index", "words"),
+    ("dish", "version"),
     [
-        ("It has expired", 0, "expired since {end}"),
-        ("It is not valid yet", 0, "not valid until {start}"),
-        ("An intermediate certificate has expired", 1, "expired since {end}"),
-        ("Another root, which is not trusted", 0, "CN=another is not trusted here, and"),
-        ("The same, and that root is sent too", 1, TRUSTED),
-        ("It is self-signed", 0, TRUSTED),
-        ("The intermediate certificate is not sent", 0, "CN=authority is not trusted here, and"),
-        ("The root has expired", None, "an issuer that the server did not present has expired"),
+        *((dish, dish.only or ssl.TLSVersion.TLSv1_3) for dish in MENU),
+        (MENU[0], ssl.TLSVersion.TLSv1_2),
     ],
+    ids=lambda value: getattr(value, "what", ""),
 )
 async def test_the_certificate_at_fault_is_marked(
-    what: str,
-    index: int | None,
-    words: str,
+    dish: Dish,
+    version: ssl.TLSVersion,
     root: Issued,
-    tls_version: ssl.TLSVersion,
     tmp_path: Path,
     capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    presented = DISHES[what].make(root)
-    refusal = await refusal_of(presented, root, tls_version, tmp_path, capfdbinary)
+    presented = dish.make(root)
+    verifying(dish, presented, monkeypatch)
+    refusal = await refusal_of(presented, root, version, tmp_path, capfdbinary)
+    index, words = AT_FAULT[dish.what]
     at_fault = presented.chain[index or 0]
-    words = words.format(end=moment(at_fault), start=moment(at_fault, is_start=True))
+    words = words.format(
+        end=moment(at_fault),
+        start=moment(at_fault, is_start=True),
+        root_end=moment((presented.trusted or [root])[0]),
+    )
     ((found, message),) = refusal.faults
     assert found == index
     assert message.startswith(words)
     refused = refusal.document["connections"][0]["refused"]
-    assert refused["verify_code"] == DISHES[what].verify_code
+    assert refused["verify_code"] == dish.verify_code
+    assert (
+        refusal.message == f"the peer's certificate was refused: {VERIFY_CODES[dish.verify_code]}"
+    )
     # In lines it is below the certificate that it is about.
     assert facts(refusal.text, "FAILS") == [message]
     before = refusal.text.partition("FAILS:")[0]
@@ -129,8 +248,55 @@ async def test_all_that_have_expired_are_marked(
         presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary, "--timeline"
     )
     assert [index for index, _ in refusal.faults] == [0, 1]
-    assert "expired 2 days ago" in refusal.text or "expired 3 days ago" in refusal.text
+    assert "expired 2 days ago" in refusal.text
+    assert "expired 1 day ago" in refusal.text
     assert refusal.text.index("FAILS") < refusal.text.index("timeline:")
+
+
+@pytest.mark.parametrize(
+    ("hours", "words"),
+    [(1, "0 days left"), (-1, "expired less than a day ago"), (-25, "expired 1 day ago")],
+)
+def test_how_long_ago_it_expired(hours: int, words: str, root: Issued) -> None:
+    end = datetime.now(UTC) + timedelta(hours=hours, minutes=1 if hours > 0 else -1)
+    certificate = attrs.evolve(facts_of(root.der, {}), not_before=end - LONG, not_after=end)
+    refused = Refused(10, (certificate,), ())
+    assert dict(labelled(refused))["valid"].endswith(f", {words}")
+
+
+def test_what_has_expired_is_yellow(root: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = pytest.importorskip("rich.console", reason="rich is not installed")
+    from trio_tlsbio.cli._rich import RichView  # it needs rich
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    end = datetime.now(UTC) - LONG
+    expired = attrs.evolve(facts_of(root.der, {}), not_before=end - LONG, not_after=end)
+    shown = io.StringIO()
+    view = RichView(
+        console.Console(file=shown, force_terminal=True, color_system="standard", width=120)
+    )
+    view.tell(Refused(10, (expired, expired), ()))
+    dates = [line for line in shown.getvalue().splitlines() if "expired 9 days ago" in line]
+    assert len(dates) == 2
+    assert all("\x1b[33m" in line for line in dates)
+
+
+async def test_an_issuer_that_is_forged(
+    root: Issued, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    issuer = authority().signed_by(root)
+    forged = attrs.evolve(issuer, der=issuer.der[:-1] + bytes([issuer.der[-1] ^ 1]))
+    presented = Presented(chain=[Certificate().signed_by(issuer), forged])
+    refusal = await refusal_of(presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary)
+    assert refusal.faults == [(1, "not signed by CN=root, which it names")]
+
+
+async def test_the_certificate_of_a_client(
+    root: Issued, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    presented = Presented(chain=[Certificate(purposes=[CLIENT]).signed_by(root)])
+    refusal = await refusal_of(presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary)
+    assert refusal.faults == [(0, "made for TLS clients, not for TLS servers (extended key usage)")]
 
 
 async def test_another_name(
@@ -157,14 +323,28 @@ async def test_what_is_refused_does_not_steer_the_terminal(
     assert r"\x1b]0;owned\x07 is not trusted here" in refusal.text
 
 
-def test_which_certificate_is_revoked_is_not_known(root: Issued) -> None:
+def test_what_can_not_be_found_is_not_guessed(root: Issued) -> None:
     chain = [facts_of(root.der, {})]
-    (fault,) = faults_in(chain, 23, NAME)
-    assert fault.index is None
-    assert "does not report which" in fault.words
-    assert faults_in([], 10, NAME) == ()
-    (fault,) = faults_in(chain, 66, NAME)
-    assert (fault.index, fault.words) == (0, "its key is too weak, or can't be read")
+    for verify_code in (23, 41, 1_000_000, None):
+        assert faults_in(chain, chain, verify_code, NAME) == (Fault(None, UNKNOWN),)
+    for path in ([], [attrs.evolve(chain[0], der=b"no certificate")]):
+        assert faults_in(chain, path, 20, NAME) == (Fault(None, UNKNOWN),)
+    assert faults_in([], [], 10, NAME) == ()
+    without_key = [attrs.evolve(chain[0], key=None)]
+    fault = Fault(0, "its key is too weak, or can't be read")
+    assert faults_in(without_key, without_key, 66, NAME) == (fault,)
+
+
+def test_damaged_certificates_are_no_bug(root: Issued, rounds: int) -> None:
+    limits = x509.NameConstraints([x509.DNSName("a.example")], [x509.DNSName("b.example")])
+    odd = authority(path_length=0, purposes=[CLIENT], extensions=[(limits, True)]).signed_by(root)
+    chance = random.Random(0)
+    for _ in range(rounds):
+        damaged = bytearray(odd.der)
+        damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 0x7F, 0x80, 0x84, 0xFF])
+        path = [facts_of(odd.der, {}), *[facts_of(bytes(damaged), {})] * 2]
+        for verify_code in VERIFY_CODES:
+            assert faults_in(path, path, verify_code, NAME)
 
 
 async def test_issuers_that_are_presented_in_any_order(

@@ -6,6 +6,7 @@ import shlex
 import signal
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ import trustme
 from cryptography import x509
 
 from tests.certificates import Certificate, Issued
-from tests.commands import facts, refused, run, serve
+from tests.commands import document, facts, refused, run, run_here, serve
 from tests.helpers import client_context_for
 from trio_tlsbio import CertificateError, PeerAlertError, SessionCache, TLSStream
+from trio_tlsbio.cli._proxy import VERSIONS
 from trio_tlsbio.core import State
 
 from .peers import connect, exchange, posix
@@ -127,11 +129,49 @@ async def test_behind_a_proxy(pem: Path, context: ssl.SSLContext) -> None:
     assert result.fact("broken") == "1 (truncated 1)"
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_connects_as_a_proxy_does(
+    version: str, pem: Path, ca_pem: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    async with serve("--cert", pem, "--proxy-protocol", "127.0.0.1", "--www") as server:
+        connect = ("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem))
+        run = partial(run_here, capfdbinary, *connect)
+        request = b"GET / HTTP/1.0\r\n\r\n"
+        result = await run("--proxy-header", version, stdin=request)
+        assert result.stdout.startswith(b"HTTP/1.1 200 OK\r\n")
+        value = document(await run("--proxy-header", version, "--json", "--timeline"))
+        assert value["exit_status"] == 0
+        first = value["connections"][0]["timeline"]["flights"][0]["records"][0]
+        assert first["messages"] == ["ClientHello"]
+        refused(await run(), 6)
+        await server.until("began with TLS instead of a PROXY protocol header")
+
+
 async def test_line_to_try_behind_a_proxy() -> None:
     async with serve("--www", "--proxy-protocol", "127.0.0.1") as server:
         assert " --haproxy-protocol https://" in server.fact("try it with")
     async with serve("--proxy-protocol", "127.0.0.1") as server:
-        assert server.fact("try it with") == "a proxy that sends the PROXY protocol"
+        line = shlex.split(server.fact("try it with"))[3:]
+        assert line[-2:] == ["--proxy-header", "v2"]
+        result = await run(*line, stdin=b"hello")
+    assert (result.status, result.stdout) == (0, b"hello")
+
+
+@pytest.mark.parametrize("option", ["--tls12", "--tls13"])
+async def test_strict_alpn(
+    pem: Path, ca_pem: Path, option: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    async with serve("--cert", pem, "--alpn", "h2", "--strict-alpn") as server:
+        connect = ("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem), option)
+        run = partial(run_here, capfdbinary, *connect)
+        message = refused(await run("--alpn", "http/1.1"), 4)
+        assert "(alert no_application_protocol)" in message
+        result = await run("--alpn", "http/1.1,h2")
+        assert (result.status, result.fact("ALPN")) == (0, "h2")
+        result = await run()
+        assert (result.status, result.fact("ALPN")) == (0, "none")
+        result = await server.end()
+    assert result.fact("failed").startswith("1 (no application protocol")
 
 
 async def test_max_connections(pem: Path, context: ssl.SSLContext) -> None:

@@ -1,15 +1,21 @@
-"""``connect --starttls``: the dialogues by themselves, and servers that misbehave."""
+"""What ``connect`` says before TLS: ``--starttls``, the dialogues by themselves and with servers
+that misbehave, and ``--proxy-header``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_address
+from typing import Any
 
 import pytest
 import trio
 
 from tests.commands import Files, document, refused, run, run_here
+from trio_tlsbio.cli._proxy import VERSIONS, header_for
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
-from trio_tlsbio.cli._status import Failure, Status
+from trio_tlsbio.cli._status import Failure, Status, hint_for
+from trio_tlsbio.proxy_protocol import ProxyCommand, ProxyHeaderReader
 
 from .peers import plain_server
 
@@ -223,7 +229,17 @@ def test_pop3_without_capabilities() -> None:
         (
             "xmpp",
             [b"", XMPP_GREETING, XMPP_STREAM + b"<stream:error><host-unknown/></stream:error>"],
-            "refused STARTTLS: <stream:error><host-unknown/>",
+            "refused STARTTLS: host-unknown",
+        ),
+        (
+            "xmpp",
+            [
+                b"",
+                XMPP_GREETING,
+                XMPP_STREAM + b"<stream:error><policy-violation xmlns='x'/>"
+                b"<text xml:lang='en'>A &amp; B</text></stream:error></stream:stream>",
+            ],
+            "refused STARTTLS: policy-violation, A & B",
         ),
         (
             "xmpp",
@@ -251,6 +267,13 @@ def test_dialogues_that_fail(protocol: str, steps: list[bytes], words: str) -> N
         talk(protocol, steps, 4096)
     assert words in str(caught.value)
     assert caught.value.status is Status.TLS_FAILED
+
+
+def test_a_domain_that_the_server_does_not_know() -> None:
+    error = b"<stream:error><host-unknown/></stream:error>"
+    with pytest.raises(Failure) as caught:
+        talk("xmpp", [b"", XMPP_GREETING, XMPP_STREAM + error])
+    assert "--servername" in (hint_for(caught.value) or "")
 
 
 @pytest.mark.parametrize("protocol", PORTS)
@@ -289,6 +312,42 @@ async def test_command_injection_is_refused(files: Files) -> None:
         value = document(await run(*connect, "--json"))
     assert value["error"]["message"] == message
     assert value["connections"][0]["starttls_seconds"] > 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("192.0.2.1", 50_000), ("192.0.2.2", 443)),
+        (("fe80::1%eth0", 50_000, 0, 2), ("2001:db8::2", 443, 0, 0)),
+    ],
+)
+def test_proxy_header(version: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
+    header = ProxyHeaderReader().feed(header_for(version, ours, theirs))
+    assert header is not None
+    assert f"v{header.version}" == version
+    assert header.command is ProxyCommand.PROXY
+    assert header.source == (ip_address(ours[0].partition("%")[0]), ours[1])
+    assert header.destination == (ip_address(theirs[0]), theirs[1])
+
+
+async def test_a_proxy_header_comes_first(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    received = bytearray()
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            received.extend(data)
+            if received.endswith(b"\x2f"):  # an SSLRequest is there
+                await stream.send_all(b"N")
+
+    async with plain_server(handler) as port:
+        connect = ("connect", f"127.0.0.1:{port}", "--starttls", "postgres")
+        result = await run_here(capfdbinary, *connect, "--proxy-header", "v1")
+    assert refused(result, 4) == "the server does not offer TLS"
+    line, _, rest = bytes(received).partition(b"\r\n")
+    assert line.startswith(b"PROXY TCP4 127.0.0.1 127.0.0.1 ")
+    assert line.endswith(b" %d" % port)
+    assert rest == SSL_REQUEST
 
 
 async def test_not_offered(files: Files) -> None:

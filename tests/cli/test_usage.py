@@ -103,6 +103,7 @@ async def test_usage_errors_of_a_process(args: tuple[str, ...], words: str) -> N
         (("connect", "a.example", "--reconnect", "0"), "not a number from 1"),
         (("connect", "a.example", "--reconnect", "many"), "not a number from 1"),
         (("connect", "a.example", "--starttls", "ftp"), "invalid choice"),
+        (("connect", "a.example", "--proxy-header", "v3"), "invalid choice"),
     ],
 )
 def test_usage_errors(args: tuple[str, ...], words: str, command: Command) -> None:
@@ -130,6 +131,7 @@ def test_usage_errors(args: tuple[str, ...], words: str, command: Command) -> No
         (("--max-connections", "0"), "not a number above 0"),
         (("--proxy-protocol", "localhost"), "not an IP address or network that can be trusted"),
         (("--proxy-protocol", "127.0.0.1,"), "not an IP address or network that can be trusted"),
+        (("--strict-alpn",), "--strict-alpn needs --alpn"),
         (("more",), "unrecognized arguments"),
         (("--directory", "."), "unrecognized arguments"),
     ],

@@ -17,7 +17,7 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import NAME, both_handshakes, reset, tcp_pair, wrap_pair
-from tests.peers import clog
+from tests.peers import blocking_echo_server, clog
 from trio_tlsbio import (
     HandshakeTimeoutError,
     PeerAlertError,
@@ -680,6 +680,23 @@ async def test_https_compatible_says_nothing_and_loses_nothing(
 
             with trio.fail_after(20):
                 await together(write_and_close, read)
+
+
+async def test_the_alert_that_answers_an_end_without_close_notify_is_no_error(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    # Python's own default makes OpenSSL ignore such an end.
+    server_context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    with trio.fail_after(10):
+        async with blocking_echo_server(server_context, error="EOF") as transport:
+            client = TLSStream(
+                transport, client_context, server_hostname=NAME, https_compatible=True
+            )
+            await client.send_all(b"data")
+            assert await client.receive_some() == b"data"
+            await client.aclose()
+        assert isinstance(client.connection.error, PeerAlertError)
+        assert client.connection.error.alert == "decode_error"
 
 
 async def test_a_peer_that_resets_while_it_is_waited_for_is_no_error(

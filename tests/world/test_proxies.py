@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 import trio
 import trustme
 
+from tests.commands import Files, refused, run_here
 from tests.helpers import HOST, NAME, server_context_for, serving
 from tests.programs import NGINX_STREAM_MODULE, free_port, listening, needs, nginx_stream_argv
 from trio_tlsbio import TLSStream, TrustedProxies
@@ -100,6 +102,37 @@ async def test_nginx_reports_the_clients_address(
         for _ in range(3):
             name, answer = await ask(port, client_context)
             assert answer == repr((name, False)).encode()
+
+
+HAPROXY_TLS_CONFIG = """
+defaults
+    mode http
+    timeout client 20s
+frontend clients
+    bind 127.0.0.1:{port} accept-proxy ssl crt {pem}
+    http-request return status 200 content-type text/plain lf-string "%[src]:%[src_port]"
+"""
+
+
+@needs("haproxy")
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_connect_reports_its_address(
+    version: str, files: Files, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """``connect --proxy-header`` stands for a proxy, and HAProxy is behind it."""
+    port = free_port()
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(HAPROXY_TLS_CONFIG.format(port=port, pem=files.server), encoding="utf-8")
+    log = tmp_path / "haproxy.log"
+    async with listening(port, log, "haproxy", "-db", "-f", config):
+        connect = ("connect", f"localhost:{port}", "--cafile", files.ca, "--https-compatible")
+        request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        result = await run_here(capfdbinary, *connect, "--proxy-header", version, stdin=request)
+        assert result.status == 0, result.stderr
+        assert result.stdout.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert re.search(rb"\r\n\r\n127\.0\.0\.1:\d+$", result.stdout)
+        # Without it HAProxy ends the connection.
+        refused(await run_here(capfdbinary, *connect), 6)
 
 
 @needs("haproxy")

@@ -64,7 +64,7 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     """
     chain = _raw_chain(ssl_object)
     with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
-        return certificate_names(chain[0].get_info()) if chain else ()
+        return certificate_names(chain[0].get_info() or {}) if chain else ()
     return ()
 
 
@@ -75,7 +75,8 @@ def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
     known: dict[bytes, Certificate] = {}
     for certificate in certificates:
         with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
-            known[_in_der(certificate)] = certificate.get_info()
+            # PyPy returns None where the subject or the issuer is empty.
+            known[_in_der(certificate)] = certificate.get_info() or {}
     return known
 
 

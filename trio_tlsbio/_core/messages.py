@@ -33,8 +33,10 @@ def message_bytes(messages: Data) -> int:
 
 
 def vector(data: bytes, start: int, length_bytes: int) -> tuple[bytes, int]:
-    """Parse the vector at ``start``, which begins with its length (RFC 9846 section 3.4). Return its
-    content and where it ends.
+    """Parse the vector at ``start``, which begins with its length (RFC 9846 section 3.4).
+
+    Returns:
+      Its content, and where it ends.
     """
     begin = start + length_bytes
     end = begin + int.from_bytes(data[start:begin])

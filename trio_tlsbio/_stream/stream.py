@@ -590,7 +590,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           TLSError: if it had to complete the handshake, and the handshake failed. The transport is
             closed anyway.
           PeerAlertError: if it found a fatal alert from the peer that no other call has raised. A
-            client that only sends has no other way to learn that it was refused.
+            client that only sends has no other way to learn that it was refused. After an end
+            without a close_notify, the alert ``decode_error`` is ignored: it is how OpenSSL answers
+            such an end.
         """
         await self._closing.close(self._transport_stream)  # type: ignore[arg-type]  # as above
 

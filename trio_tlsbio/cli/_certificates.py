@@ -1,11 +1,11 @@
-"""The contents of certificates, and why they were refused."""
+"""The contents of certificates."""
 
 from __future__ import annotations
 
 import hashlib
 import ssl
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -21,10 +21,9 @@ from trio_tlsbio._core.peer_names import PeerName, names_in
 
 __all__ = [
     "CertificateFacts",
-    "Fault",
     "KeyFacts",
     "facts_of",
-    "faults_in",
+    "path_of",
     "presented_by",
     "when",
 ]
@@ -141,87 +140,17 @@ def presented_by(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
     return tuple(facts_of(der, known.get(der, {})) for der in map(_in_der, chain))
 
 
-################################################################
-# Why they were refused
-################################################################
+def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
+    """Return the chain that OpenSSL built and checked, starting with the peer's own certificate.
 
-
-@attrs.frozen
-class Fault:
-    """A problem with a certificate. ``index`` is its position in the presented chain. It is None if
-    the certificate is not part of the chain, or if this is not known.
+    It is available after a refusal too. It consists of certificates that the peer presented, and of
+    trusted ones.
     """
-
-    index: int | None
-    words: str
-
-
-# X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3).
-_NOT_YET_VALID, _EXPIRED = 9, 10
-_SELF_SIGNED, _SELF_SIGNED_IN_CHAIN = 18, 19
-_NO_ISSUER = {20, 21}
-_WRONG_NAME = {62, 64}
-_WEAK_KEY = 66
+    get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
+    chain = tuple(get_chain() or ()) if get_chain is not None else ()
+    known = decoded(chain)
+    return tuple(facts_of(der, known.get(der, {})) for der in map(_in_der, chain))
 
 
 def when(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def faults_in(
-    chain: Sequence[CertificateFacts], verify_code: int | None, server_name: str
-) -> tuple[Fault, ...]:
-    """Find the certificates with a problem. OpenSSL reports the problem, but not the certificate,
-    so this searches for one that matches.
-    """
-    if not chain:
-        return ()
-    return tuple(_faults_in(chain, verify_code, server_name)) or (
-        Fault(None, "OpenSSL does not report which certificate it refused"),
-    )
-
-
-def _faults_in(
-    chain: Sequence[CertificateFacts], verify_code: int | None, server_name: str
-) -> Iterator[Fault]:
-    if verify_code in {_NOT_YET_VALID, _EXPIRED}:
-        found = list(_wrong_dates(chain, is_expired=verify_code == _EXPIRED))
-        problem = "has expired" if verify_code == _EXPIRED else "is not valid yet"
-        yield from found or [
-            Fault(None, f"an issuer that the server did not present {problem}, none of the above")
-        ]
-    elif verify_code in _WRONG_NAME:
-        yield Fault(0, f"not for {server_name}")
-    elif verify_code in {_SELF_SIGNED, _SELF_SIGNED_IN_CHAIN}:
-        yield Fault(_last_in_path(chain), "self-signed, and not among the trusted certificates")
-    elif verify_code in _NO_ISSUER:
-        last = _last_in_path(chain)
-        issuer = chain[last].issuer or "its issuer"
-        yield Fault(last, f"{issuer} is not trusted here, and the server did not present it")
-    elif verify_code == _WEAK_KEY:
-        yield Fault(0, "its key is too weak, or can't be read")
-
-
-def _wrong_dates(chain: Sequence[CertificateFacts], *, is_expired: bool) -> Iterator[Fault]:
-    now = datetime.now(UTC)
-    for index, certificate in enumerate(chain):
-        start, end = certificate.not_before, certificate.not_after
-        if is_expired and end is not None and end <= now:
-            yield Fault(index, f"expired since {when(end)}")
-        elif not is_expired and start is not None and start > now:
-            yield Fault(index, f"not valid until {when(start)}")
-
-
-def _last_in_path(chain: Sequence[CertificateFacts]) -> int:
-    """Return the index of the last certificate in the path of issuers that starts at the first one.
-
-    Servers may present issuers in any order, and unrelated ones too (RFC 9846 section 4.4.2).
-    """
-    last, left = 0, list(range(1, len(chain)))
-    while chain[last].subject != chain[last].issuer:
-        above = next((each for each in left if chain[each].subject == chain[last].issuer), None)
-        if above is None:
-            break
-        left.remove(above)
-        last = above
-    return last

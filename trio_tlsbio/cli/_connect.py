@@ -31,6 +31,7 @@ from ._options import (
     unusable,
     usage_error,
 )
+from ._proxy import VERSIONS
 from ._starttls import PORTS
 from ._status import Status, leaves, status_of, what_counts
 from ._tellers import ChainFile, Lifetime, Log, Tell, both
@@ -106,6 +107,12 @@ def add_parser(commands: Commands) -> None:
         metavar="PROTOCOL",
         choices=tuple(PORTS),
         help=f"ask for TLS in plaintext first, by the rules of {', '.join(PORTS)}",
+    )
+    parser.add_argument(
+        "--proxy-header",
+        choices=VERSIONS,
+        help="begin with a header of the PROXY protocol, with this connection's own addresses: for "
+        "servers that are otherwise reached through a load balancer",
     )
     parser.add_argument(
         "--timeline",
@@ -237,6 +244,7 @@ def _plan(options: argparse.Namespace, target: Target) -> Plan:
         timeout=options.timeout,
         https_compatible=options.https_compatible,
         is_recorded=options.timeline,
+        proxy_header=options.proxy_header,
         sessions=SessionCache(),
     )
 

@@ -23,7 +23,8 @@ from trio_tlsbio._core.certificates import verified_chain
 from trio_tlsbio.core import State
 from trio_tlsbio.testing import Flight
 
-from ._certificates import CertificateFacts, Fault, facts_of, faults_in, presented_by
+from ._certificates import CertificateFacts, facts_of, path_of, presented_by
+from ._faults import Fault, faults_in
 from ._status import Status, hint_for
 
 __all__ = [
@@ -118,8 +119,10 @@ class Refused:
     @classmethod
     def of(cls, stream: TLSStream[Any], error: CertificateError, server_name: str) -> Refused:
         """Read the certificates from a stream whose handshake has failed."""
-        chain = presented_by(stream.connection.ssl_object)
-        return cls(error.verify_code, chain, faults_in(chain, error.verify_code, server_name))
+        ssl_object = stream.connection.ssl_object
+        chain, path = presented_by(ssl_object), path_of(ssl_object)
+        faults = faults_in(chain, path, error.verify_code, server_name)
+        return cls(error.verify_code, chain, faults)
 
 
 @attrs.frozen

@@ -58,7 +58,7 @@ def _text(words: str, style: str = "") -> Text:
 
 
 def _style_of(label: str, value: str) -> str:
-    if label == "valid" or label.startswith("chain"):
+    if label == "valid" or (not label and not value.startswith("issued by")):  # of an issuer
         return _WARNING if "expired" in value or "not valid yet" in value else ""
     for (of, beginning), style in _STYLES.items():
         if label == of and value.startswith(beginning):

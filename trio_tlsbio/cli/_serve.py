@@ -147,6 +147,11 @@ def add_parser(commands: Commands) -> None:
         type=protocol_list,
         help="the application protocols to accept, best first (default: http/1.1 with --www)",
     )
+    parser.add_argument(
+        "--strict-alpn",
+        action="store_true",
+        help="refuse clients that offer application protocols, but none of these",
+    )
     add_version_options(parser)
     parser.add_argument(
         "--proxy-protocol",
@@ -220,10 +225,9 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
     if options.www:
         proxy = " --haproxy-protocol" if options.proxy_protocol is not None else ""
         line = f"curl --cacert {ca_file}{client}{proxy} https://{where}/"
-    elif options.proxy_protocol is not None:
-        line = "a proxy that sends the PROXY protocol"
     else:
-        line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}"
+        proxy = " --proxy-header v2" if options.proxy_protocol is not None else ""
+        line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}{proxy}"
     tell(
         ("certificate", f"throw-away, for {', '.join(throw_away_names(options.host))}"),
         ("its issuer", f"{ca_file}"),
@@ -261,6 +265,7 @@ async def _listen(
             https_compatible=options.www,
             handshake_timeout=options.handshake_timeout,
             proxy_protocol=options.proxy_protocol,
+            strict_alpn=options.strict_alpn,
         )
     except OSError as exc:
         where = f"{options.host} port {options.port}"
@@ -330,6 +335,8 @@ async def _serve(options: argparse.Namespace) -> Status:
         usage_error("--key needs --cert")
     if options.client_ca is None and options.client_cert is not None:
         usage_error("--client-cert needs --client-ca")
+    if options.strict_alpn and not (options.alpn or options.www):
+        usage_error("--strict-alpn needs --alpn")
     drain = Drain()
     handler: _Handler = Www(drain).serve if options.www else partial(_echo, drain)
     with ExitStack() as stack:

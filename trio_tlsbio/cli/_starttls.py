@@ -237,6 +237,7 @@ def _ldap(_sides: _Sides) -> _Steps:
 
 
 _XMPP_TAG = re.compile(rb"<(/?)(?:[^\s:<>/]+:)?([^\s:<>/]+)")
+_XMPP_TEXT = re.compile(rb"<text\b[^<>]*>([^<]+)<")
 
 
 def _xmpp_tag(data: bytes = b"") -> Generator[_Ask, bytes, tuple[bytes, bytes]]:
@@ -250,11 +251,30 @@ def _xmpp_tag(data: bytes = b"") -> Generator[_Ask, bytes, tuple[bytes, bytes]]:
     name = match[1] + match[2]
     if name in {b"error", b"failure", b"/stream"}:
         why = text
-        while not match[1] and not text.endswith(b"/>") and b"</" not in text:
+        is_whole = bool(match[1]) or text.endswith(b"/>")
+        while not is_whole:
             text = yield _Ask(end=b">")
             why += text
-        raise _refused("STARTTLS", why)
+            is_whole = _is_end_of(name, text)
+        raise _xmpp_refusal(why)
     return name, text
+
+
+def _is_end_of(name: bytes, text: bytes) -> bool:
+    match = _XMPP_TAG.search(text)
+    return match is not None and match[1] + match[2] == b"/" + name
+
+
+def _xmpp_refusal(why: bytes) -> Failure:
+    """Report the condition in an error, and its text, if there is one (RFC 6120 section 4.9)."""
+    names = [name for slash, name in _XMPP_TAG.findall(why) if not slash]
+    condition = names[1] if len(names) > 1 else why
+    if text := _XMPP_TEXT.search(why):
+        condition += b", " + html.unescape(text[1].decode("utf-8", "backslashreplace")).encode()
+    failure = _refused("STARTTLS", condition)
+    if b"host-unknown" not in names:
+        return failure
+    return attrs.evolve(failure, hint="--servername NAME asks for another domain, and checks it")
 
 
 def _xmpp(sides: _Sides) -> _Steps:

@@ -70,6 +70,7 @@ class Failure(Exception):  # noqa: N818  # it ends a command with a status
 
     status: Status
     message: str
+    hint: str | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -105,6 +106,8 @@ def status_of(exc: BaseException) -> Status | None:
 def hint_for(exc: BaseException) -> str | None:
     """Return which option may help with an error."""
     match exc:
+        case Failure():
+            return exc.hint
         case CertificateError(verify_code=62 | 64):  # issued for another name or address
             return "--servername NAME asks for another name, and checks that one"
         case CertificateError(verify_code=2 | 18 | 19 | 20 | 21):  # the issuer is not trusted

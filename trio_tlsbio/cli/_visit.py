@@ -31,6 +31,7 @@ from ._facts import (
     Timeline,
     Upgraded,
 )
+from ._proxy import header_for
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
 from ._tellers import Tell
@@ -66,6 +67,7 @@ class Plan:
     timeout: float
     https_compatible: bool
     is_recorded: bool
+    proxy_header: str | None
     sessions: SessionCache
 
     def take_session(self) -> TLSSession | None:
@@ -87,9 +89,8 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         peer = tcp.socket.getpeername()
         tell(Connected(peer[0], peer[1], watch.seconds()))
         with trio.CancelScope(deadline=deadline):
-            buffered = b""
+            buffered = await _begin(plan, tcp)
             if plan.target.starttls is not None:
-                buffered = await _ask_for_tls(tcp, plan.target.starttls, plan.target.server_name)
                 tell(Upgraded(plan.target.starttls, watch.seconds()))
             return await _shake_hands(plan, tcp, buffered, watch, tell)
         raise HandshakeTimeoutError(
@@ -100,10 +101,16 @@ async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
         raise
 
 
-async def _ask_for_tls(tcp: trio.SocketStream, protocol: str, server_name: str) -> bytes:
-    """Request TLS in plaintext, and return the bytes after the answer."""
-    dialogue = Dialogue.of(protocol, tcp.socket.getsockname()[0], server_name)
+async def _begin(plan: Plan, tcp: trio.SocketStream) -> bytes:
+    """Send the bytes that come before TLS, request TLS, and return the bytes after the answer."""
+    ours, target = tcp.socket.getsockname(), plan.target
     try:
+        if plan.proxy_header is not None:
+            header = header_for(plan.proxy_header, ours, tcp.socket.getpeername())
+            await tcp.send_all(header)
+        if target.starttls is None:
+            return b""
+        dialogue = Dialogue.of(target.starttls, ours[0], target.server_name)
         while not dialogue.is_done:
             await tcp.send_all(dialogue.data_to_send())
             dialogue.feed(await tcp.receive_some())

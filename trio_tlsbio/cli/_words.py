@@ -83,11 +83,13 @@ def _validity(certificate: CertificateFacts) -> str:
     start, end = certificate.not_before, certificate.not_after
     if start is None or end is None or certificate.days_left is None:
         return "unknown"
-    left = certificate.days_left
+    left, past = certificate.days_left, (datetime.now(UTC) - end).days
     if start > datetime.now(UTC):
         words = "not valid yet"
+    elif left >= 0:
+        words = f"{count(left, 'day')} left"
     else:
-        words = f"{count(left, 'day')} left" if left >= 0 else f"expired {count(-left, 'day')} ago"
+        words = f"expired {count(past, 'day') if past else 'less than a day'} ago"
     return f"{start:%Y-%m-%d %H:%M} to {when(end)}, {words}"
 
 

@@ -107,22 +107,23 @@ async def test_client_context_of_a_reload_leaves_the_server_as_it_was(
             await server.ask(stream)
 
 
+def renew(pem: Path, ca: trustme.CA, number: int) -> None:
+    certificate = ca.issue_cert(HOST, f"number{number}.example")
+    new = pem.with_suffix(".new")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(new))
+    new.rename(pem)
+
+
 async def test_new_certificates_under_load(ca: trustme.CA, tmp_path: Path, rounds: int) -> None:
     count = 4 * rounds
     pem = tmp_path / "server.pem"
-
-    def renew(number: int) -> None:
-        certificate = ca.issue_cert(HOST, f"number{number}.example")
-        new = pem.with_suffix(".new")
-        certificate.private_key_and_cert_chain_pem.write_to_path(str(new))
-        new.rename(pem)
 
     def make_context() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(pem)
         return context
 
-    renew(0)
+    renew(pem, ca, 0)
     outcomes: list[Exception | None] = []
     current = ReloadingContext(make_context, files=[pem], on_reload=outcomes.append)
     connector = TLSConnector(ssl_context=client_context_for(ca))
@@ -150,7 +151,7 @@ async def test_new_certificates_under_load(ca: trustme.CA, tmp_path: Path, round
                     pem.write_bytes(b"not a certificate")
                     async with await server.connect() as stream:
                         await server.ask(stream)
-                renew(number)
+                renew(pem, ca, number)
                 if number % 2:
                     assert current.reload()
                 async with await server.connect() as stream:

@@ -19,7 +19,16 @@ MAX_HELLO_BYTES = 64 * 1024
 # A client may not repeat an extension. OpenSSL only detects that for the extensions it knows; all
 # of its versions know these.
 _KNOWN_EXTENSIONS = frozenset(map(int, ExtensionType))  # plain integers are looked up faster
+
+# Enum lookups cost three calls; the members are bound once.
+_CLIENT_HELLO = bytes([HandshakeType.CLIENT_HELLO])
 _HOST_NAME = bytes([NameType.HOST_NAME])
+_SERVER_NAME = int(ExtensionType.SERVER_NAME)
+_ALPN = int(ExtensionType.APPLICATION_LAYER_PROTOCOL_NEGOTIATION)
+_VERSIONS = int(ExtensionType.SUPPORTED_VERSIONS)
+_GROUPS = int(ExtensionType.SUPPORTED_GROUPS)
+_SIGNATURE_SCHEMES = int(ExtensionType.SIGNATURE_ALGORITHMS)
+
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 
 _TLS10, _TLS12 = 0x0301, 0x0303
@@ -91,7 +100,7 @@ class ClientHello:
 
     @classmethod
     def _parse(cls, raw: bytes) -> ClientHello:
-        if raw[:1] != bytes([HandshakeType.CLIENT_HELLO]):
+        if raw[:1] != _CLIENT_HELLO:
             raise ValueError("this handshake message is no ClientHello")
         if len(raw) > MAX_HELLO_BYTES:
             raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
@@ -105,17 +114,15 @@ class ClientHello:
         if 0 not in compression_methods:
             raise ValueError("the ClientHello is malformed: it can't do without compression")
         extensions = _extensions(hello[end:])
-        name = _host_name(extensions.get(ExtensionType.SERVER_NAME))
+        name = _host_name(extensions.get(_SERVER_NAME))
         return cls(
             server_name=_normal_form(name),
             requested_name=name,
-            alpn_protocols=_alpn_protocols(
-                extensions.get(ExtensionType.APPLICATION_LAYER_PROTOCOL_NEGOTIATION)
-            ),
-            versions=_versions(extensions.get(ExtensionType.SUPPORTED_VERSIONS), legacy_version),
+            alpn_protocols=_alpn_protocols(extensions.get(_ALPN)),
+            versions=_versions(extensions.get(_VERSIONS), legacy_version),
             cipher_suites=numbers(cipher_suites),
-            groups=_numbers(extensions.get(ExtensionType.SUPPORTED_GROUPS)),
-            signature_schemes=_numbers(extensions.get(ExtensionType.SIGNATURE_ALGORITHMS)),
+            groups=_numbers(extensions.get(_GROUPS)),
+            signature_schemes=_numbers(extensions.get(_SIGNATURE_SCHEMES)),
             raw=raw,
         )
 

@@ -31,6 +31,8 @@ __all__ = ["TLSConnection", "connection_of"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE, _OPEN, _CLOSED = State.HANDSHAKE, State.OPEN, State.CLOSED
+_HANDSHAKE_DONE, _CLOSE_NOTIFY_SENT = Event.HANDSHAKE_DONE, Event.CLOSE_NOTIFY_SENT
+_TRANSPORT_ENDED = Event.TRANSPORT_ENDED
 
 # The most plaintext, in bytes, that is decrypted ahead during a renegotiation for which data is
 # held back, or while waiting for a client's certificate.
@@ -654,17 +656,17 @@ class TLSConnection:
             happening = error_of(happening, ssl_object, has_begun=begun, is_open=is_open)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
-        elif happening is Event.TRANSPORT_ENDED:
+        elif happening is _TRANSPORT_ENDED:
             lifecycle.happened(happening, error_of_end(is_open=is_open))
         else:
             lifecycle.happened(happening)
-        if happening is Event.CLOSE_NOTIFY_SENT:
+        if happening is _CLOSE_NOTIFY_SENT:
             self.outbox.seal()
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
             inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
         if lifecycle.send is not _HANDSHAKE and handshake is not None:
             self._handshake = None
-            if happening is Event.HANDSHAKE_DONE:
+            if happening is _HANDSHAKE_DONE:
                 self._begin(handshake)
 
 

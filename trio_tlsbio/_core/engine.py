@@ -39,6 +39,10 @@ _TICKETS_SHIFT = 3
 # bytes, a tag of 16, and a nonce of 8 or none (RFC 7905 section 2, RFC 5288 section 3).
 _LONE_FINISHED = ((16 + 16).to_bytes(2), (8 + 16 + 16).to_bytes(2))
 
+# Enum lookups cost three calls; the members are bound once.
+_TRANSPORT_ENDED, _CLOSE_NOTIFY_SENT = Event.TRANSPORT_ENDED, Event.CLOSE_NOTIFY_SENT
+_CLOSE_NOTIFY_RECEIVED = Event.CLOSE_NOTIFY_RECEIVED
+
 _ALL = sys.maxsize
 
 
@@ -174,16 +178,16 @@ class Engine:
                 if self._goes_on_after_message():
                     continue
                 if inbox.has_ended and not inbox.is_behind:
-                    happening = Event.TRANSPORT_ENDED
+                    happening = _TRANSPORT_ENDED
                 break
             except ssl.SSLZeroReturnError:
-                happening = Event.CLOSE_NOTIFY_RECEIVED
+                happening = _CLOSE_NOTIFY_RECEIVED
                 break
             except Exception as exc:
                 happening = self.failure(exc)
                 break
             if not chunk:  # after our own close_notify, this would have been an exception
-                happening = Event.CLOSE_NOTIFY_RECEIVED
+                happening = _CLOSE_NOTIFY_RECEIVED
                 break
             chunks.append(chunk)
             size = len(chunk)
@@ -280,7 +284,7 @@ class Engine:
         # The second one looks for the peer's, and would fail permanently on data that comes before
         # it. So keep the BIO empty during the calls.
         self.inbox.put_back()
-        happening: Happening | None = Event.CLOSE_NOTIFY_SENT
+        happening: Happening | None = _CLOSE_NOTIFY_SENT
         try:
             ask(self.ssl_object.unwrap)
         except ssl.SSLWantReadError:

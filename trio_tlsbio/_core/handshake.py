@@ -21,6 +21,9 @@ from .states import Event
 
 __all__ = ["Handshake", "context_to_come"]
 
+# Enum lookups cost three calls; the members are bound once.
+_HANDSHAKE_DONE, _TRANSPORT_ENDED = Event.HANDSHAKE_DONE, Event.TRANSPORT_ENDED
+
 
 @cache
 def context_to_come() -> ssl.SSLContext:
@@ -124,7 +127,7 @@ class Handshake:
 
     def _end(self) -> Happening | None:
         if not self._verifies:
-            return Event.HANDSHAKE_DONE
+            return _HANDSHAKE_DONE
         # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
         # In TLS 1.2 it contains the Finished of the side that sends it last.
         self._last_flight = self._engine.outbox.bio.read()
@@ -148,7 +151,7 @@ class Handshake:
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
         self._accepted, self.unverified = self.unverified, None
-        return Event.HANDSHAKE_DONE
+        return _HANDSHAKE_DONE
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""
@@ -207,7 +210,7 @@ class Handshake:
         if self._hello is not None and self._hello.refusal is not None:
             return self._hello.refusal.error
         inbox.ask_for_more()
-        return Event.TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
+        return _TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
 
     def _refill(self) -> bool:
         """Give OpenSSL the data that it can read next. Return True if there was some."""

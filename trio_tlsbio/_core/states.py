@@ -23,14 +23,20 @@ from .errors import Origin, TLSError
 __all__ = ["Event", "Lifecycle", "Side", "State", "TRANSITIONS", "advance"]
 
 
-class Side(enum.Enum):
+class _Unique(enum.Enum):
+    """Hashes its members by identity, since Enum's own hash is a function in Python."""
+
+    __hash__ = object.__hash__
+
+
+class Side(_Unique):
     """One of the two directions."""
 
     SEND = "send"
     RECEIVE = "receive"
 
 
-class State(enum.Enum):
+class State(_Unique):
     """What a direction can do now."""
 
     HANDSHAKE = "handshake"  #: no application data yet
@@ -40,7 +46,7 @@ class State(enum.Enum):
     FAILED = "failed"  #: a fatal alert was sent or received
 
 
-class Event(enum.Enum):
+class Event(_Unique):
     """What can happen to a connection."""
 
     HANDSHAKE_DONE = "handshake done"
@@ -48,6 +54,10 @@ class Event(enum.Enum):
     CLOSE_NOTIFY_RECEIVED = "close_notify received"
     TRANSPORT_ENDED = "transport ended"
     FAILURE = "failure"
+
+
+# Enum lookups cost three calls; the members are bound once.
+_SEND, _RECEIVE, _FAILED = Side.SEND, Side.RECEIVE, State.FAILED
 
 
 def _table(
@@ -102,10 +112,10 @@ class Lifecycle:
         """Advance both directions, and store the error for those that it ends."""
         if error is not None:
             self.origin.claim(error)
-        state = advance(Side.SEND, self.send, event)
+        state = advance(_SEND, self.send, event)
         if state is not self.send:
             self.send, self.send_error = state, error
-        state = advance(Side.RECEIVE, self.receive, event)
+        state = advance(_RECEIVE, self.receive, event)
         if state is not self.receive:
             self.receive, self.receive_error = state, error
 
@@ -119,7 +129,7 @@ class Lifecycle:
     @property
     def has_failed(self) -> bool:
         """True if either direction has failed."""
-        return State.FAILED in (self.send, self.receive)
+        return _FAILED in (self.send, self.receive)
 
     def check_send(self) -> None:
         """Raise the error that prevents sending: a failure, or an end before the handshake."""

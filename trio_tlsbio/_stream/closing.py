@@ -25,6 +25,9 @@ __all__ = ["Closing", "close_nowait"]
 # close_notify as an error.
 _PAUSE = 0.1
 
+# Enum lookups cost three calls; the members are bound once.
+_HANDSHAKE, _OPEN, _CLOSED = State.HANDSHAKE, State.OPEN, State.CLOSED
+
 
 @attrs.define(eq=False)
 class Closing:
@@ -123,7 +126,7 @@ class Closing:
 
     async def _end(self) -> None:
         connection, transport = self._driver.connection, self._driver.transport
-        if self.options.https_compatible and connection.send_state is State.HANDSHAKE:
+        if self.options.https_compatible and connection.send_state is _HANDSHAKE:
             return  # nothing was sent that could be lost
         # It is not an error if the peer has already gone, or if the stream was already broken.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -153,7 +156,7 @@ class Closing:
         transport.inbox.discard()
         transport.receive_nowait()  # unread data would turn closing into a reset
         self._driver.report_last_session()
-        if connection.send_state is not State.HANDSHAKE:  # an incomplete handshake is useless
+        if connection.send_state is not _HANDSHAKE:  # an incomplete handshake is useless
             transport.flush_nowait()
         transport.end_direction()
 
@@ -217,7 +220,7 @@ class Closing:
         left = self.options.close_max_bytes
         self._discard()
         while left > 0 and not (
-            transport.inbox.has_ended or connection.receive_state is State.CLOSED
+            transport.inbox.has_ended or connection.receive_state is _CLOSED
         ):
             left -= await transport.receive()
             self._discard()
@@ -236,7 +239,7 @@ class Closing:
         await self._flush_and_receive(connection.look_ahead)
         connection.look_ahead()
         while (
-            connection.receive_state is State.OPEN
+            connection.receive_state is _OPEN
             and connection.bytes_to_receive <= self.options.close_max_bytes
         ):
             # Once there is data, receive until the peer pauses: it may have much left to send

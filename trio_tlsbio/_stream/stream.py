@@ -41,6 +41,8 @@ __all__ = ["TLSStream", "T_Stream", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
+_OPEN, _CLOSED = State.OPEN, State.CLOSED  # enum lookups cost three calls
+
 
 # Trio can raise KeyboardInterrupt between any two lines of a task: for example, after a record was
 # sent and before that was noted. So the methods are protected, and Ctrl-C takes effect where the
@@ -400,7 +402,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             or not self._driver.is_established
         ):
             return False
-        if not connection.bytes_to_receive and connection.receive_state is State.OPEN:
+        if not connection.bytes_to_receive and connection.receive_state is _OPEN:
             if not (transport.is_clogged or connection.is_behind):
                 transport.receive_nowait()
             connection.look_ahead()
@@ -409,7 +411,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         return (
             connection.bytes_to_receive > 0
             or connection.is_behind
-            or connection.receive_state is not State.OPEN
+            or connection.receive_state is not _OPEN
             or transport.has_ended
         )
 
@@ -634,7 +636,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     def _check_send_open(self) -> None:
         self._closing.check_open()
-        if self._connection.send_state is State.CLOSED:
+        if self._connection.send_state is _CLOSED:
             raise trio.ClosedResourceError(
                 "can't send data after send_eof() or send_close_notify()"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 from collections.abc import Iterator
 
@@ -20,6 +21,14 @@ collect_ignore = (
     if IS_PYPY
     else []
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def older_objects_are_frozen() -> None:
+    """Exclude what exists before a file's tests from garbage collection, which takes less time."""
+    if hasattr(gc, "freeze"):  # PyPy has none
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

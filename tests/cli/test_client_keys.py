@@ -14,7 +14,7 @@ import trio
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from tests.commands import COMMAND, TIMEOUT, Files, refused, run
+from tests.commands import COMMAND, TIMEOUT, Files, refused, run_here
 from tests.helpers import server_context_for
 
 from .peers import echo, tls_server
@@ -157,9 +157,10 @@ async def test_what_is_wrong_with_a_file(
     encrypted: Encrypted,
     files: Files,
     tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     async def words(*args: str) -> str:
-        return refused(await run("connect", "a.example", *args), 2)
+        return refused(await run_here(capfdbinary, "connect", "a.example", *args), 2)
 
     der, damaged = tmp_path / "cert.der", tmp_path / "damaged.pem"
     der.write_bytes(ssl.PEM_cert_to_DER_cert(ca.cert_pem.bytes().decode()))

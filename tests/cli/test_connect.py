@@ -13,7 +13,7 @@ import pytest
 import trio
 import trustme
 
-from tests.commands import COMMAND, TIMEOUT, Files, Stream, run
+from tests.commands import COMMAND, TIMEOUT, Files, Stream, run, run_here
 from tests.helpers import server_context_for
 
 from .peers import echo, say_and_truncate, tls_server
@@ -29,12 +29,15 @@ async def test_our_own_server(server_context: ssl.SSLContext, files: Files) -> N
     assert result.fact("received") == "2,097,152 bytes, then the server's close_notify"
 
 
-async def test_servername_is_asked_for_and_checked(ca: trustme.CA, files: Files) -> None:
+async def test_servername_is_asked_for_and_checked(
+    ca: trustme.CA, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     asked: list[str | None] = []
     context = server_context_for(ca.issue_cert("*.wild.example"))
     context.sni_callback = lambda _obj, name, _context: asked.append(name)
     async with tls_server(echo, context) as port:
-        result = await run(
+        result = await run_here(
+            capfdbinary,
             *("connect", f"127.0.0.1:{port}", "--cafile", files.ca),
             *("--servername", "a.wild.example"),
         )
@@ -43,10 +46,14 @@ async def test_servername_is_asked_for_and_checked(ca: trustme.CA, files: Files)
     assert asked == ["a.wild.example"]
 
 
-async def test_insecure_says_so_and_shows_the_fingerprint() -> None:
+async def test_insecure_says_so_and_shows_the_fingerprint(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
     cert = trustme.CA().issue_cert("somebody.else.example")
     async with tls_server(echo, server_context_for(cert)) as port:
-        result = await run("connect", f"127.0.0.1:{port}", "--insecure", stdin=b"hello")
+        result = await run_here(
+            capfdbinary, "connect", f"127.0.0.1:{port}", "--insecure", stdin=b"hello"
+        )
     assert (result.status, result.stdout) == (0, b"hello")
     assert result.stderr.startswith("warning: --insecure")
     assert result.fact("certificate") == "not verified"
@@ -63,15 +70,21 @@ def _has_ipv6_loopback() -> bool:
 
 
 @pytest.mark.skipif(not _has_ipv6_loopback(), reason="there is no IPv6 loopback")
-async def test_ipv6(ca: trustme.CA, files: Files) -> None:
+async def test_ipv6(
+    ca: trustme.CA, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     context = server_context_for(ca.issue_cert("::1"))
     async with tls_server(echo, context, host="::1") as port:
-        result = await run("connect", f"[::1]:{port}", "--cafile", files.ca, stdin=b"six")
+        result = await run_here(
+            capfdbinary, "connect", f"[::1]:{port}", "--cafile", files.ca, stdin=b"six"
+        )
     assert (result.status, result.stdout) == (0, b"six")
     assert result.fact("name matched") == "::1"
 
 
-async def test_https_compatible(server_cert: trustme.LeafCert, files: Files) -> None:
+async def test_https_compatible(
+    server_cert: trustme.LeafCert, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     seen: list[bytes] = []
 
     async def http(stream: Stream) -> None:
@@ -79,7 +92,8 @@ async def test_https_compatible(server_cert: trustme.LeafCert, files: Files) -> 
         await say_and_truncate(stream)
 
     async with tls_server(http, server_context_for(server_cert)) as port:
-        result = await run(
+        result = await run_here(
+            capfdbinary,
             *("connect", f"localhost:{port}", "--cafile", files.ca, "--https-compatible"),
             stdin=b"GET / HTTP/1.0\r\n\r\n",
         )
@@ -92,10 +106,12 @@ async def test_https_compatible(server_cert: trustme.LeafCert, files: Files) -> 
     )
 
 
-async def test_certificates_cannot_steer_the_terminal(ca: trustme.CA, files: Files) -> None:
+async def test_certificates_cannot_steer_the_terminal(
+    ca: trustme.CA, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     cert = ca.issue_cert("localhost", organization_name="\x1b]0;owned\x07\nversion: fake")
     async with tls_server(echo, server_context_for(cert)) as port:
-        result = await run("connect", f"localhost:{port}", "--cafile", files.ca)
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--cafile", files.ca)
     assert result.status == 0
     assert "\x1b" not in result.stderr
     assert r"O=\x1b]0;owned\x07\nversion: fake" in result.fact("certificate")

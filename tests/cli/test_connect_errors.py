@@ -29,12 +29,12 @@ async def test_connection_refused() -> None:
     )
 
 
-async def test_name_not_found() -> None:
-    result = await run("connect", "nowhere.invalid")  # RFC 6761: never exists
+async def test_name_not_found(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    result = await run_here(capfdbinary, "connect", "nowhere.invalid")  # RFC 6761: never exists
     assert refused(result, 1).startswith("can't connect to nowhere.invalid port 443: ")
 
 
-async def test_tcp_timeout() -> None:
+async def test_tcp_timeout(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     # A full backlog makes Linux ignore those who come next.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -45,7 +45,7 @@ async def test_tcp_timeout() -> None:
                 sock.setblocking(False)
                 sock.connect_ex(listener.getsockname())
             port = listener.getsockname()[1]
-            result = await run("connect", f"127.0.0.1:{port}", "--timeout", "0.5")
+            result = await run_here(capfdbinary, "connect", f"127.0.0.1:{port}", "--timeout", "0.5")
         finally:
             for sock in fillers:
                 sock.close()
@@ -56,9 +56,12 @@ async def test_tcp_timeout() -> None:
     )
 
 
-async def test_wrong_name(server_cert: trustme.LeafCert, files: Files) -> None:
+async def test_wrong_name(
+    server_cert: trustme.LeafCert, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async with tls_server(echo, server_context_for(server_cert)) as port:
-        result = await run(
+        result = await run_here(
+            capfdbinary,
             *("connect", f"127.0.0.1:{port}", "--cafile", files.ca),
             *("--servername", "other.example"),
         )
@@ -69,46 +72,50 @@ async def test_wrong_name(server_cert: trustme.LeafCert, files: Files) -> None:
     assert "--servername" in result.fact("hint")
 
 
-async def test_unknown_ca(server_cert: trustme.LeafCert) -> None:
+async def test_unknown_ca(
+    server_cert: trustme.LeafCert, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async with tls_server(echo, server_context_for(server_cert)) as port:
-        result = await run("connect", f"localhost:{port}")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}")
     assert "issuer is not trusted" in refused(result, 3)
     assert "--cafile" in result.fact("hint")
 
 
-async def test_expired_certificate(ca: trustme.CA, files: Files) -> None:
+async def test_expired_certificate(
+    ca: trustme.CA, files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     context = server_context_for(ca.issue_cert("localhost", not_after=yesterday))
     async with tls_server(echo, context) as port:
-        result = await run("connect", f"localhost:{port}", "--cafile", files.ca)
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--cafile", files.ca)
     assert (
         refused(result, 3)
         == "the peer's certificate was refused: it, or one of its issuers, has expired"
     )
 
 
-async def test_plain_http_server() -> None:
+async def test_plain_http_server(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def http(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
     async with plain_server(http) as port:
-        result = await run("connect", f"localhost:{port}")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}")
     assert "does not speak TLS" in refused(result, 4)
 
 
-async def test_silent_server() -> None:
+async def test_silent_server(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async with plain_server(drain) as port:
-        result = await run("connect", f"localhost:{port}", "--timeout", "0.5")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--timeout", "0.5")
     assert "within 0.5 seconds" in refused(result, 5)
 
 
-async def test_closed_in_the_handshake() -> None:
+async def test_closed_in_the_handshake(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async def hang_up(stream: trio.SocketStream) -> None:
         await stream.receive_some()
 
     async with plain_server(hang_up) as port:
-        result = await run("connect", f"localhost:{port}")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}")
     assert "during the handshake" in refused(result, 6)
 
 

@@ -76,7 +76,8 @@ async def test_decoded_chain_that_is_not_verified(server: Chain) -> None:
         assert client.handshake.certificate_names == (), "nobody has verified it"
 
 
-async def test_chain_in_lines(server: Chain) -> None:
+async def test_chain_in_lines(server: Chain, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    run = partial(run_here, capfdbinary)
     async with tls_server(echo, server_context_for(server.cert)) as port:
         result = await run("connect", f"localhost:{port}", "--cafile", server.ca)
         unchecked = await run("connect", f"localhost:{port}", "--insecure")
@@ -136,18 +137,24 @@ async def test_json(server: Chain, tls_version: ssl.TLSVersion) -> None:
     assert connection["timeline"]["bytes_not_kept"] == 0
 
 
-async def test_names_of_each_kind(ca: trustme.CA, server: Chain) -> None:
+async def test_names_of_each_kind(
+    ca: trustme.CA, server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     spiffe_id = "spiffe://example.org/web"
     others = x509.UniformResourceIdentifier(spiffe_id), x509.RFC822Name("web@example.org")
     issued = Certificate(names=["localhost", *others]).signed_by(Issued.of(ca))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     issued.load_into(context)
     async with tls_server(echo, context) as port:
-        connect = ("connect", f"localhost:{port}", "--cafile", server.ca)
-        result, insecure = await run(*connect), await run(*connect, "--insecure")
-        handshake = document(await run(*connect, "--json"))["connections"][0]["handshake"]
+        connect = ("connect", f"localhost:{port}")
+        result = await run(*connect, "--cafile", server.ca)
+        insecure = await run(*connect, "--insecure")
+        value = document(await run(*connect, "--cafile", server.ca, "--json"))
+    handshake = value["connections"][0]["handshake"]
     assert result.fact("names") == f"localhost (matched), {spiffe_id}, web@example.org"
     assert result.fact("SPIFFE ID") == spiffe_id
+    assert insecure.status == 0
     assert "SPIFFE ID" not in insecure.stderr, "nobody has verified it"
     (leaf,) = handshake["certificates"]
     assert (leaf["names"], leaf["uris"], leaf["emails"]) == (
@@ -189,14 +196,16 @@ async def test_json_errors(
 
 
 async def test_json_tells_that_a_client_certificate_is_missing(
-    ca: trustme.CA, server: Chain
+    ca: trustme.CA, server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     # In TLS 1.3 a server refuses after the client's handshake is done.
     context = server_context_for(server.cert)
     context.verify_mode = ssl.CERT_REQUIRED
     ca.configure_trust(context)
     async with tls_server(echo, context) as port:
-        result = await run("connect", f"localhost:{port}", "--cafile", server.ca, "--json")
+        result = await run_here(
+            capfdbinary, "connect", f"localhost:{port}", "--cafile", server.ca, "--json"
+        )
     value = document(result)
     assert (result.status, value["error"]["alert"]) == (4, "certificate_required")
     assert value["error"]["type"] == "alert_certificate_required"
@@ -218,7 +227,7 @@ async def test_json_does_not_wait_for_a_server_without_end(
 
 @pytest.mark.parametrize("option", [(), ("--https-compatible",)])
 async def test_json_from_servers_that_send_no_close_notify(
-    server: Chain, option: tuple[str, ...]
+    server: Chain, option: tuple[str, ...], capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     async def cut(stream: Stream) -> None:
         with suppress(TruncationError):
@@ -227,7 +236,7 @@ async def test_json_from_servers_that_send_no_close_notify(
 
     async with tls_server(cut, server_context_for(server.cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, *option)
-        value = document(await run(*connect, "--json"))
+        value = document(await run_here(capfdbinary, *connect, "--json"))
     assert value["error"] is None
     assert value["connections"][0]["server_end"] == "truncated"
 
@@ -261,7 +270,9 @@ async def test_reconnect_to_a_server_that_says_nothing(
     assert summary["handshake_seconds_median"] == pytest.approx(sum(times[1:3]) / 2, abs=2e-6)
 
 
-async def test_reconnect_stops_where_it_fails(server: Chain) -> None:
+async def test_reconnect_stops_where_it_fails(
+    server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     visits = 0
 
     def count(_object: object, _name: object, _context: object) -> int | None:
@@ -273,7 +284,7 @@ async def test_reconnect_stops_where_it_fails(server: Chain) -> None:
     context.sni_callback = count
     async with tls_server(silent, context) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--reconnect", "4")
-        result = await run(*connect)
+        result = await run_here(capfdbinary, *connect)
     assert "internal_error" in refused(result, 4)
     assert len([line for line in result.stderr.splitlines() if re.match(r" +\d ", line)]) == 2
 
@@ -283,9 +294,11 @@ async def test_reconnect_stops_where_it_fails(server: Chain) -> None:
 ################################################################
 
 
-async def test_timeline_of_a_handshake_that_fails(server: Chain) -> None:
+async def test_timeline_of_a_handshake_that_fails(
+    server: Chain, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async with tls_server(echo, server_context_for(server.cert)) as port:
-        result = await run("connect", f"localhost:{port}", "--timeline")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--timeline")
     assert "issuer is not trusted" in refused(result, 3)
     assert "handshake (ServerHello)" in result.stderr
 

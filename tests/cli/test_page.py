@@ -64,7 +64,10 @@ def without_hash(text: str) -> str:
     return re.sub("[0-9a-f]{64}", "...", text)
 
 
-async def test_page_shows_the_output_as_it_is(tmp_path: Path) -> None:
+async def test_page_shows_the_output_as_it_is(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     page = PAGE.read_text(encoding="utf-8")
     shown, refusal, timeline = (
         textwrap.dedent(text)

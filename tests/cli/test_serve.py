@@ -49,19 +49,23 @@ async def test_throw_away_certificate_is_verified_by_its_file() -> None:
         assert not ca_file.parent.exists()
 
 
-async def test_throw_away_certificate_is_for_the_host_too() -> None:
+async def test_throw_away_certificate_is_for_the_host_too(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
     async with serve(host="127.0.0.2") as server:
         assert server.fact("listening").startswith("127.0.0.2 port ")
-        result = await run(*shlex.split(server.fact("try it with"))[3:], stdin=b"hello")
+        result = await run_here(
+            capfdbinary, *shlex.split(server.fact("try it with"))[3:], stdin=b"hello"
+        )
         assert (result.status, result.stdout) == (0, b"hello")
         assert result.fact("name matched") == "127.0.0.2"
 
 
-async def test_all_addresses_are_tried_by_a_name() -> None:
+async def test_all_addresses_are_tried_by_a_name(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async with serve(host="0.0.0.0") as server:
         line = shlex.split(server.fact("try it with"))
         assert line[4] == f"localhost:{server.port}"
-        result = await run(*line[3:], stdin=b"hello")
+        result = await run_here(capfdbinary, *line[3:], stdin=b"hello")
         assert (result.status, result.stdout) == (0, b"hello")
 
 
@@ -191,10 +195,16 @@ async def test_max_connections(pem: Path, context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize(("option", "version"), [("--tls12", "TLSv1.2"), ("--tls13", "TLSv1.3")])
 async def test_version_and_alpn(
-    option: str, version: str, pem: Path, ca: trustme.CA, ca_pem: Path
+    option: str,
+    version: str,
+    pem: Path,
+    ca: trustme.CA,
+    ca_pem: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     async with serve("--cert", pem, option, "--alpn", "b,a") as server:
-        result = await run(
+        result = await run_here(
+            capfdbinary,
             *("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem), "--alpn", "a,b"),
         )
     assert (result.fact("version"), result.fact("ALPN")) == (version, "b")
@@ -306,9 +316,12 @@ async def test_goes_on_when_nobody_reads_what_it_says(pem: Path, context: ssl.SS
 REQUEST = b"POST / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-async def test_http_is_what_is_agreed_on(pem: Path, ca_pem: Path) -> None:
+async def test_http_is_what_is_agreed_on(
+    pem: Path, ca_pem: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async with serve("--cert", pem, "--www") as server:
-        result = await run(
+        result = await run_here(
+            capfdbinary,
             *("connect", f"127.0.0.1:{server.port}", "--cafile", str(ca_pem)),
             *("--alpn", "h2,http/1.1"),
             stdin=REQUEST,

@@ -5,13 +5,14 @@ that misbehave, and ``--proxy-header``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 import trio
 
-from tests.commands import Files, document, refused, run, run_here
+from tests.commands import Files, document, refused, run_here
 from trio_tlsbio.cli._proxy import VERSIONS, header_for
 from trio_tlsbio.cli._starttls import PORTS, Dialogue
 from trio_tlsbio.cli._status import Failure, Status, hint_for
@@ -302,7 +303,10 @@ def says(*parts: bytes) -> Callable[[trio.SocketStream], Awaitable[None]]:
     return handler
 
 
-async def test_command_injection_is_refused(files: Files) -> None:
+async def test_command_injection_is_refused(
+    files: Files, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run = partial(run_here, capfdbinary)
     steps = TALKS["smtp"]
     injected = says(steps[0], steps[2], steps[4] + b"250 all is well\r\n")
     async with plain_server(injected) as port:
@@ -350,9 +354,9 @@ async def test_a_proxy_header_comes_first(capfdbinary: pytest.CaptureFixture[byt
     assert rest == SSL_REQUEST
 
 
-async def test_not_offered(files: Files) -> None:
+async def test_not_offered(files: Files, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     async with plain_server(says(b"220 mail\r\n", b"250 mail\r\n")) as port:
-        result = await run("connect", f"localhost:{port}", "--starttls", "smtp")
+        result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--starttls", "smtp")
     assert refused(result, 4) == "the server does not offer STARTTLS"
 
 

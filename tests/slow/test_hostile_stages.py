@@ -234,7 +234,7 @@ async def test_good_clients_are_not_harmed(
     caplog: pytest.LogCaptureFixture,
     stride: int,
 ) -> None:
-    total = 10_000 if stride == 1 else 600
+    total = 10_000 if stride == 1 else 300
     mock_clock.rate = 1
     caplog.set_level(logging.CRITICAL, "trio_tlsbio.server")  # pytest would keep each line
     monitor = ServerMonitor()

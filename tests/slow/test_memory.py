@@ -351,11 +351,12 @@ def test_what_goes_into_openssl_at_once_is_bounded(
 
 @measures_process
 @pytest.mark.parametrize("version", list(VERSIONS))
-def test_connections_that_resume_leave_nothing_behind(version: str) -> None:
-    figures = run(CONNECTOR, 2000, VERSIONS[version].value)
-    print(f"{version}: {figures['growth'] / KIB:.0f} KiB more after 2,000 connections")
-    assert figures["resumed"] == 2199
-    assert figures["growth"] < 2 * MIB
+def test_connections_that_resume_leave_nothing_behind(version: str, stride: int) -> None:
+    count = 2000 if stride == 1 else 600
+    figures = run(CONNECTOR, count, VERSIONS[version].value)
+    print(f"{version}: {figures['growth'] / KIB:.0f} KiB more after {count:,} connections")
+    assert figures["resumed"] == count + 199
+    assert figures["growth"] < max(count, 1000) * KIB
 
 
 @measures_process

@@ -31,7 +31,7 @@ TRANSPORTS = ["memory", "pump", "tcp", "tls in tls"]
 SAFE_TRANSPORTS = TRANSPORTS[1:]  # those that can tell how much a cancelled send has sent
 SOCKETS = TRANSPORTS[2:]
 
-pytestmark = pytest.mark.sample(4)
+pytestmark = pytest.mark.sample(6)
 
 SMALL = b"a few bytes"
 LARGE = random.Random(1).randbytes(200_000)

@@ -93,6 +93,13 @@ def test_trustme_is_only_imported_where_it_is_used(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(tmp_path)}, check=True)
 
 
+def test_the_command_line_does_without_trio_testing() -> None:
+    """It would import pytest too, and a command would take longer to start."""
+    code = "import sys, trio_tlsbio.cli; print('trio.testing' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.strip() == b"False"
+
+
 @pytest.mark.parametrize("server_hostname", ["localhost", "127.0.0.1", "::1"])
 def test_default_names(authority: CertificateAuthority, server_hostname: str) -> None:
     client, server = tls_connection_pair(

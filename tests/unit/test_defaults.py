@@ -6,6 +6,7 @@ Each row of its table has a test, whose docstring begins with the section of RFC
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import ssl
 import sysconfig
@@ -106,6 +107,12 @@ def of_serve() -> ssl.SSLContext:
 
 
 CLIENTS = [of_open_tls_over_tcp_stream, of_tls_connector, of_anyio, of_connect]
+
+
+@pytest.fixture(autouse=True)
+def no_system_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the system's certificate authorities, which take longer to load than a test."""
+    monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
 
 
 @pytest.fixture(params=CLIENTS, ids=lambda make: make.__name__)

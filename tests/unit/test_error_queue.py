@@ -606,8 +606,6 @@ def test_a_new_client_with_an_entry(
 # Over TCP
 ################################################################
 
-INNOCENTS = 200
-
 
 @attrs.define(eq=False)
 class Server:
@@ -646,8 +644,13 @@ async def _be_innocent(client: TLSStream[trio.SocketStream]) -> str | None:
 
 
 async def test_odd_client_certificates_harm_no_other_client(
-    root: Issued, client_context: ssl.SSLContext, server_context: ssl.SSLContext, ca: trustme.CA
+    root: Issued,
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    ca: trustme.CA,
+    rounds: int,
 ) -> None:
+    innocents = 4 * rounds
     root.trusted_by(server_context)
     server_context.verify_mode = ssl.CERT_OPTIONAL
     evil_context = client_context_for(ca, client_context.maximum_version)
@@ -660,7 +663,7 @@ async def test_odd_client_certificates_harm_no_other_client(
         server = Server(transport_listener.socket.getsockname()[1])
         await nursery.start(serve_tls_listeners, server.handle, listeners)
         with trio.fail_after(60):
-            for _ in range(INNOCENTS):
+            for _ in range(innocents):
                 tcp = await trio.open_tcp_stream("127.0.0.1", server.port)
                 innocent = TLSStream(tcp, client_context, server_hostname=NAME)
                 await innocent.do_handshake()
@@ -672,7 +675,7 @@ async def test_odd_client_certificates_harm_no_other_client(
                     failures.append(failure)
                     await trio.aclose_forcefully(innocent)
         nursery.cancel_scope.cancel()
-    assert not failures, f"{len(failures)} of {INNOCENTS} fail, such as by {failures[0]}"
+    assert not failures, f"{len(failures)} of {innocents} fail, such as by {failures[0]}"
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])

@@ -219,9 +219,7 @@ class Closing:
         connection, transport = self._driver.connection, self._driver.transport
         left = self.options.close_max_bytes
         self._discard()
-        while left > 0 and not (
-            transport.inbox.has_ended or connection.receive_state is _CLOSED
-        ):
+        while left > 0 and not (transport.inbox.has_ended or connection.receive_state is _CLOSED):
             left -= await transport.receive()
             self._discard()
 

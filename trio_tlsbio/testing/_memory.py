@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import math
 import os
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import trio
-from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+
+if TYPE_CHECKING:
+    from trio.testing import MemoryReceiveStream, MemorySendStream
 
 __all__ = ["MemoryListener"]
 
-_Stream: TypeAlias = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
+_Stream: TypeAlias = "trio.StapledStream[MemorySendStream, MemoryReceiveStream]"
 _Queue: TypeAlias = tuple[trio.MemorySendChannel[_Stream], trio.MemoryReceiveChannel[_Stream]]
 
 
@@ -46,6 +48,9 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         Raises:
           ConnectionRefusedError: if the listener was closed, like the system does for a port.
         """
+        # trio.testing imports pytest, which the command line doesn't need.
+        from trio.testing import memory_stream_pair  # noqa: PLC0415
+
         await trio.lowlevel.checkpoint()
         client, server = memory_stream_pair()
         try:

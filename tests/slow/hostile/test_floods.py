@@ -64,6 +64,7 @@ def run(flood: Flood, version: str) -> Figures:
     return Figures(**json.loads(done.stdout))
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize(
     ("flood", "version"),
     [(flood, version) for flood in FLOODS for version in flood.versions],

@@ -26,6 +26,7 @@ def _groups() -> dict[str, list[Case]]:
 GROUPS = _groups()
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("group", list(GROUPS))
 def test_the_invariants_hold(group: str) -> None:
     found = []

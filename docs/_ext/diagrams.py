@@ -2,8 +2,8 @@
 
 ``.. stair::`` draws the rooms of the package, from the contract in pyproject.toml. There the layers
 are what import-linter checks, so the picture can't be out of date. What each room is for is the
-first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream, and
-``.. fleet::`` the hosts that HAProxy's configuration in examples/fleet has.
+first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream. The hosts
+that HAProxy's configuration in examples/fleet has are drawn by figures.py, into a file.
 """
 
 from __future__ import annotations
@@ -215,19 +215,7 @@ class Flow(SphinxDirective):
         return [figure]
 
 
-class Fleet(SphinxDirective):
-    """Draw the fleet of the example."""
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(_HAPROXY))
-        figure = nodes.figure()
-        figure += nodes.raw("", fleet(), format="html")
-        figure += nodes.caption("", "TLS ends at the hosts.")
-        return [figure]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("stair", Stair)
     app.add_directive("flow", Flow)
-    app.add_directive("fleet", Fleet)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -34,7 +34,7 @@ svg { color: #cfd0d0 }
 }
 </style>"""
 
-_WIDTH, _LABELS, _VALUES = 540, 206, 60
+_WIDTH, _LABELS, _VALUES = 440, 190, 50
 _ROW, _BAR = 26, 16
 
 
@@ -63,9 +63,10 @@ def _svg(height: int, title: str, parts: Sequence[str]) -> str:
     )
 
 
-def bars(title: str, rows: dict[str, list[float]], legend: Sequence[str] = ()) -> str:
+def bars(title: str, rows: dict[str, list[str]], legend: Sequence[str] = ()) -> str:
     """Draw a bar for each row, of several parts one after the other if there is a legend."""
-    scale = (_WIDTH - _LABELS - _VALUES) / max(sum(values) for values in rows.values())
+    numbers = {name: [float(value) for value in values] for name, values in rows.items()}
+    scale = (_WIDTH - _LABELS - _VALUES) / max(map(sum, numbers.values()))
     parts = []
     top = 4
     if legend:
@@ -77,7 +78,7 @@ def bars(title: str, rows: dict[str, list[float]], legend: Sequence[str] = ()) -
             )
             left += 30 + 8 * len(name)
         top += 28
-    for name, values in rows.items():
+    for name, values in numbers.items():
         ours = name.startswith("trio_tlsbio")
         weight = ' font-weight="600"' if ours else ""
         middle = top + _ROW / 2
@@ -92,9 +93,8 @@ def bars(title: str, rows: dict[str, list[float]], legend: Sequence[str] = ()) -
             f'width="{scale * value:.1f}" height="{_BAR}"/>'
             for kind, begin, value in zip(kinds, begins, values, strict=False)
         ]
-        parts.append(
-            f'<text x="{begins[-1] + 6:.1f}" y="{middle + 5:g}"{weight}>{sum(values):g}</text>'
-        )
+        label = f"{sum(values):g}" if legend else rows[name][0]
+        parts.append(f'<text x="{begins[-1] + 6:.1f}" y="{middle + 5:g}"{weight}>{label}</text>')
         top += _ROW
     return _svg(top + 4, title, parts)
 
@@ -103,7 +103,7 @@ def messages() -> str:
     """Draw what a short question and its answer cost."""
     rows = table("64 B round trip")
     column = rows.pop("").index("64 B round trip") - 1
-    values = {name: [float(cells[column])] for name, cells in rows.items()}
+    values = {name: [cells[column]] for name, cells in rows.items()}
     return bars("CPU time of the client for a round trip of 64 bytes, in microseconds", values)
 
 
@@ -111,7 +111,7 @@ def bulk() -> str:
     """Draw what a gigabyte costs."""
     rows = table("sent")
     column = rows.pop("").index("both sides") - 1
-    values = {name: [float(cells[column])] for name, cells in rows.items()}
+    values = {name: [cells[column]] for name, cells in rows.items()}
     return bars("CPU seconds of both sides for each gigabyte sent", values)
 
 
@@ -119,9 +119,7 @@ def handshakes() -> str:
     """Draw what a handshake costs each side."""
     rows = table("full, 1.3")
     column = rows.pop("").index("full, 1.3") - 1
-    values = {
-        name: [float(value) for value in cells[column].split("/")] for name, cells in rows.items()
-    }
+    values = {name: cells[column].split("/") for name, cells in rows.items()}
     title = "CPU time for a full handshake of TLS 1.3, in microseconds"
     return bars(title, values, ("client", "server"))
 
@@ -129,6 +127,13 @@ def handshakes() -> str:
 def fleet_file() -> str:
     """Draw the fleet, in a file of its own."""
     svg: str = fleet()
+    width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0]
+    svg = re.sub(
+        r'style="width:100%;max-width:\d+px;height:auto;',
+        f'width="{width}" height="{height}" style="',
+        svg,
+        count=1,
+    )
     return svg.replace("<title", f"{_STYLE}<title", 1) + "\n"
 
 

@@ -18,6 +18,7 @@ extensions = [
     "diagrams",
     "docstrings",
     "errors",
+    "links",
     "public_names",
     "states",
 ]
@@ -32,6 +33,9 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_extra_path = ["images/benchmarks.svg"]  # what a page links but does not show
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -20,8 +20,10 @@ from .helpers import DOCS, ROOT
 # Directives whose contents are shown as code. What a "::" at the end of a paragraph shows is
 # Python, by highlight_language in conf.py.
 _DIRECTIVE = re.compile(
-    r"( *)\.\. (?P<name>code-block|code|sourcecode|parsed-literal|literalinclude):: ?(?P<rest>.*)"
+    r"( *)\.\. (?P<name>code-block|code|sourcecode|parsed-literal):: ?(?P<rest>.*)"
 )
+# A comment before a block that shows a program of docs/examples, or a function or class of it.
+_SOURCE = re.compile(r" *\.\. (?P<path>(?:\.\./)?examples/[\w/.]+)(?:: (?P<name>\w+))?")
 _OPTION = re.compile(r" *:([\w-]+): ?(.*)")
 
 
@@ -35,12 +37,31 @@ class Block:
     language: str
     text: str
     options: dict[str, str] = attrs.field(factory=dict)
-    include: str | None = None
-    """The file that is shown, of a literalinclude."""
+    source: str | None = None
+    """The file that it shows, seen from docs, as a comment before the block names it."""
+    part: str | None = None
+    """The function or class of that file that it shows, if not all."""
+    before: str = ""
+    """The last line of text before it."""
     ran: bool = attrs.field(default=False, init=False)
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
+
+    def source_text(self) -> str:
+        """Return what its file has, which the page has to show."""
+        assert self.source is not None
+        text = (DOCS / self.source).read_text(encoding="utf-8")
+        if self.part is None:
+            return text
+        (found,) = (
+            node
+            for node in ast.parse(text).body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name == self.part
+        )
+        first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
+        return "\n".join(text.split("\n")[first - 1 : found.end_lineno]) + "\n"
 
     async def run(self, **names: Any) -> dict[str, Any]:
         """Execute it, with names that it may use, and return all that it knows in the end."""
@@ -73,7 +94,7 @@ def _body(lines: list[str], start: int, outer: int) -> list[str]:
 
 
 def rst_blocks(path: Path) -> Iterator[Block]:
-    """Yield every block of a page, included programs too."""
+    """Yield every block of a page."""
     yield from _blocks(path.name, path.read_text(encoding="utf-8"))
 
 
@@ -95,6 +116,9 @@ def _blocks(page: str, text: str) -> Iterator[Block]:
         is_literal = line.rstrip().endswith("::") and not line.lstrip().startswith(".. ")
         if directive is None and not is_literal:
             continue
+        head = lines[: number - 1]
+        source = _SOURCE.fullmatch(head.pop()) if head and _SOURCE.fullmatch(head[-1]) else None
+        before = next((text.strip() for text in reversed(head) if text.strip()), "")
         body = _body(lines, number, _indent(line))
         first = number + 1
         number += len(body)
@@ -107,10 +131,11 @@ def _blocks(page: str, text: str) -> Iterator[Block]:
         text = textwrap.dedent("\n".join(body)) + "\n"
         if directive is None:
             yield Block(page, first, "python", text)
-        elif directive["name"] == "literalinclude":
-            yield Block(page, first, "python", "", options, directive["rest"])
         else:
-            yield Block(page, first, directive["rest"] or "python", text, options)
+            block = Block(page, first, directive["rest"] or "python", text, options, before=before)
+            if source is not None:
+                block.source, block.part = source["path"], source["name"]
+            yield block
 
 
 def markdown_blocks(path: Path) -> Iterator[Block]:
@@ -136,8 +161,16 @@ CLAIMED: set[Block] = set()
 
 
 def runs(page: str, start: str) -> pytest.MarkDecorator:
-    """Give a test the block of a page that begins so, as ``block``. It has to run it."""
-    found = [block for block in BLOCKS if block.page == page and block.text.startswith(start)]
+    """Give a test the block of a page that begins so, as ``block``. The test has to run it.
+
+    Where lines are broken doesn't matter.
+    """
+    beginning = "".join(start.split())
+    found = [
+        block
+        for block in BLOCKS
+        if block.page == page and "".join(block.text.split()).startswith(beginning)
+    ]
     assert len(found) == 1, f"{page} has {len(found)} blocks that begin with {start!r}"
     CLAIMED.update(found)
     return pytest.mark.parametrize("block", found, ids=str)

@@ -1,13 +1,17 @@
 """Tables of the docs that the tests write themselves, so that they tell what was seen.
 
 ``pytest --write-tables`` writes each table that a test has told something for, whole, as a file of
-``docs/tables``. A run that failed writes nothing. With pytest-xdist each worker hands its rows to
-the process that started it, and the order of the tests is the order of the rows all the same.
+``docs/tables``, and into the pages that show it. A run that failed writes nothing. With
+pytest-xdist each worker hands its rows to the process that started it, and the order of the tests
+is the order of the rows all the same.
+
+``python -m tests.tables`` puts tables into the pages that other programs have written.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,20 @@ from typing import Any
 import attrs
 import pytest
 
-DIRECTORY = Path(__file__).parent.parent / "docs" / "tables"
+DOCS = Path(__file__).parent.parent / "docs"
+DIRECTORY = DOCS / "tables"
+
+# A table in a page: the comment that names its file, the directive with its options, and the rows.
+# The rows stand in the page because hosts of code don't include files in the pages that they show.
+_TABLE = re.compile(
+    r"""
+    (?P<head>^\.\.[ ]tables/(?P<file>[\w.-]+)\n
+    \.\.[ ]csv-table::.*\n
+    (?:[ ]{3}:.*\n)*)
+    (?P<rows>(?:\n*[ ]{3}.*\n)*)
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
 
 # Workers that share out single tests would tear rows apart that tests of one file tell together.
 DISTRIBUTIONS = ("no", "loadfile")
@@ -54,6 +71,25 @@ class Tables:
                 writer.writerows(cells for *_, cells in sorted(rows))
 
 
+def filled_in(page: str, directory: Path = DIRECTORY) -> str:
+    """Return the text of a page with its tables as they are in the files."""
+
+    def fill(match: re.Match[str]) -> str:
+        rows = (directory / match["file"]).read_text(encoding="utf-8").splitlines()
+        return match["head"] + "\n" + "".join(f"   {row}\n" for row in rows)
+
+    return _TABLE.sub(fill, page)
+
+
+def fill_in_pages() -> None:
+    """Put the tables into all pages."""
+    for path in DOCS.glob("*.rst"):
+        before = path.read_text(encoding="utf-8")
+        after = filled_in(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+
+
 @attrs.define(eq=False)
 class TableWriter:
     """The plugin that numbers the tests, gathers what they tell, and writes it at the end."""
@@ -79,6 +115,7 @@ class TableWriter:
             workeroutput["tables"] = self.tables.rows
         elif self.config.getoption("write_tables") and not session.testsfailed:
             self.tables.write(DIRECTORY)
+            fill_in_pages()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,3 +138,7 @@ def tables(request: pytest.FixtureRequest) -> Tables:
     writer = request.config.pluginmanager.get_plugin("tables")
     assert isinstance(writer, TableWriter)
     return writer.tables
+
+
+if __name__ == "__main__":
+    fill_in_pages()

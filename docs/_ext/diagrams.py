@@ -2,8 +2,8 @@
 
 ``.. stair::`` draws the rooms of the package, from the contract in pyproject.toml. There the layers
 are what import-linter checks, so the picture can't be out of date. What each room is for is the
-first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream, and
-``.. fleet::`` the hosts that HAProxy's configuration in examples/fleet has.
+first line of its module's docstring. ``.. flow::`` draws how bytes go through a stream. The hosts
+that HAProxy's configuration in examples/fleet has are drawn by figures.py, into a file.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def _box(name: str, x: float, y: float, width: float) -> str:
     )
 
 
-def _svg(name: str, title: str, height: float, parts: Iterable[str]) -> str:
+def _svg(name: str, title: str, height: float, parts: Iterable[str], width: float = _WIDTH) -> str:
     """Return an SVG element, in the colour of the text around it."""
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-labelledby="{name}-title" '
-        f'style="width:100%;max-width:{_WIDTH}px;height:auto;font-family:monospace">'
+        f'style="width:100%;max-width:{width:g}px;height:auto;font-family:monospace">'
         f'<title id="{name}-title">{html_escape(title)}</title>{"".join(parts)}</svg>'
     )
 
@@ -146,10 +146,13 @@ def fleet_hosts() -> list[str]:
 
 
 def fleet() -> str:
-    """Draw clients, HAProxy and the hosts, from the left to the right."""
+    """Draw clients, HAProxy and the hosts, from the left to the right.
+
+    It is narrow, so that it can be read on a phone.
+    """
     hosts = fleet_hosts()
-    step, width = 64, (150, 130, 250)
-    left = (1, 231, _WIDTH - 1 - width[2])
+    step, full, width = 56, 460, (90, 90, 148)
+    left = (1, 141, full - 1 - width[2])
     middle = (len(hosts) - 1) * step / 2 + 30
     parts = [
         _arrow_head("fleet"),
@@ -163,9 +166,9 @@ def fleet() -> str:
             'stroke="currentColor" stroke-width="1.5" marker-end="url(#fleet-arrow)"/>'
         )
 
-    def words(text: str, x: float, y: float) -> None:
+    def words(text: str, x: float, y: float, anchor: str = "middle") -> None:
         parts.append(
-            f'<text x="{x:g}" y="{y:g}" text-anchor="middle" font-size="13" '
+            f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="13" '
             f'fill="currentColor">{html_escape(text)}</text>'
         )
 
@@ -175,15 +178,15 @@ def fleet() -> str:
         top = 30 + number * step
         parts.append(_box(f"{name}: workers", left[2], top, width[2]))
         arrow((left[1] + width[1] + 3, middle), (left[2] - 3, top))
-    words("PROXY header, then the same TLS", left[1] + width[1] + 40, 18)
+    words("PROXY header, then the same TLS", full - 1, 18, "end")
     bottom = 30 + len(hosts) * step
-    words("with the same tickets.key", left[2] + width[2] / 2, bottom)
+    words("with the same tickets.key", full - 1, bottom, "end")
     names = ", ".join(hosts)
     title = (
         f"Clients speak TLS with the hosts {names}, through HAProxy, which adds a PROXY header "
         "in front. Each host has several workers, and all share the same tickets.key."
     )
-    return _svg("fleet", title, bottom + 10, parts)
+    return _svg("fleet", title, bottom + 10, parts, full)
 
 
 class Stair(SphinxDirective):
@@ -215,19 +218,7 @@ class Flow(SphinxDirective):
         return [figure]
 
 
-class Fleet(SphinxDirective):
-    """Draw the fleet of the example."""
-
-    def run(self) -> list[nodes.Node]:
-        self.env.note_dependency(str(_HAPROXY))
-        figure = nodes.figure()
-        figure += nodes.raw("", fleet(), format="html")
-        figure += nodes.caption("", "TLS ends at the hosts.")
-        return [figure]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("stair", Stair)
     app.add_directive("flow", Flow)
-    app.add_directive("fleet", Fleet)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

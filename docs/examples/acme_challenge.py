@@ -1,7 +1,9 @@
-"""Answer ACME's challenge tls-alpn-01 (RFC 8737) on the port that serves everybody else.
+"""Answer ACME's challenge tls-alpn-01 (RFC 8737) on the port that serves
+everybody else.
 
-Your ACME client gives you the domain and the key authorization: call Challenges.begin(), let the
-authority validate the domain, and call Challenges.end().
+Your ACME client gives you the domain and the key authorization: call
+Challenges.begin(), let the authority validate the domain, and call
+Challenges.end().
 """
 
 import datetime as dt
@@ -20,9 +22,13 @@ ACME_IDENTIFIER = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 
 
 def challenge_context(domain: str, key_authorization: str) -> ssl.SSLContext:
-    """Make the context with the self-signed certificate that proves who controls the domain."""
+    """Make the context with the self-signed certificate that proves who
+    controls the domain.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tls-alpn-01")])
+    subject = x509.Name(
+        [x509.NameAttribute(x509.NameOID.COMMON_NAME, "tls-alpn-01")]
+    )
     now = dt.datetime.now(dt.UTC)
     digest = hashlib.sha256(key_authorization.encode()).digest()
     octet_string = bytes([4, len(digest)]) + digest  # in DER
@@ -34,8 +40,13 @@ def challenge_context(domain: str, key_authorization: str) -> ssl.SSLContext:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False)
-        .add_extension(x509.UnrecognizedExtension(ACME_IDENTIFIER, octet_string), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName(domain)]), critical=False
+        )
+        .add_extension(
+            x509.UnrecognizedExtension(ACME_IDENTIFIER, octet_string),
+            critical=True,
+        )
         .sign(key, hashes.SHA256())
     )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -53,7 +64,9 @@ def challenge_context(domain: str, key_authorization: str) -> ssl.SSLContext:
 
 
 class Challenges:
-    """The challenges that are pending. All clients but the authority get the usual context."""
+    """The challenges that are pending. All clients but the authority get the
+    usual context.
+    """
 
     def __init__(self, ssl_context: ssl.SSLContext) -> None:
         self._ssl_context = ssl_context
@@ -88,9 +101,12 @@ async def main() -> None:
     context.load_cert_chain("server.pem", "server.key")
     challenges = Challenges(context)
     async with trio.open_nursery() as nursery:
-        await nursery.start(trio_tlsbio.serve_tls_over_tcp, echo, 443, challenges.choose)
+        await nursery.start(
+            trio_tlsbio.serve_tls_over_tcp, echo, 443, challenges.choose
+        )
         challenges.begin("a.example", "the key authorization")
-        # Now tell the authority that the challenge is ready, and wait until it has validated it.
+        # Now tell the authority that the challenge is ready, and wait until it
+        # has validated it.
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""A program for anyio: a server that keeps notes, and a client that leaves and reads them.
+"""A program for anyio: a server that keeps notes, and a client that leaves and
+reads them.
 
-Without this library, the import of trio_tlsbio.anyio reads ``from anyio.streams.tls import ...``.
+Without this library, the import of trio_tlsbio.anyio reads ``from
+anyio.streams.tls import ...``.
 """
 
 import ssl
@@ -26,12 +28,16 @@ class NoteServer:
                 except (anyio.EndOfStream, anyio.IncompleteRead):
                     return
                 if line == b"read":
-                    await stream.send(b"".join(note + b"\n" for note in self.notes) + b"\n")
+                    await stream.send(
+                        b"".join(note + b"\n" for note in self.notes) + b"\n"
+                    )
                 else:
                     self.notes.append(line)
 
     async def serve(
-        self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED
+        self,
+        *,
+        task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         tcp = await anyio.create_tcp_listener(local_host="127.0.0.1")
         listener = TLSListener(tcp, self.ssl_context, handshake_timeout=10)
@@ -40,10 +46,14 @@ class NoteServer:
             await listener.serve(self.handle)
 
 
-async def leave_and_read(port: int, note: bytes, ssl_context: ssl.SSLContext) -> list[bytes]:
+async def leave_and_read(
+    port: int, note: bytes, ssl_context: ssl.SSLContext
+) -> list[bytes]:
     async with (
         await anyio.connect_tcp("127.0.0.1", port) as tcp,
-        await TLSStream.wrap(tcp, hostname="127.0.0.1", ssl_context=ssl_context) as stream,
+        await TLSStream.wrap(
+            tcp, hostname="127.0.0.1", ssl_context=ssl_context
+        ) as stream,
     ):
         if not stream.extra(TLSAttribute.tls_version).startswith("TLSv1."):
             raise ConnectionError("an old protocol")
@@ -56,7 +66,9 @@ async def leave_and_read(port: int, note: bytes, ssl_context: ssl.SSLContext) ->
         return notes
 
 
-async def main(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> list[bytes]:
+async def main(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> list[bytes]:
     server = NoteServer(server_context)
     async with anyio.create_task_group() as task_group:
         port = await task_group.start(server.serve)

@@ -7,7 +7,9 @@ from contextlib import suppress
 from trio_tlsbio import TLSConnection
 
 
-async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> bytes:
+async def ask(
+    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
+) -> bytes:
     connection = TLSConnection(ssl_context, server_hostname=host)
     connection.send(question)  # held until the handshake is done
     connection.send_close_notify()
@@ -18,7 +20,8 @@ async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
             if chunk is not None:
                 answer += chunk
                 continue
-            writer.write(connection.data_to_send())  # not waited for: both sides may write
+            # Not waited for: both sides may write.
+            writer.write(connection.data_to_send())
             if connection.is_behind:  # there is more to decrypt
                 await asyncio.sleep(0)
             elif data := await reader.read(65536):
@@ -26,7 +29,8 @@ async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
             else:
                 connection.feed_eof()
     finally:
-        writer.write(connection.data_to_send())  # after an error, the alert that says why
+        # After an error, the alert that says why.
+        writer.write(connection.data_to_send())
         writer.close()
         with suppress(OSError):  # or it takes too long
             await asyncio.wait_for(writer.wait_closed(), 5)

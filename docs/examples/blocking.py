@@ -7,7 +7,9 @@ from contextlib import suppress
 from trio_tlsbio import TLSConnection, TLSError
 
 
-def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> bytes:
+def ask(
+    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
+) -> bytes:
     connection = TLSConnection(ssl_context, server_hostname=host)
     connection.send(question)  # held until the handshake is done
     connection.send_close_notify()
@@ -18,7 +20,8 @@ def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> b
                 if chunk is not None or connection.is_behind:
                     answer += chunk or b""
                     continue
-                # It needs to be fed, and the peer may wait for us before it sends.
+                # It needs to be fed, and the peer may wait for us before it
+                # sends.
                 sock.sendall(connection.data_to_send())
                 if data := sock.recv(65536):
                     connection.feed(data)
@@ -26,7 +29,8 @@ def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> b
                     connection.feed_eof()
         except TLSError:
             with suppress(OSError):
-                sock.sendall(connection.data_to_send())  # the alert that says why
+                # The alert that says why.
+                sock.sendall(connection.data_to_send())
             raise
         sock.sendall(connection.data_to_send())
     return bytes(answer)

@@ -8,9 +8,14 @@ import trio_tlsbio
 
 
 async def ask(
-    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    question: bytes,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> bytes:
-    stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
+    stream = await trio_tlsbio.open_tls_over_tcp_stream(
+        host, port, ssl_context=ssl_context
+    )
     async with stream:
         await stream.send_all(question)
         await stream.send_eof()  # we have said all; the answer still arrives

@@ -8,18 +8,28 @@ import trio_tlsbio
 
 
 async def send_for(
-    stream: trio_tlsbio.TLSStream[trio.SocketStream], data: memoryview, seconds: float
+    stream: trio_tlsbio.TLSStream[trio.SocketStream],
+    data: memoryview,
+    seconds: float,
 ) -> int:
-    """Send what can be sent in some seconds, and return how many bytes that was."""
+    """Send what can be sent in some seconds, and return how many bytes that
+    was.
+    """
     before = stream.bytes_committed
     with trio.move_on_after(seconds):
         await stream.send_all(data)
     return stream.bytes_committed - before
 
 
-async def upload(host: str, port: int, data: bytes, ssl_context: ssl.SSLContext) -> bytes:
-    """Send all of the data in turns of 10 ms, and return what the server says to it."""
-    stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
+async def upload(
+    host: str, port: int, data: bytes, ssl_context: ssl.SSLContext
+) -> bytes:
+    """Send all of the data in turns of 10 ms, and return what the server says
+    to it.
+    """
+    stream = await trio_tlsbio.open_tls_over_tcp_stream(
+        host, port, ssl_context=ssl_context
+    )
     async with stream:
         rest = memoryview(data)
         while rest:
@@ -30,4 +40,10 @@ async def upload(host: str, port: int, data: bytes, ssl_context: ssl.SSLContext)
 
 
 if __name__ == "__main__":
-    trio.run(upload, "sink.example", 4433, bytes(10_000_000), ssl.create_default_context())
+    trio.run(
+        upload,
+        "sink.example",
+        4433,
+        bytes(10_000_000),
+        ssl.create_default_context(),
+    )

@@ -15,8 +15,11 @@ async def answer(
     """Send back each line in capitals."""
     rest = b""
     while True:
-        # Between two lines the client is idle. Once a line has begun, its rest is awaited.
-        receive = stream.receive_some if rest else partial(drain.receive_some, stream)
+        # Between two lines the client is idle. Once a line has begun, its rest
+        # is awaited.
+        receive = (
+            stream.receive_some if rest else partial(drain.receive_some, stream)
+        )
         chunk = await receive()
         if not chunk:
             return
@@ -26,13 +29,21 @@ async def answer(
 
 
 async def serve(
-    listeners: list[trio_tlsbio.TLSListener[trio.SocketStream]], seconds: float = 30
+    listeners: list[trio_tlsbio.TLSListener[trio.SocketStream]],
+    seconds: float = 30,
 ) -> None:
-    """Serve until SIGTERM comes. Clients that are not idle then have some seconds left."""
+    """Serve until SIGTERM comes. Clients that are not idle then have some
+    seconds left.
+    """
     drain = trio_tlsbio.Drain()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            partial(trio_tlsbio.serve_tls_listeners, partial(answer, drain), listeners, drain=drain)
+            partial(
+                trio_tlsbio.serve_tls_listeners,
+                partial(answer, drain),
+                listeners,
+                drain=drain,
+            )
         )
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             await anext(signals)

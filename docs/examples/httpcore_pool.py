@@ -8,7 +8,9 @@ from trio_tlsbio.httpcore import TLSBackend
 
 
 async def describe(url: str, ssl_context: ssl.SSLContext) -> list[str]:
-    """Ask twice, over connections of their own. (Without a context httpcore makes one for each.)"""
+    """Ask twice, over connections of their own. (Without a context httpcore
+    makes one for each.)
+    """
     lines = []
     async with httpcore.AsyncConnectionPool(
         ssl_context=ssl_context,
@@ -18,7 +20,15 @@ async def describe(url: str, ssl_context: ssl.SSLContext) -> list[str]:
     ) as pool:
         for _ in range(2):
             response = await pool.request("GET", url)
-            stream = response.extensions["network_stream"].get_extra_info("tls_stream")
-            how = "resumed" if stream.handshake.session_reused else "full handshake"
-            lines.append(f"{response.status}, {stream.handshake.version}, {how}")
+            stream = response.extensions["network_stream"].get_extra_info(
+                "tls_stream"
+            )
+            how = (
+                "resumed"
+                if stream.handshake.session_reused
+                else "full handshake"
+            )
+            lines.append(
+                f"{response.status}, {stream.handshake.version}, {how}"
+            )
     return lines

@@ -1,4 +1,4 @@
-"""HTTP/2 by httpx: each new connection resumes the session of an earlier one."""
+"""HTTP/2 by httpx: each new connection resumes an earlier one's session."""
 
 import ssl
 
@@ -9,7 +9,9 @@ from trio_tlsbio.httpx import TLSTransport
 
 
 async def fetch(
-    urls: list[str], ssl_context: ssl.SSLContext | bool = True, proxy: str | None = None
+    urls: list[str],
+    ssl_context: ssl.SSLContext | bool = True,
+    proxy: str | None = None,
 ) -> list[str]:
     """Get all of them at once, and return their texts."""
     transport = TLSTransport(verify=ssl_context, http2=True, proxy=proxy)
@@ -19,11 +21,18 @@ async def fetch(
         response = await client.get(url)
         texts[url] = response.raise_for_status().text
 
-    async with httpx.AsyncClient(transport=transport) as client, trio.open_nursery() as nursery:
+    async with (
+        httpx.AsyncClient(transport=transport) as client,
+        trio.open_nursery() as nursery,
+    ):
         for url in urls:
             nursery.start_soon(get, url)
     return [texts[url] for url in urls]
 
 
 if __name__ == "__main__":
-    print(trio.run(fetch, ["https://www.example.org/", "https://www.example.org/about"]))
+    print(
+        trio.run(
+            fetch, ["https://www.example.org/", "https://www.example.org/about"]
+        )
+    )

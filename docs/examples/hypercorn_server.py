@@ -23,7 +23,8 @@ Listeners = list[trio_tlsbio.TLSListener[trio.SocketStream]]
 class Connection(TCPServer):
     """A connection that also ends where it is idle while the server drains.
 
-    Hypercorn's own event for that, ``terminated``, would cut HTTP/2 answers that end in a drain.
+    Hypercorn's own event for that, ``terminated``, would cut HTTP/2 answers
+    that end in a drain.
     """
 
     def __init__(self, drain: trio_tlsbio.Drain, *args: Any) -> None:
@@ -33,14 +34,18 @@ class Connection(TCPServer):
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.drain.wait_should_end(self.stream)
-            await trio.sleep(0.1)  # HTTP/2 may still be sending the end of the last answer
-        # An idle client may not notice the end for long: don't wait for it to close too.
+            # HTTP/2 may still be sending the end of the last answer.
+            await trio.sleep(0.1)
+        # An idle client may not notice the end for long: don't wait for it to
+        # close too.
         with trio.move_on_after(1, shield=True):
             await self._initiate_server_close()
 
 
 class WithTLS:
-    """The app, told about one connection: ``scope["extensions"]["tls"]`` has who the client is."""
+    """The app, told about one connection: ``scope["extensions"]["tls"]`` has
+    who the client is.
+    """
 
     def __init__(self, app: Any, stream: Stream) -> None:
         assert stream.handshake is not None
@@ -60,7 +65,9 @@ async def serve(
     drain: trio_tlsbio.Drain | None = None,
     task_status: trio.TaskStatus[Listeners] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run an ASGI or WSGI app until ``drain.end()`` has ended it, with its lifespan."""
+    """Run an ASGI or WSGI app until ``drain.end()`` has ended it, with its
+    lifespan.
+    """
     drain = trio_tlsbio.Drain() if drain is None else drain
     wrapped_app = wrap_app(app, config.wsgi_max_body_size, mode=None)
     state: LifespanState = {}
@@ -68,10 +75,16 @@ async def serve(
     context = WorkerContext(None)
 
     async def handle(stream: Stream) -> None:
-        connection: Any = stream  # it has all that hypercorn uses of a trio.SSLStream
+        # It has all that hypercorn uses of a trio.SSLStream.
+        connection: Any = stream
         with_tls: Any = WithTLS(wrapped_app, stream)
         await Connection(
-            drain, with_tls, config, context, ConnectionState(state.copy()), connection
+            drain,
+            with_tls,
+            config,
+            context,
+            ConnectionState(state.copy()),
+            connection,
         )
 
     async with trio.open_nursery() as nursery:

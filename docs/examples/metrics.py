@@ -1,4 +1,6 @@
-"""What a server does, in numbers: a file in the text format that Prometheus reads."""
+"""What a server does, in numbers: a file in the text format that Prometheus
+reads.
+"""
 
 import ssl
 from collections import Counter
@@ -7,11 +9,17 @@ from pathlib import Path
 import trio
 
 import trio_tlsbio
-from trio_tlsbio.monitoring import HandshakeCompleted, ServerEvent, ServerMonitor
+from trio_tlsbio.monitoring import (
+    HandshakeCompleted,
+    ServerEvent,
+    ServerMonitor,
+)
 
 
 class Metrics:
-    """What the monitor counts, and one count of its own: the handshakes of each TLS version."""
+    """What the monitor counts, and one count of its own: the handshakes of each
+    TLS version.
+    """
 
     def __init__(self) -> None:
         self.monitor = ServerMonitor(on_event=self.on_event)
@@ -36,7 +44,10 @@ class Metrics:
             ("tls_handshakes_failed_total", "error_type", now.failed),
             ("tls_connections_broken_total", "error_type", now.broken),
         ):
-            lines += [f'{name}{{{label}="{key}"}} {count}' for key, count in counts.items()]
+            lines += [
+                f'{name}{{{label}="{key}"}} {count}'
+                for key, count in counts.items()
+            ]
         return "\n".join(lines) + "\n"
 
     def write(self, path: Path) -> None:
@@ -57,11 +68,15 @@ async def write_often(metrics: Metrics, path: Path) -> None:
 
 
 async def serve(
-    listeners: list[trio_tlsbio.TLSListener[trio.SocketStream]], metrics: Metrics, path: Path
+    listeners: list[trio_tlsbio.TLSListener[trio.SocketStream]],
+    metrics: Metrics,
+    path: Path,
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write_often, metrics, path)
-        await trio_tlsbio.serve_tls_listeners(echo, listeners, monitor=metrics.monitor)
+        await trio_tlsbio.serve_tls_listeners(
+            echo, listeners, monitor=metrics.monitor
+        )
         nursery.cancel_scope.cancel()
 
 

@@ -1,7 +1,9 @@
-"""Ask the authority whether a certificate was revoked (OCSP, RFC 6960), before any data passes.
+"""Ask the authority whether a certificate was revoked (OCSP, RFC 6960), before
+any data passes.
 
-Needs ``cryptography`` (43 or later) and ``httpx``. Without a good answer the peer is refused, too:
-whoever can redirect the connection to the peer can also cut the one to the authority.
+Needs ``cryptography`` (43 or later) and ``httpx``. Without a good answer the
+peer is refused, too: whoever can redirect the connection to the peer can also
+cut the one to the authority.
 """
 
 import ssl
@@ -37,29 +39,41 @@ class RevocationCheck:
 
     Args:
       client: What to ask with. Its timeout counts as a part of the handshake.
-      issuers: The certificates of the authorities that issue the peers' certificates, intermediate
-        ones included. Those that a peer sends along prove nothing.
+      issuers: The certificates of the authorities that issue the peers'
+        certificates, intermediate ones included. Those that a peer sends along
+        prove nothing.
     """
 
-    def __init__(self, client: httpx.AsyncClient, issuers: Iterable[x509.Certificate]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, issuers: Iterable[x509.Certificate]
+    ) -> None:
         self.client = client
         self.issuers = list(issuers)
 
     async def verify(self, handshake: trio_tlsbio.HandshakeInfo) -> None:
-        """For ``verify_peer``: refuse the peer unless its certificate is good."""
-        certificate = x509.load_der_x509_certificate(handshake.peer_certificate_chain[0])
+        """For ``verify_peer``: refuse a peer unless its certificate is good."""
+        certificate = x509.load_der_x509_certificate(
+            handshake.peer_certificate_chain[0]
+        )
         issuer = self.issuer_of(certificate)
         urls = (handshake.peer_certificate or {}).get("OCSP")
         if not urls:
             raise NoAnswerError("the certificate names nobody to ask")
-        # SHA-1 is only a way to name the issuer here, and the one that all authorities know.
-        builder = ocsp.OCSPRequestBuilder().add_certificate(certificate, issuer, SHA1())
+        # SHA-1 is only a way to name the issuer here, and the one that all
+        # authorities know.
+        builder = ocsp.OCSPRequestBuilder().add_certificate(
+            certificate, issuer, SHA1()
+        )
         request = builder.build()
         try:
             answer = await self.client.post(
-                urls[0], content=request.public_bytes(Encoding.DER), headers=HEADERS
+                urls[0],
+                content=request.public_bytes(Encoding.DER),
+                headers=HEADERS,
             )
-            response = ocsp.load_der_ocsp_response(answer.raise_for_status().content)
+            response = ocsp.load_der_ocsp_response(
+                answer.raise_for_status().content
+            )
         except (httpx.HTTPError, ValueError) as exc:
             raise NoAnswerError(f"{urls[0]}: {exc!r}") from exc
         check(response, request, issuer)
@@ -68,17 +82,32 @@ class RevocationCheck:
         for issuer in self.issuers:
             if has_issued(issuer, certificate):
                 return issuer
-        raise NoAnswerError(f"the issuer is not known: {certificate.issuer.rfc4514_string()}")
+        raise NoAnswerError(
+            f"the issuer is not known: {certificate.issuer.rfc4514_string()}"
+        )
 
 
-def check(response: ocsp.OCSPResponse, request: ocsp.OCSPRequest, issuer: x509.Certificate) -> None:
+def check(
+    response: ocsp.OCSPResponse,
+    request: ocsp.OCSPRequest,
+    issuer: x509.Certificate,
+) -> None:
     """Refuse an answer that does not say that the certificate is good."""
     if response.response_status is not ocsp.OCSPResponseStatus.SUCCESSFUL:
-        raise NoAnswerError(f"the authority answers {response.response_status.name}")
-    if not any(is_signed_by(each, response) for each in may_answer_for(issuer, response)):
+        raise NoAnswerError(
+            f"the authority answers {response.response_status.name}"
+        )
+    if not any(
+        is_signed_by(each, response)
+        for each in may_answer_for(issuer, response)
+    ):
         raise NoAnswerError("the answer is not signed by the authority")
     for each in response.responses:
-        if (each.serial_number, each.issuer_name_hash, each.issuer_key_hash) == (
+        if (
+            each.serial_number,
+            each.issuer_name_hash,
+            each.issuer_key_hash,
+        ) == (
             request.serial_number,
             request.issuer_name_hash,
             request.issuer_key_hash,
@@ -88,8 +117,14 @@ def check(response: ocsp.OCSPResponse, request: ocsp.OCSPRequest, issuer: x509.C
         raise NoAnswerError("the answer is about another certificate")
     # An answer that doesn't say how long it is valid was made for this moment.
     end = each.next_update_utc or each.this_update_utc
-    if not each.this_update_utc - CLOCK_SKEW <= datetime.now(UTC) <= end + CLOCK_SKEW:
-        raise NoAnswerError(f"the answer is of {each.this_update_utc}, and not valid now")
+    if (
+        not each.this_update_utc - CLOCK_SKEW
+        <= datetime.now(UTC)
+        <= end + CLOCK_SKEW
+    ):
+        raise NoAnswerError(
+            f"the answer is of {each.this_update_utc}, and not valid now"
+        )
     if each.certificate_status is ocsp.OCSPCertStatus.REVOKED:
         raise RevokedError(f"revoked on {each.revocation_time_utc}")
     if each.certificate_status is not ocsp.OCSPCertStatus.GOOD:
@@ -99,7 +134,9 @@ def check(response: ocsp.OCSPResponse, request: ocsp.OCSPRequest, issuer: x509.C
 def may_answer_for(
     issuer: x509.Certificate, response: ocsp.OCSPResponse
 ) -> Iterable[x509.Certificate]:
-    """Yield the issuer, and those that it has authorised to answer (RFC 6960 section 4.2.2.2)."""
+    """Yield the issuer, and those that it has authorised to answer (RFC 6960
+    section 4.2.2.2).
+    """
     yield issuer
     now = datetime.now(UTC)
     for each in response.certificates:
@@ -108,7 +145,9 @@ def may_answer_for(
             and each.not_valid_before_utc <= now <= each.not_valid_after_utc
         ):
             try:
-                usage = each.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+                usage = each.extensions.get_extension_for_class(
+                    x509.ExtendedKeyUsage
+                ).value
             except x509.ExtensionNotFound:
                 continue
             if ExtendedKeyUsageOID.OCSP_SIGNING in usage:
@@ -123,17 +162,26 @@ def has_issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     return True
 
 
-def is_signed_by(certificate: x509.Certificate, response: ocsp.OCSPResponse) -> bool:
+def is_signed_by(
+    certificate: x509.Certificate, response: ocsp.OCSPResponse
+) -> bool:
     key, algorithm = certificate.public_key(), response.signature_hash_algorithm
     assert algorithm is not None
     try:
         match key:
             case rsa.RSAPublicKey():
                 key.verify(
-                    response.signature, response.tbs_response_bytes, padding.PKCS1v15(), algorithm
+                    response.signature,
+                    response.tbs_response_bytes,
+                    padding.PKCS1v15(),
+                    algorithm,
                 )
             case ec.EllipticCurvePublicKey():
-                key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
+                key.verify(
+                    response.signature,
+                    response.tbs_response_bytes,
+                    ec.ECDSA(algorithm),
+                )
             case _:
                 return False
     except InvalidSignature:
@@ -142,7 +190,11 @@ def is_signed_by(certificate: x509.Certificate, response: ocsp.OCSPResponse) -> 
 
 
 async def ask(
-    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext, check: RevocationCheck
+    host: str,
+    port: int,
+    question: bytes,
+    ssl_context: ssl.SSLContext,
+    check: RevocationCheck,
 ) -> bytes:
     stream = await trio_tlsbio.open_tls_over_tcp_stream(
         host, port, ssl_context=ssl_context, verify_peer=check.verify
@@ -153,7 +205,9 @@ async def ask(
 
 
 async def main() -> None:
-    issuers = x509.load_pem_x509_certificates(await trio.Path("our-ca.pem").read_bytes())
+    issuers = x509.load_pem_x509_certificates(
+        await trio.Path("our-ca.pem").read_bytes()
+    )
     ssl_context = ssl.create_default_context(cafile="our-ca.pem")
     async with httpx.AsyncClient(timeout=5) as client:
         check = RevocationCheck(client, issuers)

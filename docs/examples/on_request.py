@@ -1,4 +1,6 @@
-"""Ask for a client's certificate only where it is needed: for one path of several."""
+"""Ask for a client's certificate only where it is needed: for one path of
+several.
+"""
 
 import ssl
 from contextlib import suppress
@@ -7,7 +9,10 @@ import trio
 
 import trio_tlsbio
 
-HEAD = "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+HEAD = (
+    "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
+    "Connection: close\r\n\r\n"
+)
 
 
 async def answer(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
@@ -22,18 +27,27 @@ async def answer(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
     if request.startswith(b"GET /private "):
         name = await ask_for_name(stream)
         if name is None:
-            status, text = "403 Forbidden", "this is for those who have a certificate\n"
+            status, text = (
+                "403 Forbidden",
+                "this is for those who have a certificate\n",
+            )
         else:
             text = f"this is for {name}\n"
     body = text.encode()
     await stream.send_all((HEAD % (status, len(body))).encode() + body)
 
 
-async def ask_for_name(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> str | None:
-    """Return the name in the client's certificate; None if it has no certificate."""
+async def ask_for_name(
+    stream: trio_tlsbio.TLSStream[trio.SocketStream],
+) -> str | None:
+    """Return the name in the client's certificate; None if it has no
+    certificate.
+    """
     assert stream.handshake is not None
-    if not stream.handshake.peer_certificate:  # with TLS 1.2, and when resumed, it may be there
-        with suppress(trio_tlsbio.PostHandshakeAuthError):  # this client can't be asked
+    # With TLS 1.2, and when resumed, it may be there.
+    if not stream.handshake.peer_certificate:
+        # This client can't be asked.
+        with suppress(trio_tlsbio.PostHandshakeAuthError):
             await stream.verify_client_post_handshake()
     certificate = stream.handshake.peer_certificate
     if not certificate:
@@ -42,8 +56,12 @@ async def ask_for_name(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> str 
     return str(subject.get("commonName"))
 
 
-def make_context(certificate: str, key: str, authorities: str) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authorities)
+def make_context(
+    certificate: str, key: str, authorities: str
+) -> ssl.SSLContext:
+    context = ssl.create_default_context(
+        ssl.Purpose.CLIENT_AUTH, cafile=authorities
+    )
     context.load_cert_chain(certificate, key)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.post_handshake_auth = True

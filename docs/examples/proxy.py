@@ -1,4 +1,6 @@
-"""TLS through an HTTP proxy: CONNECT (RFC 9110 section 9.3.6), then TLS with the server itself."""
+"""TLS through an HTTP proxy: CONNECT (RFC 9110 section 9.3.6), then TLS with
+the server itself.
+"""
 
 import ssl
 
@@ -14,10 +16,14 @@ class ProxyError(Exception):
 async def open_tunnel(
     proxy: trio.abc.Stream, host: str, port: int, ssl_context: ssl.SSLContext
 ) -> trio_tlsbio.TLSStream[trio.abc.Stream]:
-    """Let a proxy connect to a host, and speak TLS with that. The proxy only sees ciphertext."""
+    """Let a proxy connect to a host, and speak TLS with that. The proxy only
+    sees ciphertext.
+    """
     try:
         target = f"{host}:{port}"
-        await proxy.send_all(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        await proxy.send_all(
+            f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+        )
         answer = b""
         while b"\r\n\r\n" not in answer:
             chunk = await proxy.receive_some()
@@ -31,14 +37,21 @@ async def open_tunnel(
     except BaseException:
         await trio.aclose_forcefully(proxy)
         raise
-    return await trio_tlsbio.start_tls(proxy, ssl_context, buffered=rest, server_hostname=host)
+    return await trio_tlsbio.start_tls(
+        proxy, ssl_context, buffered=rest, server_hostname=host
+    )
 
 
 async def main() -> None:
     context = ssl.create_default_context()
-    # A connection by TLS to the proxy as well: what goes through the tunnel is TLS in TLS.
-    proxy = await trio_tlsbio.open_tls_over_tcp_stream("proxy.example", 3129, ssl_context=context)
-    async with await open_tunnel(proxy, "echo.example", 4433, context) as stream:
+    # A connection by TLS to the proxy as well: what goes through the tunnel is
+    # TLS in TLS.
+    proxy = await trio_tlsbio.open_tls_over_tcp_stream(
+        "proxy.example", 3129, ssl_context=context
+    )
+    async with await open_tunnel(
+        proxy, "echo.example", 4433, context
+    ) as stream:
         await stream.send_all(b"hello\n")
         print(await stream.receive_some())
 

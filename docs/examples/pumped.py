@@ -8,10 +8,15 @@ import trio_tlsbio
 
 
 async def ask(
-    transport: trio.abc.Stream, host: str, question: bytes, ssl_context: ssl.SSLContext
+    transport: trio.abc.Stream,
+    host: str,
+    question: bytes,
+    ssl_context: ssl.SSLContext,
 ) -> bytes:
     async with trio_tlsbio.open_pump(transport) as pumped:
-        stream = trio_tlsbio.TLSStream(pumped, ssl_context, server_hostname=host)
+        stream = trio_tlsbio.TLSStream(
+            pumped, ssl_context, server_hostname=host
+        )
         async with stream:
             await stream.send_all(question)
             await stream.send_eof()

@@ -8,9 +8,14 @@ import trio_tlsbio
 
 
 async def ask(
-    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext | None = None
+    host: str,
+    port: int,
+    question: bytes,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> bytes:
-    async for stream in trio_tlsbio.reconnect(host, port, ssl_context=ssl_context):
+    async for stream in trio_tlsbio.reconnect(
+        host, port, ssl_context=ssl_context
+    ):
         async with stream:
             try:
                 await stream.send_all(question)

@@ -1,4 +1,6 @@
-"""What passes on the wire in a handshake: test_one_round_trip() is run by pytest-trio."""
+"""What passes on the wire in a handshake: test_one_round_trip() is run by
+pytest-trio.
+"""
 
 import trio
 import trio.testing
@@ -13,12 +15,16 @@ from trio_tlsbio.testing import (
 
 
 async def test_one_round_trip() -> None:
-    """TLS 1.3 takes one round trip before the client may send (RFC 9846 section 2)."""
+    """TLS 1.3 takes one round trip before the client may send (RFC 9846 section
+    2).
+    """
     authority = CertificateAuthority()
     transport, server_transport = trio.testing.memory_stream_pair()
     recorded = RecordedStream(transport)
     client, server = tls_stream_pair(
-        (recorded, server_transport), authority.client_context(), authority.server_context()
+        (recorded, server_transport),
+        authority.client_context(),
+        authority.server_context(),
     )
     await do_handshakes(client, server)
     hello, answer, finished = recorded.conversation.flights[:3]

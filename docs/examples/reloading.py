@@ -1,4 +1,6 @@
-"""A renewed certificate without a restart: SIGHUP reads it, and no connection is dropped."""
+"""A renewed certificate without a restart: SIGHUP reads it, and no connection
+is dropped.
+"""
 
 import signal
 import ssl
@@ -27,12 +29,15 @@ async def serve(
         nursery.start_soon(trio_tlsbio.serve_tls_listeners, echo, listeners)
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
-                context.reload()  # if that fails, the old one stays, and the log says why
+                # If that fails, the old one stays, and the log says why.
+                context.reload()
 
 
 async def main() -> None:
     context = trio_tlsbio.ReloadingContext(make_context)
-    await serve(await trio_tlsbio.open_tls_over_tcp_listeners(4433, context), context)
+    await serve(
+        await trio_tlsbio.open_tls_over_tcp_listeners(4433, context), context
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import trio_tlsbio
 
 
 async def talk(
-    host: str, port: int, ssl_context: ssl.SSLContext, session: trio_tlsbio.TLSSession | None
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext,
+    session: trio_tlsbio.TLSSession | None,
 ) -> trio_tlsbio.TLSSession | None:
     stream = await trio_tlsbio.open_tls_over_tcp_stream(
         host, port, ssl_context=ssl_context, session=session
@@ -22,7 +25,8 @@ async def talk(
 
 async def talk_twice(host: str, port: int, ssl_context: ssl.SSLContext) -> None:
     session = await talk(host, port, ssl_context, None)
-    await talk(host, port, ssl_context, session)  # the same context and the same name
+    # The same context and the same name.
+    await talk(host, port, ssl_context, session)
 
 
 if __name__ == "__main__":

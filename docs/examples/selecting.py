@@ -1,4 +1,6 @@
-"""The core in a selectors loop: several connections at once, in one thread and without Trio."""
+"""The core in a selectors loop: several connections at once, in one thread and
+without Trio.
+"""
 
 import socket
 from contextlib import ExitStack, suppress
@@ -7,12 +9,20 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from trio_tlsbio import TLSConnection, TLSError
 
 
-def run(connections: list[tuple[TLSConnection, tuple[str, int]]]) -> list[bytearray]:
-    """Send what each connection holds to its address, and return what comes back to each."""
+def run(
+    connections: list[tuple[TLSConnection, tuple[str, int]]],
+) -> list[bytearray]:
+    """Send what each connection holds to its address, and return what comes
+    back to each.
+    """
     answers = [bytearray() for _ in connections]
     with DefaultSelector() as selector, ExitStack() as stack:
-        for (connection, address), answer in zip(connections, answers, strict=True):
-            sock = stack.enter_context(socket.create_connection(address, timeout=10))
+        for (connection, address), answer in zip(
+            connections, answers, strict=True
+        ):
+            sock = stack.enter_context(
+                socket.create_connection(address, timeout=10)
+            )
             sock.setblocking(False)
             selector.register(sock, EVENT_WRITE, (sock, connection, answer))
         while selector.get_map():
@@ -28,10 +38,15 @@ def run(connections: list[tuple[TLSConnection, tuple[str, int]]]) -> list[bytear
                         data = sock.recv(65536)
                         connection.feed(data) if data else connection.feed_eof()
                 chunk: bytes | None = b""
-                with suppress(TLSError):  # raised again below, when the alert is sent
-                    while (chunk := connection.receive()) or connection.is_behind:
+                # Raised again below, when the alert is sent.
+                with suppress(TLSError):
+                    while (
+                        chunk := connection.receive()
+                    ) or connection.is_behind:
                         answer += chunk or b""
-                if wants := EVENT_READ * (chunk is None) | EVENT_WRITE * bool(connection.unsent):
+                if wants := EVENT_READ * (chunk is None) | EVENT_WRITE * bool(
+                    connection.unsent
+                ):
                     selector.modify(sock, wants, key.data)
                 else:
                     selector.unregister(sock)

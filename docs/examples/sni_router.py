@@ -1,6 +1,7 @@
 """Pass TLS on by the name that the client asks for, without ending it.
 
-The router has no keys, and sees no plaintext: TLS is between the client and the backend.
+The router has no keys, and sees no plaintext: TLS is between the client and the
+backend.
 """
 
 import logging
@@ -15,8 +16,10 @@ log = logging.getLogger("sni_router")
 Backends = Mapping[str, tuple[str, int]]
 
 
-async def route(backends: Backends, client: trio.SocketStream, timeout: float = 10) -> None:
-    """Connect a client to the backend for its name, until both have said all."""
+async def route(
+    backends: Backends, client: trio.SocketStream, timeout: float = 10
+) -> None:
+    """Connect a client to the backend for its name, until both are done."""
     async with client:
         try:
             with trio.fail_after(timeout):
@@ -27,7 +30,9 @@ async def route(backends: Backends, client: trio.SocketStream, timeout: float = 
                     return
                 backend = await trio.open_tcp_stream(*address)
         except (OSError, trio.TooSlowError, trio_tlsbio.TLSError) as exc:
-            log.warning("a client was not routed: %s", str(exc) or "it took too long")
+            log.warning(
+                "a client was not routed: %s", str(exc) or "it took too long"
+            )
             return
         async with backend:
             await copy_both_ways(client, backend, received)
@@ -38,7 +43,9 @@ async def copy_both_ways(
 ) -> None:
     async with trio.open_nursery() as nursery:
 
-        async def copy(source: trio.SocketStream, target: trio.SocketStream, data: bytes) -> None:
+        async def copy(
+            source: trio.SocketStream, target: trio.SocketStream, data: bytes
+        ) -> None:
             try:
                 await target.send_all(data)
                 async for chunk in source:

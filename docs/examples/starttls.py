@@ -1,4 +1,6 @@
-"""STARTTLS, as SMTP has it (RFC 3207): a client that sends a mail, and a server that begins."""
+"""STARTTLS, as SMTP has it (RFC 3207): a client that sends a mail, and a server
+that begins.
+"""
 
 import ssl
 
@@ -8,7 +10,9 @@ import trio_tlsbio
 
 
 class Dialogue:
-    """Lines over a stream. What has come after the last one stays in ``buffer``."""
+    """Lines over a stream. What has come after the last one stays in
+    ``buffer``.
+    """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -43,7 +47,8 @@ async def upgrade_client(
     dialogue = Dialogue(stream)
     await dialogue.reply(b"220")
     if b"250 STARTTLS" not in [
-        line.replace(b"-", b" ") for line in await dialogue.ask(b"EHLO client.example", b"250")
+        line.replace(b"-", b" ")
+        for line in await dialogue.ask(b"EHLO client.example", b"250")
     ]:
         raise trio.BrokenResourceError("the server does not offer TLS")
     await dialogue.ask(b"STARTTLS", b"220")
@@ -53,12 +58,22 @@ async def upgrade_client(
 
 
 async def send_mail(
-    host: str, port: int, ssl_context: ssl.SSLContext, *, sender: str, recipient: str, text: bytes
+    host: str,
+    port: int,
+    ssl_context: ssl.SSLContext,
+    *,
+    sender: str,
+    recipient: str,
+    text: bytes,
 ) -> None:
     tcp_stream = await trio.open_tcp_stream(host, port)
-    async with tcp_stream, await upgrade_client(tcp_stream, host, ssl_context) as stream:
+    async with (
+        tcp_stream,
+        await upgrade_client(tcp_stream, host, ssl_context) as stream,
+    ):
         dialogue = Dialogue(stream)
-        await dialogue.ask(b"EHLO client.example", b"250")  # what was said before is forgotten
+        # What was said before is forgotten.
+        await dialogue.ask(b"EHLO client.example", b"250")
         await dialogue.ask(f"MAIL FROM:<{sender}>".encode(), b"250")
         await dialogue.ask(f"RCPT TO:<{recipient}>".encode(), b"250")
         await dialogue.ask(b"DATA", b"354")
@@ -74,8 +89,11 @@ async def upgrade_server(
     while (command := await dialogue.line()) != b"STARTTLS":
         offer = b"250-server.example\r\n250 STARTTLS\r\n"
         refusal = b"530 Must issue a STARTTLS command first\r\n"
-        await stream.send_all(offer if command.startswith(b"EHLO ") else refusal)
-    if not dialogue.buffer:  # else there is no answer, and start_tls() closes the connection
+        await stream.send_all(
+            offer if command.startswith(b"EHLO ") else refusal
+        )
+    # Else there is no answer, and start_tls() closes the connection.
+    if not dialogue.buffer:
         await stream.send_all(b"220 Go ahead\r\n")
     return await trio_tlsbio.start_tls(
         stream, ssl_context, buffered=dialogue.buffer, server_side=True

@@ -1,4 +1,6 @@
-"""Trust what the operating system trusts, by truststore: also on macOS and Windows."""
+"""Trust what the operating system trusts, by truststore: also on macOS and
+Windows.
+"""
 
 import ssl
 
@@ -12,8 +14,12 @@ def make_context() -> ssl.SSLContext:
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def ask(host: str, port: int, question: bytes, ssl_context: ssl.SSLContext) -> bytes:
-    stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
+async def ask(
+    host: str, port: int, question: bytes, ssl_context: ssl.SSLContext
+) -> bytes:
+    stream = await trio_tlsbio.open_tls_over_tcp_stream(
+        host, port, ssl_context=ssl_context
+    )
     async with stream:
         await stream.send_all(question)
         await stream.send_eof()

@@ -1,6 +1,10 @@
 """A test of two connections without I/O."""
 
-from trio_tlsbio.testing import CertificateAuthority, exchange, tls_connection_pair
+from trio_tlsbio.testing import (
+    CertificateAuthority,
+    exchange,
+    tls_connection_pair,
+)
 
 
 def test_question_in_small_chunks() -> None:

@@ -6,7 +6,13 @@ from typing import Any
 import pytest
 import trio
 
-from trio_tlsbio import CertificateError, Drain, TLSListener, TLSStream, serve_tls_listeners
+from trio_tlsbio import (
+    CertificateError,
+    Drain,
+    TLSListener,
+    TLSStream,
+    serve_tls_listeners,
+)
 from trio_tlsbio.testing import CertificateAuthority, MemoryListener
 
 # What is tested.
@@ -25,7 +31,9 @@ def authority() -> CertificateAuthority:
     return CertificateAuthority()
 
 
-async def test_a_bad_client_ends_itself_alone(authority: CertificateAuthority) -> None:
+async def test_a_bad_client_ends_itself_alone(
+    authority: CertificateAuthority,
+) -> None:
     listener, drain = MemoryListener(), Drain()
     server = partial(
         serve_tls_listeners,
@@ -43,7 +51,9 @@ async def test_a_bad_client_ends_itself_alone(authority: CertificateAuthority) -
         with pytest.raises(CertificateError):
             await stranger.do_handshake()
         client = TLSStream(
-            await listener.connect(), authority.client_context(), server_hostname="localhost"
+            await listener.connect(),
+            authority.client_context(),
+            server_hostname="localhost",
         )
         await client.send_all(b"hello")
         assert await client.receive_some() == b"HELLO"

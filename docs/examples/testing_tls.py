@@ -1,4 +1,6 @@
-"""Tests of a client and a server that speak TLS: in memory, with faults, and without waiting."""
+"""Tests of a client and a server that speak TLS: in memory, with faults, and
+without waiting.
+"""
 
 import pytest
 import trio
@@ -41,14 +43,18 @@ def authority() -> CertificateAuthority:
 
 async def test_answer(authority: CertificateAuthority) -> None:
     client, server = tls_stream_pair(
-        memory_stream_pair(), authority.client_context(), authority.server_context()
+        memory_stream_pair(),
+        authority.client_context(),
+        authority.server_context(),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shout, server)
         assert await ask(client, b"hello") == b"HELLO"
 
 
-async def test_answer_that_comes_byte_by_byte(authority: CertificateAuthority) -> None:
+async def test_answer_that_comes_byte_by_byte(
+    authority: CertificateAuthority,
+) -> None:
     transport, server_transport = memory_stream_pair()
     client, server = tls_stream_pair(
         (FaultyStream(transport, receiving=[Split(1)]), server_transport),
@@ -64,7 +70,9 @@ async def test_answer_that_is_cut(authority: CertificateAuthority) -> None:
     transport, server_transport = memory_stream_pair()
     faulty = FaultyStream(transport)
     client, server = tls_stream_pair(
-        (faulty, server_transport), authority.client_context(), authority.server_context()
+        (faulty, server_transport),
+        authority.client_context(),
+        authority.server_context(),
     )
     await do_handshakes(client, server)
     faulty.receiving.add(Cut(10))  # counted from here
@@ -89,12 +97,16 @@ async def test_server_that_says_nothing(
     assert autojump_clock.current_time() >= 30
 
 
-async def test_server_with_another_name(authority: CertificateAuthority) -> None:
+async def test_server_with_another_name(
+    authority: CertificateAuthority,
+) -> None:
     client, server = tls_stream_pair(
         memory_stream_pair(),
         authority.client_context(),
         authority.server_context("other.example"),
         server_hostname="server.example",
     )
-    with pytest.raises(CertificateError, match=r"is for other\.example, not server\.example"):
+    with pytest.raises(
+        CertificateError, match=r"is for other\.example, not server\.example"
+    ):
         await do_handshakes(client, server)

@@ -8,7 +8,9 @@ from trio_tlsbio import Retry, TLSConnector, TLSError, TLSStream
 
 
 async def talk(stream: TLSStream[trio.SocketStream]) -> None:
-    print("connected:", "resumed" if stream.session_reused else "full handshake")
+    print(
+        "connected:", "resumed" if stream.session_reused else "full handshake"
+    )
     while True:
         await stream.send_all(b"hello")
         answer = await stream.receive_some()
@@ -20,7 +22,8 @@ async def talk(stream: TLSStream[trio.SocketStream]) -> None:
 
 
 def tell(retry: Retry) -> None:
-    print(f"trying again in {retry.delay:.1f} s: {retry.error or 'the connection was short'}")
+    reason = retry.error or "the connection was short"
+    print(f"trying again in {retry.delay:.1f} s: {reason}")
 
 
 async def main() -> None:

@@ -1,4 +1,6 @@
-"""Say hello over three connections: the second and the third resume the first one's session."""
+"""Say hello over three connections: the second and the third resume the first
+one's session.
+"""
 
 import ssl
 
@@ -14,7 +16,9 @@ async def main() -> None:
         async with await connector.connect("localhost", 4433) as stream:
             await stream.send_all(b"hello")
             answer = await stream.receive_some()
-            print(answer, "resumed" if stream.session_reused else "full handshake")
+            print(
+                answer, "resumed" if stream.session_reused else "full handshake"
+            )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ async def main() -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain("server.pem", "server.key")
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve_tls_over_tcp, shout, 4433, context, host="localhost"))
+        await nursery.start(
+            partial(serve_tls_over_tcp, shout, 4433, context, host="localhost")
+        )
         print("listening")
 
 

@@ -9,7 +9,9 @@ from trio_tlsbio import open_tls_over_tcp_stream
 
 async def main() -> None:
     context = ssl.create_default_context(cafile="client.pem")
-    stream = await open_tls_over_tcp_stream("localhost", 4433, ssl_context=context)
+    stream = await open_tls_over_tcp_stream(
+        "localhost", 4433, ssl_context=context
+    )
     async with stream:
         await stream.send_all(b"hello")
         print(await stream.receive_some())

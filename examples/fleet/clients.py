@@ -25,7 +25,10 @@ class Counts:
     resumed: int = 0
 
     def __str__(self) -> str:
-        hosts = ", ".join(f"{count} by {host}" for host, count in sorted(self.answered.items()))
+        hosts = ", ".join(
+            f"{count} by {host}"
+            for host, count in sorted(self.answered.items())
+        )
         return (
             f"{self.asked} requests: {self.answered.total()} answered ({hosts}), "
             f"{self.retried} retried\n"
@@ -33,8 +36,12 @@ class Counts:
         )
 
 
-async def ask(stream: TLSStream[trio.SocketStream], question: str) -> str | None:
-    """Return which host has answered; None if the connection ends before the answer."""
+async def ask(
+    stream: TLSStream[trio.SocketStream], question: str
+) -> str | None:
+    """Return which host has answered; None if the connection ends before the
+    answer.
+    """
     answer = b""
     try:
         await stream.send_all(f"{question}\n".encode())
@@ -61,13 +68,18 @@ async def request(
 ) -> None:
     """Get answers to so many requests, over as many connections as it takes."""
     answered = 0
-    async for stream in connector.reconnect(address, port, initial_delay=0.01, max_delay=1):
+    async for stream in connector.reconnect(
+        address, port, initial_delay=0.01, max_delay=1
+    ):
         async with stream:
             counts.connections += 1
             counts.resumed += stream.session_reused
-            for number in range(answered, min(answered + per_connection, requests)):
-                # Asking twice does no harm here. Where it does, the request needs an id, by which
-                # the hosts recognise one that they have answered.
+            for number in range(
+                answered, min(answered + per_connection, requests)
+            ):
+                # Asking twice does no harm here. Where it does, the request
+                # needs an id, by which the hosts recognise one that they have
+                # answered.
                 host = await ask(stream, f"request-{number}")
                 if host is None:
                     counts.retried += 1
@@ -83,13 +95,21 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description="Clients of a fleet.")
     parser.add_argument("address")
     parser.add_argument("port", type=int)
-    parser.add_argument("--ca", help="the authority to trust; by default those of the system")
-    parser.add_argument("--requests", type=int, default=300, help="of each client")
+    parser.add_argument(
+        "--ca", help="the authority to trust; by default those of the system"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=300, help="of each client"
+    )
     parser.add_argument("--clients", type=int, default=1)
-    parser.add_argument("--per-connection", type=int, default=1, help="requests of a connection")
+    parser.add_argument(
+        "--per-connection", type=int, default=1, help="requests of a connection"
+    )
     options = parser.parse_args()
     # One for all: it keeps the sessions.
-    connector = TLSConnector(ssl_context=ssl.create_default_context(cafile=options.ca))
+    connector = TLSConnector(
+        ssl_context=ssl.create_default_context(cafile=options.ca)
+    )
     counts = Counts()
     async with trio.open_nursery() as nursery:
         for _ in range(options.clients):

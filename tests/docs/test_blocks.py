@@ -1,6 +1,7 @@
 """Every block of code in README and docs/ is run, and what it is said to print is what it prints.
 
-A block is a program of docs/examples, which test_examples.py or a test elsewhere imports and runs;
+A block is a program of docs/examples, which a comment before it names (``.. examples/client.py``,
+or ``.. examples/client.py: ask`` for a part) and test_examples.py or a test elsewhere runs;
 or Python that a test executes (see ``runs``); or commands, whose arguments the real parsers read.
 Where the output is shown as well, as in the tutorial, the commands are run.
 """
@@ -50,6 +51,30 @@ def test_readme_shows_the_examples() -> None:
         (DOCS / "examples" / name).read_text(encoding="utf-8")
         for name in ("server.py", "client.py")
     ]
+
+
+SHOWN = [block for block in BLOCKS if block.source is not None]
+
+
+@pytest.mark.parametrize("shown", SHOWN, ids=str)
+def test_pages_show_the_examples(shown: Block) -> None:
+    """Hosts of code don't include files in pages, so the code stands in both."""
+    assert shown.text.rstrip("\n") == shown.source_text().rstrip("\n"), (
+        f"{shown} is not what {shown.source} has: copy that"
+    )
+
+
+def test_the_examples_stand_in_pages() -> None:
+    shown = {block.source for block in SHOWN}
+    for path in (DOCS / "examples").glob("*.py"):
+        assert f"examples/{path.name}" in shown, f"no page shows {path.name}"
+
+
+def test_code_fits_into_a_page() -> None:
+    for block in BLOCKS:
+        if block.language == "python":
+            for number, line in enumerate(block.text.split("\n")):
+                assert len(line) <= 80, f"{block.page}:{block.line + number}"
 
 
 def test_readme_quick_start() -> None:
@@ -156,7 +181,10 @@ def check_command(words: list[str]) -> None:
         case ["umask", "077"] | ["openssl", "rand", "80", ">", "tickets.key" | "tickets.new"]:
             pass
         case ["python", name] if name.endswith(".py"):
-            assert f":caption: {name}\n" in (DOCS / "tutorial.rst").read_text(encoding="utf-8")
+            assert any(
+                block.page == "tutorial.rst" and block.source and f"`{name}`" in block.before
+                for block in BLOCKS
+            )
         case ["pip", *args]:
             check_pip(args)
         case _:
@@ -208,9 +236,9 @@ def test_every_block_is_run() -> None:
     # See above, test_errors_page.py, cli/test_page.py and cli/test_www.py.
     texts = {"cli.rst", "closing.rst", "errors.rst", "servers.rst"}
     for block in BLOCKS:
-        if block.include is not None:
+        if block.source is not None:
             # test_examples.py sees that each of them has a test.
-            assert block.include.removeprefix("examples/") in examples, block
+            assert block.source.removeprefix("examples/") in examples, block
         elif block.language == "python" and block not in readme:
             assert block in CLAIMED, f"{block} is run by no test: see runs() in docblocks.py"
         elif block.language in {"json", "text"}:

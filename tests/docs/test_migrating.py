@@ -20,7 +20,7 @@ from trio_tlsbio import TLSStream
 
 PAGE = (DOCS / "migrating.rst").read_text(encoding="utf-8")
 
-NAMES = re.findall(r"\* - `trio\.(\w+)`\n     - :(?:class|func):`(\w+)`", PAGE)
+NAMES = re.findall(r"\* - `trio\.(\w+)`\n     - (?::\w+:)?`(\w+)(?:\(\))?`\n", PAGE)
 
 
 def test_the_names_of_the_page() -> None:

@@ -20,6 +20,11 @@ import trio_tlsbio.testing
 from tests.docblocks import BLOCKS
 from tests.helpers import DOCS, ROOT
 
+FIGURES = [
+    "fleet.svg",
+    *(f"performance-{name}.svg" for name in ("bulk", "handshakes", "messages")),
+]
+
 
 def extension(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import one of docs/_ext, as Sphinx does."""
@@ -35,13 +40,11 @@ def test_docs_build(site: Path) -> None:
         trio_tlsbio,
         trio_tlsbio.core,
         trio_tlsbio.monitoring,
+        trio_tlsbio.testing,
         trio_tlsbio.ticket_keys,
     ):
         for name in module.__all__:
             assert f'id="{module.__name__}.{name}"' in api
-    page = (site / "testing.html").read_text(encoding="utf-8")
-    for name in trio_tlsbio.testing.__all__:
-        assert f'id="trio_tlsbio.testing.{name}"' in page
 
 
 def test_diagrams_show_every_transition(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,6 +170,23 @@ def test_a_dead_link_would_be_found(tmp_path: Path) -> None:
     (tmp_path / "b.html").write_text('<p id="other">')
     links = ["#gone", "b.html#x", "c.html", "d.svg"]
     assert dead_links(tmp_path) == [f"a.html: {link}" for link in links]
+
+
+def test_names_are_links(site: Path) -> None:
+    """Pages have plain literals, and the names among them lead to the reference."""
+    page = (site / "howto.html").read_text(encoding="utf-8")
+    page += (site / "servers.html").read_text(encoding="utf-8")
+    for name in ("TLSStream", "Drain.end", "serve_tls_over_tcp"):
+        assert f'href="api.html#trio_tlsbio.{name}"' in page
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_up_to_date(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``python docs/figures.py`` after changing what they are drawn from."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    figures = extension("figures", monkeypatch)
+    assert set(figures.PICTURES) == set(FIGURES)
+    assert (DOCS / "images" / name).read_text(encoding="utf-8") == figures.PICTURES[name]()
 
 
 @pytest.fixture

@@ -83,10 +83,8 @@ def tutorial(tmp_path: Path) -> Path:
 
 def save(directory: Path, name: str, number: int = 0) -> None:
     """Save a program as the tutorial says: the first, or a later one of that name."""
-    programs = [block for block in TUTORIAL if block.options.get("caption") == name]
-    include = programs[number].include
-    assert include is not None
-    text = (DOCS / include).read_text(encoding="utf-8")
+    programs = [block for block in TUTORIAL if block.source and f"`{name}`" in block.before]
+    text = programs[number].text
     port = (directory / "port").read_text()
     assert text.count("4433") == 1
     # A reader waits for a second each time; here it has to be more than reconnect()'s delay.

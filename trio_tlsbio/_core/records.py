@@ -140,7 +140,7 @@ class Records:
     # The current piece, used from _start on, and the pieces that were fed after it.
     _data: bytes | memoryview = attrs.field(default=b"", repr=False)
     _start: int = 0
-    _later: deque[bytes | memoryview] = attrs.field(factory=deque, repr=False)
+    _later: deque[bytes | memoryview] | None = attrs.field(default=None, repr=False)
 
     @property
     def is_spent(self) -> bool:
@@ -154,6 +154,8 @@ class Records:
         if not data:
             return
         if self.waiting:
+            if self._later is None:
+                self._later = deque()  # most connections need none, and it takes 760 bytes
             self._later.append(data)
         else:
             self._begin(data)
@@ -167,9 +169,8 @@ class Records:
 
     def take_all(self) -> bytes:
         """Take everything, unprocessed."""
-        data = b"".join((self._data[self._start :], *self._later))
-        self._data, self._start, self.waiting = b"", 0, 0
-        self._later.clear()
+        data = b"".join((self._data[self._start :], *(self._later or ())))
+        self._data, self._start, self.waiting, self._later = b"", 0, 0, None
         return data
 
     def take_from_handshake(self) -> bytes:

@@ -19,8 +19,10 @@ __all__ = [
     "UndecodedCertificate",
     "copies_of",
     "decoded",
+    "in_der",
     "peer_certificates",
     "presented_names",
+    "raw_chain",
     "verified_chain",
 ]
 
@@ -28,7 +30,7 @@ __all__ = [
 Certificate = Mapping[str, Any]
 
 
-def _raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     """Return OpenSSL's objects for the certificates that the peer presented. They don't refer to
     the connection.
     """
@@ -47,12 +49,12 @@ def verified_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     this is only the leaf, and in a resumed TLS 1.3 session it is empty.
     """
     get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
-    chain = tuple(map(_in_der, get_chain() or ())) if get_chain is not None else ()
+    chain = tuple(map(in_der, get_chain() or ())) if get_chain is not None else ()
     leaf = ssl_object.getpeercert(binary_form=True)
     return chain or (() if leaf is None else (leaf,))
 
 
-def _in_der(certificate: Any) -> bytes:
+def in_der(certificate: Any) -> bytes:
     data: bytes = certificate.public_bytes(_ssl.ENCODING_DER)
     return data
 
@@ -62,21 +64,21 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
 
     After a failed handshake getpeercert() returns nothing, when it would be needed most.
     """
-    chain = _raw_chain(ssl_object)
+    chain = raw_chain(ssl_object)
     with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
         return certificate_names(chain[0].get_info() or {}) if chain else ()
     return ()
 
 
 def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
-    """Decode the objects from :func:`_raw_chain`. Return a dict by DER form, without those that
+    """Decode the objects from :func:`raw_chain`. Return a dict by DER form, without those that
     fail.
     """
     known: dict[bytes, Certificate] = {}
     for certificate in certificates:
         with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
             # PyPy returns None where the subject or the issuer is empty.
-            known[_in_der(certificate)] = certificate.get_info() or {}
+            known[in_der(certificate)] = certificate.get_info() or {}
     return known
 
 
@@ -134,8 +136,8 @@ def peer_certificates(
     leaf = ssl_object.getpeercert(binary_form=True)
     if leaf is None:
         return None, (), ()
-    objects = _raw_chain(ssl_object)
-    chain = tuple(map(_in_der, objects))
+    objects = raw_chain(ssl_object)
+    chain = tuple(map(in_der, objects))
     if verify_mode(ssl_object.context) == ssl.CERT_NONE:
         own: Certificate | UndecodedCertificate = {}  # its contents were not verified
     elif chain and chain[0] == leaf:

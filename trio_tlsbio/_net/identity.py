@@ -17,14 +17,14 @@ from trio_tlsbio._core.trust import security_level
 
 from .reasons import why_unusable
 
-__all__ = ["load_identity"]
+__all__ = ["ENCRYPTED_KEY", "load_identity"]
 
 _Password: TypeAlias = str | bytes | bytearray
 _PEM: TypeAlias = str | bytes
 
 _CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----")
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
-_ENCRYPTED = re.compile(
+ENCRYPTED_KEY = re.compile(
     rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE
 )
 
@@ -162,6 +162,6 @@ def _what_is_wrong(exc: ssl.SSLError, certificate: bytes, key: bytes) -> str:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except ssl.SSLError:
         return "a certificate is damaged, or not whole"
-    if _ENCRYPTED.search(key):
+    if ENCRYPTED_KEY.search(key):
         return "the private key can't be decrypted: the password is wrong, or the key is damaged"
     return "the private key is damaged, or of a kind that OpenSSL does not know"

@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from trio_tlsbio._core.certificates import (
-    _in_der,
-    _raw_chain,
     decoded,
+    in_der,
+    raw_chain,
 )
 from trio_tlsbio._core.peer_names import PeerName, names_in
 
@@ -135,9 +135,9 @@ def presented_by(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
 
     They come from the same handshake: another connection might reach another server.
     """
-    chain = _raw_chain(ssl_object)
+    chain = raw_chain(ssl_object)
     known = decoded(chain)
-    return tuple(facts_of(der, known.get(der, {})) for der in map(_in_der, chain))
+    return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
 
 
 def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
@@ -149,7 +149,7 @@ def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
     get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
     chain = tuple(get_chain() or ()) if get_chain is not None else ()
     known = decoded(chain)
-    return tuple(facts_of(der, known.get(der, {})) for der in map(_in_der, chain))
+    return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
 
 
 def when(moment: datetime) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trio_tlsbio import load_identity
-from trio_tlsbio._net.identity import _ENCRYPTED
+from trio_tlsbio._net.identity import ENCRYPTED_KEY
 
 from ._options import usage_error
 
@@ -41,7 +41,7 @@ def load_files(context: ssl.SSLContext, cert: str, key: str | None) -> None:
         usage_error(f"--key {key}: no private key in PEM form was found")
     try:
         # Not in a callback, which Ctrl-C could not interrupt on PyPy.
-        password = _ask_for_password(key_option) if _ENCRYPTED.search(key_pem) else None
+        password = _ask_for_password(key_option) if ENCRYPTED_KEY.search(key_pem) else None
         load_identity(context, certificate_pem, key_pem, password)
     except ValueError as exc:
         words = str(exc)

@@ -43,7 +43,6 @@ class WithTLS:
     """The app, told about one connection: ``scope["extensions"]["tls"]`` has who the client is."""
 
     def __init__(self, app: Any, stream: Stream) -> None:
-        assert stream.handshake is not None
         self.app = app
         self.tls = tls_extension(stream.handshake)
 

@@ -31,7 +31,6 @@ async def answer(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
 
 async def ask_for_name(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> str | None:
     """Return the name in the client's certificate; None if it has no certificate."""
-    assert stream.handshake is not None
     if not stream.handshake.peer_certificate:  # with TLS 1.2, and when resumed, it may be there
         with suppress(trio_tlsbio.PostHandshakeAuthError):  # this client can't be asked
             await stream.verify_client_post_handshake()

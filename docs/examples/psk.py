@@ -49,7 +49,6 @@ async def ask(host: str, port: int, ssl_context: ssl.SSLContext) -> bytes:
     stream = await trio_tlsbio.open_tls_over_tcp_stream(host, port, ssl_context=ssl_context)
     async with stream:
         await stream.do_handshake()
-        assert stream.handshake is not None
         # With the context from above this can't happen. It can with one that trusts authorities,
         # or verifies nothing.
         if stream.handshake.peer_certificate_chain:

@@ -168,7 +168,7 @@ class AllowList:
 
 
 async def handler(stream: TLSStream[trio.SocketStream]) -> None:
-    assert_type(stream.handshake, HandshakeInfo | None)
+    assert_type(stream.handshake, HandshakeInfo)
     assert_type(stream.server_hostname, str | None)
 
 

@@ -169,7 +169,11 @@ class TLSConnection:
 
     @property
     def handshake(self) -> HandshakeInfo | None:
-        """What the handshake agreed on; None until it is done."""
+        """What the handshake agreed on; None until it is done.
+
+        So a loop that feeds the connection can look at it. :attr:`TLSStream.handshake`, which a
+        handler uses when the handshake is done, raises an exception instead.
+        """
         if self._request is not None and self._request.answered is not None:
             return self._request.answered
         return self._info

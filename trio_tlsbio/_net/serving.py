@@ -143,7 +143,8 @@ async def serve_tls_listeners(
         clients that say nothing can keep others out for ``handshake_timeout``.
       on_error: Called with the stream and what the handler raised, or the function that chooses a
         context, if that is an :exc:`Exception` and no failure of the stream itself. The connection
-        ends; the server goes on. What it raises itself propagates.
+        ends; the server goes on. What it raises itself propagates. When the function that chooses
+        a context has failed, the stream has no :attr:`~TLSStream.handshake`.
       monitor: Counts what happens, and tells it.
       drain: What can end this server, and others, by one call.
       max_connection_age: How long a connection may last, in seconds, give or take a tenth at
@@ -355,7 +356,6 @@ class _Server(Generic[T_Stream]):
         finally:
             self._shaking.remove(stream)
             self._places.end_handshake()
-        assert stream.handshake is not None
         duration = trio.current_time() - begin
         self._policy.monitor.happened(
             HandshakeCompleted(_client_of(stream), stream.handshake, duration)

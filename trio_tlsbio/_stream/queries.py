@@ -28,9 +28,19 @@ class ConnectionQueries:
         return self._connection
 
     @property
-    def handshake(self) -> HandshakeInfo | None:
-        """What the handshake agreed on; None until it is done."""
-        return self._connection.handshake
+    def handshake(self) -> HandshakeInfo:
+        """What the handshake agreed on. A server's handler can use it at once.
+
+        To ask whether the handshake is done, look at ``stream.connection.handshake``, which is None
+        until then.
+
+        Raises:
+          trio.NeedHandshakeError: before the handshake is done, and if it has failed, as
+            :meth:`version` does.
+        """
+        if (handshake := self._connection.handshake) is None:
+            raise self._need_handshake("handshake")
+        return handshake
 
     @property
     def session(self) -> TLSSession | None:
@@ -142,5 +152,13 @@ class ConnectionQueries:
     def _after_handshake(self, name: str) -> ssl.SSLObject:
         # OpenSSL would answer with nothing, which could be taken for an answer.
         if self._connection.handshake is None:
-            raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
+            raise self._need_handshake(name)
         return self._connection.ssl_object
+
+    def _need_handshake(self, name: str) -> trio.NeedHandshakeError:
+        error = self._connection.error
+        if error is None:
+            return trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
+        failed = trio.NeedHandshakeError(f"{name!r} needs a handshake, and that failed: {error}")
+        failed.__cause__ = error.again()
+        return failed

@@ -458,11 +458,11 @@ WRONG_PROTOCOLS: dict[str, tuple[Any, type[Exception], str]] = {
     "not ASCII": (["h2", "é"], ValueError, "of ASCII, unlike '.xe9'"),
     "surrogate": (["\ud800"], ValueError, "of ASCII"),
     "too many": (258 * ["x" * 254], ValueError, "65535 bytes"),
-    "str": ("h2", TypeError, "a list of str, not str"),
-    "bytes": (b"h2", TypeError, "a list of str, not bytes"),
-    "list of bytes": ([b"h2"], TypeError, "a list of str, not of bytes"),
-    "list of lists": ([["h2"]], TypeError, "a list of str, not of list"),
-    "number": (2, TypeError, "a list of str, not int"),
+    "str": ("h2", TypeError, r"a list of str, such as \[.h2.\], not str"),
+    "bytes": (b"h2", TypeError, r"a list of str, such as \[.h2.\], not bytes"),
+    "list of bytes": ([b"h2"], TypeError, r"a list of str, such as \[.h2.\], not of bytes"),
+    "list of lists": ([["h2"]], TypeError, r"a list of str, such as \[.h2.\], not of list"),
+    "number": (2, TypeError, r"a list of str, such as \[.h2.\], not int"),
 }
 
 

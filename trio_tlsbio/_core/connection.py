@@ -274,7 +274,9 @@ class TLSConnection:
         if max_bytes is not None:
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
-                raise ValueError("max_bytes must be >= 1")
+                raise ValueError(
+                    f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
+                )
         # What follows the handshake may have failed already: data that came before are returned.
         if self._handshake is not None and not self._shake_hands():
             return None

@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .certificate_words import VERIFY_CODES as _VERIFY_CODES
-from .certificates import presented_names
+from .certificate_words import words_for
+from .certificates import presented_chain, presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
@@ -57,6 +57,8 @@ def explain(
     agrees_by_psk: bool,
     refusal: str | None,
     foreign: str | None,
+    chain: Callable[[], Sequence[bytes]] = tuple,
+    of_client: bool = False,
 ) -> TLSError:
     """Make the :exc:`TLSError` that explains an OpenSSL error, with that as its cause.
 
@@ -64,7 +66,8 @@ def explain(
     ``agrees_by_psk`` is whether it happened in a handshake of TLS 1.2 with a pre-shared key.
     ``refusal`` is the reason why a record was refused, if it is known: newer OpenSSLs don't report
     it. ``foreign`` is what to say of something that is no record of TLS; by default that the port
-    may be the wrong one.
+    may be the wrong one. ``chain()`` are the certificates that the peer has presented, in DER form,
+    and ``of_client`` is whether the peer is a client.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -75,7 +78,8 @@ def explain(
         if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
             message = certificate_mismatch(names(), server_hostname)
         else:
-            words = _VERIFY_CODES.get(code or 0) or getattr(exc, "verify_message", None)
+            words = words_for(code, chain(), of_client=of_client)
+            words = words or getattr(exc, "verify_message", None)
             message = f"the peer's certificate was refused: {words or exc}"
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
@@ -126,6 +130,8 @@ def error_of(
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
         foreign=_foreign(ssl_object, has_begun=has_begun),
+        chain=partial(presented_chain, ssl_object),
+        of_client=ssl_object.server_side,
     )
 
 

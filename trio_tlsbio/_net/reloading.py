@@ -13,6 +13,8 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from trio_tlsbio._core.misuse import kind_of
+
 from .expiry import certificate_expiry, expiry_by_files
 from .reasons import why_unusable
 from .ticket_keys import SharedTickets
@@ -127,7 +129,8 @@ class ReloadingContext:
         ``files``. Each context gets its keys. If new keys can't be read, the old ones stay.
 
     Raises:
-      TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
+      TypeError: if ``make_context`` is no function, or does not return an
+        :class:`ssl.SSLContext`; and if ``files`` is a single path.
       ValueError: if the file with the ticket keys is refused, or if it can't be known which other
         contexts are for the same as one that gets them: it has no certificate, or asks for client
         certificates and has revocation lists or other trust that can't be compared. Then call
@@ -158,6 +161,13 @@ class ReloadingContext:
         on_reload: Callable[[Exception | None], object] | None = None,
         ticket_keys: _Path | None = None,
     ) -> None:
+        if not callable(make_context):
+            raise TypeError(
+                "make_context must be a function that returns an ssl.SSLContext, not "
+                f"{kind_of(make_context)}"
+            )
+        if isinstance(files, str | bytes | os.PathLike):
+            raise TypeError(f"files must be a list of paths, not {kind_of(files)}: files=[path]")
         self._make_context = make_context
         self._protocol = None
         self._files = tuple(files)
@@ -329,7 +339,8 @@ def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLCon
     if isinstance(provider, type) or not callable(provider):
         raise TypeError(
             "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {type(provider).__name__}"
+            f"not {kind_of(provider)}: ssl.create_default_context() makes one, and for servers "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
     return ssl_context()
 

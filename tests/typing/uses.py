@@ -149,6 +149,7 @@ async def verify_peer(handshake: HandshakeInfo) -> None:
     assert_type(handshake.session_reused, bool)
     assert_type(handshake.alpn_protocol, str | None)
     assert_type(handshake.group, str | None)
+    assert_type(handshake.signature_scheme, str | None)
     assert_type(handshake.client_hello, ClientHello | None)
     assert_type(handshake.peer_names, tuple[PeerName, ...])
     if not handshake.peer_names:

@@ -18,7 +18,7 @@ from .certificates import (
 )
 from .client_hello import ClientHello
 from .hello import hello_in
-from .key_exchange import group_in
+from .key_exchange import group_in, signature_scheme_in
 from .peer_names import (
     PeerName,
     certificate_names,
@@ -83,6 +83,13 @@ class HandshakeInfo:
     """The certificates that the peer presented, in DER form, its own first. They are what was
     sent, not the chain that was verified; a resumed TLS 1.2 session may have the first alone.
     :attr:`decoded_chain` is what they say."""
+
+    signature_scheme: str | None = attrs.field(default=None)
+    """How the server has signed the handshake, by IANA's name, such as
+    ``"ecdsa_secp256r1_sha256"``.
+
+    TLS 1.3 encrypts it, so there it is only known from Python 3.15 on. None otherwise, and if
+    nothing was signed: in a resumed session, with pre-shared keys, and with RSA key exchange."""
 
     # What a server has received first: a ClientHello, or the records that hold it. Records are
     # parsed when somebody asks, since that takes a tenth of a handshake.
@@ -246,6 +253,21 @@ class HandshakeInfo:
             session_reused=is_resumed,
             peer_certificate=own_certificate,
             peer_certificate_chain=chain,
+            signature_scheme=_signature_scheme(ssl_object, server_records, version, cipher[0])
+            if has_exchange
+            else None,
             hello=hello,
             certificates=certificates,
         )
+
+
+def _signature_scheme(
+    ssl_object: ssl.SSLObject, server_records: Data, version: str, cipher: str
+) -> str | None:
+    if version == "TLSv1.2":
+        return signature_scheme_in(server_records, cipher)
+    server_sigalg: Any = getattr(ssl_object, "server_sigalg", None)
+    if server_sigalg is None or version != "TLSv1.3":  # older ones sign by none of the registry
+        return None
+    scheme: str | None = server_sigalg()
+    return scheme

@@ -146,7 +146,9 @@ class ConnectionQueries:
             return self._after_handshake("client_sigalg").client_sigalg()
 
         def server_sigalg(self) -> str | None:
-            """See :meth:`ssl.SSLSocket.server_sigalg`."""
+            """See :meth:`ssl.SSLSocket.server_sigalg`. :attr:`HandshakeInfo.signature_scheme` has
+            it for TLS 1.2 everywhere.
+            """
             return self._after_handshake("server_sigalg").server_sigalg()
 
     def _after_handshake(self, name: str) -> ssl.SSLObject:

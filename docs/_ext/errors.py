@@ -415,7 +415,9 @@ _CERTIFICATE_CURES = {
     7: _SIGNATURE_CURE,
     8: _SIGNATURE_CURE,
     9: "Set this machine's clock, or wait.",
-    10: "The peer has to renew it. Look at this machine's clock if others accept it.",
+    10: "The peer has to renew it, or to load what was renewed: a server that is not told goes on "
+    "with the old one (see :class:`ReloadingContext`). Look at this machine's clock if others "
+    "accept it.",
     11: "Set this machine's clock, or wait.",
     12: _CRL_CURE,
     18: "Trust this certificate by ``load_verify_locations()``, or use one from an authority.",
@@ -427,7 +429,8 @@ _CERTIFICATE_CURES = {
     23: "The peer has to get a new certificate.",
     24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
     25: _REISSUE_CURE,
-    26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``.",
+    26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``. Public "
+    "authorities no longer issue certificates for clients: use an authority of your own for them.",
     34: _REISSUE_CURE,
     35: "The authority has to be issued anew, with ``cRLSign``.",
     41: _REISSUE_CURE,

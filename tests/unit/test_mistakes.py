@@ -594,7 +594,7 @@ ROWS = [
     Row(
         "no handler", serving(handler=None), TypeError, "it got None", "expecting an async function"
     ),
-    Row("verify_peer is True", options(verify_peer=True), TypeError, "not bool", "by async def"),
+    Row("verify_peer is True", options(verify_peer=True), TypeError, "not bool", "with async def"),
     Row(
         "verify_peer was called",
         lambda world: world.stream(verify_peer=denies(None)),  # type: ignore[arg-type]
@@ -616,7 +616,7 @@ ROWS = [
         "returned False",
         "raise an exception",
     ),
-    Row("on_plaintext is text", serving(on_plaintext="no"), TypeError, "not str", "by async def"),
+    Row("on_plaintext is text", serving(on_plaintext="no"), TypeError, "not str", "with async def"),
     Row(
         "on_plaintext is not async",
         lambda world: ask_in_plaintext(world, on_plaintext=sync_answer),

@@ -49,7 +49,9 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
             f"ssl_context must be a function or an ssl.SSLContext, not {kind_of(function)}: "
             "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) makes one"
         )
-    raise TypeError(f"{name} must be a function, not {kind_of(function)}: define one by async def")
+    raise TypeError(
+        f"{name} must be a function, not {kind_of(function)}: define one with async def"
+    )
 
 
 @attrs.define(eq=False)

@@ -415,9 +415,11 @@ _CERTIFICATE_CURES = {
     3: _CRL_CURE + " With ``VERIFY_CRL_CHECK_CHAIN``, each authority must have one.",
     7: _SIGNATURE_CURE,
     8: _SIGNATURE_CURE,
-    9: "Correct this machine's clock, or wait.",
-    10: "The peer has to renew it. If others accept it, check this machine's clock.",
-    11: "Correct this machine's clock, or wait.",
+    9: "Set this machine's clock, or wait.",
+    10: "The peer has to renew it, or to load what was renewed: a server that is not told goes on "
+    "with the old one (see :class:`ReloadingContext`). Look at this machine's clock if others "
+    "accept it.",
+    11: "Set this machine's clock, or wait.",
     12: _CRL_CURE,
     18: "Trust this certificate with ``load_verify_locations()``, or use one from an authority.",
     19: "Trust the root with ``load_verify_locations()``, if it is yours. A device in between may "
@@ -428,7 +430,8 @@ _CERTIFICATE_CURES = {
     23: "The peer has to obtain a new certificate.",
     24: _REISSUE_CURE + " Its issuer must be a certificate authority (basicConstraints, keyUsage).",
     25: _REISSUE_CURE,
-    26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``.",
+    26: _REISSUE_CURE + " Servers need ``serverAuth``, clients ``clientAuth``. Public "
+    "authorities no longer issue certificates for clients: use an authority of your own for them.",
     34: _REISSUE_CURE,
     35: "The certificate of the authority has to be reissued, with ``cRLSign``.",
     41: _REISSUE_CURE,

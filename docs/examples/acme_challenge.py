@@ -89,7 +89,6 @@ class Challenges:
 
 
 async def echo(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
-    assert stream.handshake is not None
     if stream.handshake.alpn_protocol == ACME_TLS:
         return  # the handshake was all that the authority wanted
     async for chunk in stream:

@@ -39,7 +39,6 @@ class AllowList:
 
 
 async def greet(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
-    assert stream.handshake is not None
     name = stream.handshake.spiffe_id or stream.handshake.peer_common_name
     await stream.send_all(f"hello, {name}\n".encode())
 

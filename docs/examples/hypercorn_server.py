@@ -48,7 +48,6 @@ class WithTLS:
     """
 
     def __init__(self, app: Any, stream: Stream) -> None:
-        assert stream.handshake is not None
         self.app = app
         self.tls = tls_extension(stream.handshake)
 

@@ -63,7 +63,6 @@ async def fetch_from_folder(name: str) -> bytes | None:
 
 
 async def greet(stream: trio_tlsbio.TLSStream[trio.SocketStream]) -> None:
-    assert stream.handshake is not None
     await stream.send_all(
         f"this is {stream.handshake.server_hostname}\n".encode()
     )

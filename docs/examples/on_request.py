@@ -43,7 +43,6 @@ async def ask_for_name(
     """Return the name in the client's certificate; None if it has no
     certificate.
     """
-    assert stream.handshake is not None
     # With TLS 1.2, and when resumed, it may be there.
     if not stream.handshake.peer_certificate:
         # This client can't be asked.

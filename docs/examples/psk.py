@@ -55,7 +55,6 @@ async def ask(host: str, port: int, ssl_context: ssl.SSLContext) -> bytes:
     )
     async with stream:
         await stream.do_handshake()
-        assert stream.handshake is not None
         # With the context from above this can't happen. It can with one that
         # trusts authorities, or verifies nothing.
         if stream.handshake.peer_certificate_chain:

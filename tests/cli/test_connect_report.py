@@ -53,10 +53,8 @@ async def test_decoded_chain(
             await peer.send_all(b"x")
             await client.receive_some()  # and the tickets
             session = client.session
-            assert client.handshake is not None
             chain = client.handshake.decoded_chain
             assert len(chain) == len(client.handshake.peer_certificate_chain)
-            assert peer.handshake is not None
             assert peer.handshake.decoded_chain == peer.handshake.certificate_names == ()
     assert client.session_reused is is_resumed
     assert chain[0] == client.getpeercert()
@@ -71,7 +69,6 @@ async def test_decoded_chain_that_is_not_verified(server: Chain) -> None:
         client, peer = wrap_pair(*transports, context, server_context_for(server.cert))
         await both_handshakes(client, peer)
         assert client.getpeercert() == {}
-        assert client.handshake is not None
         assert ("DNS", NAME) in client.handshake.decoded_chain[0]["subjectAltName"]
         assert client.handshake.certificate_names == (), "nobody has verified it"
 

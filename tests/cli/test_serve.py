@@ -187,7 +187,7 @@ async def test_max_connections(pem: Path, context: ssl.SSLContext) -> None:
             nursery.start_soon(second.do_handshake)
             for _ in range(20):
                 await exchange(first, b"still")
-            assert second.handshake is None
+            assert second.connection.handshake is None
             await first.aclose()
         assert await exchange(second, b"second") == b"second"
         await second.aclose()

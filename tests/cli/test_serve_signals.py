@@ -31,7 +31,6 @@ async def _presented(server: Server, context: ssl.SSLContext) -> str:
     """Return the organization in the certificate that a new client sees."""
     async with await connect(server, context) as stream:
         await stream.do_handshake()
-        assert stream.handshake is not None
         assert stream.handshake.peer_certificate is not None
         subject = stream.handshake.peer_certificate["subject"]
         names: dict[str, str] = dict(entry for rdn in subject for entry in rdn)

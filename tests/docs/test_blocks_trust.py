@@ -110,7 +110,8 @@ print(server._ctx.num_tickets, server._ctx.sni_callback)
     with trio.fail_after(60):
         done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
     assert done.stdout.decode().splitlines() == [
-        "ssl_context must be an ssl.SSLContext, not SSLContext",
+        "ssl_context must be an ssl.SSLContext, not SSLContext: "
+        "ssl.create_default_context(ssl.Purpose.SERVER_AUTH) makes one",
         "2 None",
     ]
 

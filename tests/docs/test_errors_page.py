@@ -173,7 +173,7 @@ def test_the_messages_are_found() -> None:
         "the certificate is for …, not …",  # what a function returns
         "the client sends data where it should answer with a certificate",  # a variable
         "the peer closed the connection during the handshake",  # an argument of a helper
-        "another task is currently sending data on this TLSStream",
+        "another task is currently sending data on this TLSStream: let one task send at a time",
         "connection from …: …",  # in the log
     } <= messages
     assert messages >= {message for message in quoted() if "…" not in message}

@@ -302,7 +302,7 @@ def test_the_peer_sees_a_clean_end(
 ) -> None:
     for run in at_every_line(partial(run_here, answer, is_main=is_main, pump=pump)):
         assert b"onetwothree".startswith(run.peer.received)
-        if run.stream.handshake is not None and has_said_all(run):
+        if run.stream.connection.handshake is not None and has_said_all(run):
             assert run.peer.error is None, run.interrupter.place
 
 
@@ -315,7 +315,7 @@ def test_in_the_main_task_what_was_committed_arrives(
                 await stream.send_all(LARGE)
 
     for run in at_every_line(partial(run_here, send, is_main=True)):
-        if run.stream.handshake is not None:
+        if run.stream.connection.handshake is not None:
             committed = run.stream.bytes_committed
             assert run.peer.received == LARGE[:committed], run.interrupter.place
             if 0 < committed < len(LARGE):  # a clean end would vouch for half of it

@@ -66,7 +66,6 @@ def test_attributes(client_context: ssl.SSLContext, server_context: ssl.SSLConte
     assert client.server_hostname == NAME
     assert client.server_side is False
     assert client.pending() == 0
-    assert client.handshake is None
     assert client.session is None
 
     server = TLSStream(transport, server_context, server_side=True)
@@ -150,10 +149,26 @@ def test_forwarded_methods_need_the_handshake(name: str, pair: Pair) -> None:
             getattr(stream, name)()
 
 
-def test_session_reused_needs_the_handshake(pair: Pair) -> None:
+@pytest.mark.parametrize("name", ["handshake", "session_reused"])
+def test_attributes_that_need_the_handshake(name: str, pair: Pair) -> None:
     for stream in pair:
-        with pytest.raises(NeedHandshakeError, match="session_reused"):
-            stream.session_reused  # noqa: B018
+        with pytest.raises(NeedHandshakeError, match=f"call do_handshake.* {name!r}"):
+            getattr(stream, name)
+
+
+async def test_after_a_handshake_that_failed(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    # The other error's advice would be wrong: do_handshake() fails again.
+    client, server = wrap_pair(*memory_stream_pair(), ssl.create_default_context(), server_context)
+    with pytest.raises(CertificateError) as failed:
+        await both_handshakes(client, server)
+    for query in (lambda: client.handshake, client.version):
+        with pytest.raises(NeedHandshakeError) as caught:
+            query()
+        assert str(failed.value) in str(caught.value)
+        assert type(caught.value.__cause__) is CertificateError
+        assert caught.value.__cause__ is not client.connection.error
 
 
 def test_need_handshake_error_is_trios() -> None:
@@ -181,7 +196,6 @@ async def test_version_and_cipher(established: Pair, tls_version: ssl.TLSVersion
     names = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}
     assert client.version() == server.version() == names[tls_version]
     assert client.cipher() == server.cipher()
-    assert client.handshake is not None
     assert client.handshake.version == names[tls_version]
 
 

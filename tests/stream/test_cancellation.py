@@ -234,7 +234,7 @@ async def _handshake_then(setup: Setup, go_on: Callable[[Pair], Awaitable[None]]
                 async with trio.open_nursery() as checks:
                     checks.start_soon(go_on, (ours, theirs))
                     await peer_is_done.wait()
-            assert ours.handshake is not None
+            assert ours.connection.handshake is not None
             await still_good(ours, theirs)
 
     await at_every_step(scenario)
@@ -493,7 +493,7 @@ async def test_send_all_cancelled_in_the_handshake_has_sent_nothing(setup: Setup
                 nursery.start_soon(reader.run)
                 await canceller.run(partial(ours.send_all, SMALL))
                 committed = ours.bytes_committed
-                assert committed == 0 or ours.handshake is not None
+                assert committed == 0 or ours.connection.handshake is not None
                 rest = SMALL[committed:] + SMALL
                 sending_works = await works(ours, partial(ours.send_all, rest))
                 await ours.aclose()

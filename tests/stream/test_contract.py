@@ -253,7 +253,7 @@ async def test_handshake_that_waits_for_nothing_is_a_checkpoint(
             client.connection.feed(server.data_to_send())
         with assert_checkpoints():
             await client.do_handshake()
-        assert client.handshake is not None
+        assert client.connection.handshake is not None
 
 
 async def test_tls_in_tls(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> None:

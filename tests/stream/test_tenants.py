@@ -96,7 +96,6 @@ async def port(
     handshakes: list[HandshakeInfo] = []
 
     async def handler(stream: TLSStream[trio.SocketStream]) -> None:
-        assert stream.handshake is not None
         handshakes.append(stream.handshake)
         assert stream.handshake.server_hostname is not None
         await stream.send_all(stream.handshake.server_hostname.encode())
@@ -207,7 +206,6 @@ class MemoryListener(trio.abc.Listener[Any]):
 @asynccontextmanager
 async def serving_memory(choose: Any) -> AsyncIterator[MemoryListener]:
     async def handler(stream: TLSStream[Any]) -> None:
-        assert stream.handshake is not None
         await stream.send_all((stream.handshake.server_hostname or "").encode())
 
     listener = MemoryListener()

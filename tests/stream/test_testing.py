@@ -275,11 +275,11 @@ TRANSPORTS: dict[str, Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]] = {
 @pytest.mark.parametrize("kind", list(TRANSPORTS))
 async def test_streams(kind: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     client, server = tls_stream_pair(TRANSPORTS[kind](), *contexts, close_timeout=3)
-    assert client.handshake is server.handshake is None
+    assert client.connection.handshake is server.connection.handshake is None
     with trio.fail_after(LIMIT):
         await do_handshakes(client, server)
-        assert client.handshake is not None
-        assert server.handshake is not None
+        assert client.connection.handshake is not None
+        assert server.connection.handshake is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, b"hello")
             assert await server.receive_some() == b"hello"
@@ -898,7 +898,6 @@ async def test_serving_from_a_memory_listener(
             async with await connector.wrap(await listener.connect(), "localhost") as stream:
                 await stream.send_all(b"there and back")
                 assert await stream.receive_some() == b"there and back"
-                assert stream.handshake is not None
                 assert stream.handshake.session_reused is is_resumed
         await listener.aclose()
     assert (monitor.statistics().established, monitor.statistics().resumed) == (2, 1)

@@ -239,7 +239,7 @@ async def check(
                 got.append(await stream.receive_some())
             with pytest.raises(expected):
                 await stream.send_all(b"more of ours")
-        assert stream.handshake is None
+        assert stream.connection.handshake is None
         if closes_forcefully:
             await trio.aclose_forcefully(stream)
         elif expected is not None and issubclass(expected, TLSError):
@@ -254,7 +254,7 @@ async def check(
             nursery.start_soon(their_side, theirs)
             nursery.start_soon(our_side, ours)
     completes = their_handshake_completes(side, tls_version, is_resumed=is_resumed)
-    assert (theirs.handshake is not None) == completes
+    assert (theirs.connection.handshake is not None) == completes
     assert {handshake.session_reused for handshake in verifier.seen} == {is_resumed}
     assert not got
     assert ours.bytes_committed == 0
@@ -293,11 +293,11 @@ async def test_tls13_client_has_finished_before_the_server_verifies(
                     await client.send_all(b"secret")  # it returns: the client is sure of it
                     await is_asked.wait()
                     assert client.bytes_committed == len(b"secret")
-                    assert client.handshake is not None
+                    assert client.connection.handshake is not None
                 else:
                     nursery.start_soon(fails_to_send, client)
                     await is_asked.wait()
-                    assert client.handshake is None
+                    assert client.connection.handshake is None
                     assert client.bytes_committed == 0
                 may_refuse.set()
                 with pytest.raises(trio.BrokenResourceError):

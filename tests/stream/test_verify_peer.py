@@ -128,7 +128,7 @@ async def test_nothing_passes_before(
             for _ in range(20):
                 await trio.testing.wait_all_tasks_blocked()
             assert not got
-            assert ours.handshake is None
+            assert ours.connection.handshake is None
             assert ours.bytes_committed == 0
             may_go_on.set()
         assert sorted(got) == [b"ours", b"theirs"]

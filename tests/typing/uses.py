@@ -149,6 +149,7 @@ async def verify_peer(handshake: HandshakeInfo) -> None:
     assert_type(handshake.session_reused, bool)
     assert_type(handshake.alpn_protocol, str | None)
     assert_type(handshake.group, str | None)
+    assert_type(handshake.signature_scheme, str | None)
     assert_type(handshake.client_hello, ClientHello | None)
     assert_type(handshake.peer_names, tuple[PeerName, ...])
     if not handshake.peer_names:
@@ -168,7 +169,7 @@ class AllowList:
 
 
 async def handler(stream: TLSStream[trio.SocketStream]) -> None:
-    assert_type(stream.handshake, HandshakeInfo | None)
+    assert_type(stream.handshake, HandshakeInfo)
     assert_type(stream.server_hostname, str | None)
 
 

@@ -190,11 +190,11 @@ def cut(pem: bytes) -> bytes:
 REFUSED: dict[str, tuple[Callable[[Pem], tuple[Any, ...]], str]] = {
     "another key": (
         lambda pem: (pem.certificate, pem.other_key),
-        "the private key belongs to another certificate",
+        "the private key belongs to another certificate: the two have to be renewed together",
     ),
     "another certificate": (
         lambda pem: (pem.other_certificate, pem.key),
-        "the private key belongs to another certificate",
+        "the private key belongs to another certificate: the two have to be renewed together",
     ),
     "no password": (
         lambda pem: (pem.certificate, pem.encrypted()),
@@ -238,11 +238,13 @@ REFUSED: dict[str, tuple[Callable[[Pem], tuple[Any, ...]], str]] = {
     ),
     "swapped": (
         lambda pem: (pem.key, pem.certificate),
-        "there is no certificate in PEM form where it should be",
+        "there is no certificate in PEM form where it should be: the certificate comes first, then "
+        "the key",
     ),
     "no key": (
         lambda pem: (pem.certificate, pem.certificate),
-        "there is no private key in PEM form where it should be",
+        "there is no private key in PEM form where it should be: the certificate comes first, then "
+        "the key",
     ),
     "a path": (
         lambda pem: ("server.pem", "server.key"),

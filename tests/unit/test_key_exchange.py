@@ -29,7 +29,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
-from trio_tlsbio._core.key_exchange import group_in
+from trio_tlsbio._core.key_exchange import group_in, signature_scheme_in
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 TLS13 = "TLS_AES_128_GCM_SHA256"
@@ -50,6 +50,10 @@ def connect(
     assert info is not None
     assert on_server is not None
     assert info.group == on_server.group
+    assert info.signature_scheme == on_server.signature_scheme
+    signed: object = getattr(client.ssl_object, "server_sigalg", None)  # from Python 3.15 on
+    if callable(signed):
+        assert signed() == info.signature_scheme
     tells: object = getattr(client.ssl_object, "group", None)  # from Python 3.15 on
     if callable(tells) and info.group is not None:
         assert tells() == info.group
@@ -103,6 +107,59 @@ def test_a_resumed_session(
     _, info = connect(client_context, server_context, client.session)
     assert info.session_reused
     assert info.group == ("secp384r1" if tls_version is ssl.TLSVersion.TLSv1_3 else None)
+
+
+@pytest.mark.parametrize(
+    ("key_type", "cipher", "scheme"),
+    [
+        (trustme.KeyType.ECDSA, ECDHE, "ecdsa_secp256r1_sha256"),
+        (trustme.KeyType.RSA, "ECDHE-RSA-AES128-GCM-SHA256", "rsa_pss_rsae_sha256"),
+        (trustme.KeyType.RSA, "AES128-GCM-SHA256", None),
+    ],
+)
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_the_signature_of_tls12_is_told(
+    ca: trustme.CA, key_type: trustme.KeyType, cipher: str, scheme: str | None, chunk: int | None
+) -> None:
+    client_context = client_context_for(ca, VERSIONS["tls12"])
+    server_context = server_context_for(ca.issue_cert(NAME, key_type=key_type), VERSIONS["tls12"])
+    for context in (client_context, server_context):
+        context.set_ciphers(cipher)
+    client, info = connect(client_context, server_context)
+    assert info.signature_scheme == scheme
+    _, again = connect(client_context, server_context, client.session, chunk)
+    assert again.session_reused
+    assert again.signature_scheme is None
+
+
+def test_the_signature_of_tls13_is_told_where_python_has_it(ca: trustme.CA) -> None:
+    server_context = server_context_for(ca.issue_cert(NAME))
+    client, info = connect(client_context_for(ca), server_context)
+    has_it = hasattr(client.ssl_object, "server_sigalg")
+    assert info.signature_scheme == ("ecdsa_secp256r1_sha256" if has_it else None)
+
+
+DHE = "DHE-RSA-AES128-GCM-SHA256"
+
+
+def key_exchange(body: bytes) -> bytes:
+    """The record of a ServerKeyExchange."""
+    message = bytes([12]) + len(body).to_bytes(3) + body
+    return bytes([22, 3, 3]) + len(message).to_bytes(2) + message
+
+
+def test_the_signature_of_diffie_hellman_over_numbers() -> None:
+    parameters = b"\0\3abc" + b"\0\1\2" + b"\0\5value"
+    assert signature_scheme_in(key_exchange(parameters + b"\4\1"), DHE) == "rsa_pkcs1_sha256"
+    assert signature_scheme_in(key_exchange(parameters + b"\xee\xef"), DHE) == "0xeeef"
+    assert signature_scheme_in(key_exchange(parameters), "DHE-PSK-AES128-GCM-SHA256") is None
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\x03", b"\xff"])
+@pytest.mark.parametrize("cipher", [ECDHE, DHE])
+def test_a_key_exchange_that_is_cut_raises_nothing(filler: bytes, cipher: str) -> None:
+    for size in range(0, 400, 7):
+        signature_scheme_in(key_exchange(filler * size), cipher)
 
 
 def test_no_group_takes_part_in_rsa(ca: trustme.CA) -> None:

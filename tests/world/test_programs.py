@@ -243,7 +243,6 @@ async def asks_for_certificate(stream: TCPTLSStream) -> None:
     """Tell each client the names in its certificate, which it is asked for only now."""
     await receive_until(stream, b"\n")
     await stream.verify_client_post_handshake()
-    assert stream.handshake is not None
     certificate = stream.handshake.peer_certificate
     assert certificate is not None
     names = [name for _, name in certificate["subjectAltName"]]

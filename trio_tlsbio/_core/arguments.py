@@ -13,10 +13,11 @@ import idna
 
 from . import dates
 from .context_settings import protocol
+from .misuse import kind_of
 from .native_session import AnySession
 from .sessions import TLSSession
 
-__all__ = ["Arguments", "alpn_names", "check_context"]
+__all__ = ["Arguments", "alpn_names", "check_context", "check_is_context"]
 
 _CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 
@@ -25,8 +26,9 @@ _CLIENT, _SERVER = ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER
 _MOST_NAME_BYTES = 255
 _MOST_NAMES_BYTES = 65535
 
-# Characters that are never in host names, but in URLs and in addresses with a port.
-_NOT_IN_NAMES = re.compile(r"[\x00/:@%]")
+# Characters that host names never contain, but URLs, addresses with a port and the names in
+# certificates do.
+_NOT_IN_NAMES = re.compile(r"[\x00-\x20\x7f/:@%?#*\[\]\\]")
 
 
 def _ascii_name(server_hostname: str | bytes) -> str:
@@ -35,10 +37,13 @@ def _ascii_name(server_hostname: str | bytes) -> str:
         try:
             server_hostname = server_hostname.decode("ascii")
         except UnicodeDecodeError as exc:
-            raise ValueError("server_hostname: bytes must be ASCII") from exc
+            raise ValueError(
+                "server_hostname: bytes must be ASCII: give other names as str"
+            ) from exc
     elif not isinstance(server_hostname, str):
         raise TypeError(
-            f"server_hostname must be a str, bytes or None, not {type(server_hostname).__name__}"
+            f"server_hostname must be a str, bytes or None, not {kind_of(server_hostname)}: give "
+            "the name alone"
         )
     return _ascii_form(server_hostname)
 
@@ -64,8 +69,23 @@ def _ascii_form(name: str) -> str:
     # connecting.
     labels_fit = all(0 < len(label) <= 63 for label in name.split("."))
     if not labels_fit or len(name) > 253 or _NOT_IN_NAMES.search(name):
-        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name")
+        raise ValueError(
+            f"server_hostname: {server_hostname!r} is not a host name: {_cure_of(server_hostname)}"
+        )
     return name
+
+
+def _cure_of(name: str) -> str:
+    """Say what to give in place of what is no host name."""
+    if not name:
+        return "give the name in the server's certificate"
+    if "://" in name:
+        return "give the name in the URL alone, as in 'www.example.org'"
+    if "*" in name:
+        return "certificates have wildcards, and a client connects to one server"
+    if "[" in name or ":" in name:
+        return "give it without port and brackets"
+    return "give a name such as 'www.example.org', or an IP address"
 
 
 def _ip_address(name: str) -> str | None:
@@ -140,8 +160,8 @@ class Arguments:
             )
         if session is not None and not isinstance(session, TLSSession):
             raise TypeError(
-                f"session must be a TLSSession, not {type(session).__name__}: a raw session does "
-                "not say for which name it was verified"
+                f"session must be a TLSSession, not {kind_of(session)}: a raw session does not say "
+                "for which name it was verified, and TLSStream.session does"
             )
         return cls(ssl_context, server_side, name, session)
 
@@ -177,17 +197,26 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
         raise _unfit(ssl_context, other_side)
 
 
+def check_is_context(ssl_context: object) -> None:
+    """Raise :exc:`TypeError` for what is no context of either side."""
+    if not isinstance(ssl_context, ssl.SSLContext):
+        raise _unfit(ssl_context, _SERVER)
+
+
 def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
     """Return the exception to raise for an invalid context."""
+    is_client = other_side == _SERVER
+    purpose = "SERVER_AUTH" if is_client else "CLIENT_AUTH"
     if isinstance(ssl_context, ssl.SSLContext):
-        is_client = other_side == _SERVER
         taker = "client takes" if is_client else "server takes"
-        purpose = "SERVER_AUTH" if is_client else "CLIENT_AUTH"
         return ValueError(
             f"ssl_context was made for the other side, by {other_side.name}: a {taker} "
             f"ssl.create_default_context(ssl.Purpose.{purpose})"
         )
-    return TypeError(f"ssl_context must be an ssl.SSLContext, not {type(ssl_context).__name__}")
+    return TypeError(
+        f"ssl_context must be an ssl.SSLContext, not {kind_of(ssl_context)}: "
+        f"ssl.create_default_context(ssl.Purpose.{purpose}) makes one"
+    )
 
 
 def alpn_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -206,12 +235,14 @@ def alpn_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
         alpn_protocols, Iterable
     ):
         raise TypeError(
-            f"alpn_protocols must be a list of str, not {type(alpn_protocols).__name__}"
+            f'alpn_protocols must be a list of str, such as ["h2"], not {kind_of(alpn_protocols)}'
         )
     names = tuple(alpn_protocols)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"alpn_protocols must be a list of str, not of {type(name).__name__}")
+            raise TypeError(
+                f'alpn_protocols must be a list of str, such as ["h2"], not of {kind_of(name)}'
+            )
         if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
             raise ValueError(
                 f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["VERIFY_CODES"]
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from . import dates
+
+__all__ = ["VERIFY_CODES", "words_for"]
 
 # X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3). They don't show which certificate
 # of the chain an error is about, so the messages leave that open where it may not be the first one.
-_STRICT = "strict verification (VERIFY_X509_STRICT) finds that it, or one of its issuers, "
+_STRICT = (
+    "strict verification (VERIFY_X509_STRICT, which Python 3.13 sets) finds that it, or one of its"
+    " issuers, "
+)
+_EXPIRED, _UNFIT, _STRICT_CODES = 10, 26, range(80, 94)
 VERIFY_CODES = {
     2: "one of its issuers is trusted here, but the root above that one is not",
     3: "a revocation list (CRL) is missing: that of its issuer, or of one further up",
@@ -49,3 +58,40 @@ VERIFY_CODES = {
     92: _STRICT + "is an authority without a key usage",
     93: _STRICT + "has extensions, but is not of version 3",
 }
+
+
+def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> str | None:
+    """Say why a certificate was refused, and what to do about it; None if there are no words.
+
+    Args:
+      code: The X509_V_ERR_* number.
+      chain: The certificates that the peer has presented, in DER form, as far as they are known.
+      of_client: Whether the peer is a client.
+    """
+    words = VERIFY_CODES.get(code or 0)
+    if words is None:
+        return None
+    if code == _EXPIRED:
+        # A server that has not loaded what was renewed on its disk goes on presenting the old one.
+        cure = "if it was renewed, the peer has not loaded the new one"
+        return f"{_expired_since(chain) or words}; {cure}"
+    if code == _UNFIT:
+        # Public authorities had to stop by the rules of browsers, which trust them for servers.
+        needs = (
+            "a client's certificate needs clientAuth, which public authorities no longer issue"
+            if of_client
+            else "a server's certificate needs serverAuth"
+        )
+        return f"{words}; {needs}"
+    if code in _STRICT_CODES:
+        return words + "; have it issued anew, or clear the flag in the context's verify_flags"
+    return words
+
+
+def _expired_since(chain: Sequence[bytes]) -> str | None:
+    for number, certificate in enumerate(chain):
+        if 0 < (end := dates.expiry_of(certificate)) < dates.now():
+            which = "one of its issuers" if number else "it"
+            date = datetime.fromtimestamp(end, UTC)
+            return f"{which} has expired (valid until {date:%Y-%m-%d %H:%M} UTC)"
+    return None

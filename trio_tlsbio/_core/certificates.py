@@ -21,6 +21,7 @@ __all__ = [
     "decoded",
     "in_der",
     "peer_certificates",
+    "presented_chain",
     "presented_names",
     "raw_chain",
     "verified_chain",
@@ -68,6 +69,13 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     with suppress(ValueError, ssl.SSLError), clean_error_queue():  # see _decoded_by()
         return certificate_names(chain[0].get_info() or {}) if chain else ()
     return ()
+
+
+def presented_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+    """Return the certificates that the peer presented, in DER form, refused ones included. Empty
+    where Python can't tell.
+    """
+    return tuple(map(in_der, raw_chain(ssl_object)))
 
 
 def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:

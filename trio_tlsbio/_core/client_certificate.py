@@ -91,4 +91,6 @@ class CertificateRequest:
         ):
             before = self._handshake
             info = HandshakeInfo.of(self._ssl_object, b"", before.client_hello)
-            self.answered = attrs.evolve(info, group=before.group)
+            self.answered = attrs.evolve(
+                info, group=before.group, signature_scheme=before.signature_scheme
+            )

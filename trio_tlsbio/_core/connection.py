@@ -179,7 +179,11 @@ class TLSConnection:
 
     @property
     def handshake(self) -> HandshakeInfo | None:
-        """The result of the handshake, or None until it is done."""
+        """The result of the handshake, or None until it is done.
+
+        So a loop that feeds the connection can poll it. :attr:`TLSStream.handshake` raises an
+        exception instead, because a handler uses it when the handshake is done.
+        """
         if self._request is not None and self._request.answered is not None:
             return self._request.answered
         return self._info
@@ -284,7 +288,9 @@ class TLSConnection:
         if max_bytes is not None:
             max_bytes = operator.index(max_bytes)
             if max_bytes < 1:
-                raise ValueError("max_bytes must be >= 1")
+                raise ValueError(
+                    f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
+                )
         # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None

@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from .iana import Alert
+from .misuse import kind_of
 
 __all__ = [
     "CertificateError",
@@ -140,6 +141,7 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
 
     Raises:
       ValueError: if there is no alert of this name.
+      TypeError: if the name is no :class:`str`.
     """
 
     alert: str
@@ -148,6 +150,10 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
     """The explanation."""
 
     def __init__(self, alert: str = "handshake_failure", why: str | None = None) -> None:
+        if not isinstance(alert, str):
+            raise TypeError(
+                f"an alert is given by its name, such as 'unrecognized_name', not {kind_of(alert)}"
+            )
         if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
             raise ValueError(
                 f"{alert!r} is no alert that ends a handshake: see section 6 of RFC 9846"

@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .certificate_words import VERIFY_CODES as _VERIFY_CODES
-from .certificates import presented_names
+from .certificate_words import words_for
+from .certificates import presented_chain, presented_names
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
@@ -59,6 +59,8 @@ def explain(
     agrees_by_psk: bool,
     refusal: str | None,
     foreign: str | None,
+    chain: Callable[[], Sequence[bytes]] = tuple,
+    of_client: bool = False,
 ) -> TLSError:
     """Create the :exc:`TLSError` that explains an OpenSSL error, with that error as its cause.
 
@@ -66,7 +68,8 @@ def explain(
     ``agrees_by_psk`` is True in a TLS 1.2 handshake with a pre-shared key. ``refusal`` is the
     reason why a record was refused, if it is known: newer versions of OpenSSL don't report it.
     ``foreign`` is the message for data that is not a TLS record; by default it suggests that the
-    port may be wrong.
+    port may be wrong. ``chain()`` returns the certificates that the peer presented, in DER form.
+    ``of_client`` is True if the peer is a client.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -77,7 +80,8 @@ def explain(
         if code in (_HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH):
             message = certificate_mismatch(names(), server_hostname)
         else:
-            words = _VERIFY_CODES.get(code or 0) or getattr(exc, "verify_message", None)
+            words = words_for(code, chain(), of_client=of_client)
+            words = words or getattr(exc, "verify_message", None)
             message = f"the peer's certificate was refused: {words or exc}"
         error = CertificateError(message, reason=reason, verify_code=code)
     elif alert := _alert_in(reason):
@@ -128,6 +132,8 @@ def error_of(
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
         foreign=_foreign(ssl_object, has_begun=has_begun),
+        chain=partial(presented_chain, ssl_object),
+        of_client=ssl_object.server_side,
     )
 
 

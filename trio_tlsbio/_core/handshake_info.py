@@ -18,7 +18,7 @@ from .certificates import (
 )
 from .client_hello import ClientHello
 from .hello import hello_in
-from .key_exchange import group_in
+from .key_exchange import group_in, signature_scheme_in
 from .peer_names import (
     PeerName,
     certificate_names,
@@ -86,6 +86,15 @@ class HandshakeInfo:
     """The certificates that the peer presented, in DER form, its own first. This is the chain as it
     was sent, not the verified one. A resumed TLS 1.2 session may only have the first certificate.
     See :attr:`decoded_chain` for their contents.
+    """
+
+    signature_scheme: str | None = attrs.field(default=None)
+    """How the server has signed the handshake, by IANA's name, such as
+    ``"ecdsa_secp256r1_sha256"``.
+
+    TLS 1.3 encrypts this, so there it is only known on Python 3.15 or later. Otherwise it is None,
+    and also if nothing was signed: in a resumed session, with pre-shared keys, and with RSA key
+    exchange.
     """
 
     # The first message that a server has received: a ClientHello, or the records that contain it.
@@ -250,6 +259,21 @@ class HandshakeInfo:
             session_reused=is_resumed,
             peer_certificate=own_certificate,
             peer_certificate_chain=chain,
+            signature_scheme=_signature_scheme(ssl_object, server_records, version, cipher[0])
+            if has_exchange
+            else None,
             hello=hello,
             certificates=certificates,
         )
+
+
+def _signature_scheme(
+    ssl_object: ssl.SSLObject, server_records: Data, version: str, cipher: str
+) -> str | None:
+    if version == "TLSv1.2":
+        return signature_scheme_in(server_records, cipher)
+    server_sigalg: Any = getattr(ssl_object, "server_sigalg", None)
+    if server_sigalg is None or version != "TLSv1.3":  # older ones sign by none of the registry
+        return None
+    scheme: str | None = server_sigalg()
+    return scheme

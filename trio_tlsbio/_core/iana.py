@@ -15,6 +15,7 @@ __all__ = [
     "GROUPS",
     "HandshakeType",
     "NameType",
+    "SIGNATURE_SCHEMES",
 ]
 
 # Looking up a member takes longer than comparing integers, so code that runs for each record binds
@@ -179,3 +180,25 @@ GROUPS: Mapping[int, str] = MappingProxyType(
     }
 )
 """The registry "TLS Supported Groups", without those that no current OpenSSL negotiates."""
+
+SIGNATURE_SCHEMES: Mapping[int, str] = MappingProxyType(
+    {
+        0x0201: "rsa_pkcs1_sha1",
+        0x0203: "ecdsa_sha1",
+        0x0401: "rsa_pkcs1_sha256",
+        0x0403: "ecdsa_secp256r1_sha256",
+        0x0501: "rsa_pkcs1_sha384",
+        0x0503: "ecdsa_secp384r1_sha384",
+        0x0601: "rsa_pkcs1_sha512",
+        0x0603: "ecdsa_secp521r1_sha512",
+        0x0804: "rsa_pss_rsae_sha256",
+        0x0805: "rsa_pss_rsae_sha384",
+        0x0806: "rsa_pss_rsae_sha512",
+        0x0807: "ed25519",
+        0x0808: "ed448",
+        0x0809: "rsa_pss_pss_sha256",
+        0x080A: "rsa_pss_pss_sha384",
+        0x080B: "rsa_pss_pss_sha512",
+    }
+)
+"""The registry "TLS SignatureScheme", as far as servers of TLS 1.2 sign by them."""

@@ -1,16 +1,16 @@
-"""Determines the group of the key exchange from the server's messages in plaintext."""
+"""Reads the key exchange's group and signature from the server's messages in plaintext."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .hello import HELLO_RETRY_REQUEST
-from .iana import GROUPS, CurveType, ExtensionType, HandshakeType
+from .iana import GROUPS, SIGNATURE_SCHEMES, CurveType, ExtensionType, HandshakeType
 from .messages import MESSAGE_HEADER_BYTES
 from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
 
-__all__ = ["MOST_FLIGHT_BYTES", "group_in"]
+__all__ = ["MOST_FLIGHT_BYTES", "group_in", "signature_scheme_in"]
 
 # Plain integers, which compare faster.
 _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
@@ -51,6 +51,39 @@ def group_in(records: Data, cipher: str) -> str | None:
         wanted, group_of = _SERVER_KEY_EXCHANGE, _group_after_hint if is_psk else _group_of_exchange
     else:
         return None
+    for message in _messages(records, wanted):
+        if number := group_of(message):
+            return GROUPS.get(number, f"0x{number:04x}")
+    return None
+
+
+def signature_scheme_in(records: Data, cipher: str) -> str | None:
+    """Return the scheme by which a server of TLS 1.2 has signed its key exchange, by its name in
+    IANA's registry, or its number if it has none here.
+
+    Args:
+      records: As for :func:`group_in`.
+      cipher: The cipher suite that was agreed on, by OpenSSL's name.
+
+    Returns:
+      None if nothing was signed: with RSA key exchange, and with pre-shared keys.
+    """
+    if not cipher.startswith(("ECDHE-", "DHE-")) or "-PSK-" in cipher:
+        return None
+    for exchange in _messages(records, _SERVER_KEY_EXCHANGE):
+        if cipher.startswith("ECDHE-"):
+            at = 3 + 1 + int.from_bytes(exchange[3:4])  # type and curve, then a point
+        else:
+            at = 0
+            for _ in range(3):  # p, g and the public value (RFC 5246 section 7.4.3)
+                at += 2 + _number(exchange, at)
+        if number := _number(exchange, at):
+            return SIGNATURE_SCHEMES.get(number, f"0x{number:04x}")
+    return None
+
+
+def _messages(records: Data, wanted: int) -> Iterator[bytes]:
+    """Yield the bodies of the handshake messages of a kind, as far as they pass in the clear."""
     messages, at = b"", 0
     for start, end in record_bounds(records):
         if records[start] != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
@@ -60,10 +93,9 @@ def group_in(records: Data, cipher: str) -> str | None:
             following = body + int.from_bytes(messages[at + 1 : body])
             if following > len(messages):
                 break
-            if messages[at] == wanted and (number := group_of(messages[body:following])):
-                return GROUPS.get(number, f"0x{number:04x}")
+            if messages[at] == wanted:
+                yield messages[body:following]
             at = following
-    return None
 
 
 # Slices instead of a Reader, because every connection waits for this. A truncated number is 0.

@@ -150,7 +150,8 @@ class Records:
     def feed(self, data: Data) -> None:
         """Append data."""
         if not isinstance(data, bytes):
-            data = bytes(data)
+            with byte_view(data) as view:
+                data = bytes(view)
         if not data:
             return
         if self.waiting:

@@ -170,17 +170,18 @@ class TLSSession:
         """
         if self._ssl_context is not ssl_context:
             raise ValueError(
-                "this session was made with another SSLContext, and can't be resumed with this one"
+                "this session was made with another SSLContext, and can't be resumed with this "
+                "one: use one SSLContext for all connections"
             )
         if self.server_hostname != server_hostname:
             raise ValueError(
                 f"this session was made with {self.server_hostname}, and resuming it with "
-                f"{server_hostname} would skip the check of that name"
+                f"{server_hostname} would skip the check of that name: connect without it"
             )
         if self._settings != VerificationSettings.of(self._native_context):
             raise ValueError(
                 "the SSLContext's verification settings changed since this session was made, and "
-                "resuming it would skip the new checks"
+                "resuming it would skip the new checks: connect without it"
             )
         return self._ssl_session
 

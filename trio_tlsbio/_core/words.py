@@ -18,9 +18,11 @@ ALERTS = {
     " signatures), or no client certificate or pre-shared key (PSK) where it needs one",
     "no_certificate": "we did not send a certificate",
     "bad_certificate": "it does not accept our certificate",
-    "unsupported_certificate": "our certificate is of a kind that it does not support",
+    "unsupported_certificate": "our certificate is of a kind that it does not support, or not"
+    " made for this purpose (extended key usage: clientAuth for clients, serverAuth for servers)",
     "certificate_revoked": "our certificate was revoked",
-    "certificate_expired": "our certificate has expired or is not valid yet",
+    "certificate_expired": "our certificate has expired or is not valid yet; if it was renewed,"
+    " it has to be loaded again (ReloadingContext does that)",
     "certificate_unknown": "it does not accept our certificate",
     "illegal_parameter": "a handshake message that we sent does not make sense to it, or our"
     " pre-shared key (PSK) is not the one that it has",
@@ -43,7 +45,8 @@ ALERTS = {
     "bad_certificate_status_response": "it can't accept our OCSP response",
     "bad_certificate_hash_value": "our certificate is not the one that it was told of",
     "unknown_psk_identity": "it knows no pre-shared key (PSK) for the identity that we sent",
-    "certificate_required": "it wants a client certificate, and we sent none",
+    "certificate_required": "it wants a client certificate, and we sent none"
+    " (load_cert_chain() loads one)",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
     "general_error": "it does not say why",
     "ech_required": "it requires Encrypted Client Hello (ECH), which Python does not support",
@@ -107,8 +110,9 @@ REASONS = {
     " bytes, or the peer sent an invalid one",
     "BAD_RECORD_TYPE": _NO_TLS_RECORD,
     # Versions
-    "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here, or there is"
-    " neither a certificate nor a pre-shared key (PSK) for it here",
+    "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here (minimum_version,"
+    " maximum_version), or there is neither a certificate nor a pre-shared key (PSK) for it here"
+    " (was load_cert_chain() called?)",
     "VERSION_TOO_LOW": "the peer's newest TLS version is older than those that are allowed here",
     "VERSION_TOO_HIGH": "the peer's TLS version is newer than those that are allowed here",
     "NO_PROTOCOLS_AVAILABLE": "the context's minimum_version and maximum_version leave no TLS"
@@ -130,8 +134,8 @@ REASONS = {
     "NO_SHARED_SIGNATURE_ALGORITHMS": "the peer accepts no signature algorithm that is allowed"
     " here",
     "NO_SUITABLE_SIGNATURE_ALGORITHM": "the peer accepts no signature that our certificate's key"
-    " can make; or no certificate is loaded here, and the peer offers no pre-shared key (PSK) that"
-    " is known here",
+    " can make; or no certificate is loaded here (was load_cert_chain() called?), and the peer"
+    " offers no pre-shared key (PSK) that is known here",
     "NO_SUITABLE_KEY_SHARE": _NO_GROUP,
     "NO_SHARED_GROUPS": _NO_GROUP,
     "UNSUPPORTED_ELLIPTIC_CURVE": _NO_GROUP,

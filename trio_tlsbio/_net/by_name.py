@@ -12,6 +12,7 @@ import attrs
 
 from trio_tlsbio._core.client_hello import ClientHello
 from trio_tlsbio._core.errors import RefuseHandshake, printable
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._stream.decisions import ChooseContext
 
 from .expiry import certificate_expiry
@@ -49,11 +50,18 @@ def contexts_by_name(
       TypeError: if a name is not a :class:`str`, or a value is not an :class:`ssl.SSLContext` and
         does not return one.
     """
+    if not hasattr(contexts, "items"):
+        raise TypeError(
+            f"contexts_by_name() takes a dict of contexts by their names, not {kind_of(contexts)}"
+        )
     by_name: dict[str, ssl.SSLContext | ContextProvider] = {}
     for name, context in contexts.items():
         key = _lookup_form(name)
         if key in by_name:
-            raise ValueError(f"{name!r}: there is a context for this name already")
+            raise ValueError(
+                f"{name!r}: there is a context for this name already: upper case and a dot at the "
+                "end make no other name"
+            )
         by_name[key] = _checked(name, context)
     if default is not None:
         _checked("other names", default)
@@ -65,13 +73,23 @@ def contexts_by_name(
 def _checked(
     name: str, context: ssl.SSLContext | ContextProvider
 ) -> ssl.SSLContext | ContextProvider:
+    is_unfit = isinstance(context, type) or not callable(context)
+    if is_unfit and not isinstance(context, ssl.SSLContext):
+        raise TypeError(
+            f"the context for {name} must be an ssl.SSLContext, or a function that returns one, "
+            f"not {kind_of(context)}"
+        )
     current = current_context(context)
     if not isinstance(current, ssl.SSLContext):
         raise TypeError(
-            f"the context for {name} must be an ssl.SSLContext, not {type(current).__name__}"
+            f"the context for {name} must be an ssl.SSLContext, not {kind_of(current)}: does the "
+            "function return it?"
         )
     if current.protocol is ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError(f"the SSLContext for {name} was made for clients")
+        raise ValueError(
+            f"the SSLContext for {name} was made for clients: a server takes "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
     return context
 
 
@@ -137,5 +155,8 @@ def _lookup_form(name: str) -> str:
     labels = host.split(".")
     # No top-level domain is a number, so a name that ends in one is meant as an address.
     if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(form) > 253:
-        raise ValueError(f"{name!r} is not a host name that a client can ask for")
+        raise ValueError(
+            f"{name!r} is not a host name that a client can ask for: give the name alone, as in "
+            "'www.example.org'"
+        )
     return form

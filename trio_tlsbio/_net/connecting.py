@@ -19,6 +19,7 @@ import trio
 from trio_tlsbio._core.arguments import Arguments, alpn_names
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
+from trio_tlsbio._stream.abstract import check_transport
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
@@ -26,7 +27,7 @@ from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 from .default_context import make_default_context
 from .reconnecting import Reconnecting, Retry, RetryPolicy, is_worth_retrying
 from .reloading import ContextProvider, ReloadingContext, current_context, next_context
-from .session_cache import SessionCache
+from .session_cache import SessionCache, check_cache
 
 __all__ = [
     "SessionsOfServer",
@@ -90,10 +91,11 @@ async def open_tls_over_tcp_stream(
       ValueError: if the arguments are not valid together, before connecting.
       TypeError: if an argument has the wrong type.
     """
+    check_cache(session_cache)
     if ssl_context is None:
         if session is not None or session_cache is not None:
             raise ValueError(
-                "sessions can only be resumed with the ssl_context they were made with"
+                "sessions can only be resumed with the ssl_context they were made with: give it too"
             )
         ssl_context = make_default_context()
     context = await next_context(ssl_context)
@@ -220,6 +222,7 @@ def _context_or_default(
 
 
 def _cache_or_own(session_cache: SessionCache | None) -> SessionCache:
+    check_cache(session_cache)
     return SessionCache() if session_cache is None else session_cache
 
 
@@ -340,6 +343,7 @@ class TLSConnector:
           ValueError: if the arguments are not valid together.
           TypeError: if an argument has the wrong type.
         """
+        check_transport(transport_stream)
         try:
             names = self._names(alpn_protocols)
             await self._renew()

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import attrs
 import trio
 
+from trio_tlsbio._core.misuse import check_not_negative, kind_of
 from trio_tlsbio._stream.stream import TLSStream
 
 __all__ = ["Drain", "drain_or_own", "limit_age"]
@@ -40,7 +41,7 @@ def drain_or_own(drain: object) -> Drain:
     if drain is None:
         return Drain()
     if not isinstance(drain, Drain):
-        raise TypeError(f"drain must be a Drain or None, not {type(drain).__name__}")
+        raise TypeError(f"drain must be a Drain or None, not {kind_of(drain)}: Drain() makes one")
     return drain
 
 
@@ -112,8 +113,7 @@ class Drain:
         Raises:
           ValueError: if ``timeout`` is negative.
         """
-        if not timeout >= 0:
-            raise ValueError("timeout must not be negative")
+        check_not_negative("timeout", timeout)
         self._is_ending = True
         for server in self._servers:
             server.stop_accepting()

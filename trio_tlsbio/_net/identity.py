@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from trio_tlsbio._core.arguments import check_is_context
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.openssl_errors import clean_up
 from trio_tlsbio._core.trust import security_level
 
@@ -60,6 +62,7 @@ def load_identity(
       TypeError: if one of them is neither :class:`str` nor :class:`bytes`.
       OSError: if there is no space for a file.
     """
+    check_is_context(ssl_context)
     certificate_pem = _in_bytes("certificate", certificate)
     key_pem = _in_bytes("private key", key)
     _check_form("certificate", certificate_pem, _CERTIFICATE)
@@ -87,7 +90,10 @@ def _in_bytes(what: str, value: _PEM) -> bytes:
     if isinstance(value, str):
         return value.encode()
     if not isinstance(value, bytes):
-        raise TypeError(f"the {what} must be str or bytes in PEM form, not {type(value).__name__}")
+        raise TypeError(
+            f"the {what} must be str or bytes in PEM form, not {kind_of(value)}: to load files, "
+            "call load_cert_chain()"
+        )
     return value
 
 
@@ -100,7 +106,10 @@ def _check_form(what: str, pem: bytes, header: re.Pattern[bytes]) -> None:
         raise ValueError(
             f"the {what} is not in PEM form: if it is the path of a file, call load_cert_chain()"
         )
-    raise ValueError(f"there is no {what} in PEM form where it should be")
+    raise ValueError(
+        f"there is no {what} in PEM form where it should be: the certificate comes first, then the "
+        "key"
+    )
 
 
 def _refuse_to_ask() -> _Password:

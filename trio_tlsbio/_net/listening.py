@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.arguments import Arguments
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
@@ -48,6 +49,16 @@ def _takes_hello(ssl_context: ServerContext) -> bool:
         except ValueError:  # a built-in function, whose signature is unknown
             pass
     return False
+
+
+def _check_listener(listener: object) -> None:
+    if isinstance(listener, type) or not (
+        hasattr(listener, "accept") and hasattr(listener, "aclose")
+    ):
+        raise TypeError(
+            f"transport_listener must be a trio.abc.Listener, not {kind_of(listener)}: "
+            "trio.open_tcp_listeners() returns a list of them"
+        )
 
 
 @attrs.define(eq=False)
@@ -159,6 +170,7 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
         strict_alpn: bool = False,
         on_plaintext: OnPlaintext[T_Stream] | None = None,
     ) -> None:
+        _check_listener(transport_listener)
         options = StreamOptions(
             https_compatible=https_compatible,
             handshake_timeout=handshake_timeout,

@@ -12,7 +12,7 @@ from trio_tlsbio._core.errors import TLSError, caused_by
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
 from trio_tlsbio._stream.before_tls import expect_before_tls
-from trio_tlsbio._stream.decisions import result_of
+from trio_tlsbio._stream.decisions import answer_of
 from trio_tlsbio._stream.prologue import Prologue
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
@@ -32,7 +32,8 @@ def expect_prologue(
     """Make a stream read the data that may precede its handshake, if there can be any."""
     after: _Plaintext | None = None
     if on_plaintext is not None:
-        after = _Plaintext(partial(on_plaintext, stream.transport_stream))
+        answer = partial(answer_of, on_plaintext, "on_plaintext", stream.transport_stream)
+        after = _Plaintext(answer)
     if proxies is not None:
         expect_before_tls(stream, partial(_in_turn, proxies, after))
     elif after is not None:
@@ -104,7 +105,7 @@ class _Plaintext:
     async def _call(self) -> None:
         assert self._error is not None
         try:
-            await result_of(self._answer, self._received)
+            await self._answer(self._received)
         except Exception as exc:
             words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             message = f"{self._error}; on_plaintext failed: {words}"

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.errors import TLSError, truncated
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.proxy_header import ProxyHeader, ProxyHeaderReader
 from trio_tlsbio._stream.addresses import Address, Addresses
 
@@ -33,7 +34,9 @@ AnyNetwork: TypeAlias = str | IPv4Address | IPv6Address | IPv4Network | IPv6Netw
 
 def _networks(networks: Iterable[AnyNetwork]) -> tuple[Network, ...]:
     if isinstance(networks, str) or not isinstance(networks, Iterable):
-        raise TypeError('TrustedProxies takes a list of networks: ["192.0.2.0/24"]')
+        raise TypeError(
+            f'TrustedProxies takes a list of networks, ["192.0.2.0/24"], not {kind_of(networks)}'
+        )
     return tuple(map(_network, networks))
 
 
@@ -41,12 +44,25 @@ def _network(given: AnyNetwork) -> Network:
     if not isinstance(given, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
         raise TypeError(f"a network must be a str or of the module ipaddress, not {given!r}")
     try:
-        network = ipaddress.ip_network(given)
+        network = ipaddress.ip_network(given, strict=False)
     except ValueError as exc:
-        raise ValueError(f"not an IP address or network that can be trusted: {exc}") from None
+        raise ValueError(
+            f"not an IP address or network that can be trusted: {exc} (names are not looked up)"
+        ) from None
+    if network != _exact(given):
+        raise ValueError(
+            f"a network must have no bits set after its prefix: give {network}, not {given}"
+        )
     if "%" in str(network):
         raise ValueError(f"a network must not have a zone: {given!r}")
     return network
+
+
+def _exact(given: AnyNetwork) -> Network | None:
+    try:
+        return ipaddress.ip_network(given)
+    except ValueError:
+        return None
 
 
 @attrs.frozen
@@ -89,7 +105,8 @@ def check_trusted_proxies(proxies: object) -> None:
     """Raise :exc:`TypeError` if ``proxies`` is neither None nor a :class:`TrustedProxies`."""
     if not isinstance(proxies, TrustedProxies | None):
         raise TypeError(
-            f"proxy_protocol must be TrustedProxies or None, not {type(proxies).__name__}"
+            f"proxy_protocol must be TrustedProxies or None, not {kind_of(proxies)}: "
+            'TrustedProxies(["192.0.2.0/24"])'
         )
 
 

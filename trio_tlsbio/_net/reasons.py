@@ -11,7 +11,7 @@ def why_unusable(exc: Exception) -> str:
     """Return an explanation of why files can't be used."""
     reason = getattr(exc, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
-        return "the private key belongs to another certificate"
+        return "the private key belongs to another certificate: the two have to be renewed together"
     if reason in {"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL"}:
         return "the certificate's key, or that of an issuer, is too weak for this security level"
     if reason == "CA_MD_TOO_WEAK":

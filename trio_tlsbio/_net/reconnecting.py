@@ -18,6 +18,7 @@ from trio_tlsbio._core.errors import (
     TLSError,
     TruncationError,
 )
+from trio_tlsbio._core.misuse import check_not_negative, check_positive
 from trio_tlsbio._stream.stream import TLSStream
 
 __all__ = ["Connect", "Reconnecting", "Retry", "RetryPolicy", "is_worth_retrying"]
@@ -101,6 +102,11 @@ class RetryPolicy:
     max_delay: float
     should_retry: Callable[[Exception], bool]
     on_retry: Callable[[Retry], object] | None
+
+    def __attrs_post_init__(self) -> None:
+        check_positive("attempt_timeout", self.attempt_timeout)
+        check_not_negative("initial_delay", self.initial_delay)
+        check_not_negative("max_delay", self.max_delay)
 
     def delay(self, failures: int) -> float:
         """Return the delay for another failed attempt, after ``failures`` failed attempts

@@ -13,6 +13,8 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from trio_tlsbio._core.misuse import kind_of
+
 from .expiry import certificate_expiry, expiry_by_files
 from .reasons import why_unusable
 from .ticket_keys import SharedTickets
@@ -131,7 +133,8 @@ class ReloadingContext:
         stay.
 
     Raises:
-      TypeError: if ``make_context`` does not return an :class:`ssl.SSLContext`.
+      TypeError: if ``make_context`` is not a function, or does not return an
+        :class:`ssl.SSLContext`, or if ``files`` is a single path.
       ValueError: if the file with the ticket keys is invalid, or if it is impossible to determine
         which other contexts have the same purpose as one that gets the keys: because it has no
         certificate, or because it requests client certificates and has revocation lists or other
@@ -165,6 +168,13 @@ class ReloadingContext:
         on_reload: Callable[[Exception | None], object] | None = None,
         ticket_keys: _Path | None = None,
     ) -> None:
+        if not callable(make_context):
+            raise TypeError(
+                "make_context must be a function that returns an ssl.SSLContext, not "
+                f"{kind_of(make_context)}"
+            )
+        if isinstance(files, str | bytes | os.PathLike):
+            raise TypeError(f"files must be a list of paths, not {kind_of(files)}: files=[path]")
         self._make_context = make_context
         self._protocol = None
         self._files = tuple(files)
@@ -341,7 +351,8 @@ def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLCon
     if isinstance(provider, type) or not callable(provider):
         raise TypeError(
             "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {type(provider).__name__}"
+            f"not {kind_of(provider)}: ssl.create_default_context() makes one, and for servers "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
     return ssl_context()
 

@@ -16,6 +16,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
+from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.proxy_header import ProxyCommand
 from trio_tlsbio._stream.before_tls import end_if_silent
 from trio_tlsbio._stream.decisions import VerifyPeer
@@ -147,7 +148,8 @@ async def serve_tls_listeners(
       on_error: Called with the stream and the exception, if the handler, or the function that
         chooses a context, raises an :exc:`Exception` that is not a failure of the stream itself.
         The connection ends, and the server continues. An exception that ``on_error`` raises
-        propagates.
+        propagates. If the function that chooses a context has failed, the stream has no
+        :attr:`~TLSStream.handshake`.
       monitor: Counts and reports the server's events.
       drain: Can end this server, and others, with one call.
       max_connection_age: How long a connection may last, in seconds, varied at random by up to a
@@ -156,10 +158,11 @@ async def serve_tls_listeners(
 
     Raises:
       ValueError: if a limit is not positive. The listeners stay open.
-      TypeError: if ``drain`` is not a :class:`Drain`, or ``handler`` is not an async function.
-        Whether a function is async can only be seen when it is first called.
+      TypeError: if ``drain``, ``monitor`` or ``listeners`` have the wrong type, or ``handler`` is
+        not an async function. Whether a function is async can only be seen when it is first called.
     """
     check_handler(handler)
+    _check_listeners(listeners)
     policy = _Policy(
         max_connections=max_connections,
         max_handshakes=max_handshakes,
@@ -175,13 +178,29 @@ def _limit(limit: float | None) -> float:
     return math.inf if limit is None else limit
 
 
-def _monitor_or_own(monitor: ServerMonitor | None) -> ServerMonitor:
-    return ServerMonitor() if monitor is None else monitor
+def _monitor_or_own(monitor: object) -> ServerMonitor:
+    if monitor is None:
+        return ServerMonitor()
+    if not isinstance(monitor, ServerMonitor):
+        raise TypeError(
+            f"monitor must be a ServerMonitor, not {kind_of(monitor)}: ServerMonitor() makes one"
+        )
+    return monitor
+
+
+def _check_listeners(listeners: object) -> None:
+    if isinstance(listeners, trio.abc.Listener):
+        raise TypeError(f"listeners must be a list, not {kind_of(listeners)}: [listener]")
+    for listener in listeners if isinstance(listeners, list) else []:
+        if isinstance(listener, trio.SocketListener):
+            raise TypeError(
+                "a listener must be a TLSListener, not SocketListener: "
+                "TLSListener(listener, ssl_context) makes one of it"
+            )
 
 
 def _check_limit(_: object, field: attrs.Attribute[float], limit: float) -> None:
-    if limit < 1:
-        raise ValueError(f"{field.name} must be positive")
+    check_positive(field.name, limit, least=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -190,15 +209,22 @@ class _Policy(Generic[T_Stream]):
 
     max_connections: float = attrs.field(converter=_limit, validator=_check_limit)
     max_handshakes: float = attrs.field(converter=_limit, validator=_check_limit)
-    on_error: Callable[[TLSStream[T_Stream], Exception], object] | None
+    on_error: Callable[[TLSStream[T_Stream], Exception], object] | None = attrs.field()
     monitor: ServerMonitor = attrs.field(converter=_monitor_or_own)
     drain: Drain = attrs.field(converter=drain_or_own)
     max_age: float = attrs.field(converter=_limit)
 
+    @on_error.validator
+    def _check_on_error(self, _: object, value: object) -> None:
+        if value is not None and not callable(value):
+            raise TypeError(
+                f"on_error must be a function, not {kind_of(value)}: it gets the stream and the "
+                "exception"
+            )
+
     @max_age.validator
     def _check_max_age(self, _: object, seconds: float) -> None:
-        if not seconds > 0:
-            raise ValueError("max_connection_age must be positive")
+        check_positive("max_connection_age", seconds)
 
 
 async def _serve(
@@ -359,7 +385,6 @@ class _Server(Generic[T_Stream]):
         finally:
             self._shaking.remove(stream)
             self._places.end_handshake()
-        assert stream.handshake is not None
         duration = trio.current_time() - begin
         self._policy.monitor.happened(
             HandshakeCompleted(_client_of(stream), stream.handshake, duration)

@@ -11,9 +11,10 @@ from weakref import WeakSet
 import attrs
 
 from trio_tlsbio._core.dates import now
+from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.sessions import MAX_LINEAGE, TLSSession, refuse_copy
 
-__all__ = ["SessionCache", "SessionCacheStatistics"]
+__all__ = ["SessionCache", "SessionCacheStatistics", "check_cache"]
 
 
 @attrs.frozen
@@ -103,10 +104,8 @@ class SessionCache:
         max_lineage: float = MAX_LINEAGE,
         clock: Callable[[], float] = now,
     ) -> None:
-        if max_sessions < 1:
-            raise ValueError("max_sessions must be positive")
-        if tickets_per_server < 1:
-            raise ValueError("tickets_per_server must be positive")
+        check_positive("max_sessions", max_sessions, least=1)
+        check_positive("tickets_per_server", tickets_per_server, least=1)
         if not 0 < max_lineage <= MAX_LINEAGE:
             raise ValueError("max_lineage must be positive, and at most 604800 seconds (7 days)")
         self._max_sessions = max_sessions
@@ -232,3 +231,12 @@ class SessionCache:
     def statistics(self) -> SessionCacheStatistics:
         """Return the current values of the counters."""
         return SessionCacheStatistics(**self._counts)
+
+
+def check_cache(session_cache: object) -> None:
+    """Raise :exc:`TypeError` for what is neither None nor a :class:`SessionCache`."""
+    if not isinstance(session_cache, SessionCache | None):
+        raise TypeError(
+            f"session_cache must be a SessionCache, not {kind_of(session_cache)}: SessionCache() "
+            "makes one"
+        )

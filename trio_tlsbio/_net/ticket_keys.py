@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import attrs
 
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
 from trio_tlsbio._core.trust import is_trust_known, security_level
@@ -26,9 +27,15 @@ _LENGTH = 16 + 32 + 32
 
 def _check_secret(_: object, __: object, value: Any) -> None:
     if not isinstance(value, bytes):
-        raise TypeError(f"the secret of TicketKeys must be bytes, not {type(value).__name__}")
+        raise TypeError(
+            f"the secret of TicketKeys must be bytes, not {kind_of(value)}: TicketKeys.generate() "
+            "and TicketKeys.from_file() need none"
+        )
     if len(value) != _LENGTH:
-        raise ValueError(f"the secret of TicketKeys has 80 bytes, not {len(value)}")
+        raise ValueError(
+            f"the secret of TicketKeys has 80 bytes, not {len(value)}: give it as it is, without "
+            "hexadecimal or Base64"
+        )
     if len(set(value)) == 1:
         raise ValueError("the secret of TicketKeys is one byte over and over, not random")
 

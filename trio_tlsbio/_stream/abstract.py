@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar, runtime_checkable
 
+import trio
+
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.records import Data
 
 __all__ = [
@@ -11,6 +14,7 @@ __all__ = [
     "ImmediateStream",
     "LingeringStream",
     "WatchedStream",
+    "check_transport",
     "stream_of",
 ]
 
@@ -79,6 +83,19 @@ class WatchedStream(Protocol):
         can be seen without receiving the data that came before.
         """
         ...
+
+
+def check_transport(transport_stream: object) -> None:
+    """Raise :exc:`TypeError` for what is no stream of Trio: a socket, mostly."""
+    if isinstance(transport_stream, trio.abc.Stream):
+        return
+    methods = ("send_all", "receive_some", "aclose")
+    has_them = all(hasattr(transport_stream, name) for name in methods)
+    if isinstance(transport_stream, type) or not has_them:
+        raise TypeError(
+            f"transport_stream must be a trio.abc.Stream, not {kind_of(transport_stream)}: "
+            "trio.open_tcp_stream() returns one, and trio.SocketStream makes one of a trio.socket"
+        )
 
 
 def stream_of(kind: type[T], stream: object) -> T | None:

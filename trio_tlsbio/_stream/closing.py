@@ -50,7 +50,7 @@ class Closing:
     def check_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if the stream is closed, or about to be."""
         if self.has_begun:
-            raise trio.ClosedResourceError("this TLSStream was closed")
+            raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
     @property
     def _vouches(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias
 
 import attrs
@@ -15,10 +15,17 @@ from trio_tlsbio._core.client_hello import ClientHello
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import RefuseHandshake, TLSError, caused_by
 from trio_tlsbio._core.handshake_info import HandshakeInfo
+from trio_tlsbio._core.misuse import kind_of
 
 from .turns import Turn
 
-__all__ = ["ChooseContext", "Decisions", "VerifyPeer", "checked_function", "result_of"]
+__all__ = [
+    "ChooseContext",
+    "Decisions",
+    "VerifyPeer",
+    "answer_of",
+    "checked_function",
+]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
 """Chooses a server's context for a client, based on its ClientHello."""
@@ -29,12 +36,22 @@ VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
 
 def checked_function(function: object, name: str) -> Callable[[Any], Any]:
     """Return ``function``, or raise :exc:`TypeError` if it can't be a function that decides."""
-    if isinstance(function, type) or not callable(function):
+    if isinstance(function, Coroutine):
+        function.close()  # or Python would warn that it was never awaited
         raise TypeError(
-            f"{name} must be a function{' or an ssl.SSLContext' * (name == 'ssl_context')}, not "
-            f"{type(function).__name__}"
+            f"{name} must be a function, not a coroutine: give the function itself, and don't call "
+            "it"
         )
-    return function
+    if callable(function) and not isinstance(function, type):
+        return function
+    if name == "ssl_context":
+        raise TypeError(
+            f"ssl_context must be a function or an ssl.SSLContext, not {kind_of(function)}: "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) makes one"
+        )
+    raise TypeError(
+        f"{name} must be a function, not {kind_of(function)}: define one with async def"
+    )
 
 
 @attrs.define(eq=False)
@@ -80,7 +97,7 @@ class Decisions:
         assert self._choose_context is not None
         assert connection.client_hello is not None
         try:
-            context = await result_of(self._choose_context, connection.client_hello)
+            context = await _result_of(self._choose_context, connection.client_hello)
             connection.use_context(context)
         except RefuseHandshake as exc:
             connection.refuse_handshake(exc)
@@ -92,7 +109,11 @@ class Decisions:
         connection = self._connection
         assert self._verify_peer is not None
         try:
-            await result_of(self._verify_peer, handshake)
+            accepts = await answer_of(self._verify_peer, "verify_peer", handshake)
+            if accepts is False:
+                raise TypeError(
+                    "verify_peer returned False, which refuses nobody: raise an exception instead"
+                )
         except TLSError as exc:
             connection.abort(exc.again())
         except Exception as exc:
@@ -104,7 +125,24 @@ class Decisions:
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it
-async def result_of(function: Callable[[Any], Any], argument: object) -> Any:
+async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
     """Call a user's function, async or not, and return its result."""
     result = function(argument)
     return await result if inspect.isawaitable(result) else result
+
+
+@disable_ki_protection  # as above
+async def answer_of(function: Callable[..., Any], name: str, *arguments: object) -> Any:
+    """Call an async function of the program, the parameter ``name``, and return what it returns.
+
+    Raises:
+      TypeError: if it is not async, which only shows when it is called.
+    """
+    result = function(*arguments)
+    if not inspect.isawaitable(result):
+        shown = getattr(function, "__qualname__", function)
+        raise TypeError(
+            f"{name} must be an async function, but {shown} appears to be synchronous: define it "
+            "with async def"
+        )
+    return await result

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 import attrs
 
+from trio_tlsbio._core.misuse import check_not_negative, check_positive
+
 from .decisions import ChooseContext, VerifyPeer, checked_function
 
 __all__ = ["CLOSE_MAX_BYTES", "CLOSE_TIMEOUT", "StreamOptions"]
@@ -64,18 +66,15 @@ class StreamOptions:
 
     @handshake_timeout.validator
     def _check_handshake_timeout(self, _: object, value: float) -> None:
-        if not value > 0:
-            raise ValueError("handshake_timeout must be positive")
+        check_positive("handshake_timeout", value)
 
     @close_timeout.validator
     def _check_close_timeout(self, _: object, value: float) -> None:
-        if not value >= 0:
-            raise ValueError("close_timeout must not be negative")
+        check_not_negative("close_timeout", value)
 
     @close_max_bytes.validator
     def _check_close_max_bytes(self, _: object, value: int) -> None:
-        if value < 0:
-            raise ValueError("close_max_bytes must not be negative")
+        check_not_negative("close_max_bytes", value)
 
     @verify_peer.validator
     def _check_verify_peer(self, _: object, value: VerifyPeer | None) -> None:

@@ -16,6 +16,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trio_tlsbio._core.misuse import check_not_negative, check_positive
 from trio_tlsbio._core.records import Data, byte_view
 
 from .abstract import ImmediateStream
@@ -305,10 +306,8 @@ async def open_pump(
       trio.BrokenResourceError: when the block is left, if the transport broke before it had sent
         everything, and no call on the stream has reported that yet.
     """
-    if operator.index(max_buffer) < 1:
-        raise ValueError("max_buffer must be positive")
-    if not close_timeout >= 0:
-        raise ValueError("close_timeout must not be negative")
+    check_positive("max_buffer", operator.index(max_buffer))
+    check_not_negative("close_timeout", close_timeout)
     stream = PumpedStream(transport_stream, max_buffer)
     async with beside(stream._pump):
         try:

@@ -30,9 +30,19 @@ class ConnectionQueries:
         return self._connection
 
     @property
-    def handshake(self) -> HandshakeInfo | None:
-        """The result of the handshake, or None until the handshake is done."""
-        return self._connection.handshake
+    def handshake(self) -> HandshakeInfo:
+        """The result of the handshake. A server's handler can use it at once.
+
+        To check whether the handshake is done, use ``stream.connection.handshake``, which is None
+        until then.
+
+        Raises:
+          trio.NeedHandshakeError: before the handshake is done, and if it has failed. So does
+            :meth:`version`.
+        """
+        if (handshake := self._connection.handshake) is None:
+            raise self._need_handshake("handshake")
+        return handshake
 
     @property
     def session(self) -> TLSSession | None:
@@ -141,11 +151,21 @@ class ConnectionQueries:
             return self._after_handshake("client_sigalg").client_sigalg()
 
         def server_sigalg(self) -> str | None:
-            """See :meth:`ssl.SSLSocket.server_sigalg`."""
+            """See :meth:`ssl.SSLSocket.server_sigalg`. :attr:`HandshakeInfo.signature_scheme` has
+            it for TLS 1.2 everywhere.
+            """
             return self._after_handshake("server_sigalg").server_sigalg()
 
     def _after_handshake(self, name: str) -> ssl.SSLObject:
         # OpenSSL would return an empty value, which could be mistaken for a result.
         if self._connection.handshake is None:
-            raise trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
+            raise self._need_handshake(name)
         return self._connection.ssl_object
+
+    def _need_handshake(self, name: str) -> trio.NeedHandshakeError:
+        error = self._connection.error
+        if error is None:
+            return trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
+        failed = trio.NeedHandshakeError(f"{name!r} needs a handshake, and that failed: {error}")
+        failed.__cause__ = error.again()
+        return failed

@@ -25,7 +25,7 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
-from .abstract import stream_of
+from .abstract import check_transport, stream_of
 from .addresses import Addresses, AddressQueries
 from .assembly import assemble
 from .closing import Closing
@@ -136,6 +136,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         verify_peer: VerifyPeer | None = None,
         strict_alpn: bool = False,
     ) -> None:
+        check_transport(transport_stream)
         options = StreamOptions.of(
             https_compatible, handshake_timeout, close_timeout, close_max_bytes, strict_alpn
         )
@@ -161,10 +162,11 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         self._addresses = Addresses(transport_stream)
         self._peer_watch = PeerWatch(driver)
         self._send_conflict = ConflictDetector(
-            "another task is currently sending data on this TLSStream"
+            "another task is currently sending data on this TLSStream: let one task send at a time"
         )
         self._receive_conflict = ConflictDetector(
-            "another task is currently receiving data on this TLSStream"
+            "another task is currently receiving data on this TLSStream: let one task receive at a"
+            " time"
         )
 
     def _carry(self, inner: Origin) -> None:
@@ -294,7 +296,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           ValueError: if ``max_bytes`` is not positive.
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be >= 1")
+            raise ValueError(
+                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
+            )
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True

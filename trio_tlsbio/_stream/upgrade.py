@@ -12,6 +12,7 @@ from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
 
+from .abstract import check_transport
 from .decisions import ChooseContext, VerifyPeer
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT
 from .stream import T_Stream, TLSStream
@@ -63,6 +64,7 @@ async def start_tls(
       ValueError: if the arguments are not valid together.
       TypeError: if an argument has the wrong type.
     """
+    check_transport(transport_stream)
     try:
         stream = TLSStream(
             transport_stream,

@@ -7,9 +7,10 @@ import ssl
 import trio
 
 from trio_tlsbio._core.arguments import Arguments
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.reloading import ContextProvider
-from trio_tlsbio._net.session_cache import SessionCache
+from trio_tlsbio._net.session_cache import SessionCache, check_cache
 
 __all__ = ["check_backend", "check_client", "check_session_cache", "context_or_default"]
 
@@ -27,12 +28,15 @@ def check_session_cache(
     server_side: bool,
 ) -> None:
     """Raise an error if ``session_cache`` can't be used."""
+    check_cache(session_cache)
     if session_cache is None:
         return
     if server_side:
         raise ValueError("session_cache is for clients: a server resumes what it is offered")
     if ssl_context is None:
-        raise ValueError("sessions can only be resumed with the ssl_context they were made with")
+        raise ValueError(
+            "sessions can only be resumed with the ssl_context they were made with: give it too"
+        )
 
 
 def context_or_default(
@@ -46,7 +50,8 @@ def context_or_default(
         return ssl_context
     raise TypeError(
         "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-        f"not {type(context).__name__}"
+        f"not {kind_of(context)}: ssl.create_default_context() makes one, and for servers "
+        "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
     )
 
 

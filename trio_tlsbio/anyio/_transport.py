@@ -38,7 +38,9 @@ class Transport(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be >= 1")
+            raise ValueError(
+                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
+            )
         if self._rest:
             await trio.lowlevel.checkpoint()
         with self._in_words_of_trio():

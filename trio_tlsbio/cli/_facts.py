@@ -94,7 +94,6 @@ class Agreement:
     def of(cls, stream: TLSStream[Any]) -> Agreement:
         """Read the result from a stream whose handshake is done."""
         info = stream.handshake
-        assert info is not None
         return cls(
             info=info,
             is_verified=stream.context.verify_mode is not ssl.CERT_NONE,

@@ -413,7 +413,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive data. See :class:`trio.abc.ReceiveStream`. A cancellation loses no data."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError("max_bytes must be >= 1")
+            raise ValueError(
+                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
+            )
         with self._receive_conflict, self._told_of_reset():
             await trio.lowlevel.checkpoint()
             while not self._arrived:

@@ -179,7 +179,6 @@ class Load:
                             assert data, "the server has closed the connection"
                             size -= len(data)
                         self._counts["requests"] += 1
-                    assert stream.handshake is not None
                     self._counts["resumed"] += stream.handshake.session_reused
             except Exception as exc:
                 self._errors.append(f"{type(exc).__name__}: {exc}")

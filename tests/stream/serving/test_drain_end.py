@@ -507,9 +507,9 @@ async def test_a_handler_that_shields_itself_is_waited_for(
 
 async def test_it_has_to_be_a_drain(server_context: ssl.SSLContext) -> None:
     bad: Any = Drain
-    with pytest.raises(TypeError, match="drain must be a Drain or None, not type"):
+    with pytest.raises(TypeError, match="drain must be a Drain or None, not the class Drain"):
         await serve_tls_over_tcp(echo, 0, server_context, host=HOST, drain=bad)
-    with pytest.raises(TypeError, match="drain must be a Drain or None, not type"):
+    with pytest.raises(TypeError, match="drain must be a Drain or None, not the class Drain"):
         await serve_tls_listeners(echo, [], drain=bad)
 
 

@@ -158,7 +158,6 @@ async def test_alpn_reaches_the_handler(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext
 ) -> None:
     async def tell(stream: Stream) -> None:
-        assert stream.handshake is not None
         await stream.send_all(str(stream.handshake.alpn_protocol).encode())
 
     server_context.set_alpn_protocols(["h2", "http/1.1"])

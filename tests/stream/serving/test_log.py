@@ -7,36 +7,30 @@ import ssl
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, memory_stream_pair
 
+from tests.hellos import browser_hello
 from tests.helpers import NAME, echo, reset_when_closed
 from tests.stream.serving.servers import LOGGER, OneStream, serving
 from trio_tlsbio import (
-    PeerAlertError,
     TLSListener,
     TLSStream,
     contexts_by_name,
     open_tls_over_tcp_listeners,
     serve_tls_listeners,
 )
+from trio_tlsbio._core.iana import Alert
 
 
 async def test_what_strangers_send_writes_no_lines_of_its_own(
-    ca: trustme.CA,
     server_context: ssl.SSLContext,
     client_context: ssl.SSLContext,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    client_context.check_hostname = False
     choose = contexts_by_name({NAME: server_context})
-    async with serving(echo, choose, client_context) as server:
-        stream = TLSStream(
-            await server.tcp(), client_context, server_hostname="a\nconnection from\x1b[31m"
-        )
-        with pytest.raises(PeerAlertError):
-            await stream.do_handshake()
-        await trio.aclose_forcefully(stream)
+    async with serving(echo, choose, client_context) as server, await server.tcp() as stranger:
+        await stranger.send_all(browser_hello(b"a\nconnection from\x1b[31m").record)
+        assert (await stranger.receive_some())[-1:] == bytes([Alert.UNRECOGNIZED_NAME])
         await server.until(lambda statistics: statistics.active == 0)
     (record,) = caplog.records
     message = record.getMessage()

@@ -41,7 +41,7 @@ async def test_a_handshake_that_is_done_makes_room_for_the_next(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, second)
             await wait_all_tasks_blocked(0.01)
-            assert second.handshake is None, "it does not wait"
+            assert second.connection.handshake is None, "it does not wait"
             await ask(first)
         await ask(first)
         for stream in (first, second):
@@ -73,7 +73,7 @@ async def test_one_that_waits_for_the_limit_while_the_server_drains_does_not_hol
             assert await first.receive_some() == b"hello"
             nursery.start_soon(second.do_handshake)
             await wait_all_tasks_blocked(0.01)
-            assert second.handshake is None, "it does not wait"
+            assert second.connection.handshake is None, "it does not wait"
             await listener.aclose()
             assert await first.receive_some() == b""
             assert await second.receive_some() == b"hello"

@@ -76,7 +76,6 @@ class OurServer:
 
     async def handle(self, stream: TCPTLSStream) -> None:
         """Answer the question, and see how the client ends."""
-        assert stream.handshake is not None
         connection = Connection(stream.handshake, stream.transport_stream)
         try:
             question = b""

@@ -86,7 +86,6 @@ async def receive_to_the_end(stream: TCPTLSStream, server: Program) -> None:
 async def test_full_handshake(case: Case, files: Files, context: ssl.SSLContext) -> None:
     async with serving(case, files) as server, connected(server, context) as stream:
         await ask(stream, server, case)
-        assert stream.handshake is not None
         assert stream.handshake.version == case.version.name.replace("_", ".")
         assert stream.handshake.matched_name == NAME
         assert not stream.handshake.session_reused
@@ -100,7 +99,6 @@ async def test_resumed_handshake(case: Case, files: Files, context: ssl.SSLConte
             session = stream.session
             assert session is not None
         async with connected(server, context, session=session) as stream:
-            assert stream.handshake is not None
             assert stream.handshake.session_reused
             await ask(stream, server, case)
 
@@ -134,7 +132,6 @@ async def test_client_certificate(
 async def test_alpn(case: Case, files: Files, context: ssl.SSLContext) -> None:
     context.set_alpn_protocols(ALPN_OFFERED)
     async with serving(case, files) as server, connected(server, context) as stream:
-        assert stream.handshake is not None
         assert stream.handshake.alpn_protocol == ALPN_TAKEN
         await ask(stream, server, case)
 
@@ -144,7 +141,6 @@ async def test_certificate_by_name(case: Case, files: Files, context: ssl.SSLCon
     async with serving(case, files) as server:
         for name in (NAME, OTHER_NAME):
             async with connected(server, context, name=name) as stream:
-                assert stream.handshake is not None
                 assert stream.handshake.matched_name == name
                 await ask(stream, server, case)
 

@@ -417,7 +417,7 @@ _CERTIFICATE_CURES = {
     8: _SIGNATURE_CURE,
     9: "Set this machine's clock, or wait.",
     10: "The peer has to renew it, or to load what was renewed: a server that is not told goes on "
-    "with the old one (see :class:`ReloadingContext`). Look at this machine's clock if others "
+    "with the old one (see ``ReloadingContext``). Look at this machine's clock if others "
     "accept it.",
     11: "Set this machine's clock, or wait.",
     12: _CRL_CURE,

@@ -310,7 +310,7 @@ async def test_keylog(
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca, "--keylog", str(keys))
         result = await run(*connect)
         assert result.fact("warning") == (
-            f"--keylog: whoever has {keys} can read the traffic of this connection"
+            f"--keylog: with {keys}, the traffic of this connection can be read"
         )
         assert stat.S_IMODE(keys.stat().st_mode) == 0o600
         assert "CLIENT_TRAFFIC_SECRET_0 " in keys.read_text()

@@ -660,7 +660,7 @@ ROWS = [
         wrap_too_late,
         TLSError,
         "11 bytes in plaintext where TLS was to begin",
-        "whoever is on the way could have put them there",
+        "an attacker could have injected them",
     ),
     Row(
         "a socket to listen at",
@@ -965,7 +965,7 @@ ROWS = [
         "no client certificate",
         lambda world: raised_by_client(world.client, server_for_clients(world)),
         PeerAlertError,
-        "it wants a client certificate, and we sent none",
+        "it requires a client certificate, and we sent none",
         "load_cert_chain() loads one",
     ),
     Row(
@@ -996,7 +996,7 @@ ROWS = [
         hear_http,
         TLSError,
         "does not speak TLS here",
-        "a plaintext port, or one that wants STARTTLS first",
+        "a plaintext port, or one that requires STARTTLS first",
     ),
 ]
 

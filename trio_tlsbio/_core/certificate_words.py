@@ -36,7 +36,7 @@ VERIFY_CODES = {
     26: "it, or one of its issuers, is not made for this purpose (key usage, extended key usage)",
     34: "it, or one of its issuers, has a critical extension that OpenSSL does not know",
     35: "a revocation list (CRL) is signed by an authority that may not do that (key usage)",
-    41: "it, or one of its issuers, has an extension that makes no sense",
+    41: "it, or one of its issuers, has an invalid extension",
     47: "it has a name that its issuer is not allowed to certify (name constraints)",
     48: "it has a name that its issuer is not allowed to certify (name constraints)",
     66: "its key is too weak, or can't be read",

@@ -363,7 +363,7 @@ class TLSConnection:
         if self.lifecycle.receive is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
         elif len(self._plaintext) > _MOST_LOOK_AHEAD:
-            error = TLSError("the peer sends data without end where it should renegotiate")
+            error = TLSError("the peer keeps sending data instead of renegotiating")
         else:
             return
         self.outbox.held.clear()

@@ -43,9 +43,9 @@ ALERTS = {
     "certificate_unobtainable": "it could not fetch our certificate",
     "unrecognized_name": "it serves no site of the name we asked for",
     "bad_certificate_status_response": "it can't accept our OCSP response",
-    "bad_certificate_hash_value": "our certificate is not the one that it was told of",
+    "bad_certificate_hash_value": "our certificate doesn't match the hash that it was given",
     "unknown_psk_identity": "it knows no pre-shared key (PSK) for the identity that we sent",
-    "certificate_required": "it wants a client certificate, and we sent none"
+    "certificate_required": "it requires a client certificate, and we sent none"
     " (load_cert_chain() loads one)",
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
     "general_error": "it does not say why",
@@ -60,7 +60,7 @@ NEWER_ALERTS: dict[int | None, str] = {
 
 # Messages that several reasons share.
 _NO_TLS_RECORD = "the peer sent something that is not a TLS record"
-_DAMAGED = "a record arrived damaged: somebody on the way changed or mixed up bytes"
+_DAMAGED = "a record arrived damaged: its bytes were changed or reordered on the way"
 _WORN_OUT_KEY = "more records were sent with one key than TLS allows"
 _TOO_LONG_A_RECORD = "the peer sent a record that is longer than TLS allows"
 _MISPLACED_RECORD = "the peer sent a record that has no place here"
@@ -104,10 +104,10 @@ REASONS = {
     "HTTP_REQUEST": "the client did not speak TLS: it sent an HTTP request",
     "HTTPS_PROXY_REQUEST": "the client did not speak TLS: it sent an HTTP request to a proxy",
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS here: this may be a plaintext port, or"
-    " one that wants STARTTLS first",
+    " one that requires STARTTLS first",
     "UNKNOWN_PROTOCOL": "the peer does not speak TLS here",
-    "RECORD_LAYER_FAILURE": "a record arrived damaged: somebody on the way changed or mixed up"
-    " bytes, or the peer sent an invalid one",
+    "RECORD_LAYER_FAILURE": "a record arrived damaged: its bytes were changed or reordered on"
+    " the way, or the peer sent an invalid one",
     "BAD_RECORD_TYPE": _NO_TLS_RECORD,
     # Versions
     "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version that is allowed here (minimum_version,"
@@ -280,9 +280,9 @@ REASONS = {
     "APP_DATA_IN_HANDSHAKE": "the peer sent application data during a handshake",
     "APPLICATION_DATA_AFTER_CLOSE_NOTIFY": "the peer sent data while the connection was being"
     " closed",
-    "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": "the peer sent a record in the midst of a handshake"
-    " message",
-    "NOT_ON_RECORD_BOUNDARY": "the peer changed its keys in the midst of a record",
+    "MIXED_HANDSHAKE_AND_NON_HANDSHAKE_DATA": "the peer sent a record in the middle of a"
+    " handshake message",
+    "NOT_ON_RECORD_BOUNDARY": "the peer changed its keys in the middle of a record",
     "INVALID_ALERT": _MALFORMED_ALERT,
     "UNKNOWN_ALERT_TYPE": _MALFORMED_ALERT,
     "TOO_MANY_WARN_ALERTS": "the peer sent one warning after the other",

@@ -87,7 +87,7 @@ class TrustedProxies:
 
     def __attrs_post_init__(self) -> None:
         if not (self.networks or self.unix):
-            raise ValueError("TrustedProxies needs a network, or nobody could connect")
+            raise ValueError("TrustedProxies needs a network, or no peer could connect")
 
     def trusts(self, address: Address | None) -> bool:
         """Return True if an address, such as :attr:`TLSStream.peer_address`, belongs to a trusted
@@ -153,8 +153,8 @@ class HeaderPrologue:
             raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
             raise TLSError(
-                "the peer is none of the trusted proxies (TrustedProxies), and nobody else may"
-                " connect here",
+                "the peer is none of the trusted proxies (TrustedProxies), and no other peer"
+                " may connect here",
                 reason=_UNTRUSTED,
             )
         self._addresses.proxy_header = header = _feed(self._reader, data)

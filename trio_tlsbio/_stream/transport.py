@@ -242,8 +242,8 @@ class Transport(ABC, Generic[StreamT]):
             if not self.counts:
                 self._sending.error = self._origin.claim(
                     TLSError(
-                        "an earlier send was cancelled half-way, and this transport can't tell "
-                        "how much of it went out: nothing more can be sent, only received"
+                        "an earlier send was cancelled half-way, and this transport can't "
+                        "report how much of it was sent: nothing more can be sent, only received"
                     )
                 )
             raise

@@ -81,8 +81,8 @@ async def start_tls(
         )
         if buffered:
             raise TLSError(
-                f"the peer sent {len(buffered)} bytes in plaintext where TLS was to begin: whoever "
-                "is on the way could have put them there"
+                f"the peer sent {len(buffered)} bytes in plaintext where TLS was to begin: an "
+                "attacker could have injected them"
             )
     except BaseException:
         await trio.aclose_forcefully(transport_stream)

@@ -53,7 +53,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "connect",
         _connect,
-        summary="connect to a server, and tell what was agreed on",
+        summary="connect to a server, and print what was agreed on",
         description="Connect to a TLS server. What was agreed on goes to standard error.\n"
         "Standard input goes to the server, and only the server's data to standard output. With\n"
         "--json or --reconnect no conversation takes place.",
@@ -123,8 +123,8 @@ def add_parser(commands: Commands) -> None:
         "--reconnect",
         metavar="N",
         type=positive_number,
-        help="make N connections, one after the other, resume the session, and tell how long "
-        "each took; nothing is sent, and what the server says is thrown away",
+        help="make N connections, one after the other, resume the session, and print how "
+        "long each took; nothing is sent, and data from the server is discarded",
     )
     parser.add_argument(
         "--json",
@@ -149,8 +149,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--keylog",
         metavar="FILE",
-        help="append the keys of each connection to FILE (SSLKEYLOGFILE format): whoever has "
-        "it can read what was recorded of the traffic",
+        help="append the keys of each connection to FILE (SSLKEYLOGFILE format): with this "
+        "file, recorded traffic can be read",
     )
     parser.add_argument(
         "--timeout",
@@ -214,10 +214,10 @@ def _private_file(option: str, path: str) -> str:
 def _warnings(options: argparse.Namespace) -> list[str]:
     warnings: list[str] = []
     if options.insecure:
-        warnings.append("--insecure: whoever answers is not checked, and may be anybody")
+        warnings.append("--insecure: the server is not verified, and may be an impostor")
     if options.keylog is not None:
         warnings.append(
-            f"--keylog: whoever has {options.keylog} can read the traffic of this connection"
+            f"--keylog: with {options.keylog}, the traffic of this connection can be read"
         )
     return warnings
 

@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
         _demo,
         summary="show the life of two connections, on this machine alone",
         description="Start a server with a throw-away CA on the loopback interface, connect to "
-        "it twice,\nand tell what happens: handshake, half-close, the ends of both directions, "
+        "it twice,\nand print what happens: handshake, half-close, the ends of both directions, "
         "and\na resumed session.",
     )
 

@@ -92,12 +92,12 @@ def add_parser(commands: Commands) -> None:
         "serve",
         _serve,
         summary="echo what each client sends, or show it what was agreed on",
-        description="Serve over TLS, and tell on standard error what happens. Each client gets "
+        description="Serve over TLS, and report on standard error what happens. Each client gets "
         "back what it\nsends; with --www, any HTTP request is answered with a page that shows what "
         "the handshake\nagreed on.",
         notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
-        "server: it\nlistens no more, connections that are idle end at once, and those that are "
-        "at work are\nfinished. A second signal ends it at once.\n\n",
+        "server: it\nstops listening, closes idle connections at once, and lets the others "
+        "finish. A second signal ends it at once.\n\n",
     )
     parser.add_argument(
         "--host",

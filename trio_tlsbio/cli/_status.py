@@ -51,7 +51,7 @@ class Status(enum.IntEnum):
 MEANINGS = {
     Status.OK: "all went well",
     Status.NO_CONNECTION: "no TCP connection: refused, name not found, timeout",
-    Status.USAGE: "the command line makes no sense",
+    Status.USAGE: "the command line is invalid",
     Status.CERTIFICATE_REFUSED: "the server's certificate was refused",
     Status.TLS_FAILED: "TLS failed otherwise: an alert, not TLS at all, a broken protocol",
     Status.HANDSHAKE_TIMEOUT: "the handshake took too long",
@@ -60,7 +60,7 @@ MEANINGS = {
     Status.FAILED_HERE: "failed on this side: standard input or output, a port, or the demo itself",
     Status.EXPIRES_SOON: "the server's certificate expires within the time of --expires-within",
     Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal in a drain",
-    Status.OUTPUT_CLOSED: "nobody reads standard output any more",
+    Status.OUTPUT_CLOSED: "the reader of standard output has gone",
 }
 
 

@@ -23,7 +23,7 @@ Say: TypeAlias = Callable[[HostilePeer], bytes]
 IS_SILENT = ssl.OPENSSL_VERSION_INFO >= (3, 2)
 
 # The words that most of them end with.
-DAMAGED = "a record arrived damaged: somebody on the way changed or mixed up bytes"
+DAMAGED = "a record arrived damaged: its bytes were changed or reordered on the way"
 if IS_SILENT:
     DAMAGED += ", or the peer sent an invalid one"
 TOO_LONG = "the peer sent a record that is longer than TLS allows"

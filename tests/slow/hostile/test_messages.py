@@ -115,13 +115,13 @@ CASES = [
         "two KeyUpdates in one record",
         sealed(HANDSHAKE, UPDATE_NOT_REQUESTED * 2),
         UNEXPECTED,
-        Ends("the peer changed its keys in the midst of a record", "unexpected_message"),
+        Ends("the peer changed its keys in the middle of a record", "unexpected_message"),
     ),
     Case(
         "the begin of a message, then data",
         lambda peer: peer.seal(HANDSHAKE, b"\x04\0") + peer.seal(APPLICATION_DATA, b"data"),
         None,
-        Ends("the peer sent a record in the midst of a handshake message", "unexpected_message"),
+        Ends("the peer sent a record in the middle of a handshake message", "unexpected_message"),
     ),
 ]
 

@@ -7,6 +7,7 @@ here, once, and each library has a module that adapts it.
 from __future__ import annotations
 
 import math
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from contextlib import aclosing, contextmanager, suppress
@@ -37,6 +38,9 @@ SocketOption: TypeAlias = (
 # client has received its response, or has given up on it, and a pool closes connections where it
 # can't be cancelled.
 _CLOSE_TIMEOUT = 0.0
+
+# A request for a tunnel (RFC 9110 section 9.3.6), which a pool sends to a proxy.
+_CONNECT = re.compile(rb"CONNECT [^ ]*:([0-9]{1,5}) HTTP/1\.1\r\n")
 
 # The exceptions of httpcore, the most specific first. Those of httpx have the same names.
 _ERRORS = (
@@ -76,7 +80,7 @@ class HTTPStream:
     library: ClassVar[ModuleType]
 
     _stream: TLSStream[Any] | trio.SocketStream
-    _port: int
+    _port: int  # of the server that a handshake would reach
     _options: _Options
     # The rest of a cancelled write. In HTTP/2, requests share a connection, so it may contain
     # frames of other requests.
@@ -98,6 +102,8 @@ class HTTPStream:
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all of ``buffer``, after the rest of a cancelled call."""
         self._unwritten += buffer
+        if (request := _CONNECT.match(buffer)) is not None:
+            self._port = int(request[1])  # the pool doesn't report it when it calls start_tls()
         if self._unwritten:
             with self._bounded("Write", timeout):
                 await self._write()

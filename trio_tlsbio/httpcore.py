@@ -30,9 +30,9 @@ class TLSBackend(HTTPBackend[_Stream], httpcore.AsyncNetworkBackend):
             ssl_context=httpcore.default_ssl_context(), network_backend=TLSBackend()
         )
 
-    Connections resume the sessions of earlier connections with the same context, name and port;
-    behind a proxy, this is the proxy's port. So pass a context to the pool, and an ``ssl_context``
-    to a proxy: otherwise httpcore creates one for each connection, and no session can be resumed.
+    Connections resume the sessions of earlier connections with the same context, name and port,
+    also through a proxy. So pass a context to the pool, and an ``ssl_context`` to a proxy:
+    otherwise httpcore creates one for each connection, and no session can be resumed.
 
     A truncated response raises :exc:`httpcore.ReadError`, even if only the end of the connection
     marks its end (RFC 9112 section 9.8). A failed handshake raises :exc:`httpcore.ConnectError`.

@@ -1,5 +1,5 @@
-"""STARTTLS, as SMTP has it (RFC 3207): a client that sends a mail, and a server
-that begins.
+"""STARTTLS, as SMTP has it (RFC 3207): a client that sends an email, and
+the first steps of a server.
 """
 
 import ssl
@@ -77,7 +77,9 @@ async def send_mail(
         await dialogue.ask(f"MAIL FROM:<{sender}>".encode(), b"250")
         await dialogue.ask(f"RCPT TO:<{recipient}>".encode(), b"250")
         await dialogue.ask(b"DATA", b"354")
-        await dialogue.ask(text.replace(b"\r\n.", b"\r\n..") + b"\r\n.", b"250")
+        # A line that begins with a dot gets one more: RFC 5321, 4.5.2.
+        lines = (b"\r\n" + text).replace(b"\r\n.", b"\r\n..")[2:]
+        await dialogue.ask(lines + b"\r\n.", b"250")
         await dialogue.ask(b"QUIT", b"221")
 
 
@@ -92,7 +94,7 @@ async def upgrade_server(
         await stream.send_all(
             offer if command.startswith(b"EHLO ") else refusal
         )
-    # Else there is no answer, and start_tls() closes the connection.
+    # If the client has sent more, start_tls() closes the connection.
     if not dialogue.buffer:
         await stream.send_all(b"220 Go ahead\r\n")
     return await trio_tlsbio.start_tls(

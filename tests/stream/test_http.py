@@ -19,6 +19,7 @@ from tests.helpers import (
     LIMIT,
     client_context_for,
     port_of,
+    server_context_for,
     serving,
 )
 from tests.http_clients import (
@@ -277,6 +278,32 @@ async def test_sessions_with_a_proxy_whose_context_nobody_gave(
             for _ in range(5):
                 assert (await client.get(f"https://{HOST}:{port}/")).text == "ok"
     assert server_context.session_stats()["hits"] == 2 * 4
+
+
+async def test_sessions_of_a_proxy_and_of_two_servers_of_one_name_are_told_apart(
+    http: Generation, contexts: Contexts, server_cert: trustme.LeafCert
+) -> None:
+    client_context, server_context = contexts
+    others = [server_context_for(server_cert), server_context_for(server_cert)]
+
+    async def handle(stream: TLSStream[trio.SocketStream]) -> None:
+        await head_of(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async with (
+        serving(handle, server_context) as port,
+        serving(handle, others[0]) as other_port,
+        serving(proxy, others[1]) as proxy_port,
+    ):
+        through = http.client.Proxy(f"https://{HOST}:{proxy_port}", ssl_context=client_context)
+        limits = http.client.Limits(max_keepalive_connections=0)
+        transport = http.transport(verify=client_context, proxy=through, limits=limits)
+        async with http.client.AsyncClient(transport=transport) as client:
+            for _ in range(3):
+                assert (await client.get(f"https://{HOST}:{port}/")).text == "ok"
+                assert (await client.get(f"https://{HOST}:{other_port}/")).text == "ok"
+    hits = [context.session_stats()["hits"] for context in (server_context, *others)]
+    assert hits == [2, 2, 5]
 
 
 def test_asyncio_is_refused(http: Generation) -> None:

@@ -790,6 +790,16 @@ async def test_client_certificates_in_the_guide(
     assert server.handshake.peer_certificate is not None
 
 
+@runs("testing.rst", "expired = authority.issue(")
+async def test_expired_certificate_in_the_guide(
+    block: Block, authority: CertificateAuthority
+) -> None:
+    names = await block.run(authority=authority, datetime=datetime, UTC=UTC, timedelta=timedelta)
+    client, server = tls_connection_pair(authority.client_context(), names["server_context"])
+    with pytest.raises(CertificateError, match="has expired"):
+        exchange(client, server)
+
+
 @runs("testing.rst", "authority.write(")
 async def test_files_in_the_guide(
     block: Block, authority: CertificateAuthority, tmp_path: Path

@@ -349,6 +349,25 @@ def test_data_after_the_end_is_trailing(connected: Pair, chunk: int | None) -> N
     assert server.receive() == b""
 
 
+# Plaintext that looks like a record of a handshake, like the beginning of one, and like none.
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize(
+    "plaintext",
+    [b"in the clear", b"\x16\x03\x03\x00\x01x, more", b"\x17\x03\x03\x00\x01x\x16\x03", BIG],
+    ids=["text", "a record", "the beginning of a record", "much"],
+)
+def test_trailing_data_of_a_peer_that_ended_first(
+    connected: Pair, side: str, plaintext: bytes
+) -> None:
+    client, server = connected
+    ours, theirs = (client, server) if side == "client" else (server, client)
+    theirs.send_close_notify()
+    ours.feed(theirs.data_to_send() + plaintext)
+    ours.send_close_notify()  # before the peer's was read
+    assert ours.receive() == b""
+    assert ours.trailing_data == plaintext
+
+
 def test_trailing_data_of_any_size(connected: Pair) -> None:
     client, server = connected
     client.send_close_notify()

@@ -268,6 +268,15 @@ async def wrap_too_late(world: World) -> None:
     )
 
 
+async def wrap_without_buffer(world: World) -> None:
+    await start_tls(
+        memory_stream_pair()[0],
+        world.client,
+        buffered=None,  # type: ignore[arg-type]
+        server_hostname=NAME,
+    )
+
+
 def over_socket(world: World) -> None:
     with socket.socket() as sock:
         world.stream(sock)
@@ -661,6 +670,13 @@ ROWS = [
         TLSError,
         "11 bytes in plaintext where TLS was to begin",
         "an attacker could have injected them",
+    ),
+    Row(
+        "no buffer where STARTTLS ends",
+        wrap_without_buffer,
+        TypeError,
+        "buffered must be bytes, not NoneType",
+        "the content of your read buffer, b'' if it is empty",
     ),
     Row(
         "a socket to listen at",

@@ -65,7 +65,7 @@ def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> s
 
     Args:
       code: The X509_V_ERR_* number.
-      chain: The certificates that the peer has presented, in DER form, as far as they are known.
+      chain: The refused certificates, in DER form, as far as they are known.
       of_client: Whether the peer is a client.
     """
     words = VERIFY_CODES.get(code or 0)

@@ -17,13 +17,14 @@ from .peer_names import certificate_names
 __all__ = [
     "Certificate",
     "UndecodedCertificate",
+    "checked_chain",
     "copies_of",
     "decoded",
     "in_der",
     "peer_certificates",
-    "presented_chain",
     "presented_names",
     "raw_chain",
+    "refused_chain",
     "verified_chain",
 ]
 
@@ -45,12 +46,19 @@ def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     return tuple(certificate for certificate in get_chain() or () if certificate is not None)
 
 
+def checked_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
+    """Return OpenSSL's objects for the chain that it built and checked, starting with the peer's
+    own certificate. It is available after a refusal too. Empty if Python doesn't expose it.
+    """
+    get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
+    return () if get_chain is None else tuple(get_chain() or ())
+
+
 def verified_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     """Return the chain that OpenSSL has verified, in DER form. If Python doesn't expose the chain,
     this is only the leaf, and in a resumed TLS 1.3 session it is empty.
     """
-    get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
-    chain = tuple(map(in_der, get_chain() or ())) if get_chain is not None else ()
+    chain = tuple(map(in_der, checked_chain(ssl_object)))
     leaf = ssl_object.getpeercert(binary_form=True)
     return chain or (() if leaf is None else (leaf,))
 
@@ -71,11 +79,11 @@ def presented_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
     return ()
 
 
-def presented_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
-    """Return the certificates that the peer presented, in DER form, refused ones included. Empty
-    where Python can't tell.
+def refused_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
+    """Return the chain that OpenSSL has refused, in DER form. If Python doesn't expose that, return
+    the certificates that the peer presented. Empty where Python can't tell.
     """
-    return tuple(map(in_der, raw_chain(ssl_object)))
+    return tuple(map(in_der, checked_chain(ssl_object) or raw_chain(ssl_object)))
 
 
 def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:

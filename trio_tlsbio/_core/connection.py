@@ -599,7 +599,7 @@ class TLSConnection:
             else:
                 self.outbox.held.append(None)
         if later:
-            inbox.records.feed(later)
+            inbox.give_back(later)
             inbox.wants_data = wanted_data and self.lifecycle.send is _OPEN
 
     ################################################################

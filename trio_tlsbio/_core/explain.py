@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from .certificate_words import words_for
-from .certificates import presented_chain, presented_names
+from .certificates import presented_names, refused_chain
 from .engine import Failure
 from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
@@ -68,7 +68,7 @@ def explain(
     ``agrees_by_psk`` is True in a TLS 1.2 handshake with a pre-shared key. ``refusal`` is the
     reason why a record was refused, if it is known: newer versions of OpenSSL don't report it.
     ``foreign`` is the message for data that is not a TLS record; by default it suggests that the
-    port may be wrong. ``chain()`` returns the certificates that the peer presented, in DER form.
+    port may be wrong. ``chain()`` returns the refused chain, in DER form.
     ``of_client`` is True if the peer is a client.
     """
     reason = reason_of(exc)
@@ -132,7 +132,7 @@ def error_of(
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
         foreign=_foreign(ssl_object, has_begun=has_begun),
-        chain=partial(presented_chain, ssl_object),
+        chain=partial(refused_chain, ssl_object),
         of_client=ssl_object.server_side,
     )
 

@@ -103,6 +103,15 @@ class Inbox:
         """Move the data that OpenSSL has not read from the BIO back into the queue."""
         self.records.put_back(self.bio.read())
 
+    def give_back(self, data: bytes) -> None:
+        """Put data that was taken from the end of the queue back there. If TLS has ended meanwhile,
+        it comes after the end.
+        """
+        if self.trailing is not None:
+            self.trailing += data
+        else:
+            self.records.feed(data)
+
     def take_all(self) -> bytes:
         """Take all data from the BIO and the queue."""
         return self.bio.read() + self.records.take_all()

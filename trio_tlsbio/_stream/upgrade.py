@@ -9,6 +9,7 @@ from collections.abc import Callable
 import trio
 
 from trio_tlsbio._core.errors import TLSError
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
 
@@ -65,6 +66,12 @@ async def start_tls(
       TypeError: if an argument has the wrong type.
     """
     check_transport(transport_stream)
+    if not isinstance(buffered, bytes | bytearray | memoryview):
+        await trio.aclose_forcefully(transport_stream)
+        raise TypeError(
+            f"buffered must be bytes, not {kind_of(buffered)}: the content of your read buffer, "
+            "b'' if it is empty"
+        )
     try:
         stream = TLSStream(
             transport_stream,

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from trio_tlsbio._core.certificates import (
+    checked_chain,
     decoded,
     in_der,
     raw_chain,
@@ -146,8 +147,7 @@ def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
     It is available after a refusal too. It consists of certificates that the peer presented, and of
     trusted ones.
     """
-    get_chain = getattr(getattr(ssl_object, "_sslobj", None), "get_verified_chain", None)
-    chain = tuple(get_chain() or ()) if get_chain is not None else ()
+    chain = checked_chain(ssl_object)
     known = decoded(chain)
     return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
 

@@ -1,6 +1,6 @@
 """The mutation check: small changes of the library, each of which a test should notice.
 
-``python tests/mutation.py _core/records --work FOLDER`` judges the mutants of a module with Cosmic
+``python -m tests.mutation _core/records --work FOLDER`` judges the mutants of a module with Cosmic
 Ray, in a copy of the tree, and prints those that no test noticed. What is tried, and with which
 tests, is in mutation.toml; see docs/mutation.rst. Run again with the same folder, it goes on where
 it was.
@@ -264,6 +264,7 @@ def _run_tests(files: Sequence[str], plugin: object, limit: float) -> NoReturn:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.path[0] = str(Path.cwd())
+        del sys.modules["tests"]  # the tests run from the copy as well
         status = pytest.main(["-x", "-q", *_OPTIONS, *files], plugins=[plugin])
         sys.stdout.flush()
     finally:
@@ -303,7 +304,7 @@ def report(module: str, database: WorkDB) -> None:
 def main() -> None:
     """Judge the modules that are named."""
     config = tomllib.loads((ROOT / "mutation.toml").read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(prog="python tests/mutation.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("modules", nargs="+", choices=config["tests"])
     parser.add_argument("--work", type=Path, required=True, help="directory for copies and results")
     parser.add_argument("--sample", type=int, help="how many mutants of each to try at most")

@@ -48,6 +48,9 @@ _NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 # What a mutant may take at most, in bytes, lest one that never ends takes all.
 _MOST_MEMORY = 2 * 1024**3
 
+# What a mutant of an attrs class is not worth a test for.
+_UNIMPORTANT = re.compile(r"\b(init|repr|eq)=$")
+
 _PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 
 # How long any run of tests may take, in seconds.
@@ -207,7 +210,7 @@ def judge(module: str, config: dict[str, Any], work: Path, sample: int | None) -
         database = WorkDB("session.sqlite", WorkDB.Mode.create)
         if not database.num_work_items:
             init([path], database, {})
-            skip(database, config["operators"], sample)
+            skip(database, path.read_text(encoding="utf-8"), config["operators"], sample)
         sys.dont_write_bytecode = False  # of the tests, and of the modules that stay as they are
         survey = Survey(
             coverage.Coverage(data_file=None, config_file=False, include=[str(path)]), path
@@ -271,14 +274,18 @@ def _run_tests(files: Sequence[str], plugin: object, limit: float) -> NoReturn:
         os._exit(status)
 
 
-def skip(database: WorkDB, operators: list[str], sample: int | None) -> None:
+def skip(database: WorkDB, source: str, operators: list[str], sample: int | None) -> None:
     """Leave out what is not to be tried, and all but a sample where that is asked for."""
     wanted = re.compile("|".join(operators))
     skipped = WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
-    kept = 0
+    kept, lines = 0, source.splitlines()
     for item in database.pending_work_items:  # in random order
         (mutation,) = item.mutations
-        if wanted.fullmatch(mutation.operator_name) and (sample is None or kept < sample):
+        line, column = mutation.start_pos
+        is_wanted = wanted.fullmatch(mutation.operator_name) and not _UNIMPORTANT.search(
+            lines[line - 1][:column]
+        )
+        if is_wanted and (sample is None or kept < sample):
             kept += 1
         else:
             database.set_result(item.job_id, skipped)

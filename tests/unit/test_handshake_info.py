@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+import trustme
 
 from tests.helpers import NAME
 from trio_tlsbio import HandshakeInfo
@@ -26,6 +27,26 @@ def handshake(server_context: ssl.SSLContext, client_context: ssl.SSLContext) ->
 def test_names_of_the_peer(server_context: ssl.SSLContext, client_context: ssl.SSLContext) -> None:
     info = handshake(server_context, client_context)
     assert info.certificate_names == (NAME, "localhost", "127.0.0.1")
+
+
+@pytest.mark.parametrize("has_certificate", [True, False])
+def test_a_client_is_decoded(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    ca: trustme.CA,
+    has_certificate: bool,
+) -> None:
+    """OpenSSL's chain of a client lacks the client's own certificate."""
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_OPTIONAL
+    if has_certificate:
+        ca.issue_cert("client@example.org").configure_cert(client_context)
+    client, server = tls_connection_pair(client_context, server_context, server_hostname=NAME)
+    exchange(client, server)
+    assert server.handshake is not None
+    chain = server.handshake.decoded_chain
+    names = [certificate["subjectAltName"] for certificate in chain[:1]]
+    assert names == ([(("email", "client@example.org"),)] if has_certificate else [])
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 import trustme
 
-from tests.helpers import NAME
-from trio_tlsbio import HandshakeInfo
+from tests.helpers import NAME, shake_hands
+from trio_tlsbio import HandshakeInfo, TLSConnection
 from trio_tlsbio.testing import exchange, tls_connection_pair
 
 
@@ -29,24 +29,31 @@ def test_names_of_the_peer(server_context: ssl.SSLContext, client_context: ssl.S
     assert info.certificate_names == (NAME, "localhost", "127.0.0.1")
 
 
-@pytest.mark.parametrize("has_certificate", [True, False])
 def test_a_client_is_decoded(
-    server_context: ssl.SSLContext,
-    client_context: ssl.SSLContext,
-    ca: trustme.CA,
-    has_certificate: bool,
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext, ca: trustme.CA
 ) -> None:
-    """OpenSSL's chain of a client lacks the client's own certificate."""
+    """Also in a resumed session, in which OpenSSL has no chain."""
     ca.configure_trust(server_context)
-    server_context.verify_mode = ssl.CERT_OPTIONAL
-    if has_certificate:
-        ca.issue_cert("client@example.org").configure_cert(client_context)
-    client, server = tls_connection_pair(client_context, server_context, server_hostname=NAME)
-    exchange(client, server)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    ca.issue_cert("client@example.org").configure_cert(client_context)
+    session = None
+    for is_resumed in (False, True):
+        client = TLSConnection(client_context, server_hostname=NAME, session=session)
+        server = TLSConnection(server_context, server_side=True)
+        shake_hands(client, server)
+        session, info = client.session, server.handshake
+        assert info is not None
+        assert info.session_reused is is_resumed
+        assert info.decoded_chain[0]["subjectAltName"] == (("email", "client@example.org"),)
+
+
+def test_a_client_without_a_certificate_has_no_chain(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    _, server = pair = tls_connection_pair(client_context, server_context, server_hostname=NAME)
+    exchange(*pair)
     assert server.handshake is not None
-    chain = server.handshake.decoded_chain
-    names = [certificate["subjectAltName"] for certificate in chain[:1]]
-    assert names == ([(("email", "client@example.org"),)] if has_certificate else [])
+    assert server.handshake.decoded_chain == ()
 
 
 @pytest.mark.parametrize(

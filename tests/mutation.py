@@ -58,6 +58,7 @@ _LONGEST = 600
 
 _OPTIONS = [
     "--numprocesses=0",
+    "--timeout=40",  # many a mutant waits forever
     "-p",
     "no:cacheprovider",
     "-p",

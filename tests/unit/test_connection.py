@@ -21,6 +21,7 @@ from tests.helpers import (
     shake_hands,
 )
 from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError, TruncationError
+from trio_tlsbio._core.client_certificate import CertificateRequest
 from trio_tlsbio._core.engine import SEAL_BYTES
 from trio_tlsbio._core.records import RECORD_BYTES
 from trio_tlsbio._stream.transport import SLICE_BYTES
@@ -311,6 +312,13 @@ def test_what_encryption_adds(ca: trustme.CA, server_cert: trustme.LeafCert) -> 
     shake_hands(*pair)
     pair[0].send(b"data")
     assert len(pair[0].data_to_send()) == 4 + SEAL_BYTES
+
+
+def test_an_answer_to_a_key_update_is_no_certificate() -> None:
+    request: Any = CertificateRequest(None, None)  # type: ignore[arg-type]
+    length = 5 + SEAL_BYTES - 5  # the message, in a record
+    request.look(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
+    assert request.answered is None
 
 
 def test_closing_keeps_data_that_comes_after_a_request_for_a_new_handshake(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import NAME, shake_hands
 from trio_tlsbio import TLSConnection, TLSError
-from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable
+from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable, record_bounds
 from trio_tlsbio._core.refusals import reason_of_refusal
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
@@ -402,3 +402,10 @@ def test_the_reason_depends_on_the_version(
     with pytest.raises(TLSError) as caught:
         client.receive()
     assert caught.value.reason == "ENCRYPTED_LENGTH_TOO_LONG"
+
+
+def test_a_record_that_is_cut_has_no_bounds() -> None:
+    data = record(3) + record(4)
+    for end in range(8, len(data)):
+        assert list(record_bounds(data[:end])) == [(0, 8)]
+    assert list(record_bounds(data)) == [(0, 8), (8, 17)]

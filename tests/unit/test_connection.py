@@ -306,6 +306,15 @@ def test_closing_keeps_what_has_arrived_unread(connected: Pair) -> None:
     assert server.receive() == b""
 
 
+def test_data_that_was_decrypted_ahead_needs_no_ciphertext(connected: Pair) -> None:
+    client, server = connected
+    client.send(b"data")
+    server.feed(client.data_to_send())
+    assert server.look_ahead()
+    assert not server.wants_data
+    assert server.receive() == b"data"
+
+
 def test_what_encryption_adds(ca: trustme.CA, server_cert: trustme.LeafCert) -> None:
     tls13 = ssl.TLSVersion.TLSv1_3
     pair = make_pair(client_context_for(ca, tls13), server_context_for(server_cert, tls13))

@@ -1,6 +1,6 @@
 """The mutation check: small changes of the library, each of which a test should notice.
 
-``python tests/mutation.py _core/records --work FOLDER`` judges the mutants of a module with Cosmic
+``python -m tests.mutation _core/records --work FOLDER`` judges the mutants of a module with Cosmic
 Ray, in a copy of the tree, and prints those that no test noticed. What is tried, and with which
 tests, is in mutation.toml; see docs/mutation.rst. Run again with the same folder, it goes on where
 it was.
@@ -48,6 +48,9 @@ _NO_CERTIFICATES = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
 # What a mutant may take at most, in bytes, lest one that never ends takes all.
 _MOST_MEMORY = 2 * 1024**3
 
+# What a mutant of an attrs class is not worth a test for.
+_UNIMPORTANT = re.compile(r"\b(init|repr|eq)=$")
+
 _PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 
 # How long any run of tests may take, in seconds.
@@ -55,6 +58,7 @@ _LONGEST = 600
 
 _OPTIONS = [
     "--numprocesses=0",
+    "--timeout=40",  # many a mutant waits forever
     "-p",
     "no:cacheprovider",
     "-p",
@@ -207,7 +211,7 @@ def judge(module: str, config: dict[str, Any], work: Path, sample: int | None) -
         database = WorkDB("session.sqlite", WorkDB.Mode.create)
         if not database.num_work_items:
             init([path], database, {})
-            skip(database, config["operators"], sample)
+            skip(database, path.read_text(encoding="utf-8"), config["operators"], sample)
         sys.dont_write_bytecode = False  # of the tests, and of the modules that stay as they are
         survey = Survey(
             coverage.Coverage(data_file=None, config_file=False, include=[str(path)]), path
@@ -264,20 +268,25 @@ def _run_tests(files: Sequence[str], plugin: object, limit: float) -> NoReturn:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.path[0] = str(Path.cwd())
+        del sys.modules["tests"]  # the tests run from the copy as well
         status = pytest.main(["-x", "-q", *_OPTIONS, *files], plugins=[plugin])
         sys.stdout.flush()
     finally:
         os._exit(status)
 
 
-def skip(database: WorkDB, operators: list[str], sample: int | None) -> None:
+def skip(database: WorkDB, source: str, operators: list[str], sample: int | None) -> None:
     """Leave out what is not to be tried, and all but a sample where that is asked for."""
     wanted = re.compile("|".join(operators))
     skipped = WorkResult(worker_outcome=WorkerOutcome.SKIPPED)
-    kept = 0
+    kept, lines = 0, source.splitlines()
     for item in database.pending_work_items:  # in random order
         (mutation,) = item.mutations
-        if wanted.fullmatch(mutation.operator_name) and (sample is None or kept < sample):
+        line, column = mutation.start_pos
+        is_wanted = wanted.fullmatch(mutation.operator_name) and not _UNIMPORTANT.search(
+            lines[line - 1][:column]
+        )
+        if is_wanted and (sample is None or kept < sample):
             kept += 1
         else:
             database.set_result(item.job_id, skipped)
@@ -303,7 +312,7 @@ def report(module: str, database: WorkDB) -> None:
 def main() -> None:
     """Judge the modules that are named."""
     config = tomllib.loads((ROOT / "mutation.toml").read_text(encoding="utf-8"))
-    parser = argparse.ArgumentParser(prog="python tests/mutation.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("modules", nargs="+", choices=config["tests"])
     parser.add_argument("--work", type=Path, required=True, help="directory for copies and results")
     parser.add_argument("--sample", type=int, help="how many mutants of each to try at most")

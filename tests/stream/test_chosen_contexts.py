@@ -201,6 +201,36 @@ async def test_cancelled_it_is_asked_again(
         assert calls == 2
 
 
+async def test_of_the_tasks_that_are_left_one_asks_again(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as (ours, theirs):
+        scope = trio.CancelScope()
+        calls = 0
+
+        async def choose(hello: ClientHello) -> ssl.SSLContext:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                nursery.start_soon(server.do_handshake)
+                nursery.start_soon(server.send_all, b"greeting")
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            return server_context
+
+        server = TLSStream(theirs, choose, server_side=True)
+        client = TLSStream(ours, client_context, server_hostname=NAME)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            with scope:
+                await server.do_handshake()
+            assert scope.cancelled_caught
+        assert await client.receive_some() == b"greeting"
+        assert calls == 2
+
+
 async def test_two_tasks_that_need_the_handshake_ask_once(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

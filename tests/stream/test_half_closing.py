@@ -76,6 +76,8 @@ async def test_unwrap_returns_what_came_after(established: Pair) -> None:
     await together(run_client, run_server)
     with pytest.raises(trio.ClosedResourceError):
         await client.send_all(b"x")
+    with pytest.raises(trio.ClosedResourceError):
+        await client.receive_some()
     await client.aclose()  # closes nothing: the transport is not its own any more
     await client_transport.send_all(b"still open")
     assert await server_transport.receive_some() == b"still open"

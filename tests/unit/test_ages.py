@@ -287,6 +287,19 @@ def test_a_session_of_a_client_whose_certificate_has_expired_is_refused(
     assert not connect(of_a_day, asking)[0]
 
 
+def test_a_certificate_has_expired_from_its_last_second_on(
+    of_a_day: ssl.SSLContext, asking: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, session = connect(of_a_day, asking)
+    moment = dates.now()
+    monkeypatch.setattr(dates, "now", lambda: moment)
+    monkeypatch.setattr(dates, "expiry_of", lambda _: moment)
+    client = TLSConnection(of_a_day, server_hostname=NAME, session=session)
+    server = TLSConnection(asking, server_side=True)
+    exchange(client, server)
+    assert "its certificate has expired since" in str(failure(server))
+
+
 def test_a_client_that_is_refused_gets_no_new_tickets(
     ca: trustme.CA, of_a_day: ssl.SSLContext, travel: Travel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

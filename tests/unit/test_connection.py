@@ -21,6 +21,8 @@ from tests.helpers import (
     shake_hands,
 )
 from trio_tlsbio import CertificateError, PeerAlertError, TLSConnection, TLSError, TruncationError
+from trio_tlsbio._core.client_certificate import CertificateRequest
+from trio_tlsbio._core.engine import SEAL_BYTES
 from trio_tlsbio._core.records import RECORD_BYTES
 from trio_tlsbio._stream.transport import SLICE_BYTES
 from trio_tlsbio.core import State
@@ -302,6 +304,30 @@ def test_closing_keeps_what_has_arrived_unread(connected: Pair) -> None:
     assert client.receive() == b"more"
     transfer(client, server)
     assert server.receive() == b""
+
+
+def test_data_that_was_decrypted_ahead_needs_no_ciphertext(connected: Pair) -> None:
+    client, server = connected
+    client.send(b"data")
+    server.feed(client.data_to_send())
+    assert server.look_ahead()
+    assert not server.wants_data
+    assert server.receive() == b"data"
+
+
+def test_what_encryption_adds(ca: trustme.CA, server_cert: trustme.LeafCert) -> None:
+    tls13 = ssl.TLSVersion.TLSv1_3
+    pair = make_pair(client_context_for(ca, tls13), server_context_for(server_cert, tls13))
+    shake_hands(*pair)
+    pair[0].send(b"data")
+    assert len(pair[0].data_to_send()) == 4 + SEAL_BYTES
+
+
+def test_an_answer_to_a_key_update_is_no_certificate() -> None:
+    request: Any = CertificateRequest(None, None)  # type: ignore[arg-type]
+    length = 5 + SEAL_BYTES - 5  # the message, in a record
+    request.look(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
+    assert request.answered is None
 
 
 def test_closing_keeps_data_that_comes_after_a_request_for_a_new_handshake(

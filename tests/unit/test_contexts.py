@@ -651,6 +651,10 @@ def test_names_that_no_client_can_ask_for_are_refused(
     assert repr(name) in str(caught.value)
 
 
+def test_the_longest_name_can_have_a_context(contexts: dict[str, ssl.SSLContext]) -> None:
+    contexts_by_name({"a." * 126 + "b": contexts["a.example"]})
+
+
 @pytest.mark.parametrize(
     "names",
     [

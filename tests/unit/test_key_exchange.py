@@ -282,6 +282,14 @@ def test_another_hello_is_asked_for_without_a_group() -> None:
     assert group_of(retry, server_hello(b"\x13\x01", key_share(24)), cipher=TLS13) == "secp384r1"
 
 
+def test_a_group_that_was_only_asked_for_is_not_told() -> None:
+    """After the second ClientHello, a server can resume a session without a key exchange."""
+    asked_for = b"\0\x33\0\2" + (24).to_bytes(2)
+    retry = server_hello(b"\x13\x01", asked_for).replace(bytes(32), HELLO_RETRY_REQUEST)
+    assert group_of(retry, cipher=TLS13) is None
+    assert group_of(retry, server_hello(b"\x13\x01"), cipher=TLS13) is None
+
+
 @pytest.mark.parametrize("number", [*GROUPS, 0x0A0A])
 def test_names_of_groups(number: int) -> None:
     expected = GROUPS.get(number, "0x0a0a")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable
+from tests.helpers import NAME, shake_hands
+from trio_tlsbio import TLSConnection, TLSError
+from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable, record_bounds
 from trio_tlsbio._core.refusals import reason_of_refusal
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
@@ -377,3 +380,32 @@ def test_the_last_header_that_is_not_that_of_data_is_kept() -> None:
     queue.feed(b"HTTP/1.1")
     queue.take()
     assert queue.last_header == b"HTTP/"
+
+
+@pytest.mark.parametrize("has_alert", [True, False])
+def test_the_reason_depends_on_the_version(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    tls_version: ssl.TLSVersion,
+    has_alert: bool,
+) -> None:
+    """Also if OpenSSL sends no alert, as after our close_notify."""
+    client = TLSConnection(client_context, server_hostname=NAME)
+    shake_hands(client, TLSConnection(server_context, server_side=True))
+    if not has_alert:
+        client.send_close_notify()
+    if tls_version is ssl.TLSVersion.TLSv1_3:
+        too_long = header(23, 0x0303, 16641) + bytes(16641)
+    else:
+        too_long = header(22, 0x0303, 16705) + bytes(16705)
+    client.feed(too_long)
+    with pytest.raises(TLSError) as caught:
+        client.receive()
+    assert caught.value.reason == "ENCRYPTED_LENGTH_TOO_LONG"
+
+
+def test_a_record_that_is_cut_has_no_bounds() -> None:
+    data = record(3) + record(4)
+    for end in range(8, len(data)):
+        assert list(record_bounds(data[:end])) == [(0, 8)]
+    assert list(record_bounds(data)) == [(0, 8), (8, 17)]

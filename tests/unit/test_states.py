@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trio_tlsbio._core.states import TRANSITIONS, Event, Side, State, advance
+from trio_tlsbio import TLSError
+from trio_tlsbio._core.states import TRANSITIONS, Event, Lifecycle, Side, State, advance
 
 
 @pytest.mark.parametrize("side", list(Side))
@@ -32,3 +33,10 @@ def test_the_table_can_not_be_changed() -> None:
     table = TRANSITIONS[Side.SEND]
     with pytest.raises(TypeError):
         table[State.OPEN, Event.FAILURE] = State.OPEN  # type: ignore[index]
+
+
+def test_an_error_that_ends_a_connection_is_one_of_its_own() -> None:
+    lifecycle, other, error = Lifecycle(), Lifecycle(), TLSError("broken")
+    lifecycle.happened(Event.FAILURE, error)
+    assert lifecycle.origin.is_source_of(error)
+    assert not other.origin.is_source_of(error)

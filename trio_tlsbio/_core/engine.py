@@ -108,6 +108,7 @@ class Engine:
     may_renegotiate: bool = False
     #: True if any data was decrypted.
     has_decrypted: bool = False
+    _is_tls13: bool = False  # version() returns None after a failure
     # True if OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2, a
     # message can follow the Finished in the same record.
     _may_hold_message: bool = False
@@ -123,6 +124,7 @@ class Engine:
         if is_tls13:
             inbox.records.cost = _SIGNATURE_COST if may_sign else _KEY_UPDATE_COST
             inbox.records.shift = _TICKETS_SHIFT
+        self._is_tls13 = is_tls13
         self.may_renegotiate = not is_tls13
         self._may_hold_message = (
             not is_tls13 and inbox.records.last_header[3:] not in _LONE_FINISHED
@@ -311,6 +313,6 @@ class Engine:
             rest,
             written,
             is_split=inbox.records.missing > 0,
-            is_tls13=self.ssl_object.version() == "TLSv1.3",
+            is_tls13=self._is_tls13,
         )
         return Failure(exc, refusal)

@@ -305,8 +305,14 @@ async def test_several_listeners(
             assert await drain.end(math.inf) == 0
 
 
+IN_BOTH_NURSERIES = pytest.mark.parametrize(
+    "has_nursery", [False, True], ids=["its own nursery", "another nursery"]
+)
+
+
+@IN_BOTH_NURSERIES
 async def test_a_listener_that_does_not_wake_who_accepts_is_cancelled(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, has_nursery: bool
 ) -> None:
     class Deaf(trio.abc.Listener[Any]):
         async def accept(self) -> Any:
@@ -317,15 +323,19 @@ async def test_a_listener_that_does_not_wake_who_accepts_is_cancelled(
 
     drain = Drain()
     listeners: list[Any] = [Deaf()]
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(serve_tls_listeners, echo, listeners, drain=drain))
-        await wait_all_tasks_blocked()
-        assert await drain.end(10) == 0
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            handlers = nursery if has_nursery else None
+            serve = partial(serve_tls_listeners, drain=drain, handler_nursery=handlers)
+            nursery.start_soon(serve, echo, listeners)
+            await wait_all_tasks_blocked()
+            assert await drain.end(10) == 0
     assert round(trio.current_time()) == 10
 
 
+@IN_BOTH_NURSERIES
 async def test_a_connection_that_is_accepted_while_all_are_cut_off_is_too(
-    server_context: ssl.SSLContext,
+    server_context: ssl.SSLContext, has_nursery: bool
 ) -> None:
     go_on = trio.Event()
     ours, theirs = trio.socket.socketpair()
@@ -349,7 +359,9 @@ async def test_a_connection_that_is_accepted_while_all_are_cut_off_is_too(
     client = trio.SocketStream(ours)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(serve_tls_listeners, echo, [listener], drain=drain))
+            handlers = nursery if has_nursery else None
+            serve = partial(serve_tls_listeners, drain=drain, handler_nursery=handlers)
+            nursery.start_soon(serve, echo, [listener])
             await client.send_all(b"\x16")  # so that it is no silent client
             await wait_all_tasks_blocked()
             nursery.start_soon(drain.end, 0)

@@ -66,10 +66,11 @@ async def start_tls(
       TypeError: if an argument has the wrong type.
     """
     check_transport(transport_stream)
-    if not isinstance(buffered, bytes | bytearray | memoryview):
+    buffer: object = buffered
+    if not isinstance(buffer, bytes | bytearray | memoryview):
         await trio.aclose_forcefully(transport_stream)
         raise TypeError(
-            f"buffered must be bytes, not {kind_of(buffered)}: the content of your read buffer, "
+            f"buffered must be bytes, not {kind_of(buffer)}: the content of your read buffer, "
             "b'' if it is empty"
         )
     try:

@@ -97,7 +97,7 @@ def add_parser(commands: Commands) -> None:
         "the handshake\nagreed on.",
         notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
         "server: it\nstops listening, closes idle connections at once, and lets the others "
-        "finish. A second signal ends it at once.\n\n",
+        "finish.\nA second signal ends it at once.\n\n",
     )
     parser.add_argument(
         "--host",

@@ -1180,3 +1180,15 @@ async def test_closing_after_a_handshake_timeout_waits_no_more(
         start = trio.current_time()
         await ours.aclose()
         assert trio.current_time() == start
+
+
+async def test_abort_sends_what_the_socket_takes(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    async with tcp_pair() as transports:
+        client, server = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(client, server)
+        server.connection.send(b"last words")
+        server.abort()
+        assert await client.receive_some() == b"last words"
+        await trio.aclose_forcefully(client)

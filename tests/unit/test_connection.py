@@ -402,6 +402,21 @@ def test_trailing_data_of_any_size(connected: Pair) -> None:
     assert server.trailing_data == BIG
 
 
+@pytest.mark.parametrize(
+    "buffer",
+    [bytearray(b"abcd"), memoryview(b"a_b_c_d_")[::2], memoryview(b"abcd").cast("H")],
+    ids=["bytearray", "not contiguous", "in words"],
+)
+def test_data_in_any_buffer(connected: Pair, buffer: bytearray | memoryview) -> None:
+    client, server = connected
+    client.send(buffer)
+    record = client.data_to_send()
+    spread = bytearray(2 * len(record))
+    spread[::2] = record
+    server.feed(memoryview(spread)[::2])
+    assert server.receive() == b"abcd"
+
+
 def test_trailing_data_in_any_buffer(connected: Pair) -> None:
     client, server = connected
     client.send_close_notify()

@@ -1,5 +1,5 @@
-"""Pin a server's public key: the context checks the server as always, and this
-is checked besides.
+"""Pin a server's public key. The context still checks the server as usual; the
+pin is an additional check.
 
 A pin is the SHA-256 of the key, not of the certificate, so it outlives renewals
 that keep the key. For each certificate file:

@@ -118,7 +118,7 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
     "Its signature is wrong": (0, "not signed by CN=root, which it names"),
     "Its issuer is no authority": (1, "no authority, so it may not issue others"),
     "Its issuer's key may not sign certificates": (1, "its key may not issue certificates"),
-    "Its issuer was not to have others below it (path length)": (
+    "Its issuer may not have other issuers below it (path length)": (
         2,
         "more issuers are below it than it allows: 1, not 0 (path length)",
     ),

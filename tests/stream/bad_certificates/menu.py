@@ -145,7 +145,7 @@ def _(root: Issued) -> Presented:
     return issued_by(authority(extensions=[(usage, True)]).signed_by(root))
 
 
-@bad("Its issuer was not to have others below it (path length)", 25, "unknown_ca")
+@bad("Its issuer may not have other issuers below it (path length)", 25, "unknown_ca")
 def _(root: Issued) -> Presented:
     last = authority("last", path_length=0).signed_by(root)
     return Presented(chain=[*issued_by(authority().signed_by(last)).chain, last])

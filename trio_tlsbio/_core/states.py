@@ -26,7 +26,9 @@ __all__ = ["Event", "Lifecycle", "Side", "State", "TRANSITIONS", "advance"]
 class _Unique(enum.Enum):
     """Hashes its members by identity, since Enum's own hash is a function in Python."""
 
-    __hash__ = object.__hash__
+
+# Not in the body, where type checkers would not know what it overrides.
+_Unique.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class Side(_Unique):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-__all__ = ["CertificateParts", "Element", "elements", "fields_of"]
+__all__ = ["CertificateParts", "Element", "dotted", "elements", "fields_of"]
 
 _CONSTRUCTED = 0x20
 _SEQUENCE, _VERSION, _EXTENSIONS = 0x30, 0xA0, 0xA3
@@ -55,6 +55,22 @@ def elements(data: bytes) -> list[Element]:
         found.append(Element(tag, data[content:end], data[start:end]))
         start = end
     return found
+
+
+def dotted(content: bytes) -> str:
+    """Return an object identifier in its usual form, such as ``"2.5.29.17"``. Raise
+    :exc:`ValueError` if it is malformed.
+    """
+    numbers, number = [], 0
+    for octet in content:
+        number = number << 7 | octet & 0x7F
+        if not octet & 0x80:
+            numbers.append(number)
+            number = 0
+    if not numbers or content[-1] & 0x80:
+        raise ValueError
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))
 
 
 def fields_of(certificate: bytes) -> list[Element]:

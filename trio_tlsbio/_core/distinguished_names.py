@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .certificate_der import Element
+from .certificate_der import Element, dotted
 
 __all__ = ["rfc4514_string"]
 
@@ -48,7 +48,7 @@ def rfc4514_string(name: Element) -> str:
 
 def _attribute(attribute: Element) -> str:
     kind, value = attribute.elements()
-    oid = _oid(kind.content)
+    oid = dotted(kind.content)
     encoding = _ENCODINGS.get(value.tag)
     if oid in _SHORT_NAMES and encoding is not None:
         try:
@@ -68,16 +68,3 @@ def _escaped(text: str) -> str:
     if escaped.endswith(" ") and len(text) > 1:
         escaped = f"{escaped[:-1]}\\ "
     return escaped
-
-
-def _oid(content: bytes) -> str:
-    numbers, number = [], 0
-    for octet in content:
-        number = number << 7 | octet & 0x7F
-        if not octet & 0x80:
-            numbers.append(number)
-            number = 0
-    if not numbers or content[-1] & 0x80:
-        raise ValueError
-    first = min(numbers[0] // 40, 2)
-    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:])))

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 import attrs
 
-from trio_tlsbio._core.certificate_der import Element, elements, fields_of
+from trio_tlsbio._core.certificate_der import Element, dotted, elements, fields_of
 
 from ._certificates import CertificateFacts
 
@@ -32,18 +32,6 @@ _BOOLEAN, _INTEGER, _EXTENSIONS = 0x01, 0x02, 0xA3
 _FALSE = b"\0"
 
 
-def _dotted(identifier: bytes) -> str:
-    """Write an object identifier as it is mostly written."""
-    arcs, arc = [], 0
-    for byte in identifier:
-        arc = arc << 7 | byte & 0x7F
-        if not byte & 0x80:
-            arcs.append(arc)
-            arc = 0
-    first = min(arcs[0] // 40, 2)
-    return ".".join(map(str, [first, arcs[0] - 40 * first, *arcs[1:]]))
-
-
 @attrs.frozen
 class _Extension:
     is_critical: bool
@@ -56,7 +44,7 @@ def _extensions(fields: Sequence[Element]) -> Iterator[tuple[str, _Extension]]:
             for extension in field.elements()[0].elements():
                 kind, *critical, value = extension.elements()
                 is_critical = any(each.content != _FALSE for each in critical)
-                yield _dotted(kind.content), _Extension(is_critical, value.content)
+                yield dotted(kind.content), _Extension(is_critical, value.content)
 
 
 @attrs.frozen
@@ -78,7 +66,7 @@ class Link:
         return cls(
             place,
             facts,
-            signature_algorithm=_dotted(algorithm.elements()[0].content),
+            signature_algorithm=dotted(algorithm.elements()[0].content),
             has_issuer=bool(issuer.content),
             has_subject=bool(subject.content),
             is_self_issued=issuer.content == subject.content,
@@ -113,7 +101,7 @@ class Link:
         extension = self.extensions.get(EXTENDED_KEY_USAGE)
         if extension is None:
             return []
-        return [_dotted(each.content) for each in elements(extension.value)[0].elements()]
+        return [dotted(each.content) for each in elements(extension.value)[0].elements()]
 
     def names_that_are(self, kind: str) -> list[str]:
         """The names that it is restricted to, "permitted", or must not certify, "excluded"."""

@@ -129,8 +129,7 @@ def _(root: Issued) -> Presented:
 @bad("Its signature is wrong", 7, "decrypt_error")
 def _(root: Issued) -> Presented:
     certificate = Certificate().signed_by(root)
-    body, _, signature = certificate.der.rpartition(b"\x03")
-    forged = body + b"\x03" + signature[:-1] + bytes([signature[-1] ^ 1])
+    forged = certificate.der[:-1] + bytes([certificate.der[-1] ^ 1])  # the signature is last
     return Presented(chain=[attrs.evolve(certificate, der=forged)])
 
 

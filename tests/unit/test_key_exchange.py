@@ -29,7 +29,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
-from trio_tlsbio._core.key_exchange import group_in, signature_scheme_in
+from trio_tlsbio._core.key_exchange import key_exchange_in
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 TLS13 = "TLS_AES_128_GCM_SHA256"
@@ -142,6 +142,10 @@ def test_the_signature_of_tls13_is_told_where_python_has_it(ca: trustme.CA) -> N
 DHE = "DHE-RSA-AES128-GCM-SHA256"
 
 
+def signature_scheme_in(records: bytes, cipher: str) -> str | None:
+    return key_exchange_in(records, cipher)[1]
+
+
 def key_exchange(body: bytes) -> bytes:
     """The record of a ServerKeyExchange."""
     message = bytes([12]) + len(body).to_bytes(3) + body
@@ -216,7 +220,7 @@ def flight(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> by
 
 
 def group_of(*records: bytes, cipher: str = ECDHE) -> str | None:
-    return group_in(b"".join(records), cipher)
+    return key_exchange_in(b"".join(records), cipher)[0]
 
 
 @pytest.fixture

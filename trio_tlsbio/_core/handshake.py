@@ -100,7 +100,9 @@ class Handshake:
             # Always use this method: an sslobject_class may verify the peer in it.
             ask(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
-            happening = self._refusal(is_done=False) or self._go_on()
+            # without a flight, there is nothing to refuse
+            refusal = self._refusal(is_done=False) if engine.outbox.bio.pending else None
+            happening = refusal or self._go_on()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake can come from an attacker: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"

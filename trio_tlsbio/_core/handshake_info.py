@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from .certificates import (
 )
 from .client_hello import ClientHello
 from .hello import hello_in
-from .key_exchange import group_in, signature_scheme_in
+from .key_exchange import key_exchange_in
 from .peer_names import (
     PeerName,
     certificate_names,
@@ -247,33 +248,30 @@ class HandshakeInfo:
         assert cipher is not None
         assert version is not None
         is_resumed = bool(ssl_object.session_reused)
-        # TLS 1.2 resumes without a key exchange.
-        has_exchange = version == "TLSv1.3" or not is_resumed
+        group = scheme = None
+        if version == "TLSv1.3" or not is_resumed:  # TLS 1.2 resumes without a key exchange
+            group, scheme = key_exchange_in(server_records, cipher[0])
+        if version == "TLSv1.3":
+            scheme = _encrypted_scheme(ssl_object)
+        elif version != "TLSv1.2":
+            scheme = None  # older versions sign by none of the registry
         return cls(
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
-            group=group_in(server_records, cipher[0]) if has_exchange else None,
+            group=group,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname,
             session_reused=is_resumed,
             peer_certificate=own_certificate,
             peer_certificate_chain=chain,
-            signature_scheme=_signature_scheme(ssl_object, server_records, version, cipher[0])
-            if has_exchange
-            else None,
+            signature_scheme=scheme,
             hello=hello,
             certificates=certificates,
         )
 
 
-def _signature_scheme(
-    ssl_object: ssl.SSLObject, server_records: Data, version: str, cipher: str
-) -> str | None:
-    if version == "TLSv1.2":
-        return signature_scheme_in(server_records, cipher)
-    server_sigalg: Any = getattr(ssl_object, "server_sigalg", None)
-    if server_sigalg is None or version != "TLSv1.3":  # older ones sign by none of the registry
-        return None
-    scheme: str | None = server_sigalg()
-    return scheme
+def _encrypted_scheme(ssl_object: ssl.SSLObject) -> str | None:
+    """Return the signature scheme in TLS 1.3, which is not readable in the records."""
+    server_sigalg: Callable[[], str | None] | None = getattr(ssl_object, "server_sigalg", None)
+    return None if server_sigalg is None else server_sigalg()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 
 from .hello import HELLO_RETRY_REQUEST
 from .iana import GROUPS, SIGNATURE_SCHEMES, CurveType, ExtensionType, HandshakeType
 from .messages import MESSAGE_HEADER_BYTES
-from .records import HANDSHAKE, HEADER_BYTES, Data, record_bounds
+from .records import APPLICATION_DATA, HANDSHAKE, HEADER_BYTES, Data
 
-__all__ = ["MOST_FLIGHT_BYTES", "group_in", "signature_scheme_in"]
+__all__ = ["MOST_FLIGHT_BYTES", "key_exchange_in"]
 
 # Plain integers, which compare faster.
 _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
@@ -24,13 +24,13 @@ _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
 MOST_FLIGHT_BYTES = 128 * 1024
 
 
-def group_in(records: Data, cipher: str) -> str | None:
-    """Return the group in a server's records, by its name in IANA's registry, or by its number if
-    the library has no name for it.
+def key_exchange_in(records: Data, cipher: str) -> tuple[str | None, str | None]:
+    """Return the group of the key exchange and the scheme of its signature, from a server's
+    records. Each is its name in IANA's registry, or its number if the library has no name for it.
 
-    It is in the ServerHello in TLS 1.3, and in the ServerKeyExchange in TLS 1.2, the last handshake
-    messages that are in plaintext. OpenSSL has verified the messages, so they are not validated
-    again; no contents make this raise.
+    The group is in the ServerHello in TLS 1.3. In TLS 1.2, both are in the ServerKeyExchange. These
+    are the last handshake messages in plaintext. OpenSSL has verified them, so they are not
+    validated again; no contents make this raise.
 
     Args:
       records: The records that the server has sent in the handshake, from the beginning. In TLS 1.2
@@ -39,67 +39,60 @@ def group_in(records: Data, cipher: str) -> str | None:
       cipher: OpenSSL's name of the negotiated cipher suite.
 
     Returns:
-      None if no group was used: if the key was encrypted with RSA, if a session was resumed without
-      a new key exchange, and with the Diffie-Hellman of TLS 1.2, which sends its parameters
-      explicitly.
+      For the group, None if no group was used: if the key was encrypted with RSA, if a session was
+      resumed without a new key exchange, and with the Diffie-Hellman of TLS 1.2, which sends its
+      parameters explicitly. For the scheme, None in TLS 1.3, which encrypts it, and if nothing was
+      signed: with RSA key exchange, and with pre-shared keys.
     """
-    group_of: Callable[[bytes], int]
     if cipher.startswith("TLS_"):
-        wanted, group_of = _SERVER_HELLO, _group_of_server_hello
-    elif cipher.startswith(("ECDHE-", "AECDH-")):
-        is_psk = cipher.startswith("ECDHE-PSK-")
-        wanted, group_of = _SERVER_KEY_EXCHANGE, _group_after_hint if is_psk else _group_of_exchange
+        group = _group_of_server_hello(_message(records, _SERVER_HELLO))
+        return _name(GROUPS, group), None
+    if not cipher.startswith(("ECDHE-", "AECDH-", "DHE-")):
+        return None, None
+    exchange = _message(records, _SERVER_KEY_EXCHANGE)
+    is_signed = "-PSK-" not in cipher and not cipher.startswith("AECDH-")
+    group, end = 0, 0
+    if cipher.startswith("DHE-"):
+        for _ in range(3):  # p, g and the public value (RFC 5246 section 7.4.3)
+            end += 2 + _number(exchange, end)
     else:
-        return None
-    for message in _messages(records, wanted):
-        if number := group_of(message):
-            return GROUPS.get(number, f"0x{number:04x}")
-    return None
+        if cipher.startswith("ECDHE-PSK-"):
+            exchange = exchange[2 + _number(exchange, 0) :]  # a hint first (RFC 5489 section 2)
+        if exchange[:1] == _NAMED_CURVE:
+            group = _number(exchange, 1)  # RFC 8422 section 5.4
+        end = 3 + 1 + int.from_bytes(exchange[3:4])  # type and curve, then a point
+    scheme = _number(exchange, end) if is_signed else 0
+    return _name(GROUPS, group), _name(SIGNATURE_SCHEMES, scheme)
 
 
-def signature_scheme_in(records: Data, cipher: str) -> str | None:
-    """Return the scheme by which a server of TLS 1.2 has signed its key exchange, by its name in
-    IANA's registry, or its number if it has none here.
+def _name(registry: Mapping[int, str], number: int) -> str | None:
+    return registry.get(number, f"0x{number:04x}") if number else None
 
-    Args:
-      records: As for :func:`group_in`.
-      cipher: The cipher suite that was agreed on, by OpenSSL's name.
 
-    Returns:
-      None if nothing was signed: with RSA key exchange, and with pre-shared keys.
+# No generators and objects, because every connection waits for this.
+def _message(records: Data, kind: int) -> bytes:
+    """Return the body of the first handshake message of a kind, or ``b""`` if there is none. A
+    HelloRetryRequest is not the ServerHello: another one follows, whose group counts.
     """
-    if not cipher.startswith(("ECDHE-", "DHE-")) or "-PSK-" in cipher:
-        return None
-    for exchange in _messages(records, _SERVER_KEY_EXCHANGE):
-        if cipher.startswith("ECDHE-"):
-            at = 3 + 1 + int.from_bytes(exchange[3:4])  # type and curve, then a point
-        else:
-            at = 0
-            for _ in range(3):  # p, g and the public value (RFC 5246 section 7.4.3)
-                at += 2 + _number(exchange, at)
-        if number := _number(exchange, at):
-            return SIGNATURE_SCHEMES.get(number, f"0x{number:04x}")
-    return None
+    messages, start, size = bytearray(), 0, len(records)
+    while start + HEADER_BYTES <= size and records[start] != APPLICATION_DATA:
+        end = start + HEADER_BYTES + (records[start + 3] << 8 | records[start + 4])
+        if records[start] == HANDSHAKE:
+            messages += records[start + HEADER_BYTES : end]
+        start = end
+    start, size = 0, len(messages)
+    while (body := start + MESSAGE_HEADER_BYTES) <= size:
+        end = body + int.from_bytes(messages[start + 1 : body])
+        if end > size:
+            break
+        if messages[start] == kind and messages[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
+            return bytes(messages[body:end])
+        start = end
+    return b""
 
 
-def _messages(records: Data, wanted: int) -> Iterator[bytes]:
-    """Yield the bodies of the handshake messages of a kind, as far as they pass in the clear."""
-    messages, at = b"", 0
-    for start, end in record_bounds(records):
-        if records[start] != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
-            continue
-        messages += records[start + HEADER_BYTES : end]
-        while (body := at + MESSAGE_HEADER_BYTES) <= len(messages):
-            following = body + int.from_bytes(messages[at + 1 : body])
-            if following > len(messages):
-                break
-            if messages[at] == wanted:
-                yield messages[body:following]
-            at = following
-
-
-# Slices instead of a Reader, because every connection waits for this. A truncated number is 0.
 def _number(data: bytes, start: int) -> int:
+    """Return the number of two bytes at ``start``, or 0 if there is nothing."""
     return int.from_bytes(data[start : start + 2])
 
 
@@ -107,8 +100,6 @@ def _group_of_server_hello(hello: bytes) -> int:
     """Return the group of its key_share (RFC 9846 sections 4.2.3 and 4.3.8), or 0 if it
     has none.
     """
-    if hello[2:34] == HELLO_RETRY_REQUEST:
-        return 0  # another ServerHello follows, whose group counts
     # Version and random, then the session id, cipher suite, compression method.
     start = 34 + 1 + int.from_bytes(hello[34:35]) + 2 + 1
     start += 2  # the length of the extensions
@@ -119,15 +110,3 @@ def _group_of_server_hello(hello: bytes) -> int:
             return _number(hello, start)
         start += size
     return 0
-
-
-def _group_of_exchange(exchange: bytes) -> int:
-    """Return the named curve of a ServerKeyExchange (RFC 8422 section 5.4), or 0 if it has none."""
-    return _number(exchange, 1) if exchange[:1] == _NAMED_CURVE else 0
-
-
-def _group_after_hint(exchange: bytes) -> int:
-    """Return the named curve after a psk_identity_hint (RFC 5489 section 2), or 0 if
-    there is none.
-    """
-    return _group_of_exchange(exchange[2 + _number(exchange, 0) :])

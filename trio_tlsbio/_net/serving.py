@@ -8,7 +8,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any, Generic
 
 import attrs
@@ -275,11 +275,13 @@ class _Server(Generic[T_Stream]):
 
     def _begin(self, stream: TLSStream[T_Stream]) -> None:
         scope = None  # a scope would cost each connection a hundredth of its handshake
-        if not self._is_nursery_ours:
+        if self._is_nursery_ours:
+            self._nursery.start_soon(self._run, stream)
+        else:
             scope = trio.CancelScope()
             if self._acceptor.is_cancelled:
                 scope.cancel()  # the stream was accepted just before the cancellation
-        self._nursery.start_soon(self._run, stream, scope)
+            self._nursery.start_soon(self._run_in, scope, stream)
         self._streams[stream] = scope
         self._places.take()
 
@@ -325,16 +327,17 @@ class _Server(Generic[T_Stream]):
     ################################################################
 
     @enable_ki_protection
-    async def _run(self, stream: TLSStream[T_Stream], scope: trio.CancelScope | None) -> None:
+    async def _run_in(self, scope: trio.CancelScope, stream: TLSStream[T_Stream]) -> None:
         """Run one connection, unless it is cancelled by :meth:`cut_off`."""
-        with nullcontext() if scope is None else scope:
-            if (max_age := self._policy.max_age) < math.inf:
-                jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # not security-relevant
-                limit_age(stream, trio.current_time() + max_age * (1 + jitter))
-            await self._see_through(stream)
+        with scope:
+            await self._run(stream)
 
-    async def _see_through(self, stream: TLSStream[T_Stream]) -> None:
+    @enable_ki_protection
+    async def _run(self, stream: TLSStream[T_Stream]) -> None:
         """Run one connection, from the handshake to the end."""
+        if (max_age := self._policy.max_age) < math.inf:
+            jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # not security-relevant
+            limit_age(stream, trio.current_time() + max_age * (1 + jitter))
         begin = trio.current_time()
         is_established = False
         error: Exception | None = None

@@ -61,8 +61,8 @@ class _InTurn:
         return self._current.name
 
     @property
-    def has_heard(self) -> bool:
-        return self._current.has_heard
+    def has_received(self) -> bool:
+        return self._current.has_received
 
     async def feed(self, data: bytes) -> bytes | None:
         rest = await self._current.feed(data)
@@ -88,7 +88,7 @@ class _Plaintext:
         return "handshake" if self._error is None else "answer by on_plaintext"
 
     @property
-    def has_heard(self) -> bool:
+    def has_received(self) -> bool:
         return bool(self._received)
 
     async def feed(self, data: bytes) -> bytes | None:

@@ -17,7 +17,7 @@ from trio_tlsbio._core.states import State
 
 from .driver import Driver
 from .options import StreamOptions
-from .turns import beside
+from .turns import background_task
 
 __all__ = ["Closing", "close_nowait"]
 
@@ -53,9 +53,10 @@ class Closing:
             raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
     @property
-    def _vouches(self) -> bool:
+    def _sends_close_notify(self) -> bool:
         """True if a close may assert that the peer has got everything."""
-        return not (self.options.https_compatible or self._is_aborted or self._driver.is_cut)
+        is_incomplete = self._is_aborted or self._driver.has_incomplete_send
+        return not (self.options.https_compatible or is_incomplete)
 
     ################################################################
     # Closing the transport
@@ -110,7 +111,7 @@ class Closing:
         """Raise an error that was found while closing, if no other call can have raised it."""
         connection = self._driver.connection
         match connection.error:
-            case PeerAlertError(alert="decode_error") if not self._vouches:
+            case PeerAlertError(alert="decode_error") if not self._sends_close_notify:
                 pass  # OpenSSL 3 answers an end without a close_notify by it
             case PeerAlertError() as error:
                 raise error.again()
@@ -130,10 +131,10 @@ class Closing:
             return  # nothing was sent that could be lost
         # It is not an error if the peer has already gone, or if the stream was already broken.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if self._vouches:
+            if self._sends_close_notify:
                 await self._driver.complete_handshake()
             transport.receive_nowait(1)  # an invalid record is answered with an alert
-            if self._vouches:
+            if self._sends_close_notify:
                 connection.send_close_notify()
             else:
                 self._discard()
@@ -149,7 +150,7 @@ class Closing:
         connection, transport = self._driver.connection, self._driver.transport
         if not connection.is_behind:
             transport.receive_nowait(1)
-        if connection.handshake is not None and self._vouches:
+        if connection.handshake is not None and self._sends_close_notify:
             with suppress(TLSError):
                 connection.send_close_notify()
         self._discard()
@@ -168,7 +169,7 @@ class Closing:
         """
         if self._driver.transport.flush_nowait() and not self._driver.has_pending:
             return
-        async with beside(partial(self._receive_meanwhile, take)):
+        async with background_task(partial(self._receive_meanwhile, take)):
             await self._driver.flush_held()
 
     @enable_ki_protection  # a new task does not inherit the protection

@@ -23,7 +23,7 @@ from .abstract import ImmediateStream
 from .closing import close_nowait
 from .options import CLOSE_TIMEOUT
 from .sockets import SocketCalls
-from .turns import ConflictDetector, beside
+from .turns import ConflictDetector, background_task
 
 __all__ = ["PumpedStream", "open_pump"]
 
@@ -309,7 +309,7 @@ async def open_pump(
     check_positive("max_buffer", operator.index(max_buffer))
     check_not_negative("close_timeout", close_timeout)
     stream = PumpedStream(transport_stream, max_buffer)
-    async with beside(stream._pump):
+    async with background_task(stream._pump):
         try:
             yield stream
         except BaseException as exc:

@@ -210,12 +210,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
         This requires a transport that reports how much a cancelled send has sent.
         """
-        return self._transport.counts
+        return self._transport.is_cancel_safe
 
     @property
     def has_received(self) -> bool:
         """True if the peer has sent anything at all. Data that precedes TLS doesn't count."""
-        return self._driver.has_heard
+        return self._driver.has_received
 
     ################################################################
     # Handshake
@@ -450,11 +450,11 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             if closing.has_begun or not driver.is_established:
                 self._check_send_open()
                 await driver.complete_handshake()
-            if not transport.has_heard and 0 < size <= RECORD_BYTES:
+            if not transport.received_since_send and 0 < size <= RECORD_BYTES:
                 self._peer_watch.look()
-            transport.has_heard = False
+            transport.received_since_send = False
             if size:  # an empty send doesn't complete a send that was cut short
-                driver.begun = driver.committed + size
+                driver.send_target = driver.committed + size
             for part in parts:
                 await checkpoint_if_cancelled()
                 if outbox.pieces or outbox.held:
@@ -502,20 +502,20 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """
         with self._send_conflict:
             self._check_send_open()
-            if not self._transport.has_heard and 0 < len(data) <= RECORD_BYTES:
+            if not self._transport.received_since_send and 0 < len(data) <= RECORD_BYTES:
                 self._peer_watch.look()
             self._transport.flush_nowait()
             self._driver.check_send()
             if not self._driver.is_established or self._driver.has_pending:
                 return 0
-            if not self._transport.counts:
+            if not self._transport.is_cancel_safe:
                 return 0
-            self._transport.has_heard = False
+            self._transport.received_since_send = False
             with byte_view(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes
                 if view.nbytes:
-                    self._driver.begun = self._driver.committed
+                    self._driver.send_target = self._driver.committed
                 self._transport.flush_nowait()
                 return view.nbytes
 

@@ -11,7 +11,7 @@ import trio
 
 from trio_tlsbio._core.errors import TLSError
 
-__all__ = ["ConflictDetector", "Turn", "beside"]
+__all__ = ["ConflictDetector", "Turn", "background_task"]
 
 
 @attrs.define(eq=False)
@@ -76,7 +76,7 @@ class Turn:
 
 
 @asynccontextmanager
-async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
+async def background_task(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
     """Run a task concurrently with a block of code, and cancel it when the block ends.
 
     Exceptions from the block propagate as they are, and not in a group as from a nursery.

@@ -52,6 +52,14 @@ class Closing:
         if self.has_begun:
             raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
+    def check_send_open(self) -> None:
+        """Raise :exc:`trio.ClosedResourceError` if nothing more may be sent."""
+        self.check_open()
+        if self._driver.connection.send_state is _CLOSED:
+            raise trio.ClosedResourceError(
+                "can't send data after send_eof() or send_close_notify()"
+            )
+
     @property
     def _sends_close_notify(self) -> bool:
         """True if a close may assert that the peer has got everything."""

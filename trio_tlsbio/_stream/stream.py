@@ -41,7 +41,7 @@ __all__ = ["TLSStream", "T_Stream", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
-_OPEN, _CLOSED = State.OPEN, State.CLOSED  # enum lookups cost three calls
+_OPEN = State.OPEN  # enum lookups cost three calls
 
 
 # Trio can raise KeyboardInterrupt between any two lines of a task: for example, after a record was
@@ -448,7 +448,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             else:
                 parts, size = slices(data)
             if closing.has_begun or not driver.is_established:
-                self._check_send_open()
+                closing.check_send_open()
                 await driver.complete_handshake()
             if not transport.received_since_send and 0 < size <= RECORD_BYTES:
                 self._peer_watch.look()
@@ -501,7 +501,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           trio.ClosedResourceError: after :meth:`send_eof`.
         """
         with self._send_conflict:
-            self._check_send_open()
+            self._closing.check_send_open()
             if not self._transport.received_since_send and 0 < len(data) <= RECORD_BYTES:
                 self._peer_watch.look()
             self._transport.flush_nowait()
@@ -523,7 +523,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
         with self._send_conflict:
-            self._check_send_open()
+            self._closing.check_send_open()
             self._connection.lifecycle.check_send()
             await self._driver.flush_leftover()
             with suppress(TLSError):
@@ -637,13 +637,6 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           then closes them at once.
         """
         return self._closing.abort(self.transport_stream)
-
-    def _check_send_open(self) -> None:
-        self._closing.check_open()
-        if self._connection.send_state is _CLOSED:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
 
 
 def stream_with(

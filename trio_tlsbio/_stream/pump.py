@@ -33,15 +33,16 @@ T_Data = TypeVar("T_Data", bytes, bytes | None, bytes | bytearray)
 # no way to ask whether a send would wait; one that doesn't wait finishes in a few turns.
 _LAST_TURNS = 16
 
+_CLOSED, _LEFT = "this stream was closed", "the block of open_pump() was left"
+
 
 @attrs.define(eq=False)
 class PumpedStream(trio.abc.Stream):
     """A stream whose sends can be cancelled, over one whose sends can't. See :func:`open_pump`.
 
     :meth:`send_all` puts the data into a buffer, and a separate task sends from there. So a
-        cancelled
-    :meth:`send_all` only stops waiting for room in the buffer, and :attr:`bytes_committed` shows
-        how many bytes went in.
+    cancelled :meth:`send_all` only stops waiting for room in the buffer, and
+    :attr:`bytes_committed` shows how many bytes went in.
 
     Committed data is sent completely and in order. If that fails, the transport is closed, so that
     the peer can see that it did not get everything.
@@ -56,8 +57,8 @@ class PumpedStream(trio.abc.Stream):
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
     _is_error_known: bool = attrs.field(default=False, init=False)  # a sending task has got it
-    _is_closed: bool = attrs.field(default=False, init=False)
-    _is_left: bool = attrs.field(default=False, init=False)  # the block of open_pump() was left
+    # Why nothing more can be sent although the transport works: _CLOSED or _LEFT.
+    _refusal: str | None = attrs.field(default=None, init=False)
     _has_ended: bool = attrs.field(default=False, init=False)  # the pump has ended
     # The pump is not cancelled together with the surrounding code, which decides when the pump
     # ends.
@@ -149,7 +150,7 @@ class PumpedStream(trio.abc.Stream):
         If this is cancelled, it makes a last attempt to send without waiting, and closes the
         transport at once. Tasks that are blocked in a send get a :exc:`trio.ClosedResourceError`.
         """
-        self._is_closed = True
+        self._refusal = _CLOSED
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             await self._wait_until_sent()
@@ -166,7 +167,7 @@ class PumpedStream(trio.abc.Stream):
         """Close the transport at once, and discard the contents of the buffer. Return True if the
         transport could be closed without waiting; otherwise :meth:`aclose` has to close it.
         """
-        self._is_closed = True
+        self._refusal = _CLOSED
         self._pump_scope.cancel()
         self._changed.unpark_all()
         return close_nowait(self.transport_stream)
@@ -195,10 +196,8 @@ class PumpedStream(trio.abc.Stream):
             self._check()
 
     def _check(self) -> None:
-        if self._is_closed:
-            raise trio.ClosedResourceError("this stream was closed")
-        if self._is_left:
-            raise trio.ClosedResourceError("the block of open_pump() was left")
+        if self._refusal is not None:
+            raise trio.ClosedResourceError(self._refusal)
         self._check_error()
 
     def _check_error(self) -> None:
@@ -259,7 +258,7 @@ class PumpedStream(trio.abc.Stream):
         """Send the contents of the buffer, and end the pump. If that fails or takes longer than
         ``timeout`` seconds, close the transport.
         """
-        self._is_left = True
+        self._refusal = self._refusal or _LEFT
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout):
@@ -317,5 +316,5 @@ async def open_pump(
                 await stream._finish(close_timeout if isinstance(exc, Exception) else 0)
             raise
         await stream._finish(math.inf)
-        if stream._buffered and not (stream._is_closed or stream._is_error_known):
+        if stream._buffered and stream._refusal == _LEFT and not stream._is_error_known:
             stream._check_error()  # no other call would report the lost data

@@ -65,7 +65,7 @@ class SessionCache:
     any monotonic clock; ``clock`` is used for the expiry dates of certificates.
 
     :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use a cache
-        automatically. Like all Trio objects, a cache belongs to one thread.
+    automatically. Like all Trio objects, a cache belongs to one thread.
 
     Args:
       max_sessions: The maximum number of sessions in total. If it is exceeded, the server that was

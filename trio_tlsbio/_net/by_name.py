@@ -73,8 +73,8 @@ def contexts_by_name(
 def _checked(
     name: str, context: ssl.SSLContext | ContextProvider
 ) -> ssl.SSLContext | ContextProvider:
-    is_unfit = isinstance(context, type) or not callable(context)
-    if is_unfit and not isinstance(context, ssl.SSLContext):
+    is_no_function = isinstance(context, type) or not callable(context)
+    if is_no_function and not isinstance(context, ssl.SSLContext):
         raise TypeError(
             f"the context for {name} must be an ssl.SSLContext, or a function that returns one, "
             f"not {kind_of(context)}"

@@ -26,7 +26,7 @@ __all__ = [
     "ServerSettings",
     "TLSListener",
     "contexts_of",
-    "has_failed_itself",
+    "is_context_error",
     "open_listeners",
     "open_tls_over_tcp_listeners",
     "when_closed",
@@ -211,7 +211,7 @@ def when_closed(listener: trio.abc.Listener[Any]) -> trio.Event:
     return listener._closed if isinstance(listener, TLSListener) else trio.Event()
 
 
-def has_failed_itself(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
+def is_context_error(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
     """Return True if accepting raised this exception because there is no context, rather than no
     connection.
     """

@@ -262,7 +262,7 @@ class _Server(Generic[T_Stream]):
         factory=dict, init=False
     )
     # The connections whose handshake is in progress.
-    _shaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
+    _handshaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
 
     def start(self) -> list[trio.Event]:
         """Start accepting. Return an event for each listener, which is set when the listener is
@@ -297,7 +297,7 @@ class _Server(Generic[T_Stream]):
             self._draining.set()
             for stream in self._streams:
                 stream.stop_lingering()
-            for stream in self._shaking:
+            for stream in self._handshaking:
                 _end_if_silent(stream)
 
     def stop_accepting(self) -> None:
@@ -331,11 +331,11 @@ class _Server(Generic[T_Stream]):
             if (max_age := self._policy.max_age) < math.inf:
                 jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # not security-relevant
                 limit_age(stream, trio.current_time() + max_age * (1 + jitter))
-            await self._see_through(stream)
+            await self._serve_one(stream)
 
-    async def _see_through(self, stream: TLSStream[T_Stream]) -> None:
+    async def _serve_one(self, stream: TLSStream[T_Stream]) -> None:
         """Run one connection, from the handshake to the end."""
-        begin = trio.current_time()
+        start = trio.current_time()
         is_established = False
         error: Exception | None = None
         if self._draining.is_set():
@@ -360,22 +360,22 @@ class _Server(Generic[T_Stream]):
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
-            duration = trio.current_time() - begin
+            duration = trio.current_time() - start
             peer = _client_of(stream)
             self._policy.monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # otherwise its traceback would keep it and the stream alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Complete the handshake. Return the error if it failed."""
-        begin = trio.current_time()
-        self._shaking.add(stream)
+        start = trio.current_time()
+        self._handshaking.add(stream)
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
             if self._draining.is_set():
                 _end_if_silent(stream)
             await stream.do_handshake()
         except Exception as exc:
-            duration = trio.current_time() - begin
+            duration = trio.current_time() - start
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
             if not isinstance(exc, TLSError):  # raised by the function that chooses a context
                 if self._policy.on_error is None:
@@ -383,9 +383,9 @@ class _Server(Generic[T_Stream]):
                 self._policy.on_error(stream, exc)
             return exc
         finally:
-            self._shaking.remove(stream)
+            self._handshaking.remove(stream)
             self._places.end_handshake()
-        duration = trio.current_time() - begin
+        duration = trio.current_time() - start
         self._policy.monitor.happened(
             HandshakeCompleted(_client_of(stream), stream.handshake, duration)
         )

@@ -25,6 +25,7 @@ __all__ = [
     "VerifyPeer",
     "answer_of",
     "checked_function",
+    "failure_of",
 ]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
@@ -117,11 +118,16 @@ class Decisions:
         except TLSError as exc:
             connection.abort(exc.again())
         except Exception as exc:
-            words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            error = TLSError(f"verify_peer has refused the peer: {words}", reason="PEER_REFUSED")
-            connection.abort(caused_by(error, exc))
+            message = "verify_peer has refused the peer"
+            connection.abort(failure_of(message, exc, reason="PEER_REFUSED"))
         else:
             connection.accept_peer()
+
+
+def failure_of(message: str, exc: Exception, *, reason: str | None) -> TLSError:
+    """Return the error of a connection that failed because a user's function raised ``exc``."""
+    words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    return caused_by(TLSError(f"{message}: {words}", reason=reason), exc)
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it
@@ -133,10 +139,10 @@ async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
 
 @disable_ki_protection  # as above
 async def answer_of(function: Callable[..., Any], name: str, *arguments: object) -> Any:
-    """Call an async function of the program, the parameter ``name``, and return what it returns.
+    """Call an async function of the user, the parameter ``name``, and return its result.
 
     Raises:
-      TypeError: if it is not async, which only shows when it is called.
+      TypeError: if it is not async, which can only be seen when it is called.
     """
     result = function(*arguments)
     if not inspect.isawaitable(result):

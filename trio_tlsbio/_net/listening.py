@@ -12,7 +12,7 @@ import trio
 
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.misuse import kind_of
-from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
+from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function, is_function
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
@@ -41,7 +41,7 @@ ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
 
 def _takes_hello(ssl_context: ServerContext) -> bool:
     """Return True if it is a function that takes the ClientHello. This check is slow."""
-    if callable(ssl_context) and not isinstance(ssl_context, type):
+    if is_function(ssl_context):
         try:
             inspect.signature(ssl_context).bind()
         except TypeError:

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.misuse import kind_of
+from trio_tlsbio._stream.decisions import is_function
 
 from .expiry import certificate_expiry, expiry_by_files
 from .reasons import why_unusable
@@ -23,6 +24,7 @@ __all__ = [
     "ContextProvider",
     "ReloadingContext",
     "ReloadingStatistics",
+    "check_provider",
     "current_context",
     "next_context",
 ]
@@ -343,17 +345,21 @@ class ReloadingContext:
 ################################################################
 
 
+def check_provider(ssl_context: object) -> None:
+    """Raise :exc:`TypeError` if this is neither a context nor a function that can return one."""
+    if not (isinstance(ssl_context, ssl.SSLContext) or is_function(ssl_context)):
+        raise TypeError(
+            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+            f"not {kind_of(ssl_context)}: ssl.create_default_context() makes one, and for servers "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
+
+
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
     """Return the context for the next connection."""
     if isinstance(ssl_context, ssl.SSLContext):
         return ssl_context
-    provider: object = ssl_context
-    if isinstance(provider, type) or not callable(provider):
-        raise TypeError(
-            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {kind_of(provider)}: ssl.create_default_context() makes one, and for servers "
-            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
-        )
+    check_provider(ssl_context)
     return ssl_context()
 
 

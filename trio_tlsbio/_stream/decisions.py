@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 import trio
@@ -26,6 +26,7 @@ __all__ = [
     "answer_of",
     "checked_function",
     "failure_of",
+    "is_function",
 ]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
@@ -33,6 +34,13 @@ ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ss
 
 VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
 """Verifies a peer that OpenSSL has accepted. An exception refuses the peer."""
+
+
+def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
+    """Return True if a value can be called and is not a class: whoever passes a class has forgotten
+    to create an instance.
+    """
+    return callable(value) and not isinstance(value, type)
 
 
 def checked_function(function: object, name: str) -> Callable[[Any], Any]:
@@ -43,7 +51,7 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
             f"{name} must be a function, not a coroutine: give the function itself, and don't call "
             "it"
         )
-    if callable(function) and not isinstance(function, type):
+    if is_function(function):
         return function
     if name == "ssl_context":
         raise TypeError(

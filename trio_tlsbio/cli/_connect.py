@@ -262,9 +262,9 @@ async def _connect(options: argparse.Namespace) -> Status:
     if options.reconnect is not None:
         log = Log()
         for number in range(1, options.reconnect + 1):
-            # The view shows the first one in full, and the others as rows.
-            shown = report if number == 1 else lifetime.note
-            await visit(plan, report_to(log.add, shown))
+            # Only the first connection is shown in full; each of them gets a row.
+            further = report if number == 1 else lifetime.note
+            await visit(plan, report_to(log.add, further))
             view.show_visit(number, log.visits[-1])
         view.show_summary(Summary.of(log.visits))
     else:

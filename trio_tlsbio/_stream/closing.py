@@ -264,7 +264,7 @@ class Closing:
                 "expected its close_notify: receive until b'' first"
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
-        await driver.step(driver.receive)
+        await driver.call(driver.receive)
         self.has_begun = True
         self.closed.set()
         return connection.trailing_data

@@ -140,7 +140,7 @@ class Driver:
     async def _shake_hands(self) -> bool:
         has_waited = False
         while not self.is_established:  # another task may have completed it in the meantime
-            if not await self.step(self.connection.do_handshake):
+            if not await self.call(self.connection.do_handshake):
                 if self._decisions is not None and self._decisions.is_wanted:
                     await self._decide(self._decisions)
                 else:
@@ -177,12 +177,12 @@ class Driver:
         else:
             await self.transport.receive()
 
-    async def step(self, step: Callable[..., R], *args: object) -> R:
+    async def call(self, method: Callable[..., R], *args: object) -> R:
         """Call a method of the connection. If it fails, send the peer the alert, then raise the
         error.
         """
         try:
-            return step(*args)
+            return method(*args)
         except TLSError:
             await self.flush_alert()
             raise
@@ -216,7 +216,7 @@ class Driver:
         renegotiation.
         """
         await self.flush()
-        while self.transport.outbox.held and not await self.step(self.connection.do_handshake):
+        while self.transport.outbox.held and not await self.call(self.connection.do_handshake):
             await self.exchange()
         await self.flush()
 
@@ -261,7 +261,7 @@ class Driver:
         """
         if not self.transport.is_receiving:
             self.transport.receive_nowait(1)
-        await self.step(self.connection.send_close_notify)
+        await self.call(self.connection.send_close_notify)
 
     ################################################################
     # Receiving

@@ -263,9 +263,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                 self._closing.check_open()
                 await trio.lowlevel.checkpoint()
                 await self._driver.complete_handshake()
-                await self._driver.step(connection.verify_client_post_handshake)
+                await self._driver.call(connection.verify_client_post_handshake)
                 await self._driver.flush()
-            while not await self._driver.step(connection.client_has_answered):
+            while not await self._driver.call(connection.client_has_answered):
                 await self._transport.receive()
                 self._closing.check_open()
 

@@ -45,14 +45,15 @@ class ConflictDetector:
 
 @attrs.define(eq=False)
 class Turn:
-    """One direction of a transport. One task has the turn; the others wait until it leaves.
+    """Something that one task does at a time, such as sending. One task has the turn; the others
+    wait until it leaves.
 
-    Then the others check again: the direction may have failed, or their condition may be met.
+    Then the others check again: it may have failed, or their condition may be met.
     """
 
     purpose: str
     is_taken: bool = attrs.field(default=False, init=False)
-    #: An error that keeps every task from taking the turn.
+    #: An error that every later task gets in place of the turn.
     error: TLSError | None = attrs.field(default=None, init=False)
     #: Where the other tasks wait. The first of them creates it.
     waiting: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)

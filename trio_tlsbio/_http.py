@@ -21,7 +21,7 @@ from trio.lowlevel import enable_ki_protection
 from ._core.arguments import Arguments
 from ._core.errors import TLSError
 from ._http_pools import Lease, Pools
-from ._net.connecting import SessionsOfServer, resume_over
+from ._net.connecting import SessionsOfServer, connect_over
 from ._net.reloading import ContextProvider
 from ._net.session_cache import SessionCache
 from ._stream.options import StreamOptions
@@ -142,7 +142,7 @@ class HTTPStream:
                 await trio.aclose_forcefully(self._stream)
                 raise
             sessions = SessionsOfServer(self._options.session_cache, self._port)
-            stream = await resume_over(self._stream, arguments, self._options.of_streams, sessions)
+            stream = await connect_over(self._stream, arguments, self._options.of_streams, sessions)
         return type(self)(stream, self._port, self._options)
 
     def get_extra_info(self, info: str) -> Any:

@@ -18,7 +18,7 @@ from trio.lowlevel import enable_ki_protection
 
 import trio_tlsbio
 from trio_tlsbio._core.arguments import Arguments
-from trio_tlsbio._net.connecting import SessionsOfServer, resume_over
+from trio_tlsbio._net.connecting import SessionsOfServer, connect_over
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.serving import close_after
 from trio_tlsbio._net.session_cache import SessionCache
@@ -101,7 +101,7 @@ class TLSStream(anyio.abc.ByteStream):
             else:
                 port = transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0)
                 with as_anyio_errors():
-                    trio_stream = await resume_over(
+                    trio_stream = await connect_over(
                         trio_stream_for(transport_stream),
                         Arguments.parse(
                             ssl_context or make_default_context(), server_hostname=hostname

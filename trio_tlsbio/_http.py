@@ -24,6 +24,7 @@ from ._http_pools import Lease, Pools
 from ._net.connecting import SessionsOfServer, connect_over
 from ._net.reloading import ContextProvider
 from ._net.session_cache import SessionCache
+from ._stream.interfaces import stream_of
 from ._stream.options import StreamOptions
 from ._stream.stream import TLSStream
 
@@ -161,9 +162,8 @@ class HTTPStream:
         return known[info]() if info in known else None
 
     def _socket(self) -> trio.socket.SocketType:
-        stream = self._stream
-        while isinstance(stream, TLSStream):
-            stream = stream.transport_stream
+        stream = stream_of(trio.SocketStream, self._stream)
+        assert stream is not None  # the backend opens only sockets
         return stream.socket
 
     def _is_readable(self) -> bool:

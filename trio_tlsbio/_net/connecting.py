@@ -19,8 +19,8 @@ import trio
 from trio_tlsbio._core.arguments import Arguments, alpn_names
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
-from trio_tlsbio._stream.abstract import check_transport
 from trio_tlsbio._stream.decisions import VerifyPeer
+from trio_tlsbio._stream.interfaces import check_transport
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 

@@ -19,8 +19,8 @@ from trio.lowlevel import enable_ki_protection
 from trio_tlsbio._core.misuse import check_not_negative, check_positive
 from trio_tlsbio._core.records import Data, byte_view
 
-from .abstract import ImmediateStream
 from .closing import close_nowait
+from .interfaces import ImmediateStream
 from .options import CLOSE_TIMEOUT
 from .sockets import SocketCalls
 from .turns import ConflictDetector, background_task

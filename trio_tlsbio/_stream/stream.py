@@ -25,12 +25,12 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
-from .abstract import check_transport, stream_of
 from .addresses import Addresses, AddressQueries
 from .assembly import assemble
 from .closing import Closing
 from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
+from .interfaces import check_transport, stream_of
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .queries import ConnectionQueries

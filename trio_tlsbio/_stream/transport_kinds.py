@@ -15,7 +15,7 @@ from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
-from .abstract import CountingStream, ImmediateStream, LingeringStream, WatchedStream
+from .interfaces import CountingStream, ImmediateStream, LingeringStream, WatchedStream
 from .sockets import NonWaitingSocket, closed_error, fileno_of, stream_error
 from .transport import Transport
 

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import attrs
 
-from trio_tlsbio._core.dates import now
+from trio_tlsbio._core import dates
 from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.sessions import MAX_LINEAGE, TLSSession, refuse_copy
 
@@ -102,7 +102,7 @@ class SessionCache:
         *,
         tickets_per_server: int = 32,
         max_lineage: float = MAX_LINEAGE,
-        clock: Callable[[], float] = now,
+        clock: Callable[[], float] = dates.now,
     ) -> None:
         check_positive("max_sessions", max_sessions, least=1)
         check_positive("tickets_per_server", tickets_per_server, least=1)

@@ -119,13 +119,14 @@ class Lifetime:
         left = self._expiry - datetime.now(UTC)
         if left < self._least:
             has_expired = left < timedelta(0)  # only --insecure accepts an expired one
-            problem = "has expired" if has_expired else f"expires within {_words(self._least)}"
+            problem = "has expired" if has_expired else f"expires within {_in_days(self._least)}"
             raise Failure(
                 Status.EXPIRES_SOON,
                 f"the certificate, or one of its issuers, {problem}: at {when(self._expiry)}",
             )
 
 
-def _words(duration: timedelta) -> str:
+def _in_days(duration: timedelta) -> str:
+    """Format a duration in days, or in seconds if it is not a number of days."""
     days, rest = divmod(duration, timedelta(days=1))
     return f"{days} days" if days and not rest else f"{duration.total_seconds():,.0f} seconds"

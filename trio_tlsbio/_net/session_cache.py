@@ -190,9 +190,7 @@ class SessionCache:
         return None if found is None else found.session
 
     def has_ended(self, session: TLSSession) -> bool:
-        """Return True if a session's lineage has ended, such that the session must not be
-        resumed.
-        """
+        """Return True if a session must not be resumed, because its lineage has ended."""
         return session.has_ended(self._clock(), self._max_lineage)
 
     def mark_used(self, session: TLSSession) -> None:
@@ -234,7 +232,7 @@ class SessionCache:
 
 
 def check_cache(session_cache: object) -> None:
-    """Raise :exc:`TypeError` for what is neither None nor a :class:`SessionCache`."""
+    """Raise :exc:`TypeError` if this is neither None nor a :class:`SessionCache`."""
     if not isinstance(session_cache, SessionCache | None):
         raise TypeError(
             f"session_cache must be a SessionCache, not {kind_of(session_cache)}: SessionCache() "

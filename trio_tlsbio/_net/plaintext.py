@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from trio_tlsbio._core.errors import TLSError
+from trio_tlsbio._core.errors import TLSError, caused_by
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
 from trio_tlsbio._stream.before_tls import expect_before_tls
-from trio_tlsbio._stream.decisions import answer_of, failure_of
+from trio_tlsbio._stream.decisions import answer_of, described
 from trio_tlsbio._stream.prologue import Prologue
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
@@ -107,8 +107,8 @@ class _Plaintext:
         try:
             await self._answer(self._received)
         except Exception as exc:
-            message = f"{self._error}; on_plaintext failed"
-            self._error = failure_of(message, exc, reason=self._error.reason)
+            message = f"{self._error}; on_plaintext failed: {described(exc)}"
+            self._error = caused_by(TLSError(message, reason=self._error.reason), exc)
 
     def feed_eof(self) -> bytes:
         return self._received  # too short to decide; OpenSSL reports the error

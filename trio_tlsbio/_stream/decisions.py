@@ -25,7 +25,7 @@ __all__ = [
     "VerifyPeer",
     "answer_of",
     "checked_function",
-    "failure_of",
+    "described",
     "is_function",
 ]
 
@@ -126,16 +126,15 @@ class Decisions:
         except TLSError as exc:
             connection.abort(exc.again())
         except Exception as exc:
-            message = "verify_peer has refused the peer"
-            connection.abort(failure_of(message, exc, reason="PEER_REFUSED"))
+            message = f"verify_peer has refused the peer: {described(exc)}"
+            connection.abort(caused_by(TLSError(message, reason="PEER_REFUSED"), exc))
         else:
             connection.accept_peer()
 
 
-def failure_of(message: str, exc: Exception, *, reason: str | None) -> TLSError:
-    """Return the error of a connection that failed because a user's function raised ``exc``."""
-    words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-    return caused_by(TLSError(f"{message}: {words}", reason=reason), exc)
+def described(exc: Exception) -> str:
+    """Describe an exception of a user's function, for a message."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it

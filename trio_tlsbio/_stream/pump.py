@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 import trio
@@ -32,8 +32,6 @@ T_Data = TypeVar("T_Data", bytes, bytes | None, bytes | bytearray)
 # How many scheduler turns the pump gets to send the rest when nothing may wait any more. There is
 # no way to ask whether a send would wait; one that doesn't wait finishes in a few turns.
 _LAST_TURNS = 16
-
-_CLOSED, _LEFT = "this stream was closed", "the block of open_pump() was left"
 
 
 @attrs.define(eq=False)
@@ -57,8 +55,8 @@ class PumpedStream(trio.abc.Stream):
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
     _is_error_known: bool = attrs.field(default=False, init=False)  # a sending task has got it
-    # Why nothing more can be sent although the transport works: _CLOSED or _LEFT.
-    _refusal: str | None = attrs.field(default=None, init=False)
+    # Why nothing more can be sent: the stream was closed, or the block of open_pump() was left.
+    _end: Literal["closed", "left"] | None = attrs.field(default=None, init=False)
     _has_ended: bool = attrs.field(default=False, init=False)  # the pump has ended
     # The pump is not cancelled together with the surrounding code, which decides when the pump
     # ends.
@@ -150,7 +148,7 @@ class PumpedStream(trio.abc.Stream):
         If this is cancelled, it makes a last attempt to send without waiting, and closes the
         transport at once. Tasks that are blocked in a send get a :exc:`trio.ClosedResourceError`.
         """
-        self._refusal = _CLOSED
+        self._end = "closed"
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             await self._wait_until_sent()
@@ -167,7 +165,7 @@ class PumpedStream(trio.abc.Stream):
         """Close the transport at once, and discard the contents of the buffer. Return True if the
         transport could be closed without waiting; otherwise :meth:`aclose` has to close it.
         """
-        self._refusal = _CLOSED
+        self._end = "closed"
         self._pump_scope.cancel()
         self._changed.unpark_all()
         return close_nowait(self.transport_stream)
@@ -196,8 +194,10 @@ class PumpedStream(trio.abc.Stream):
             self._check()
 
     def _check(self) -> None:
-        if self._refusal is not None:
-            raise trio.ClosedResourceError(self._refusal)
+        if self._end == "closed":
+            raise trio.ClosedResourceError("this stream was closed")
+        if self._end == "left":
+            raise trio.ClosedResourceError("the block of open_pump() was left")
         self._check_error()
 
     def _check_error(self) -> None:
@@ -258,7 +258,7 @@ class PumpedStream(trio.abc.Stream):
         """Send the contents of the buffer, and end the pump. If that fails or takes longer than
         ``timeout`` seconds, close the transport.
         """
-        self._refusal = self._refusal or _LEFT
+        self._end = self._end or "left"
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout):
@@ -316,5 +316,5 @@ async def open_pump(
                 await stream._finish(close_timeout if isinstance(exc, Exception) else 0)
             raise
         await stream._finish(math.inf)
-        if stream._buffered and stream._refusal == _LEFT and not stream._is_error_known:
+        if stream._buffered and stream._end == "left" and not stream._is_error_known:
             stream._check_error()  # no other call would report the lost data

@@ -184,6 +184,30 @@ def reset(stream: trio.SocketStream) -> None:
     stream.socket.close()
 
 
+def unsent(stream: Any) -> int:
+    """How much ciphertext waits to be sent in a stream and those that carry it, in bytes."""
+    count = 0
+    while isinstance(stream, TLSStream):
+        count += stream.connection.bytes_to_send
+        stream = stream.transport_stream
+    return count
+
+
+async def cancelled_send(stream: TLSStream[Any], payload: bytes) -> bytes:
+    """Send until the transport takes no more, and cancel that. Return what was committed, of which
+    some is unsent.
+    """
+    before = stream.bytes_committed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, payload)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    committed = stream.bytes_committed - before
+    assert 0 < committed < len(payload)
+    assert unsent(stream)
+    return payload[:committed]
+
+
 def wrap_pair(
     client_transport: Any,
     server_transport: Any,

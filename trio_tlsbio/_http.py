@@ -21,9 +21,10 @@ from trio.lowlevel import enable_ki_protection
 from ._core.arguments import Arguments
 from ._core.errors import TLSError
 from ._http_pools import Lease, Pools
-from ._net.connecting import SessionsOfServer, resume_over
+from ._net.connecting import SessionsOfServer, connect_over
 from ._net.reloading import ContextProvider
 from ._net.session_cache import SessionCache
+from ._stream.interfaces import stream_of
 from ._stream.options import StreamOptions
 from ._stream.stream import TLSStream
 
@@ -88,14 +89,9 @@ class HTTPStream:
     # True if a write was cut off at an unknown position.
     _is_cut: bool = attrs.field(default=False, init=False)
 
-    @contextmanager
-    def _bounded(self, doing: str, timeout: float | None) -> Generator[None, None, None]:
-        with in_words_of(self.library, doing, timeout):
-            yield
-
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Receive up to ``max_bytes`` bytes, or ``b""`` at the end."""
-        with self._bounded("Read", timeout):
+        with _operation(self.library, "Read", timeout):
             return bytes(await self._stream.receive_some(max_bytes))
 
     @enable_ki_protection
@@ -105,7 +101,7 @@ class HTTPStream:
         if (request := _CONNECT.match(buffer)) is not None:
             self._port = int(request[1])  # the pool doesn't report it when it calls start_tls()
         if self._unwritten:
-            with self._bounded("Write", timeout):
+            with _operation(self.library, "Write", timeout):
                 await self._write()
 
     async def _write(self) -> None:
@@ -138,7 +134,7 @@ class HTTPStream:
         """Continue with TLS, resuming a session if there is one. TLS in TLS is possible: HTTPS
         proxies require it. The connection is closed if this fails.
         """
-        with self._bounded("Connect", timeout):
+        with _operation(self.library, "Connect", timeout):
             if self._unwritten:
                 await self._write()
             try:
@@ -147,7 +143,7 @@ class HTTPStream:
                 await trio.aclose_forcefully(self._stream)
                 raise
             sessions = SessionsOfServer(self._options.session_cache, self._port)
-            stream = await resume_over(self._stream, arguments, self._options.of_streams, sessions)
+            stream = await connect_over(self._stream, arguments, self._options.of_streams, sessions)
         return type(self)(stream, self._port, self._options)
 
     def get_extra_info(self, info: str) -> Any:
@@ -166,9 +162,8 @@ class HTTPStream:
         return known[info]() if info in known else None
 
     def _socket(self) -> trio.socket.SocketType:
-        stream = self._stream
-        while isinstance(stream, TLSStream):
-            stream = stream.transport_stream
+        stream = stream_of(trio.SocketStream, self._stream)
+        assert stream is not None  # the backend opens only sockets
         return stream.socket
 
     def _is_readable(self) -> bool:
@@ -184,10 +179,12 @@ class HTTPStream:
 
 
 @contextmanager
-def in_words_of(
+def _operation(
     library: ModuleType, doing: str, timeout: float | None
 ) -> Generator[None, None, None]:
-    """Limit the time of a block, and raise its errors as exceptions of ``library``."""
+    """Limit the time of a block, and raise its errors as those of ``library``: ``ReadError`` and
+    ``ReadTimeout``, if ``doing`` is ``"Read"``.
+    """
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(f"trio_tlsbio.{library.__name__} needs a program that runs on Trio")
     try:
@@ -234,7 +231,7 @@ class HTTPBackend(Generic[StreamT]):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> StreamT:
         """Connect over TCP. For TLS, httpcore calls the stream's ``start_tls``."""
-        with in_words_of(self.stream_class.library, "Connect", timeout):
+        with _operation(self.stream_class.library, "Connect", timeout):
             stream = await trio.open_tcp_stream(host, port, local_address=local_address)
             return await self._wrap(stream, port, socket_options)
 
@@ -245,7 +242,7 @@ class HTTPBackend(Generic[StreamT]):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> StreamT:
         """Connect to a Unix socket. Its sessions are stored under port 0."""
-        with in_words_of(self.stream_class.library, "Connect", timeout):
+        with _operation(self.stream_class.library, "Connect", timeout):
             return await self._wrap(await trio.open_unix_socket(path), 0, socket_options)
 
     async def _wrap(
@@ -287,14 +284,14 @@ class HTTPBody:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Receive the body in pieces."""
-        with translated(self.library, self.core):
+        with _translated(self.library, self.core):
             async with aclosing(aiter(self._stream)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def aclose(self) -> None:
         """Return the connection to the pool."""
-        with translated(self.library, self.core):
+        with _translated(self.library, self.core):
             try:
                 await self._stream.aclose()
             finally:
@@ -302,7 +299,7 @@ class HTTPBody:
 
 
 @contextmanager
-def translated(library: ModuleType, core: ModuleType) -> Generator[None, None, None]:
+def _translated(library: ModuleType, core: ModuleType) -> Generator[None, None, None]:
     """Raise exceptions of ``core`` as those of ``library``."""
     try:
         yield
@@ -414,7 +411,7 @@ class HTTPTransport:
             extensions=request.extensions,
         )
         lease = await self._pools.lease()
-        with translated(self.library, self.core):
+        with _translated(self.library, self.core):
             try:
                 response = await lease.pool.handle_async_request(core_request)
             except BaseException:
@@ -429,7 +426,7 @@ class HTTPTransport:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        with translated(self.library, self.core):
+        with _translated(self.library, self.core):
             await self._pools.aclose()
 
 

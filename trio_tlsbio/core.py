@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._core.states import State
 from ._public import publish
-from ._stream.abstract import CountingStream, ImmediateStream, LingeringStream, WatchedStream
+from ._stream.interfaces import CountingStream, ImmediateStream, LingeringStream, WatchedStream
 
 __all__ = ["CountingStream", "ImmediateStream", "LingeringStream", "State", "WatchedStream"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ._net.conventions import tls_attributes
 from ._net.monitor import (
     AcceptFailed,
     ConnectionAccepted,
@@ -15,6 +14,7 @@ from ._net.monitor import (
 )
 from ._net.reloading import ReloadingStatistics
 from ._net.session_cache import SessionCacheStatistics
+from ._net.telemetry import tls_attributes
 from ._public import publish
 
 __all__ = [

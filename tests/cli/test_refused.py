@@ -277,7 +277,7 @@ def test_what_has_expired_is_yellow(root: Issued, monkeypatch: pytest.MonkeyPatc
     view = RichView(
         console.Console(file=shown, force_terminal=True, color_system="standard", width=120)
     )
-    view.tell(Refused(10, (expired, expired), ()))
+    view.show(Refused(10, (expired, expired), ()))
     dates = [line for line in shown.getvalue().splitlines() if "expired 9 days ago" in line]
     assert len(dates) == 2
     assert all("\x1b[33m" in line for line in dates)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -63,6 +64,19 @@ async def shake_hands(
             raise errors[0] from (errors[1] if len(errors) > 1 else None)
         assert await server.receive_some() == b"x"
         return client, server
+
+
+@asynccontextmanager
+async def connecting(
+    client_context: ssl.SSLContext, choose: Choose
+) -> AsyncIterator[tuple[TLSStream[trio.SocketStream], TLSStream[trio.SocketStream]]]:
+    """A server whose function chooses, and a client that meanwhile performs its handshake."""
+    async with tcp_pair() as (ours, theirs):
+        server = TLSStream(theirs, choose, server_side=True)
+        client = TLSStream(ours, client_context, server_hostname=NAME)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            yield server, client
 
 
 @pytest.fixture
@@ -177,53 +191,46 @@ async def test_choosing_takes_its_time_from_the_handshake(
 async def test_cancelled_it_is_asked_again(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    async with tcp_pair() as (ours, theirs):
-        scope = trio.CancelScope()
-        calls = 0
+    scope = trio.CancelScope()
+    calls = 0
 
-        async def choose(hello: ClientHello) -> ssl.SSLContext:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                scope.cancel()
-                await trio.lowlevel.checkpoint()
-            return server_context
+    async def choose(hello: ClientHello) -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+        return server_context
 
-        server = TLSStream(theirs, choose, server_side=True)
-        client = TLSStream(ours, client_context, server_hostname=NAME)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
-            with scope:
-                await server.do_handshake()
-            assert scope.cancelled_caught
-            assert server.connection.handshake is None
+    async with connecting(client_context, choose) as (server, _):
+        with scope:
             await server.do_handshake()
+        assert scope.cancelled_caught
+        assert server.connection.handshake is None
+        await server.do_handshake()
         assert calls == 2
 
 
 async def test_of_the_tasks_that_are_left_one_asks_again(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    async with tcp_pair() as (ours, theirs):
-        scope = trio.CancelScope()
-        calls = 0
+    scope = trio.CancelScope()
+    calls = 0
 
-        async def choose(hello: ClientHello) -> ssl.SSLContext:
-            nonlocal calls
-            calls += 1
-            if calls == 1:
-                nursery.start_soon(server.do_handshake)
-                nursery.start_soon(server.send_all, b"greeting")
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-            for _ in range(5):
-                await trio.lowlevel.checkpoint()
-            return server_context
+    async def choose(hello: ClientHello) -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            nursery.start_soon(server.do_handshake)
+            nursery.start_soon(server.send_all, b"greeting")
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        return server_context
 
-        server = TLSStream(theirs, choose, server_side=True)
-        client = TLSStream(ours, client_context, server_hostname=NAME)
+    async with connecting(client_context, choose) as (server, client):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
             with scope:
                 await server.do_handshake()
             assert scope.cancelled_caught
@@ -234,20 +241,17 @@ async def test_of_the_tasks_that_are_left_one_asks_again(
 async def test_two_tasks_that_need_the_handshake_ask_once(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
-    async with tcp_pair() as (ours, theirs):
-        calls = 0
+    calls = 0
 
-        async def choose(hello: ClientHello) -> ssl.SSLContext:
-            nonlocal calls
-            calls += 1
-            for _ in range(5):
-                await trio.lowlevel.checkpoint()
-            return server_context
+    async def choose(hello: ClientHello) -> ssl.SSLContext:
+        nonlocal calls
+        calls += 1
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        return server_context
 
-        server = TLSStream(theirs, choose, server_side=True)
-        client = TLSStream(ours, client_context, server_hostname=NAME)
+    async with connecting(client_context, choose) as (server, client):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
             nursery.start_soon(server.do_handshake)
             nursery.start_soon(server.send_all, b"greeting")
         assert await client.receive_some() == b"greeting"

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.helpers import NAME, both_handshakes, reset, tcp_pair, wrap_pair
+from tests.helpers import NAME, both_handshakes, cancelled_send, reset, tcp_pair, wrap_pair
 from tests.peers import blocking_echo_server, clog
 from trio_tlsbio import (
     HandshakeTimeoutError,
@@ -225,13 +225,7 @@ async def test_what_a_cancelled_send_committed_arrives_after_closing(
 ) -> None:
     payload = random.Random(0).randbytes(4_000_000)
     async with established(client_context, server_context, side) as (ours, theirs):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ours.send_all, payload)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        committed = ours.bytes_committed
-        assert 0 < committed < len(payload)
-
+        committed = await cancelled_send(ours, payload)
         received = bytearray()
 
         async def read() -> None:
@@ -245,7 +239,7 @@ async def test_what_a_cancelled_send_committed_arrives_after_closing(
 
         with trio.fail_after(20):
             await together(ours.aclose, read)
-        assert received == payload[:committed]
+        assert received == committed
 
 
 ################################################################
@@ -624,14 +618,10 @@ async def test_close_in_a_cancelled_scope_sends_what_a_cancelled_send_left(
 ) -> None:
     payload = random.Random(0).randbytes(4_000_000)
     async with established(client_context, server_context, side) as (ours, theirs):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ours.send_all, payload)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        committed = ours.bytes_committed
+        committed = await cancelled_send(ours, payload)
         # The peer reads some of it, which makes room for the rest.
         received = bytearray()
-        while len(received) < committed - 300_000:
+        while len(received) < len(committed) - 300_000:
             received += await theirs.receive_some()
         await wait_all_tasks_blocked()
         await trio.aclose_forcefully(ours)
@@ -641,7 +631,7 @@ async def test_close_in_a_cancelled_scope_sends_what_a_cancelled_send_left(
             # There was not enough room after all: the peer has to hear of that.
             assert payload.startswith(received)
         else:
-            assert received == payload[:committed]
+            assert received == committed
 
 
 @sides
@@ -718,22 +708,6 @@ async def test_a_peer_that_resets_while_it_is_waited_for_is_no_error(
 ################################################################
 
 
-async def cut_send(stream: TLSStream[Any], payload: bytes) -> bytes:
-    """Send until the peer's buffers are full, and return what was taken, some of it left unsent."""
-    before = stream.bytes_committed
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.send_all, payload)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    taken = stream.bytes_committed - before
-    assert 0 < taken < len(payload)
-    left = stream.connection.bytes_to_send
-    if isinstance(stream.transport_stream, TLSStream):
-        left += stream.transport_stream.connection.bytes_to_send
-    assert left > 0
-    return payload[:taken]
-
-
 async def receive_up_to_the_end(stream: TLSStream[Any]) -> tuple[bytes, TLSError | None]:
     """Return what is received, and the error that it ends with, if any."""
     data = bytearray()
@@ -767,7 +741,7 @@ async def test_closing_delivers_to_a_peer_that_is_blocked_in_sending_itself(
         close_timeout=NEVER,
         close_max_bytes=1 << 30,
     ) as (ours, theirs):
-        committed = await cut_send(ours, payload)
+        committed = await cancelled_send(ours, payload)
         ends: list[tuple[bytes, TLSError | None]] = []
 
         async def send_and_read() -> None:
@@ -800,7 +774,7 @@ async def test_two_ends_with_something_left_on_both(
         close_max_bytes=1 << 30,
     ) as pair:
         for stream in pair:
-            await cut_send(stream, payload)
+            await cancelled_send(stream, payload)
 
         async def end(stream: TLSStream[Any]) -> None:
             # The other one has sent data where unwrap() expects its end: that it says at once.
@@ -884,7 +858,7 @@ async def test_what_was_committed_arrives_before_the_alert_of_a_close(
         receive_buffer=65536,
         close_timeout=NEVER,
     ) as (ours, theirs):
-        committed = await cut_send(ours, payload)
+        committed = await cancelled_send(ours, payload)
         await send_bad_record(theirs, b"hello world")
         if where == "received":
             assert await ours.receive_some(5) == b"hello"
@@ -922,7 +896,7 @@ async def test_a_close_notify_vouches_that_no_send_was_cut(
     async with established(
         client_context, server_context, side, layers=layers, receive_buffer=65536
     ) as (ours, theirs):
-        expected = await cut_send(ours, payload)
+        expected = await cancelled_send(ours, payload)
         if afterwards == "another cut":
             with trio.CancelScope() as scope:
                 scope.cancel()

@@ -15,23 +15,16 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import (
     both_handshakes,
+    cancelled_send,
     client_context_for,
     server_context_for,
     tcp_pair,
+    unsent,
     wrap_pair,
 )
 from trio_tlsbio import TLSStream, open_pump
 
 Operation: TypeAlias = Callable[[TLSStream[Any]], Awaitable[object]]
-
-
-def unsent(stream: Any) -> int:
-    """How much ciphertext waits to be sent in a stream and those that carry it, in bytes."""
-    count = 0
-    while isinstance(stream, TLSStream):
-        count += stream.connection.bytes_to_send
-        stream = stream.transport_stream
-    return count
 
 
 async def do_handshake(stream: TLSStream[Any]) -> None:
@@ -99,25 +92,20 @@ async def test_what_a_cancelled_send_left_goes_out_with_the_next_operation(
             pair = wrap_pair(*pair, client_context, server_context)
         await both_handshakes(*pair)
         ours, theirs = pair if side == "client" else pair[::-1]
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ours.send_all, payload)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        committed = ours.bytes_committed
-        assert 0 < committed < len(payload)
+        committed = await cancelled_send(ours, payload)
 
         async def read() -> None:
             received = b""
-            while len(received) < committed:
+            while len(received) < len(committed):
                 received += await theirs.receive_some()
-            assert received == payload[:committed]
+            assert received == committed
             await theirs.send_all(b"answer")
 
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(read)
                 await operation(ours)
-        assert ours.bytes_committed == committed
+        assert ours.bytes_committed == len(committed)
         assert unsent(ours) == 0
 
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers import LIMIT, both_handshakes, reset, tcp_pair, wrap_pair
+from tests.helpers import LIMIT, both_handshakes, cancelled_send, reset, tcp_pair, wrap_pair
 from tests.systems import CALLS, calls_of
 from trio_tlsbio import TLSError, TLSStream, TruncationError
 from trio_tlsbio._stream import peer_watch, sockets, system_calls
@@ -75,16 +75,6 @@ async def receive_all(stream: TLSStream[Any]) -> bytes:
     return b"".join([part async for part in stream])
 
 
-async def send_cancelled(stream: TLSStream[Any]) -> int:
-    """Send PAYLOAD until the socket takes no more, and return how much was committed."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(stream.send_all, PAYLOAD)
-        await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert 0 < stream.bytes_committed < len(PAYLOAD)
-    return stream.bytes_committed
-
-
 async def until_readable(stream: TLSStream[Any]) -> None:
     while not stream.is_readable():
         await trio.lowlevel.checkpoint()
@@ -110,7 +100,7 @@ async def test_a_cancelled_send_goes_on_where_bytes_committed_says(
     layers: int, client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:
     async with established(client_context, server_context, layers) as (ours, theirs, _):
-        committed = await send_cancelled(ours)
+        committed = len(await cancelled_send(ours, PAYLOAD))
         await theirs.send_all(b"still there?")
         assert await ours.receive_some() == b"still there?"
         async with trio.open_nursery() as nursery:
@@ -121,10 +111,10 @@ async def test_a_cancelled_send_goes_on_where_bytes_committed_says(
 
 async def test_what_a_cancelled_send_left_goes_out_while_receiving(ends: Ends) -> None:
     ours, theirs, _ = ends
-    committed = await send_cancelled(ours)
+    committed = await cancelled_send(ours, PAYLOAD)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ours.receive_some)
-        assert await receive_exactly(theirs, committed) == PAYLOAD[:committed]
+        assert await receive_exactly(theirs, len(committed)) == committed
         nursery.cancel_scope.cancel()
 
 
@@ -210,7 +200,7 @@ async def test_a_reset_is_no_end(
     meets_it: Callable[[TLSStream[Any]], Awaitable[object]], ends: Ends
 ) -> None:
     ours, _, their_socket = ends
-    await send_cancelled(ours)  # so that each send has to go to the socket
+    await cancelled_send(ours, PAYLOAD)  # so that each send has to go to the socket
     reset(their_socket)
     await trio.lowlevel.wait_readable(ours.transport_stream.socket)
     with pytest.raises(TLSError) as raised:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.certificates import Certificate, Issued, key_usage
 from tests.helpers import NAME, client_context_for, server_context_for
 from trio_tlsbio import HandshakeInfo, PeerName
-from trio_tlsbio._core.certificate_der import CertificateParts, elements
+from trio_tlsbio._core.certificate_der import CertificateParts, dotted, elements
 from trio_tlsbio._core.peer_names import common_name, names_in, spiffe_id_in
 from trio_tlsbio.testing import exchange, tls_connection_pair
 
@@ -275,8 +275,10 @@ def test_parts_are_those_that_cryptography_finds(ca: trustme.CA, issuer: Issued)
         parts, certificate = CertificateParts.of(issued.der), issued.certificate
         assert parts.subject.encoded == certificate.subject.public_bytes()
         assert len(parts.extensions) == len(certificate.extensions)
-        for (_, value), extension in zip(parts.extensions, certificate.extensions, strict=True):
-            assert value == extension.value.public_bytes()
+        for ours, theirs in zip(parts.extensions, certificate.extensions, strict=True):
+            assert dotted(ours.kind) == theirs.oid.dotted_string
+            assert ours.value == theirs.value.public_bytes()
+            assert ours.is_critical == theirs.critical
 
 
 def test_each_cut_is_noticed(issuer: Issued) -> None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import attrs
 
-__all__ = ["CertificateParts", "Element", "dotted", "elements", "fields_of"]
+__all__ = [
+    "CertificateParts",
+    "Element",
+    "Extension",
+    "dotted",
+    "elements",
+    "extensions_in",
+    "fields_of",
+]
 
 _CONSTRUCTED = 0x20
 _SEQUENCE, _VERSION, _EXTENSIONS = 0x30, 0xA0, 0xA3
@@ -85,6 +96,28 @@ def fields_of(certificate: bytes) -> list[Element]:
     return fields
 
 
+class Extension(NamedTuple):
+    """One extension of a certificate (RFC 5280 section 4.2)."""
+
+    kind: bytes
+    """The contents of its object identifier."""
+    value: bytes
+    is_critical: bool
+
+
+def extensions_in(fields: Iterable[Element]) -> Iterator[Extension]:
+    """Yield the extensions among the last fields of a certificate, those after its key. Raise
+    :exc:`ValueError` if they are malformed.
+    """
+    for field in fields:
+        if field.tag == _EXTENSIONS:
+            (sequence,) = field.elements()
+            for extension in sequence.elements():
+                kind, *critical, value = extension.elements()
+                is_critical = any(each.content != _FALSE for each in critical)
+                yield Extension(kind.content, value.content, is_critical)
+
+
 @attrs.frozen
 class CertificateParts:
     """The parts of one certificate, each in DER form."""
@@ -92,8 +125,7 @@ class CertificateParts:
     subject: Element
     public_key: bytes
     """The SubjectPublicKeyInfo."""
-    extensions: tuple[tuple[bytes, bytes], ...]
-    """The extensions, as pairs of object identifier and value."""
+    extensions: tuple[Extension, ...]
 
     @classmethod
     def of(cls, certificate: bytes) -> CertificateParts:
@@ -101,14 +133,7 @@ class CertificateParts:
         _serial, _algorithm, _issuer, _validity, subject, public_key, *rest = fields_of(certificate)
         if not subject.tag == public_key.tag == _SEQUENCE:
             raise ValueError
-        extensions = []
-        for part in rest:
-            if part.tag == _EXTENSIONS:
-                (sequence,) = part.elements()
-                for extension in sequence.elements():
-                    kind, *_critical, value = extension.elements()
-                    extensions.append((kind.content, value.content))
-        return cls(subject, public_key.encoded, tuple(extensions))
+        return cls(subject, public_key.encoded, tuple(extensions_in(rest)))
 
     @property
     def may_sign(self) -> bool:
@@ -117,7 +142,7 @@ class CertificateParts:
         """
         return any(
             (kind == _BASIC_CONSTRAINTS and _is_ca(value)) or (kind == _KEY_USAGE and _signs(value))
-            for kind, value in self.extensions
+            for kind, value, _ in self.extensions
         )
 
 

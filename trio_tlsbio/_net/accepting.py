@@ -14,7 +14,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
-from .listening import TLSListener, has_failed_itself, when_closed
+from .listening import TLSListener, is_context_error, when_closed
 from .monitor import AcceptFailed, ServerMonitor
 from .places import Places
 
@@ -107,7 +107,7 @@ class Acceptor(Generic[T_Stream]):
                 try:
                     stream = await listener.accept()
                 except (trio.ClosedResourceError, OSError) as exc:
-                    if has_failed_itself(listener, exc):
+                    if is_context_error(listener, exc):
                         raise
                     if isinstance(exc, trio.ClosedResourceError):
                         return

@@ -13,7 +13,7 @@ import attrs
 from trio_tlsbio._core.client_hello import ClientHello
 from trio_tlsbio._core.errors import RefuseHandshake, printable
 from trio_tlsbio._core.misuse import kind_of
-from trio_tlsbio._stream.decisions import ChooseContext
+from trio_tlsbio._stream.decisions import ChooseContext, is_function
 
 from .expiry import certificate_expiry
 from .reloading import ContextProvider, ReloadingContext, current_context, next_context
@@ -73,8 +73,7 @@ def contexts_by_name(
 def _checked(
     name: str, context: ssl.SSLContext | ContextProvider
 ) -> ssl.SSLContext | ContextProvider:
-    is_unfit = isinstance(context, type) or not callable(context)
-    if is_unfit and not isinstance(context, ssl.SSLContext):
+    if not (isinstance(context, ssl.SSLContext) or is_function(context)):
         raise TypeError(
             f"the context for {name} must be an ssl.SSLContext, or a function that returns one, "
             f"not {kind_of(context)}"

@@ -19,8 +19,8 @@ import trio
 from trio_tlsbio._core.arguments import Arguments, alpn_names
 from trio_tlsbio._core.errors import TLSError
 from trio_tlsbio._core.sessions import TLSSession
-from trio_tlsbio._stream.abstract import check_transport
 from trio_tlsbio._stream.decisions import VerifyPeer
+from trio_tlsbio._stream.interfaces import check_transport
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
@@ -35,7 +35,7 @@ __all__ = [
     "open_tls_over_tcp_stream",
     "reconnect",
     "renewed_context",
-    "resume_over",
+    "connect_over",
 ]
 
 
@@ -124,9 +124,12 @@ async def open_tls_over_tcp_stream(
 
 @attrs.frozen(eq=False)
 class SessionsOfServer:
-    """The sessions in a cache that belong to one port, on any server."""
+    """The sessions in a cache that belong to one port, on any server.
 
-    # The time is not Trio's clock, which restarts in each trio.run(): a cache can outlive that.
+    Their age is not measured by Trio's clock, which restarts in each :func:`trio.run`: a cache can
+    outlive that.
+    """
+
     _session_cache: SessionCache
     _port: int
 
@@ -190,7 +193,7 @@ async def renewed_context(
     return context
 
 
-async def resume_over(
+async def connect_over(
     transport_stream: T_Stream,
     arguments: Arguments,
     options: StreamOptions,
@@ -319,7 +322,7 @@ class TLSConnector:
             host, port, happy_eyeballs_delay=self.happy_eyeballs_delay
         )
         sessions = SessionsOfServer(self.session_cache, port)
-        return await resume_over(tcp_stream, arguments, options, sessions, names)
+        return await connect_over(tcp_stream, arguments, options, sessions, names)
 
     async def wrap(
         self,
@@ -353,7 +356,7 @@ class TLSConnector:
             await trio.aclose_forcefully(transport_stream)
             raise
         sessions = SessionsOfServer(self.session_cache, port)
-        return await resume_over(transport_stream, arguments, options, sessions, names)
+        return await connect_over(transport_stream, arguments, options, sessions, names)
 
     async def _renew(self) -> None:
         """Update the context for the next connection."""

@@ -12,7 +12,7 @@ import trio
 
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.misuse import kind_of
-from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function
+from trio_tlsbio._stream.decisions import ChooseContext, VerifyPeer, checked_function, is_function
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream, stream_with
 
@@ -26,7 +26,7 @@ __all__ = [
     "ServerSettings",
     "TLSListener",
     "contexts_of",
-    "has_failed_itself",
+    "is_context_error",
     "open_listeners",
     "open_tls_over_tcp_listeners",
     "when_closed",
@@ -41,7 +41,7 @@ ServerContext: TypeAlias = ssl.SSLContext | ContextProvider | ChooseContext
 
 def _takes_hello(ssl_context: ServerContext) -> bool:
     """Return True if it is a function that takes the ClientHello. This check is slow."""
-    if callable(ssl_context) and not isinstance(ssl_context, type):
+    if is_function(ssl_context):
         try:
             inspect.signature(ssl_context).bind()
         except TypeError:
@@ -211,7 +211,7 @@ def when_closed(listener: trio.abc.Listener[Any]) -> trio.Event:
     return listener._closed if isinstance(listener, TLSListener) else trio.Event()
 
 
-def has_failed_itself(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
+def is_context_error(listener: trio.abc.Listener[Any], exc: BaseException) -> bool:
     """Return True if accepting raised this exception because there is no context, rather than no
     connection.
     """

@@ -12,7 +12,7 @@ from trio_tlsbio._core.errors import TLSError, caused_by
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
 from trio_tlsbio._stream.before_tls import expect_before_tls
-from trio_tlsbio._stream.decisions import answer_of
+from trio_tlsbio._stream.decisions import answer_of, described
 from trio_tlsbio._stream.prologue import Prologue
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 
@@ -61,8 +61,8 @@ class _InTurn:
         return self._current.name
 
     @property
-    def has_heard(self) -> bool:
-        return self._current.has_heard
+    def has_received(self) -> bool:
+        return self._current.has_received
 
     async def feed(self, data: bytes) -> bytes | None:
         rest = await self._current.feed(data)
@@ -88,7 +88,7 @@ class _Plaintext:
         return "handshake" if self._error is None else "answer by on_plaintext"
 
     @property
-    def has_heard(self) -> bool:
+    def has_received(self) -> bool:
         return bool(self._received)
 
     async def feed(self, data: bytes) -> bytes | None:
@@ -107,8 +107,7 @@ class _Plaintext:
         try:
             await self._answer(self._received)
         except Exception as exc:
-            words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            message = f"{self._error}; on_plaintext failed: {words}"
+            message = f"{self._error}; on_plaintext failed: {described(exc)}"
             self._error = caused_by(TLSError(message, reason=self._error.reason), exc)
 
     def feed_eof(self) -> bytes:

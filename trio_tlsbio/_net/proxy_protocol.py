@@ -145,7 +145,7 @@ class HeaderPrologue:
         return "PROXY protocol header"
 
     @property
-    def has_heard(self) -> bool:
+    def has_received(self) -> bool:
         return False
 
     async def feed(self, data: bytes) -> bytes | None:

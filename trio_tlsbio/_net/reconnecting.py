@@ -137,7 +137,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
         if self._stream is not None:
             stream, self._stream = self._stream, None
             try:
-                self._judge(stream)
+                self._note_outcome(stream)
             finally:
                 await trio.aclose_forcefully(stream)
         while True:
@@ -150,12 +150,12 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             except Exception as exc:
                 if not self._policy.should_retry(exc):
                     raise
-                self._back_off(self._delay(), exc)
+                self._note_failure(self._next_delay(), exc)
             else:
                 self._connected_at = trio.current_time()
                 return self._stream
 
-    def _judge(self, stream: TLSStream[trio.SocketStream]) -> None:
+    def _note_outcome(self, stream: TLSStream[trio.SocketStream]) -> None:
         """Decide whether the last connection counts as a success or a failure, by how it ended.
 
         In TLS 1.3 the client's handshake is done before the server has checked the client's
@@ -165,7 +165,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
             stream.is_readable()  # processes received data, which may be an alert
         connection = stream.connection
         error = connection.error
-        lasted, delay = trio.current_time() - self._connected_at, self._delay()
+        lasted, delay = trio.current_time() - self._connected_at, self._next_delay()
         if connection.data_received:
             has_failed = False
         elif error is None or isinstance(error, TruncationError):
@@ -175,19 +175,19 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
         else:
             raise error.again()
         if has_failed:
-            self._back_off(delay, error)
+            self._note_failure(delay, error)
         else:
             self._failures = 0
-            self._put_off(self._delay() - lasted, None)
+            self._delay_attempt(self._next_delay() - lasted, None)
 
-    def _delay(self) -> float:
+    def _next_delay(self) -> float:
         return self._policy.delay(self._failures)
 
-    def _back_off(self, delay: float, error: Exception | None) -> None:
+    def _note_failure(self, delay: float, error: Exception | None) -> None:
         self._failures += 1
-        self._put_off(delay, error)
+        self._delay_attempt(delay, error)
 
-    def _put_off(self, delay: float, error: Exception | None) -> None:
+    def _delay_attempt(self, delay: float, error: Exception | None) -> None:
         if delay > 0:
             self._not_before = trio.current_time() + delay
             if self._policy.on_retry is not None:

@@ -8,12 +8,13 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Lock
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 import trio
 
 from trio_tlsbio._core.misuse import kind_of
+from trio_tlsbio._stream.decisions import is_function
 
 from .expiry import certificate_expiry, expiry_by_files
 from .reasons import why_unusable
@@ -23,6 +24,7 @@ __all__ = [
     "ContextProvider",
     "ReloadingContext",
     "ReloadingStatistics",
+    "check_provider",
     "current_context",
     "next_context",
 ]
@@ -39,6 +41,9 @@ _MOST_TO_SKIP = 1024
 _MOST_LOADS = 3
 
 _Path: TypeAlias = str | os.PathLike[str]
+
+# Why a context is recreated: a file has changed, the last attempt failed, or reload() was called.
+_Cause: TypeAlias = Literal["change", "retry", "request"]
 
 
 ################################################################
@@ -196,8 +201,8 @@ class ReloadingContext:
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for the next connection. It is recreated if a file has changed."""
-        if (is_news := self._due()) is not None:
-            self._reload(is_news=is_news)
+        if (cause := self._due()) is not None:
+            self._reload(cause)
         return self._current
 
     async def _next(self) -> ssl.SSLContext:
@@ -205,30 +210,32 @@ class ReloadingContext:
         # The task that gets the lock reads the files for all tasks that wait for it.
         if self._turn.locked() or self._is_stale() or any(self._errors()):
             async with self._turn:
-                if (is_news := self._due()) is not None:
-                    await self._load_in_thread(is_news=is_news)
+                if (cause := self._due()) is not None:
+                    await self._load_in_thread(cause)
         return self._current
 
-    async def _load_in_thread(self, *, is_news: bool) -> None:
+    async def _load_in_thread(self, cause: _Cause) -> None:
         before = repr(self._errors())
         for _ in range(_MOST_LOADS):
             # A separate limiter, so that other work in threads can't delay a new certificate.
             await trio.to_thread.run_sync(self._load, limiter=trio.CapacityLimiter(1))
             if not self._is_stale():
                 break
-        self._report(before, is_news=is_news)
+        self._report(before, cause)
 
     def _is_stale(self) -> bool:
         return self._look() != self._stamps
 
-    def _due(self) -> bool | None:
-        """Return True if the files have changed, False for a retry, or None if no reload is due."""
+    def _due(self) -> _Cause | None:
+        """Return why a reload is due for this connection, or None if none is. This counts the
+        connection, because retries depend on their number.
+        """
         if not self._files:
             return None
         if self._is_stale():
             self._retries = _Retries()
-            return True
-        return False if any(self._errors()) and self._retries.are_due() else None
+            return "change"
+        return "retry" if any(self._errors()) and self._retries.are_due() else None
 
     def reload(self) -> bool:
         """Recreate the context, for example on SIGHUP. This never raises the exceptions of
@@ -242,12 +249,12 @@ class ReloadingContext:
           ones stay in use.
         """
         self._retries = _Retries()
-        return self._reload(is_news=True)
+        return self._reload("request")
 
-    def _reload(self, *, is_news: bool) -> bool:
+    def _reload(self, cause: _Cause) -> bool:
         before = repr(self._errors())
         self._load()
-        self._report(before, is_news=is_news)
+        self._report(before, cause)
         return not any(self._errors())
 
     def _load(self) -> None:
@@ -292,7 +299,7 @@ class ReloadingContext:
         """Return the errors of the context and of the ticket keys."""
         return self._error, None if self._tickets is None else self._tickets.error
 
-    def _report(self, before: str, *, is_news: bool) -> None:
+    def _report(self, before: str, cause: _Cause) -> None:
         """Count a reload, and report its result, unless a retry has the same result as
         ``before``.
         """
@@ -302,7 +309,7 @@ class ReloadingContext:
             reloads=self._statistics.reloads + (error is None),
             failures=self._statistics.failures + any((error, tickets_error)),
         )
-        if not is_news and before == repr((error, tickets_error)):
+        if cause == "retry" and before == repr((error, tickets_error)):
             return
         if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
@@ -343,17 +350,21 @@ class ReloadingContext:
 ################################################################
 
 
+def check_provider(ssl_context: object) -> None:
+    """Raise :exc:`TypeError` if this is neither a context nor a function that can return one."""
+    if not (isinstance(ssl_context, ssl.SSLContext) or is_function(ssl_context)):
+        raise TypeError(
+            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
+            f"not {kind_of(ssl_context)}: ssl.create_default_context() makes one, and for servers "
+            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
+        )
+
+
 def current_context(ssl_context: ssl.SSLContext | ContextProvider) -> ssl.SSLContext:
     """Return the context for the next connection."""
     if isinstance(ssl_context, ssl.SSLContext):
         return ssl_context
-    provider: object = ssl_context
-    if isinstance(provider, type) or not callable(provider):
-        raise TypeError(
-            "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-            f"not {kind_of(provider)}: ssl.create_default_context() makes one, and for servers "
-            "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
-        )
+    check_provider(ssl_context)
     return ssl_context()
 
 

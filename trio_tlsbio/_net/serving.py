@@ -262,7 +262,7 @@ class _Server(Generic[T_Stream]):
         factory=dict, init=False
     )
     # The connections whose handshake is in progress.
-    _shaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
+    _handshaking: set[TLSStream[T_Stream]] = attrs.field(factory=set, init=False)
 
     def start(self) -> list[trio.Event]:
         """Start accepting. Return an event for each listener, which is set when the listener is
@@ -299,7 +299,7 @@ class _Server(Generic[T_Stream]):
             self._draining.set()
             for stream in self._streams:
                 stream.stop_lingering()
-            for stream in self._shaking:
+            for stream in self._handshaking:
                 _end_if_silent(stream)
 
     def stop_accepting(self) -> None:
@@ -338,7 +338,7 @@ class _Server(Generic[T_Stream]):
         if (max_age := self._policy.max_age) < math.inf:
             jitter = random.uniform(-_AGE_JITTER, _AGE_JITTER)  # noqa: S311  # not security-relevant
             limit_age(stream, trio.current_time() + max_age * (1 + jitter))
-        begin = trio.current_time()
+        start = trio.current_time()
         is_established = False
         error: Exception | None = None
         if self._draining.is_set():
@@ -363,22 +363,22 @@ class _Server(Generic[T_Stream]):
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
             handshake = stream.handshake if is_established else None
-            duration = trio.current_time() - begin
+            duration = trio.current_time() - start
             peer = _client_of(stream)
             self._policy.monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # otherwise its traceback would keep it and the stream alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
         """Complete the handshake. Return the error if it failed."""
-        begin = trio.current_time()
-        self._shaking.add(stream)
+        start = trio.current_time()
+        self._handshaking.add(stream)
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))
             if self._draining.is_set():
                 _end_if_silent(stream)
             await stream.do_handshake()
         except Exception as exc:
-            duration = trio.current_time() - begin
+            duration = trio.current_time() - start
             self._policy.monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
             if not isinstance(exc, TLSError):  # raised by the function that chooses a context
                 if self._policy.on_error is None:
@@ -386,9 +386,9 @@ class _Server(Generic[T_Stream]):
                 self._policy.on_error(stream, exc)
             return exc
         finally:
-            self._shaking.remove(stream)
+            self._handshaking.remove(stream)
             self._places.end_handshake()
-        duration = trio.current_time() - begin
+        duration = trio.current_time() - start
         self._policy.monitor.happened(
             HandshakeCompleted(_client_of(stream), stream.handshake, duration)
         )
@@ -445,7 +445,7 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:
-    """Close a stream whose handshake failed, such that its alert arrives."""
+    """Close a stream whose handshake failed, but let its alert arrive."""
     if isinstance(error, TLSError) and not isinstance(error, HandshakeTimeoutError):
         # Closing at once could destroy the alert in flight. See TLSStream.aclose().
         with suppress(TLSError):

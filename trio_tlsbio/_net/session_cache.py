@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 import attrs
 
-from trio_tlsbio._core.dates import now
+from trio_tlsbio._core import dates
 from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.sessions import MAX_LINEAGE, TLSSession, refuse_copy
 
@@ -65,7 +65,7 @@ class SessionCache:
     any monotonic clock; ``clock`` is used for the expiry dates of certificates.
 
     :func:`open_tls_over_tcp_stream`, :class:`TLSConnector` and :func:`reconnect` use a cache
-        automatically. Like all Trio objects, a cache belongs to one thread.
+    automatically. Like all Trio objects, a cache belongs to one thread.
 
     Args:
       max_sessions: The maximum number of sessions in total. If it is exceeded, the server that was
@@ -102,7 +102,7 @@ class SessionCache:
         *,
         tickets_per_server: int = 32,
         max_lineage: float = MAX_LINEAGE,
-        clock: Callable[[], float] = now,
+        clock: Callable[[], float] = dates.now,
     ) -> None:
         check_positive("max_sessions", max_sessions, least=1)
         check_positive("tickets_per_server", tickets_per_server, least=1)
@@ -190,9 +190,7 @@ class SessionCache:
         return None if found is None else found.session
 
     def has_ended(self, session: TLSSession) -> bool:
-        """Return True if a session's lineage has ended, such that the session must not be
-        resumed.
-        """
+        """Return True if a session must not be resumed, because its lineage has ended."""
         return session.has_ended(self._clock(), self._max_lineage)
 
     def mark_used(self, session: TLSSession) -> None:
@@ -234,7 +232,7 @@ class SessionCache:
 
 
 def check_cache(session_cache: object) -> None:
-    """Raise :exc:`TypeError` for what is neither None nor a :class:`SessionCache`."""
+    """Raise :exc:`TypeError` if this is neither None nor a :class:`SessionCache`."""
     if not isinstance(session_cache, SessionCache | None):
         raise TypeError(
             f"session_cache must be a SessionCache, not {kind_of(session_cache)}: SessionCache() "

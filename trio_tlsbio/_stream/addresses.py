@@ -10,6 +10,8 @@ import trio
 
 from trio_tlsbio._core.proxy_header import ProxyHeader
 
+from .interfaces import stream_of
+
 __all__ = ["Address", "AddressQueries", "Addresses"]
 
 Address: TypeAlias = tuple[str, int] | str
@@ -37,7 +39,8 @@ class Addresses:
         """True if there is a socket that has forgotten its peer's address, which means it was
         reset.
         """
-        return self.peer is None and _socket_under(self._transport_stream) is not None
+        socket_stream = stream_of(trio.SocketStream, self._transport_stream)
+        return self.peer is None and socket_stream is not None
 
     @property
     def client(self) -> Address | None:
@@ -86,15 +89,8 @@ class AddressQueries:
         return self._addresses.proxy_header
 
 
-def _socket_under(transport_stream: trio.abc.Stream) -> trio.SocketStream | None:
-    stream: object = transport_stream
-    while not isinstance(stream, trio.SocketStream | None):
-        stream = getattr(stream, "transport_stream", None)
-    return stream
-
-
 def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
-    stream = _socket_under(transport_stream)
+    stream = stream_of(trio.SocketStream, transport_stream)
     try:
         name = None if stream is None else stream.socket.getpeername()
     except OSError:

@@ -35,7 +35,7 @@ def assemble(
         transport_stream, connection.inbox, connection.outbox, connection.lifecycle.origin
     )
     if received:
-        transport.has_heard = True
+        transport.received_since_send = True
         connection.feed(received)
     decisions = None  # most connections have no decisions to make
     if choose_context is not None or verify_peer is not None:

@@ -17,7 +17,7 @@ from trio_tlsbio._core.states import State
 
 from .driver import Driver
 from .options import StreamOptions
-from .turns import beside
+from .turns import background_task
 
 __all__ = ["Closing", "close_nowait"]
 
@@ -52,10 +52,19 @@ class Closing:
         if self.has_begun:
             raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
+    def check_send_open(self) -> None:
+        """Raise :exc:`trio.ClosedResourceError` if nothing more may be sent."""
+        self.check_open()
+        if self._driver.connection.send_state is _CLOSED:
+            raise trio.ClosedResourceError(
+                "can't send data after send_eof() or send_close_notify()"
+            )
+
     @property
-    def _vouches(self) -> bool:
+    def _sends_close_notify(self) -> bool:
         """True if a close may assert that the peer has got everything."""
-        return not (self.options.https_compatible or self._is_aborted or self._driver.is_cut)
+        is_incomplete = self._is_aborted or self._driver.has_incomplete_send
+        return not (self.options.https_compatible or is_incomplete)
 
     ################################################################
     # Closing the transport
@@ -110,7 +119,7 @@ class Closing:
         """Raise an error that was found while closing, if no other call can have raised it."""
         connection = self._driver.connection
         match connection.error:
-            case PeerAlertError(alert="decode_error") if not self._vouches:
+            case PeerAlertError(alert="decode_error") if not self._sends_close_notify:
                 pass  # OpenSSL 3 answers an end without a close_notify by it
             case PeerAlertError() as error:
                 raise error.again()
@@ -130,10 +139,10 @@ class Closing:
             return  # nothing was sent that could be lost
         # It is not an error if the peer has already gone, or if the stream was already broken.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            if self._vouches:
+            if self._sends_close_notify:
                 await self._driver.complete_handshake()
             transport.receive_nowait(1)  # an invalid record is answered with an alert
-            if self._vouches:
+            if self._sends_close_notify:
                 connection.send_close_notify()
             else:
                 self._discard()
@@ -149,7 +158,7 @@ class Closing:
         connection, transport = self._driver.connection, self._driver.transport
         if not connection.is_behind:
             transport.receive_nowait(1)
-        if connection.handshake is not None and self._vouches:
+        if connection.handshake is not None and self._sends_close_notify:
             with suppress(TLSError):
                 connection.send_close_notify()
         self._discard()
@@ -168,7 +177,7 @@ class Closing:
         """
         if self._driver.transport.flush_nowait() and not self._driver.has_pending:
             return
-        async with beside(partial(self._receive_meanwhile, take)):
+        async with background_task(partial(self._receive_meanwhile, take)):
             await self._driver.flush_held()
 
     @enable_ki_protection  # a new task does not inherit the protection
@@ -255,7 +264,7 @@ class Closing:
                 "expected its close_notify: receive until b'' first"
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
-        await driver.step(driver.receive)
+        await driver.call(driver.receive)
         self.has_begun = True
         self.closed.set()
         return connection.trailing_data

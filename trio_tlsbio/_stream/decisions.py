@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import attrs
 import trio
@@ -25,6 +25,8 @@ __all__ = [
     "VerifyPeer",
     "answer_of",
     "checked_function",
+    "described",
+    "is_function",
 ]
 
 ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ssl.SSLContext]]
@@ -32,6 +34,13 @@ ChooseContext: TypeAlias = Callable[[ClientHello], ssl.SSLContext | Awaitable[ss
 
 VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
 """Verifies a peer that OpenSSL has accepted. An exception refuses the peer."""
+
+
+def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
+    """Return True if a value can be called and is not a class: whoever passes a class has forgotten
+    to create an instance.
+    """
+    return callable(value) and not isinstance(value, type)
 
 
 def checked_function(function: object, name: str) -> Callable[[Any], Any]:
@@ -42,7 +51,7 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
             f"{name} must be a function, not a coroutine: give the function itself, and don't call "
             "it"
         )
-    if callable(function) and not isinstance(function, type):
+    if is_function(function):
         return function
     if name == "ssl_context":
         raise TypeError(
@@ -117,11 +126,15 @@ class Decisions:
         except TLSError as exc:
             connection.abort(exc.again())
         except Exception as exc:
-            words = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-            error = TLSError(f"verify_peer has refused the peer: {words}", reason="PEER_REFUSED")
-            connection.abort(caused_by(error, exc))
+            message = f"verify_peer has refused the peer: {described(exc)}"
+            connection.abort(caused_by(TLSError(message, reason="PEER_REFUSED"), exc))
         else:
             connection.accept_peer()
+
+
+def described(exc: Exception) -> str:
+    """Describe an exception of a user's function, for a message."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it
@@ -133,10 +146,10 @@ async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
 
 @disable_ki_protection  # as above
 async def answer_of(function: Callable[..., Any], name: str, *arguments: object) -> Any:
-    """Call an async function of the program, the parameter ``name``, and return what it returns.
+    """Call an async function of the user, the parameter ``name``, and return its result.
 
     Raises:
-      TypeError: if it is not async, which only shows when it is called.
+      TypeError: if it is not async, which can only be seen when it is called.
     """
     result = function(*arguments)
     if not inspect.isawaitable(result):

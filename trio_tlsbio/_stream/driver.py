@@ -42,9 +42,10 @@ class Driver:
     _handshake_deadline: float | None = attrs.field(default=None, init=False)
     #: True if the handshake is done, and our last flight has been sent.
     is_established: bool = attrs.field(default=False, init=False)
-    #: Plaintext bytes that callers have passed in for sending, and how many of those are encrypted.
-    begun: int = attrs.field(default=0, init=False)
+    #: How many bytes of plaintext were encrypted so far, and how many they are once the last send
+    #: is complete.
     committed: int = attrs.field(default=0, init=False)
+    send_target: int = attrs.field(default=0, init=False)
     # until it has been read completely
     _prologue: Prologue | None = attrs.field(default=None, init=False)
 
@@ -60,10 +61,10 @@ class Driver:
         self.transport.inbox = Inbox()  # keep the prologue away from OpenSSL
 
     @property
-    def has_heard(self) -> bool:
+    def has_received(self) -> bool:
         """True if the peer itself has sent anything; a proxy's header doesn't count."""
-        is_heard = self._prologue is None or self._prologue.has_heard
-        return (is_heard and self.transport.has_heard) or self.is_established
+        is_from_peer = self._prologue is None or self._prologue.has_received
+        return (is_from_peer and self.transport.received_since_send) or self.is_established
 
     async def _read_prologue(self) -> None:
         transport = self.transport
@@ -76,7 +77,7 @@ class Driver:
             except TLSError as exc:
                 self.connection.lifecycle.origin.claim(exc)
                 transport.inbox.discard()  # the bytes that follow don't matter
-                if self._prologue.has_heard:
+                if self._prologue.has_received:
                     transport.note_sent()  # the prologue may have been answered in plaintext
                 raise
             if rest is None:
@@ -88,7 +89,7 @@ class Driver:
         """Switch to the connection's inbox, and feed it the bytes that followed the prologue."""
         self._prologue = None
         self.transport.inbox = self.connection.inbox  # an ended transport reports its end again
-        self.transport.has_heard = bool(received)
+        self.transport.received_since_send = bool(received)
         if received:
             self.connection.feed(received)
 
@@ -136,14 +137,14 @@ class Driver:
         """Fail the handshake if the peer has sent nothing, and no received bytes are ready to be
         read.
         """
-        if not (self.has_heard or self.transport.receive_nowait(1)):
+        if not (self.has_received or self.transport.receive_nowait(1)):
             self.connection.abort(error)
         self.transport.wake_receiver()  # let it notice the error
 
     async def _shake_hands(self) -> bool:
         has_waited = False
         while not self.is_established:  # another task may have completed it in the meantime
-            if not await self.step(self.connection.do_handshake):
+            if not await self.call(self.connection.do_handshake):
                 if self._decisions is not None and self._decisions.is_wanted:
                     await self._decide(self._decisions)
                 else:
@@ -180,12 +181,12 @@ class Driver:
         else:
             await self.transport.receive()
 
-    async def step(self, step: Callable[..., R], *args: object) -> R:
+    async def call(self, method: Callable[..., R], *args: object) -> R:
         """Call a method of the connection. If it fails, send the peer the alert, then raise the
         error.
         """
         try:
-            return step(*args)
+            return method(*args)
         except TLSError:
             await self.flush_alert()
             raise
@@ -195,9 +196,9 @@ class Driver:
     ################################################################
 
     @property
-    def is_cut(self) -> bool:
+    def has_incomplete_send(self) -> bool:
         """True if the last send ended before all of its data was encrypted."""
-        return self.begun > self.committed
+        return self.send_target > self.committed
 
     @property
     def has_pending(self) -> bool:
@@ -219,7 +220,7 @@ class Driver:
         renegotiation.
         """
         await self.flush()
-        while self.transport.outbox.held and not await self.step(self.connection.do_handshake):
+        while self.transport.outbox.held and not await self.call(self.connection.do_handshake):
             await self.exchange()
         await self.flush()
 
@@ -264,7 +265,7 @@ class Driver:
         """
         if not self.transport.is_receiving:
             self.transport.receive_nowait(1)
-        await self.step(self.connection.send_close_notify)
+        await self.call(self.connection.send_close_notify)
 
     ################################################################
     # Receiving

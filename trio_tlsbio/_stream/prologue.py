@@ -15,7 +15,7 @@ class Prologue(Protocol):
         """What the prologue is called in error messages."""
 
     @property
-    def has_heard(self) -> bool:
+    def has_received(self) -> bool:
         """True if the client itself has sent something; a proxy's header doesn't count."""
 
     async def feed(self, data: bytes) -> bytes | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 import trio
@@ -19,11 +19,11 @@ from trio.lowlevel import enable_ki_protection
 from trio_tlsbio._core.misuse import check_not_negative, check_positive
 from trio_tlsbio._core.records import Data, byte_view
 
-from .abstract import ImmediateStream
 from .closing import close_nowait
+from .interfaces import ImmediateStream
 from .options import CLOSE_TIMEOUT
 from .sockets import SocketCalls
-from .turns import ConflictDetector, beside
+from .turns import ConflictDetector, background_task
 
 __all__ = ["PumpedStream", "open_pump"]
 
@@ -39,9 +39,8 @@ class PumpedStream(trio.abc.Stream):
     """A stream whose sends can be cancelled, over one whose sends can't. See :func:`open_pump`.
 
     :meth:`send_all` puts the data into a buffer, and a separate task sends from there. So a
-        cancelled
-    :meth:`send_all` only stops waiting for room in the buffer, and :attr:`bytes_committed` shows
-        how many bytes went in.
+    cancelled :meth:`send_all` only stops waiting for room in the buffer, and
+    :attr:`bytes_committed` shows how many bytes went in.
 
     Committed data is sent completely and in order. If that fails, the transport is closed, so that
     the peer can see that it did not get everything.
@@ -56,8 +55,8 @@ class PumpedStream(trio.abc.Stream):
     _bytes_committed: int = attrs.field(default=0, init=False)
     _error: Exception | None = attrs.field(default=None, init=False)
     _is_error_known: bool = attrs.field(default=False, init=False)  # a sending task has got it
-    _is_closed: bool = attrs.field(default=False, init=False)
-    _is_left: bool = attrs.field(default=False, init=False)  # the block of open_pump() was left
+    # Why nothing more can be sent: the stream was closed, or the block of open_pump() was left.
+    _end: Literal["closed", "left"] | None = attrs.field(default=None, init=False)
     _has_ended: bool = attrs.field(default=False, init=False)  # the pump has ended
     # The pump is not cancelled together with the surrounding code, which decides when the pump
     # ends.
@@ -149,7 +148,7 @@ class PumpedStream(trio.abc.Stream):
         If this is cancelled, it makes a last attempt to send without waiting, and closes the
         transport at once. Tasks that are blocked in a send get a :exc:`trio.ClosedResourceError`.
         """
-        self._is_closed = True
+        self._end = "closed"
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             await self._wait_until_sent()
@@ -166,7 +165,7 @@ class PumpedStream(trio.abc.Stream):
         """Close the transport at once, and discard the contents of the buffer. Return True if the
         transport could be closed without waiting; otherwise :meth:`aclose` has to close it.
         """
-        self._is_closed = True
+        self._end = "closed"
         self._pump_scope.cancel()
         self._changed.unpark_all()
         return close_nowait(self.transport_stream)
@@ -195,9 +194,9 @@ class PumpedStream(trio.abc.Stream):
             self._check()
 
     def _check(self) -> None:
-        if self._is_closed:
+        if self._end == "closed":
             raise trio.ClosedResourceError("this stream was closed")
-        if self._is_left:
+        if self._end == "left":
             raise trio.ClosedResourceError("the block of open_pump() was left")
         self._check_error()
 
@@ -259,7 +258,7 @@ class PumpedStream(trio.abc.Stream):
         """Send the contents of the buffer, and end the pump. If that fails or takes longer than
         ``timeout`` seconds, close the transport.
         """
-        self._is_left = True
+        self._end = self._end or "left"
         self._changed.unpark_all()  # wakes tasks that wait for room
         try:
             with trio.CancelScope(deadline=trio.current_time() + timeout):
@@ -309,7 +308,7 @@ async def open_pump(
     check_positive("max_buffer", operator.index(max_buffer))
     check_not_negative("close_timeout", close_timeout)
     stream = PumpedStream(transport_stream, max_buffer)
-    async with beside(stream._pump):
+    async with background_task(stream._pump):
         try:
             yield stream
         except BaseException as exc:
@@ -317,5 +316,5 @@ async def open_pump(
                 await stream._finish(close_timeout if isinstance(exc, Exception) else 0)
             raise
         await stream._finish(math.inf)
-        if stream._buffered and not (stream._is_closed or stream._is_error_known):
+        if stream._buffered and stream._end == "left" and not stream._is_error_known:
             stream._check_error()  # no other call would report the lost data

@@ -25,12 +25,12 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
-from .abstract import check_transport, stream_of
 from .addresses import Addresses, AddressQueries
 from .assembly import assemble
 from .closing import Closing
 from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
+from .interfaces import check_transport, stream_of
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .queries import ConnectionQueries
@@ -41,7 +41,7 @@ __all__ = ["TLSStream", "T_Stream", "stream_with"]
 
 T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 
-_OPEN, _CLOSED = State.OPEN, State.CLOSED  # enum lookups cost three calls
+_OPEN = State.OPEN  # enum lookups cost three calls
 
 
 # Trio can raise KeyboardInterrupt between any two lines of a task: for example, after a record was
@@ -210,12 +210,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
         This requires a transport that reports how much a cancelled send has sent.
         """
-        return self._transport.counts
+        return self._transport.is_cancel_safe
 
     @property
     def has_received(self) -> bool:
         """True if the peer has sent anything at all. Data that precedes TLS doesn't count."""
-        return self._driver.has_heard
+        return self._driver.has_received
 
     ################################################################
     # Handshake
@@ -263,9 +263,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                 self._closing.check_open()
                 await trio.lowlevel.checkpoint()
                 await self._driver.complete_handshake()
-                await self._driver.step(connection.verify_client_post_handshake)
+                await self._driver.call(connection.verify_client_post_handshake)
                 await self._driver.flush()
-            while not await self._driver.step(connection.client_has_answered):
+            while not await self._driver.call(connection.client_has_answered):
                 await self._transport.receive()
                 self._closing.check_open()
 
@@ -448,13 +448,13 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             else:
                 parts, size = slices(data)
             if closing.has_begun or not driver.is_established:
-                self._check_send_open()
+                closing.check_send_open()
                 await driver.complete_handshake()
-            if not transport.has_heard and 0 < size <= RECORD_BYTES:
+            if not transport.received_since_send and 0 < size <= RECORD_BYTES:
                 self._peer_watch.look()
-            transport.has_heard = False
+            transport.received_since_send = False
             if size:  # an empty send doesn't complete a send that was cut short
-                driver.begun = driver.committed + size
+                driver.send_target = driver.committed + size
             for part in parts:
                 await checkpoint_if_cancelled()
                 if outbox.pieces or outbox.held:
@@ -501,21 +501,21 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           trio.ClosedResourceError: after :meth:`send_eof`.
         """
         with self._send_conflict:
-            self._check_send_open()
-            if not self._transport.has_heard and 0 < len(data) <= RECORD_BYTES:
+            self._closing.check_send_open()
+            if not self._transport.received_since_send and 0 < len(data) <= RECORD_BYTES:
                 self._peer_watch.look()
             self._transport.flush_nowait()
             self._driver.check_send()
             if not self._driver.is_established or self._driver.has_pending:
                 return 0
-            if not self._transport.counts:
+            if not self._transport.is_cancel_safe:
                 return 0
-            self._transport.has_heard = False
+            self._transport.received_since_send = False
             with byte_view(data) as view:
                 self._connection.send(view)
                 self._driver.committed += view.nbytes
                 if view.nbytes:
-                    self._driver.begun = self._driver.committed
+                    self._driver.send_target = self._driver.committed
                 self._transport.flush_nowait()
                 return view.nbytes
 
@@ -523,7 +523,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
         with self._send_conflict:
-            self._check_send_open()
+            self._closing.check_send_open()
             self._connection.lifecycle.check_send()
             await self._driver.flush_leftover()
             with suppress(TLSError):
@@ -637,13 +637,6 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           then closes them at once.
         """
         return self._closing.abort(self.transport_stream)
-
-    def _check_send_open(self) -> None:
-        self._closing.check_open()
-        if self._connection.send_state is _CLOSED:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
 
 
 def stream_with(

@@ -24,7 +24,7 @@ from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 
 from .sockets import RECEIVE_BYTES
-from .turns import Turn, beside
+from .turns import Turn, background_task
 
 __all__ = ["SLICE_BYTES", "Transport", "slices"]
 
@@ -53,8 +53,9 @@ def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
 class Transport(ABC, Generic[StreamT]):
     """Moves the ciphertext of one connection over one stream."""
 
-    #: True if the number of bytes that a cancelled send has sent is known.
-    counts: ClassVar[bool]
+    #: True if the number of bytes that a cancelled send has sent is known, so that sending can
+    #: continue.
+    is_cancel_safe: ClassVar[bool]
 
     _stream: StreamT
     inbox: Inbox
@@ -66,8 +67,8 @@ class Transport(ABC, Generic[StreamT]):
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
     _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
-    #: True if anything was received since this was last reset.
-    has_heard: bool = attrs.field(default=False, init=False)
+    #: True if anything was received since the last send of plaintext, which resets this.
+    received_since_send: bool = attrs.field(default=False, init=False)
     #: True if the unsent bytes may wait until something else is sent.
     may_wait: bool = attrs.field(default=False, init=False)
     #: True if the underlying stream may have accepted bytes without sending them.
@@ -128,7 +129,7 @@ class Transport(ABC, Generic[StreamT]):
                 if not data:
                     self._note_end()
                     break
-                self.has_heard = True
+                self.received_since_send = True
                 self.inbox.feed(data)
                 fed += len(data)
         except (trio.ClosedResourceError, trio.BusyResourceError):
@@ -136,7 +137,7 @@ class Transport(ABC, Generic[StreamT]):
         except TruncationError as exc:
             self._note_truncation(exc)
         except Exception as exc:
-            self._break(self._receiving, exc)
+            self._note_broken(self._receiving, exc)
         return fed
 
     def check_receive(self) -> None:
@@ -217,16 +218,16 @@ class Transport(ABC, Generic[StreamT]):
                 else:
                     await self._send_alone()
         except BaseException as exc:
-            # interrupted, and another task may have relied on it
+            # This task was interrupted, and another one may have relied on it.
             if not isinstance(exc, Exception):
-                self._have_it_sent()
+                self._let_receiver_flush()
             raise
         finally:
             self._flushing -= 1
 
     async def _send_alone(self) -> None:
         self.check_send()
-        if not self.counts:
+        if not self.is_cancel_safe:
             await trio.lowlevel.checkpoint_if_cancelled()
         self._sending.is_taken = True
         try:
@@ -234,12 +235,12 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise  # nothing was sent
         except trio.BrokenResourceError as exc:
-            raise self._break(self._sending, exc) from exc
+            raise self._note_broken(self._sending, exc) from exc
         except Exception as exc:
-            self._break(self._sending, exc)
+            self._note_broken(self._sending, exc)
             raise
         except BaseException:  # cancelled, or Ctrl-C; in a group if the stream uses a nursery
-            if not self.counts:
+            if not self.is_cancel_safe:
                 self._sending.error = self._origin.claim(
                     TLSError(
                         "an earlier send was cancelled half-way, and this transport can't "
@@ -267,12 +268,12 @@ class Transport(ABC, Generic[StreamT]):
             except (trio.BusyResourceError, trio.ClosedResourceError):
                 return False
             except Exception as exc:
-                self._break(self._sending, exc)
+                self._note_broken(self._sending, exc)
                 return False
             self._bytes_sent += sent
             outbox.mark_sent(sent)
             if pieces:
-                self._have_it_sent()
+                self._let_receiver_flush()
                 return False
         return not self.is_unfinished
 
@@ -283,7 +284,7 @@ class Transport(ABC, Generic[StreamT]):
             not self._sending.is_taken
             and self._sending.error is None
             and bool(self.outbox.pieces)
-            and (self.counts or not self.may_wait)
+            and (self.is_cancel_safe or not self.may_wait)
         )
 
     def flush_later(self) -> None:
@@ -309,12 +310,12 @@ class Transport(ABC, Generic[StreamT]):
         except (trio.BusyResourceError, trio.ClosedResourceError):
             raise
         except trio.BrokenResourceError as exc:
-            raise self._break(self._sending, exc) from exc
+            raise self._note_broken(self._sending, exc) from exc
         finally:
             self._sending.leave()
-            self._have_it_sent()  # for a task that could not send in the meantime
+            self._let_receiver_flush()  # for a task that could not send in the meantime
 
-    def _break(self, turn: Turn, exc: Exception) -> TLSError:
+    def _note_broken(self, turn: Turn, exc: Exception) -> TLSError:
         """Note that the transport broke in one direction, and return the error to raise. Both
         directions are unusable from now on; the other direction reports this when it is used next.
         """
@@ -392,9 +393,9 @@ class Transport(ABC, Generic[StreamT]):
         except trio.BusyResourceError:
             raise
         except trio.BrokenResourceError as exc:
-            raise self._break(self._receiving, exc) from exc
+            raise self._note_broken(self._receiving, exc) from exc
         except Exception as exc:
-            self._break(self._receiving, exc)
+            self._note_broken(self._receiving, exc)
             raise
         finally:
             receiving.is_taken = False
@@ -406,7 +407,7 @@ class Transport(ABC, Generic[StreamT]):
         if not data:
             self._note_end()
             return 0
-        self.has_heard = True
+        self.received_since_send = True
         self.inbox.feed(data)
         more = self.receive_nowait(_MORE_READS) if len(data) == RECEIVE_BYTES else 0
         return len(data) + more
@@ -430,7 +431,7 @@ class Transport(ABC, Generic[StreamT]):
         if self._receiving.is_taken:
             self._interrupt_receive()
 
-    def _have_it_sent(self) -> None:
+    def _let_receiver_flush(self) -> None:
         """Wake a waiting receiver if there is unsent ciphertext that it has to send."""
         if self._is_left_to_send:
             self.wake_receiver()
@@ -444,12 +445,12 @@ class Transport(ABC, Generic[StreamT]):
             return 0
         if not self._is_left_to_send:
             return await self.receive(while_flushing=True)
-        if not self.counts:
+        if not self.is_cancel_safe:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.flush()
             return 0
 
-        async with beside(self._flush_quietly):
+        async with background_task(self._flush_quietly):
             return await self.receive(while_flushing=True)
 
     @enable_ki_protection  # a new task does not inherit the protection

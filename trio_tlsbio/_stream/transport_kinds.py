@@ -15,7 +15,7 @@ from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
-from .abstract import CountingStream, ImmediateStream, LingeringStream, WatchedStream
+from .interfaces import CountingStream, ImmediateStream, LingeringStream, WatchedStream
 from .sockets import NonWaitingSocket, closed_error, fileno_of, stream_error
 from .transport import Transport
 
@@ -26,7 +26,7 @@ __all__ = ["transport_for"]
 class _StreamTransport(Transport[trio.abc.Stream]):
     """Any other stream: after a cancelled send, the number of bytes sent is unknown."""
 
-    counts = False
+    is_cancel_safe = False
 
     _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
 
@@ -52,7 +52,7 @@ class _StreamTransport(Transport[trio.abc.Stream]):
 class _NestedTransport(_StreamTransport):
     """A stream that counts the bytes it sent, such as another TLSStream."""
 
-    counts = True
+    is_cancel_safe = True
 
     _counting: CountingStream
 
@@ -87,7 +87,7 @@ class _NestedTransport(_StreamTransport):
 class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
     """A socket: each call returns how many bytes the socket took."""
 
-    counts = True
+    is_cancel_safe = True
 
     _was_woken: bool = attrs.field(default=False, init=False)
     _fileno: Callable[[], int] = attrs.field(
@@ -123,7 +123,7 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
             if self._receiving.error is None:
                 broken = stream_error(exc)
                 broken.__cause__ = exc
-                self._break(self._receiving, broken)
+                self._note_broken(self._receiving, broken)
             return True
 
 

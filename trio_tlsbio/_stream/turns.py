@@ -11,7 +11,7 @@ import trio
 
 from trio_tlsbio._core.errors import TLSError
 
-__all__ = ["ConflictDetector", "Turn", "beside"]
+__all__ = ["ConflictDetector", "Turn", "background_task"]
 
 
 @attrs.define(eq=False)
@@ -45,14 +45,15 @@ class ConflictDetector:
 
 @attrs.define(eq=False)
 class Turn:
-    """One direction of a transport. One task has the turn; the others wait until it leaves.
+    """Something that one task does at a time, such as sending. One task has the turn; the others
+    wait until it leaves.
 
-    Then the others check again: the direction may have failed, or their condition may be met.
+    Then the others check again: it may have failed, or their condition may be met.
     """
 
     purpose: str
     is_taken: bool = attrs.field(default=False, init=False)
-    #: An error that keeps every task from taking the turn.
+    #: An error that every later task gets in place of the turn.
     error: TLSError | None = attrs.field(default=None, init=False)
     #: Where the other tasks wait. The first of them creates it.
     waiting: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
@@ -76,7 +77,7 @@ class Turn:
 
 
 @asynccontextmanager
-async def beside(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
+async def background_task(task: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
     """Run a task concurrently with a block of code, and cancel it when the block ends.
 
     Exceptions from the block propagate as they are, and not in a group as from a nursery.

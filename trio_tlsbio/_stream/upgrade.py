@@ -13,8 +13,8 @@ from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
 
-from .abstract import check_transport
 from .decisions import ChooseContext, VerifyPeer
+from .interfaces import check_transport
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT
 from .stream import T_Stream, TLSStream
 

@@ -7,9 +7,8 @@ import ssl
 import trio
 
 from trio_tlsbio._core.arguments import Arguments
-from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._net.default_context import make_default_context
-from trio_tlsbio._net.reloading import ContextProvider
+from trio_tlsbio._net.reloading import ContextProvider, check_provider
 from trio_tlsbio._net.session_cache import SessionCache, check_cache
 
 __all__ = ["check_backend", "check_client", "check_session_cache", "context_or_default"]
@@ -45,14 +44,8 @@ def context_or_default(
     """Return the context or the function, or a client's default context for None."""
     if ssl_context is None:
         return make_default_context()
-    context: object = ssl_context
-    if isinstance(context, ssl.SSLContext) or (callable(context) and not isinstance(context, type)):
-        return ssl_context
-    raise TypeError(
-        "ssl_context must be an ssl.SSLContext, or a function that returns one, "
-        f"not {kind_of(context)}: ssl.create_default_context() makes one, and for servers "
-        "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
-    )
+    check_provider(ssl_context)
+    return ssl_context
 
 
 def check_client(ssl_context: ssl.SSLContext, hostname: str | None) -> None:

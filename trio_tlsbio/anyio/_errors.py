@@ -11,7 +11,7 @@ import trio
 
 import trio_tlsbio
 
-__all__ = ["CertificateError", "HandshakeTimeoutError", "TLSError", "in_words_of_anyio"]
+__all__ = ["CertificateError", "HandshakeTimeoutError", "TLSError", "as_anyio_errors"]
 
 
 class TLSError(anyio.BrokenResourceError, ssl.SSLError):
@@ -61,7 +61,7 @@ def _same_kind(error: trio_tlsbio.TLSError) -> TLSError:
 
 
 @contextmanager
-def in_words_of_anyio() -> Generator[None, None, None]:
+def as_anyio_errors() -> Generator[None, None, None]:
     """Raise anyio's exceptions in place of Trio's and this library's."""
     try:
         yield

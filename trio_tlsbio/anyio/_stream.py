@@ -18,7 +18,7 @@ from trio.lowlevel import enable_ki_protection
 
 import trio_tlsbio
 from trio_tlsbio._core.arguments import Arguments
-from trio_tlsbio._net.connecting import SessionsOfServer, resume_over
+from trio_tlsbio._net.connecting import SessionsOfServer, connect_over
 from trio_tlsbio._net.default_context import make_default_context
 from trio_tlsbio._net.serving import close_after
 from trio_tlsbio._net.session_cache import SessionCache
@@ -26,7 +26,7 @@ from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOp
 from trio_tlsbio._stream.stream import stream_with
 
 from ._checks import check_backend, check_session_cache
-from ._errors import TLSError, in_words_of_anyio
+from ._errors import TLSError, as_anyio_errors
 from ._transport import AnyByteStream, Transport
 
 __all__ = ["TLSStream", "options_of", "server_stream", "shake_hands", "trio_stream_for"]
@@ -100,8 +100,8 @@ class TLSStream(anyio.abc.ByteStream):
                     raise
             else:
                 port = transport_stream.extra(anyio.abc.SocketAttribute.remote_port, 0)
-                with in_words_of_anyio():
-                    trio_stream = await resume_over(
+                with as_anyio_errors():
+                    trio_stream = await connect_over(
                         trio_stream_for(transport_stream),
                         Arguments.parse(
                             ssl_context or make_default_context(), server_hostname=hostname
@@ -125,7 +125,7 @@ class TLSStream(anyio.abc.ByteStream):
         """
         if operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be a positive integer")
-        with in_words_of_anyio():
+        with as_anyio_errors():
             data = await self.trio_stream.receive_some(max_bytes)
         if not data:
             raise anyio.EndOfStream
@@ -139,13 +139,13 @@ class TLSStream(anyio.abc.ByteStream):
         Raises:
           TLSError: if TLS or the transport failed.
         """
-        with in_words_of_anyio():
+        with as_anyio_errors():
             await self.trio_stream.send_all(item)
 
     @enable_ki_protection
     async def send_eof(self) -> None:
         """End our direction with a close_notify. Receiving is still possible."""
-        with in_words_of_anyio():
+        with as_anyio_errors():
             await self.trio_stream.send_eof()
 
     @enable_ki_protection
@@ -156,7 +156,7 @@ class TLSStream(anyio.abc.ByteStream):
           The underlying stream, and the bytes that were already received on it after the end of
           TLS.
         """
-        with in_words_of_anyio():
+        with as_anyio_errors():
             _, trailing_data = await self.trio_stream.unwrap()
         return self.transport_stream, trailing_data
 
@@ -176,7 +176,7 @@ class TLSStream(anyio.abc.ByteStream):
         :exc:`anyio.EndOfStream`, or call :meth:`unwrap`.
         """
         try:
-            with in_words_of_anyio():
+            with as_anyio_errors():
                 await self.trio_stream.aclose()
         finally:
             if self.trio_stream.transport_stream is not None:  # it is None after unwrap()
@@ -244,5 +244,5 @@ def options_of(standard_compatible: bool, handshake_timeout: float) -> StreamOpt
 
 async def shake_hands(trio_stream: trio_tlsbio.TLSStream[Any]) -> None:
     """Perform the handshake, raising anyio's exceptions."""
-    with in_words_of_anyio():
+    with as_anyio_errors():
         await trio_stream.do_handshake()

@@ -30,7 +30,7 @@ class Transport(trio.abc.Stream):
         if not item:  # an object stream would deliver an empty item
             await trio.lowlevel.checkpoint()
             return
-        with self._in_words_of_trio():
+        with self._as_trio_errors():
             await self._stream.send(item)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -43,7 +43,7 @@ class Transport(trio.abc.Stream):
             )
         if self._rest:
             await trio.lowlevel.checkpoint()
-        with self._in_words_of_trio():
+        with self._as_trio_errors():
             while not self._rest:
                 try:
                     self._rest = await self._stream.receive()
@@ -61,7 +61,7 @@ class Transport(trio.abc.Stream):
         await self._stream.aclose()
 
     @contextmanager
-    def _in_words_of_trio(self) -> Generator[None, None, None]:
+    def _as_trio_errors(self) -> Generator[None, None, None]:
         try:
             yield
         except (anyio.BrokenResourceError, OSError) as exc:

@@ -131,14 +131,17 @@ def facts_of(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
     )
 
 
+def _facts_of_each(chain: Sequence[Any]) -> tuple[CertificateFacts, ...]:
+    known = decoded(chain)
+    return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
+
+
 def presented_by(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
     """Return the certificates that the peer has presented, even if they made the handshake fail.
 
     They come from the same handshake: another connection might reach another server.
     """
-    chain = raw_chain(ssl_object)
-    known = decoded(chain)
-    return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
+    return _facts_of_each(raw_chain(ssl_object))
 
 
 def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
@@ -147,9 +150,7 @@ def path_of(ssl_object: ssl.SSLObject) -> tuple[CertificateFacts, ...]:
     It is available after a refusal too. It consists of certificates that the peer presented, and of
     trusted ones.
     """
-    chain = checked_chain(ssl_object)
-    known = decoded(chain)
-    return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
+    return _facts_of_each(checked_chain(ssl_object))
 
 
 def when(moment: datetime) -> str:

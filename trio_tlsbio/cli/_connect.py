@@ -32,9 +32,9 @@ from ._options import (
     usage_error,
 )
 from ._proxy import VERSIONS
+from ._reports import ChainFile, Lifetime, Log, Report, report_to
 from ._starttls import PORTS
 from ._status import Status, leaves, status_of, what_counts
-from ._tellers import ChainFile, Lifetime, Log, Tell, both
 from ._views import view_for
 from ._visit import Plan, open_stream, visit
 from ._words import Stopwatch, say
@@ -255,18 +255,20 @@ async def _connect(options: argparse.Namespace) -> Status:
     if options.json:
         return await _document(options, target)
     view, lifetime = view_for(), Lifetime(options.expires_within)
-    tell = both(view.tell, ChainFile(options.save_chain).tell, lifetime.tell)
+    report = report_to(view.show, ChainFile(options.save_chain).write, lifetime.note)
     plan = _plan(options, target)
     for words in _warnings(options):
-        view.tell(Remark("warning", words))
+        view.show(Remark("warning", words))
     if options.reconnect is not None:
         log = Log()
         for number in range(1, options.reconnect + 1):
-            await visit(plan, both(log.tell, lifetime.tell) if number > 1 else both(log.tell, tell))
-            view.tell_visit(number, log.visits[-1])
-        view.tell_summary(Summary.of(log.visits))
+            # Only the first connection is shown in full; each of them gets a row.
+            further = report if number == 1 else lifetime.note
+            await visit(plan, report_to(log.add, further))
+            view.show_visit(number, log.visits[-1])
+        view.show_summary(Summary.of(log.visits))
     else:
-        await _converse(plan, tell)
+        await _converse(plan, report)
     lifetime.check()
     return Status.OK
 
@@ -275,13 +277,13 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
     """Write all results at the end, including errors, as one document."""
     log, problem, status = Log(), None, Status.OK
     lifetime = Lifetime(options.expires_within)
-    tell = both(log.tell, ChainFile(options.save_chain).tell, lifetime.tell)
+    report = report_to(log.add, ChainFile(options.save_chain).write, lifetime.note)
     try:
         plan = _plan(options, target)
         for words in _warnings(options):
             say(f"warning: {words}")
         for _ in range(options.reconnect or 1):
-            await visit(plan, tell)
+            await visit(plan, report)
         lifetime.check()
     except BaseException as exc:
         error = what_counts(exc)
@@ -295,9 +297,9 @@ async def _document(options: argparse.Namespace, target: Target) -> Status:
     return status
 
 
-async def _converse(plan: Plan, tell: Tell) -> None:
+async def _converse(plan: Plan, report: Report) -> None:
     """Pass data between the server and standard input and output."""
-    stream = await open_stream(plan, tell)
+    stream = await open_stream(plan, report)
     watch = Stopwatch()
     conversation = Conversation(stream, half_close=not plan.https_compatible)
     try:
@@ -308,12 +310,12 @@ async def _converse(plan: Plan, tell: Tell) -> None:
     except BaseException as exc:
         # On PyPy, an "except*" replaces the KeyboardInterrupt in a group with an AssertionError.
         if any(isinstance(leaf, TLSError) for leaf in leaves(exc)):
-            tell(Ending.of(stream, conversation.received))
+            report(Ending.of(stream, conversation.received))
         # The alert was already sent, and a server that failed must not delay the end.
         await trio.aclose_forcefully(stream)
         raise
-    tell(Ending.of(stream, conversation.received))
+    report(Ending.of(stream, conversation.received))
     if conversation.send_error is not None:
         words = f"the server did not take all of the input: {conversation.send_error}"
-        tell(Remark("note", words))
-    tell(Closed(watch.seconds()))
+        report(Remark("note", words))
+    report(Closed(watch.seconds()))

@@ -19,6 +19,7 @@ from trio_tlsbio.core import State
 from ._facts import Agreement, Ending
 from ._options import Commands, add_command
 from ._status import Failure, Status
+from ._throw_away import throw_away_ca
 from ._words import (
     Stopwatch,
     aligned,
@@ -52,18 +53,11 @@ def add_parser(commands: Commands) -> None:
 
 def _demo_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Create a server's and a client's context, with a CA that is only trusted by this client."""
-    try:
-        import trustme  # noqa: PLC0415  # an extra
-    except ImportError as exc:
-        raise Failure(
-            Status.EXTRA_MISSING,
-            "the demo makes its certificates with trustme: in a clone of trio-tlsbio, "
-            "pip install '.[demo]'",
-        ) from exc
-    ca = trustme.CA(organization_name="trio-tlsbio demo", organization_unit_name="throw-away CA")
+    owner = "trio-tlsbio demo"
+    ca = throw_away_ca(owner, why="the demo makes its certificates with")
     certificate = ca.issue_cert(
         "*.demo.example",
-        organization_name="trio-tlsbio demo",
+        organization_name=owner,
         organization_unit_name="server",
         not_after=datetime.now(UTC) + timedelta(days=7),
     )

@@ -1,4 +1,4 @@
-"""Which certificate of a refused chain is at fault, and why."""
+"""Finds which certificate of a refused chain is at fault, and why."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ __all__ = ["Fault", "faults_in"]
 
 @attrs.frozen
 class Fault:
-    """What is wrong with a certificate. ``index`` is its place in the presented chain; None if it
-    is none of those, or if that is not known.
+    """What is wrong with a certificate. ``index`` is its place in the presented chain: None if it
+    was not presented, or is not known.
     """
 
     index: int | None
@@ -38,10 +38,10 @@ class Fault:
 
 
 ################################################################
-# What is wrong, by the number of OpenSSL's reason
+# A search for each of OpenSSL's reasons
 ################################################################
 
-# Those that OpenSSL respects if they are critical: X509_supported_extension().
+# The extensions that OpenSSL accepts if they are critical: X509_supported_extension().
 _RESPECTED = {
     *(SUBJECT_KEY_ID, KEY_USAGE, SUBJECT_ALT_NAME, BASIC_CONSTRAINTS, NAME_CONSTRAINTS),
     *(AUTHORITY_KEY_ID, EXTENDED_KEY_USAGE),
@@ -73,7 +73,7 @@ _WEAK_SIGNATURES = MappingProxyType(
     }
 )
 
-# What is at fault: its place in the path, None for none of them, and why.
+# The place in the path of each certificate at fault, or None if it is no single one, and why.
 _Found: TypeAlias = Iterator[tuple[int | None, str]]
 _Path: TypeAlias = Sequence[Link]
 
@@ -102,7 +102,7 @@ def _not_a_root(path: _Path) -> _Found:
 
 
 def _not_signed(path: _Path) -> _Found:
-    if len(path) == 2:  # nobody else can be meant: a root vouches for itself
+    if len(path) == 2:  # it can only be the first one: a root signs itself
         yield 0, f"not signed by {_issuer_of(path[0])}, which it names"
         return
     try:
@@ -205,7 +205,7 @@ def _signature_too_weak(path: _Path) -> _Found:
 
 
 def _where(words: str, is_so: Callable[[Link], bool]) -> Callable[[_Path], _Found]:
-    """Make a search for certificates by what each of them is like."""
+    """Return a search for the certificates for which ``is_so`` returns True."""
 
     def search(path: _Path) -> _Found:
         return ((link.place, words) for link in path if is_so(link))
@@ -280,8 +280,8 @@ def faults_in(
     verify_code: int | None,
     server_name: str,
 ) -> tuple[Fault, ...]:
-    """Find the certificates that are at fault. OpenSSL reports what is wrong, but not with which
-    of them, so this looks for what fits in the path that it has looked at.
+    """Find the certificates that are at fault. OpenSSL reports a reason, but not a certificate, so
+    this searches the path that it has checked for those to which the reason applies.
     """
     if not presented:
         return ()
@@ -290,7 +290,7 @@ def faults_in(
     search = _SEARCHES.get(verify_code or 0)
     found: list[tuple[int | None, str]] = []
     if search is not None and path:
-        with suppress(ValueError, IndexError):  # what is in it can't be read
+        with suppress(ValueError, IndexError):  # a certificate can't be parsed
             found = list(search([Link.of(*each) for each in enumerate(path)]))
     places = {certificate.der: index for index, certificate in reversed([*enumerate(presented)])}
     faults = [

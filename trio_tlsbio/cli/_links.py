@@ -1,14 +1,21 @@
-"""The certificates of a path, with what is in them that the library itself need not know."""
+"""The certificates of a path, with the parts that only the search for faults needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 
 import attrs
 
-from trio_tlsbio._core.certificate_der import Element, dotted, elements, fields_of
+from trio_tlsbio._core.certificate_der import (
+    Element,
+    Extension,
+    dotted,
+    elements,
+    extensions_in,
+    fields_of,
+)
 
 from ._certificates import CertificateFacts
 
@@ -28,28 +35,13 @@ SUBJECT_KEY_ID, KEY_USAGE, SUBJECT_ALT_NAME = "2.5.29.14", "2.5.29.15", "2.5.29.
 BASIC_CONSTRAINTS, NAME_CONSTRAINTS = "2.5.29.19", "2.5.29.30"
 AUTHORITY_KEY_ID, EXTENDED_KEY_USAGE = "2.5.29.35", "2.5.29.37"
 
-_BOOLEAN, _INTEGER, _EXTENSIONS = 0x01, 0x02, 0xA3
+_BOOLEAN, _INTEGER = 0x01, 0x02
 _FALSE = b"\0"
 
 
 @attrs.frozen
-class _Extension:
-    is_critical: bool
-    value: bytes
-
-
-def _extensions(fields: Sequence[Element]) -> Iterator[tuple[str, _Extension]]:
-    for field in fields:
-        if field.tag == _EXTENSIONS:
-            for extension in field.elements()[0].elements():
-                kind, *critical, value = extension.elements()
-                is_critical = any(each.content != _FALSE for each in critical)
-                yield dotted(kind.content), _Extension(is_critical, value.content)
-
-
-@attrs.frozen
 class Link:
-    """A certificate of the path, and its place there: 0 is the server's own."""
+    """A certificate of a path, and its place there: 0 is the server's own."""
 
     place: int
     facts: CertificateFacts
@@ -57,11 +49,11 @@ class Link:
     has_issuer: bool
     has_subject: bool
     is_self_issued: bool
-    extensions: Mapping[str, _Extension]
+    extensions: Mapping[str, Extension]
 
     @classmethod
     def of(cls, place: int, facts: CertificateFacts) -> Link:
-        """Take a certificate apart; :exc:`ValueError` if that can't be done."""
+        """Parse a certificate. Raise :exc:`ValueError` if it can't be parsed."""
         _serial, algorithm, issuer, _validity, subject, _key, *rest = fields_of(facts.der)
         return cls(
             place,
@@ -70,7 +62,7 @@ class Link:
             has_issuer=bool(issuer.content),
             has_subject=bool(subject.content),
             is_self_issued=issuer.content == subject.content,
-            extensions=dict(_extensions(rest)),
+            extensions={dotted(each.kind): each for each in extensions_in(rest)},
         )
 
     @property
@@ -88,7 +80,9 @@ class Link:
         return int.from_bytes(numbers[0]) if numbers else None
 
     def may(self, *, do: int) -> bool:
-        """Whether its key may be used for one of some uses. All may without a restriction."""
+        """Return True if the certificate allows one of these uses of its key. Without the
+        extension, it allows all.
+        """
         extension = self.extensions.get(KEY_USAGE)
         if extension is None:
             return True
@@ -97,14 +91,16 @@ class Link:
 
     @property
     def purposes(self) -> list[str]:
-        """Its extended key usages; none stands for all."""
+        """Its extended key usages. An empty list stands for all."""
         extension = self.extensions.get(EXTENDED_KEY_USAGE)
         if extension is None:
             return []
         return [dotted(each.content) for each in elements(extension.value)[0].elements()]
 
     def names_that_are(self, kind: str) -> list[str]:
-        """The names that it is restricted to, "permitted", or must not certify, "excluded"."""
+        """Return the names that this authority may certify ("permitted"), or must not certify
+        ("excluded").
+        """
         extension = self.extensions.get(NAME_CONSTRAINTS)
         parts = [] if extension is None else elements(extension.value)[0].elements()
         tag = 0xA0 if kind == "permitted" else 0xA1

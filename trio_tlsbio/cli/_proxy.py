@@ -16,10 +16,10 @@ _TCP4, _TCP6 = 0x11, 0x21
 
 
 def header_for(version: str, source: tuple[Any, ...], destination: tuple[Any, ...]) -> bytes:
-    """Make a header for a connection between two addresses, as sockets have them: section 2 of
+    """Return the header for a connection between two socket addresses: section 2 of
     https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt.
     """
-    # A zone means nothing to others.
+    # A zone has no meaning on other machines.
     addresses = [ip_address(host.partition("%")[0]) for host, *_ in (source, destination)]
     ports = [source[1], destination[1]]
     is_ipv6 = addresses[0].version == 6

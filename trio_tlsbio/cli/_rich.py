@@ -76,17 +76,17 @@ class RichView:
 
     _out: Console = attrs.field(factory=_console)
 
-    def tell(self, fact: Fact) -> None:
+    def show(self, fact: Fact) -> None:
         """Show a fact."""
         match fact:
             case Remark():
                 self._out.print(_text(f"{fact.kind}: {fact.words}", _WARNING))
             case Timeline():
-                self._tell_timeline(fact)
+                self._show_timeline(fact)
             case _:
-                self._tell_facts(fact)
+                self._show_facts(fact)
 
-    def _tell_facts(
+    def _show_facts(
         self, fact: Connected | Upgraded | Refused | Handshake | Ending | Closed
     ) -> None:
         grid = Table.grid(padding=(0, 2))
@@ -96,7 +96,7 @@ class RichView:
             grid.add_row(_text(label), _text(value, _style_of(label, value)))
         self._out.print(grid)
 
-    def _tell_timeline(self, timeline: Timeline) -> None:
+    def _show_timeline(self, timeline: Timeline) -> None:
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right", style=_QUIET, min_width=9, no_wrap=True)
         table.add_column(style=_CLIENT, justify="right", no_wrap=True, min_width=6)
@@ -122,7 +122,7 @@ class RichView:
             self._out.print(_text(f"and {count(timeline.bytes_not_kept, 'byte')} more", _QUIET))
         self._out.print(Rule(style=_QUIET))
 
-    def tell_visit(self, number: int, visit: Visit) -> None:
+    def show_visit(self, number: int, visit: Visit) -> None:
         """Show one of several connections, as a row."""
         if number == 1:
             self._out.print()
@@ -132,6 +132,6 @@ class RichView:
         cells = (_text(cell, style) for cell, style in zip(padded(row), styles, strict=True))
         self._out.print(Text("  ").join(cells))
 
-    def tell_summary(self, summary: Summary) -> None:
+    def show_summary(self, summary: Summary) -> None:
         """Show a summary of all connections."""
         self._out.print(_text(summary_words(summary), "bold"))

@@ -40,7 +40,7 @@ from ._options import (
     unusable,
     usage_error,
 )
-from ._server_log import shown_log, tell, tell_event, tell_reload, tell_statistics
+from ._server_log import report, report_event, report_reload, report_statistics, shown_log
 from ._status import Failure, Status, reasons
 from ._throw_away import Equip, throw_away_certificates, throw_away_names
 from ._words import count
@@ -215,7 +215,7 @@ def _make_context(options: argparse.Namespace, equip: Equip) -> ssl.SSLContext:
     return context
 
 
-def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> None:
+def _report_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> None:
     name = options.host
     with suppress(ValueError):
         if ip_address(name).is_unspecified:
@@ -228,7 +228,7 @@ def _tell_how_to_try(options: argparse.Namespace, ca_file: Path, port: int) -> N
     else:
         proxy = " --proxy-header v2" if options.proxy_protocol is not None else ""
         line = f"python -m trio_tlsbio connect {where} --cafile {ca_file}{client}{proxy}"
-    tell(
+    report(
         ("certificate", f"throw-away, for {', '.join(throw_away_names(options.host))}"),
         ("its issuer", f"{ca_file}"),
         ("try it with", line),
@@ -278,7 +278,7 @@ def _address_of(listener: TLSListener[trio.SocketStream]) -> tuple[str, int]:
     return host, port
 
 
-def _leave_it(_stream: TLSStream[trio.SocketStream], _exc: Exception) -> None:
+def _ignore(_stream: TLSStream[trio.SocketStream], _exc: Exception) -> None:
     """Ignore an exception: the monitor reports it."""
 
 
@@ -296,7 +296,7 @@ class _Server:
     _context: ReloadingContext
     _drain: Drain
     _drain_timeout: float
-    _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, tell_event), init=False)
+    _monitor: ServerMonitor = attrs.field(factory=partial(ServerMonitor, report_event), init=False)
 
     async def run(
         self, handler: _Handler, max_connections: int | None, signals: AsyncIterator[int]
@@ -310,13 +310,13 @@ class _Server:
                     handler,
                     self._listeners,
                     max_connections=max_connections,
-                    on_error=_leave_it,
+                    on_error=_ignore,
                     monitor=self._monitor,
                     drain=self._drain,
                 )
                 nursery.cancel_scope.cancel()
         finally:
-            tell_statistics(self._monitor.statistics())
+            report_statistics(self._monitor.statistics())
 
     async def _obey(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
         async for number in signals:
@@ -326,7 +326,7 @@ class _Server:
                 raise Failure(Status.INTERRUPTED, "a second signal")  # cancels the rest
             else:
                 active = count(self._monitor.statistics().active, "connection")
-                tell(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
+                report(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
                 nursery.start_soon(self._drain.end, self._drain_timeout)
 
 
@@ -350,13 +350,13 @@ async def _serve(options: argparse.Namespace) -> Status:
         context = ReloadingContext(
             partial(_make_context, options, equip),
             files=[file for file in files if file is not None],
-            on_reload=tell_reload,
+            on_reload=report_reload,
         )
         listeners = await _listen(options, context)
         addresses = [_address_of(listener) for listener in listeners]
         if ca_file is not None:
-            _tell_how_to_try(options, ca_file, addresses[0][1])
-        tell(*(("listening", f"{host} port {port}") for host, port in addresses))
+            _report_how_to_try(options, ca_file, addresses[0][1])
+        report(*(("listening", f"{host} port {port}") for host, port in addresses))
         server = _Server(listeners, context, drain, options.drain_timeout)
         await server.run(handler, options.max_connections, signals)
     return Status.OK

@@ -17,10 +17,10 @@ from trio_tlsbio.monitoring import (
 
 from ._words import aligned, client_words, say
 
-__all__ = ["shown_log", "tell", "tell_event", "tell_reload", "tell_statistics"]
+__all__ = ["shown_log", "report", "report_event", "report_reload", "report_statistics"]
 
 
-def tell(*facts: tuple[str, str]) -> None:
+def report(*facts: tuple[str, str]) -> None:
     """Write facts to standard error. The server continues even if no one reads them."""
     with suppress(OSError):
         say(*aligned(facts))
@@ -45,25 +45,25 @@ def shown_log() -> Generator[None]:
         logger.removeHandler(lines)
 
 
-def tell_event(event: ServerEvent) -> None:
+def report_event(event: ServerEvent) -> None:
     """Report who a client is, and errors on this side that ended a connection. The library itself
     logs other errors.
     """
     match event:
         case HandshakeCompleted() if (client := client_words(event.handshake)) is not None:
-            _tell_of(event.peer, f"the client is {client}")
+            _report_of_peer(event.peer, f"the client is {client}")
         case ConnectionClosed(error=Exception() as error) if not isinstance(error, TLSError):
-            _tell_of(event.peer, f"{type(error).__name__}: {error}")
+            _report_of_peer(event.peer, f"{type(error).__name__}: {error}")
 
 
-def _tell_of(peer: str, words: str) -> None:
+def _report_of_peer(peer: str, words: str) -> None:
     with suppress(OSError):
         say(f"connection from {peer}: {words}")
 
 
-def tell_reload(error: Exception | None) -> None:
+def report_reload(error: Exception | None) -> None:
     """Report whether the certificates were reloaded."""
-    tell(
+    report(
         ("reloaded", "new connections get the new certificate")
         if error is None
         else ("not reloaded", "the old certificate stays in use")
@@ -75,11 +75,11 @@ def _by_kind(counts: Mapping[str, int]) -> str:
     return f"{sum(counts.values())} ({kinds})" if kinds else "0"
 
 
-def tell_statistics(statistics: ServerStatistics) -> None:
+def report_statistics(statistics: ServerStatistics) -> None:
     """Report how many connections there were, and how they ended."""
     established = statistics.established
     mean = statistics.handshake_seconds / established * 1000 if established else math.nan
-    tell(
+    report(
         ("accepted", f"{statistics.accepted}"),
         ("established", f"{established}"),
         ("resumed", f"{statistics.resumed}"),

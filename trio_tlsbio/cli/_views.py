@@ -29,15 +29,15 @@ __all__ = ["View", "view_for"]
 class View(Protocol):
     """Shows facts as they become known."""
 
-    def tell(self, fact: Fact) -> None:
+    def show(self, fact: Fact) -> None:
         """Show a fact."""
         ...
 
-    def tell_visit(self, number: int, visit: Visit) -> None:
+    def show_visit(self, number: int, visit: Visit) -> None:
         """Show one of several connections, counted from 1, as a row."""
         ...
 
-    def tell_summary(self, summary: Summary) -> None:
+    def show_summary(self, summary: Summary) -> None:
         """Show a summary of all connections."""
         ...
 
@@ -46,7 +46,7 @@ class View(Protocol):
 class _Lines:
     """Plain lines on stderr."""
 
-    def tell(self, fact: Fact) -> None:
+    def show(self, fact: Fact) -> None:
         match fact:
             case Remark():
                 say(f"{fact.kind}: {fact.words}")
@@ -55,12 +55,12 @@ class _Lines:
             case _:
                 say(*aligned(labelled(fact)))
 
-    def tell_visit(self, number: int, visit: Visit) -> None:
+    def show_visit(self, number: int, visit: Visit) -> None:
         if number == 1:
             say("", "  ".join(padded(HEADER)).rstrip())
         say("  ".join(padded(row_of(number, visit))).rstrip())
 
-    def tell_summary(self, summary: Summary) -> None:
+    def show_summary(self, summary: Summary) -> None:
         say(*aligned([("summary", summary_words(summary))]))
 
 

@@ -32,9 +32,9 @@ from ._facts import (
     Upgraded,
 )
 from ._proxy import header_for
+from ._reports import Report
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
-from ._tellers import Tell
 from ._words import Stopwatch
 
 __all__ = ["Plan", "open_stream", "visit"]
@@ -80,19 +80,19 @@ class Plan:
         self.sessions.put(session, self.target.port, now=time.monotonic())
 
 
-async def open_stream(plan: Plan, tell: Tell) -> TLSStream[Any]:
+async def open_stream(plan: Plan, report: Report) -> TLSStream[Any]:
     """Connect, perform the handshake, and report each step when it is done."""
     watch = Stopwatch()
     deadline = trio.current_time() + plan.timeout
     tcp = await _connect_tcp(plan.target.host, plan.target.port, plan.timeout)
     try:
         peer = tcp.socket.getpeername()
-        tell(Connected(peer[0], peer[1], watch.seconds()))
+        report(Connected(peer[0], peer[1], watch.seconds()))
         with trio.CancelScope(deadline=deadline):
             buffered = await _begin(plan, tcp)
             if plan.target.starttls is not None:
-                tell(Upgraded(plan.target.starttls, watch.seconds()))
-            return await _shake_hands(plan, tcp, buffered, watch, tell)
+                report(Upgraded(plan.target.starttls, watch.seconds()))
+            return await _shake_hands(plan, tcp, buffered, watch, report)
         raise HandshakeTimeoutError(
             f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
         )
@@ -124,7 +124,7 @@ async def _begin(plan: Plan, tcp: trio.SocketStream) -> bytes:
 
 
 async def _shake_hands(
-    plan: Plan, tcp: trio.SocketStream, buffered: bytes, watch: Stopwatch, tell: Tell
+    plan: Plan, tcp: trio.SocketStream, buffered: bytes, watch: Stopwatch, report: Report
 ) -> TLSStream[Any]:
     recorded = RecordedStream(tcp, max_bytes=_MOST_RECORDED) if plan.is_recorded else None
     try:
@@ -143,14 +143,14 @@ async def _shake_hands(
         try:
             await stream.do_handshake()
         except CertificateError as exc:
-            tell(Refused.of(stream, exc, name))
+            report(Refused.of(stream, exc, name))
             raise
-        tell(Handshake(watch.seconds(), Agreement.of(stream)))
+        report(Handshake(watch.seconds(), Agreement.of(stream)))
         return stream
     finally:
         if recorded is not None:
             conversation = recorded.conversation
-            tell(Timeline(conversation.flights, conversation.bytes_not_kept))
+            report(Timeline(conversation.flights, conversation.bytes_not_kept))
 
 
 async def _part(stream: TLSStream[Any], plan: Plan) -> Ending:
@@ -177,7 +177,7 @@ async def _part(stream: TLSStream[Any], plan: Plan) -> Ending:
     return Ending.of(stream, received)
 
 
-async def visit(plan: Plan, tell: Tell) -> None:
+async def visit(plan: Plan, report: Report) -> None:
     """Make a connection without a conversation."""
-    stream = await open_stream(plan, tell)
-    tell(await _part(stream, plan))
+    stream = await open_stream(plan, report)
+    report(await _part(stream, plan))

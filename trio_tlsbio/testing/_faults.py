@@ -367,7 +367,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
         If this is cancelled during a stall, the data before the stall was sent, and none after it.
         """
-        with self._send_conflict, self._told_of_reset():
+        with self._send_conflict, self._as_reset_errors():
             await trio.lowlevel.checkpoint()
             await self.sending._wait_resumed()
             self._check_open()
@@ -391,7 +391,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until :meth:`send_all` might not block. See :class:`trio.abc.SendStream`."""
-        with self._send_conflict, self._told_of_reset():
+        with self._send_conflict, self._as_reset_errors():
             await self.sending._wait_resumed()
             self._check_open()
             if self.sending.end is None:
@@ -405,7 +405,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         Raises:
           TypeError: if the underlying stream has no ``send_eof``.
         """
-        with self._send_conflict, self._told_of_reset():
+        with self._send_conflict, self._as_reset_errors():
             await self.sending._wait_resumed()
             self._check_open()
             await self._half_closeable().send_eof()
@@ -416,7 +416,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
             raise ValueError(
                 f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
             )
-        with self._receive_conflict, self._told_of_reset():
+        with self._receive_conflict, self._as_reset_errors():
             await trio.lowlevel.checkpoint()
             while not self._arrived:
                 await self.receiving._wait_resumed()
@@ -473,9 +473,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         self._check_open()
 
     @contextmanager
-    def _told_of_reset(self) -> Generator[None, None, None]:
+    def _as_reset_errors(self) -> Generator[None, None, None]:
         # A reset in one direction closes the underlying stream while a task uses the other
-        # direction.
+        # direction, and gets a ClosedResourceError from it.
         try:
             yield
         except trio.ClosedResourceError:

@@ -14,7 +14,7 @@ from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import Alert, ContentType, ExtensionType, HandshakeType
 from trio_tlsbio._core.messages import MESSAGE_HEADER_BYTES, message_bytes
 from trio_tlsbio._core.records import HEADER_BYTES, Data, Records
-from trio_tlsbio._stream.abstract import (
+from trio_tlsbio._stream.interfaces import (
     CountingStream,
     ImmediateStream,
     LingeringStream,

@@ -16,7 +16,7 @@ from tests.certificates import Certificate, load_pem
 from tests.helpers import NAME, client_context_for, shake_hands
 from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError
 from trio_tlsbio._core.cipher_names import iana_name_of
-from trio_tlsbio._net.conventions import _distinguished_name
+from trio_tlsbio._net.telemetry import _distinguished_name
 from trio_tlsbio.monitoring import (
     AcceptFailed,
     ConnectionAccepted,

@@ -1,4 +1,4 @@
-"""Describes a connection with the attribute names of OpenTelemetry's semantic conventions."""
+"""Describes connections for tracing, with the names of OpenTelemetry's semantic conventions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Consumers of the facts about connections, in addition to the views."""
+"""Receivers of the facts about connections, in addition to the views."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ from ._facts import (
 )
 from ._status import Failure, Status
 
-__all__ = ["ChainFile", "Lifetime", "Log", "Tell", "both"]
+__all__ = ["ChainFile", "Lifetime", "Log", "Report", "report_to"]
 
-Tell: TypeAlias = Callable[[Fact], None]
+Report: TypeAlias = Callable[[Fact], None]
+"""Is called with each fact as it becomes known."""
 
 
-def both(*tellers: Tell) -> Tell:
-    """Return a function that passes each fact to several others."""
+def report_to(*receivers: Report) -> Report:
+    """Return a function that passes each fact to several receivers."""
 
-    def tell(fact: Fact) -> None:
-        for teller in tellers:
-            teller(fact)
+    def report(fact: Fact) -> None:
+        for receiver in receivers:
+            receiver(fact)
 
-    return tell
+    return report
 
 
 @attrs.define(eq=False)
@@ -47,7 +48,7 @@ class Log:
 
     visits: list[Visit] = attrs.field(factory=list[Visit])
 
-    def tell(self, fact: Fact) -> None:
+    def add(self, fact: Fact) -> None:
         """Store a fact with the others of its connection."""
         match fact:
             case Connected():
@@ -73,23 +74,24 @@ class ChainFile:
     _path: str | None
     """None for no file."""
 
-    def tell(self, fact: Fact) -> None:
+    def write(self, fact: Fact) -> None:
         """Write the certificates of the first connection: later ones may resume its session."""
         match fact:
             case Handshake(agreement=Agreement(chain=chain)) | Refused(chain=chain) if chain:
                 if self._path is not None:
-                    self._write(self._path, chain)
+                    _write_pem(self._path, chain)
                     self._path = None
             case _:
                 pass
 
-    def _write(self, path: str, chain: tuple[CertificateFacts, ...]) -> None:
-        pem = "".join(ssl.DER_cert_to_PEM_cert(each.der) for each in chain)
-        try:
-            Path(path).write_text(pem, encoding="ascii")
-        except OSError as exc:
-            words = f"--save-chain {path}: {exc.strerror}"
-            raise Failure(Status.FAILED_HERE, words) from exc
+
+def _write_pem(path: str, chain: tuple[CertificateFacts, ...]) -> None:
+    pem = "".join(ssl.DER_cert_to_PEM_cert(each.der) for each in chain)
+    try:
+        Path(path).write_text(pem, encoding="ascii")
+    except OSError as exc:
+        words = f"--save-chain {path}: {exc.strerror}"
+        raise Failure(Status.FAILED_HERE, words) from exc
 
 
 @attrs.define(eq=False)
@@ -100,7 +102,7 @@ class Lifetime:
     """None to accept any remaining time."""
     _expiry: datetime | None = None
 
-    def tell(self, fact: Fact) -> None:
+    def note(self, fact: Fact) -> None:
         """Note when the first certificate expires."""
         match fact:
             case Handshake(agreement=agreement):
@@ -117,13 +119,14 @@ class Lifetime:
         left = self._expiry - datetime.now(UTC)
         if left < self._least:
             has_expired = left < timedelta(0)  # only --insecure accepts an expired one
-            problem = "has expired" if has_expired else f"expires within {_words(self._least)}"
+            problem = "has expired" if has_expired else f"expires within {_in_days(self._least)}"
             raise Failure(
                 Status.EXPIRES_SOON,
                 f"the certificate, or one of its issuers, {problem}: at {when(self._expiry)}",
             )
 
 
-def _words(duration: timedelta) -> str:
+def _in_days(duration: timedelta) -> str:
+    """Format a duration in days, or in seconds if it is not a number of days."""
     days, rest = divmod(duration, timedelta(days=1))
     return f"{days} days" if days and not rest else f"{duration.total_seconds():,.0f} seconds"

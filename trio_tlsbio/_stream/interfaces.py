@@ -86,7 +86,7 @@ class WatchedStream(Protocol):
 
 
 def check_transport(transport_stream: object) -> None:
-    """Raise :exc:`TypeError` for what is no stream of Trio: a socket, mostly."""
+    """Raise :exc:`TypeError` if this is not a Trio stream: a socket, for example."""
     if isinstance(transport_stream, trio.abc.Stream):
         return
     methods = ("send_all", "receive_some", "aclose")

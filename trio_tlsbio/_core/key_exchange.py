@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from .hello import HELLO_RETRY_REQUEST
 from .iana import GROUPS, SIGNATURE_SCHEMES, CurveType, ExtensionType, HandshakeType
 from .messages import MESSAGE_HEADER_BYTES
-from .records import APPLICATION_DATA, HANDSHAKE, HEADER_BYTES, Data
+from .records import HANDSHAKE, HEADER_BYTES, Data
 
 __all__ = ["MOST_FLIGHT_BYTES", "key_exchange_in"]
 
@@ -17,6 +17,8 @@ _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
 _SERVER_KEY_EXCHANGE = int(HandshakeType.SERVER_KEY_EXCHANGE)
 _KEY_SHARE = int(ExtensionType.KEY_SHARE)
 
+_RECORD_HEADER = struct.Struct(">BxxH").unpack_from
+_MESSAGE_HEADER = struct.Struct(">I").unpack_from
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
 
@@ -74,20 +76,22 @@ def _message(records: Data, kind: int) -> bytes:
     """Return the body of the first handshake message of a kind, or ``b""`` if there is none. A
     HelloRetryRequest is not the ServerHello: another one follows, whose group counts.
     """
-    messages, start, size = bytearray(), 0, len(records)
-    while start + HEADER_BYTES <= size and records[start] != APPLICATION_DATA:
-        end = start + HEADER_BYTES + (records[start + 3] << 8 | records[start + 4])
-        if records[start] == HANDSHAKE:
-            messages += records[start + HEADER_BYTES : end]
-        start = end
-    start, size = 0, len(messages)
-    while (body := start + MESSAGE_HEADER_BYTES) <= size:
-        end = body + int.from_bytes(messages[start + 1 : body])
-        if end > size:
-            break
-        if messages[start] == kind and messages[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
-            return bytes(messages[body:end])
-        start = end
+    messages, at = bytearray(), 0
+    start, last = 0, len(records) - HEADER_BYTES
+    while start <= last:
+        content_type, length = _RECORD_HEADER(records, start)
+        start += HEADER_BYTES + length
+        if content_type != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
+            continue
+        messages += records[start - length : start]
+        while (body := at + MESSAGE_HEADER_BYTES) <= len(messages):
+            (header,) = _MESSAGE_HEADER(messages, at)  # the kind, and three bytes of length
+            end = body + (header & 0xFFFFFF)
+            if end > len(messages):
+                break  # it continues in the next record
+            if header >> 24 == kind and messages[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
+                return bytes(messages[body:end])
+            at = end
     return b""
 
 

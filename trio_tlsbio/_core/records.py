@@ -207,12 +207,8 @@ class Records:
         data, start, size = self._data, self._start, len(self._data)
         end, odd, left, cost, shift = start, -1, self.allowance, self.cost, self.shift
         limit = start if single else start + RECORD_BYTES
-        if start + HEADER_BYTES > size:
-            following = size + 1
-        elif self._is_first:
-            following = start + self._record_bytes(data, start)
-        else:
-            following = start + HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
+        is_cut = start + HEADER_BYTES > size
+        following = size + 1 if is_cut else start + self._record_bytes(data, start)
         while following <= size and (following <= limit or end == start):
             if (kind := data[end]) == APPLICATION_DATA:
                 left -= cost + ((following - end) >> shift)
@@ -236,7 +232,7 @@ class Records:
             self._start = end
         else:
             self._begin_next()
-        return data if end - start == size else data[start:end]
+        return data[start:end]
 
     def _take_rest(self) -> Data:
         """Take the received part of a record of which the start was already taken."""
@@ -286,7 +282,7 @@ class Records:
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
             # OpenSSL refuses shorter ones, but reads this much first
             return max(length, HEADER_BYTES)
-        return HEADER_BYTES + record_length(data, start)
+        return HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
 
     def _begin_next(self) -> None:
         self._begin(self._later.popleft() if self._later else b"")

@@ -189,7 +189,9 @@ def in_words_of(
 ) -> Generator[None, None, None]:
     """Limit the time of a block, and raise its errors as exceptions of ``library``."""
     if not trio.lowlevel.in_trio_run():
-        raise RuntimeError(f"trio_tlsbio.{library.__name__} needs a program that runs on Trio")
+        raise RuntimeError(
+            f"trio_tlsbio.{library.__name__} only works in programs that run on Trio"
+        )
     try:
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield

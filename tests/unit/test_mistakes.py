@@ -512,12 +512,14 @@ ROWS = [
         "an empty name", names(""), ValueError, "'' is not a host name", "the name in the server's"
     ),
     Row("a URL", names("https://a.example/"), ValueError, "is not a host name", "in the URL alone"),
-    Row("a port", names("a.example:443"), ValueError, "is not a host name", "without port"),
-    Row("brackets", names("[::1]"), ValueError, "is not a host name", "without port and brackets"),
-    Row("a wildcard", names("*.example"), ValueError, "is not a host name", "to one server"),
+    Row("a port", names("a.example:443"), ValueError, "is not a host name", "without a port"),
+    Row("brackets", names("[::1]"), ValueError, "is not a host name", "without a port or brackets"),
+    Row(
+        "a wildcard", names("*.example"), ValueError, "is not a host name", "the name of one server"
+    ),
     Row("a space", names("a example"), ValueError, "is not a host name", "as 'www.example.org'"),
     Row("bytes", names("ü.example".encode()), ValueError, "bytes must be ASCII", "names as str"),
-    Row("an address pair", names((HOST, 443)), TypeError, "not tuple", "give the name alone"),
+    Row("an address pair", names((HOST, 443)), TypeError, "not tuple", "pass only the name"),
     Row(
         "a URL as a host",
         lambda world: open_tls_over_tcp_stream("https://a.example", 443, ssl_context=world.client),
@@ -543,7 +545,7 @@ ROWS = [
         by_name("a.example", "A.example."),
         ValueError,
         "already",
-        "upper case and a dot at the end make no other name",
+        "case and a trailing dot don't matter",
     ),
     Row("a name that is not ASCII", by_name("ü.example"), ValueError, "ASCII form", "with xn--"),
     Row(
@@ -551,7 +553,7 @@ ROWS = [
         lambda world: contexts_by_name([("a.example", world.server)]),  # type: ignore[arg-type]
         TypeError,
         "not list",
-        "a dict of contexts by their names",
+        "a dict of names and their contexts",
     ),
     Row(
         "a path by name",
@@ -570,13 +572,13 @@ ROWS = [
     # Protocols
     Row("one protocol", offering("h2"), TypeError, "not str", '["h2"]'),
     Row("protocols as bytes", offering([b"h2"]), TypeError, "not of bytes", "a list of str"),
-    Row("an empty protocol", offering([""]), ValueError, "unlike ''", "1 to 255 bytes of ASCII"),
+    Row("an empty protocol", offering([""]), ValueError, "unlike ''", "1 to 255 ASCII characters"),
     Row(
         "strict_alpn on a client",
         options(strict_alpn=True),
         ValueError,
         "is for servers",
-        "finds the protocol in handshake",
+        "check handshake.alpn_protocol",
     ),
     Row(
         "no protocol in common",
@@ -609,7 +611,7 @@ ROWS = [
         lambda world: world.stream(verify_peer=denies(None)),  # type: ignore[arg-type]
         TypeError,
         "verify_peer must be a function, not a coroutine",
-        "don't call it",
+        "without calling it",
     ),
     Row(
         "verify_peer is not async",
@@ -633,7 +635,7 @@ ROWS = [
         "sync_answer appears to be synchronous",
         "define it with async def",
     ),
-    Row("on_error is text", serving(on_error="no"), TypeError, "not str", "it gets the stream"),
+    Row("on_error is text", serving(on_error="no"), TypeError, "not str", "called with the stream"),
     Row(
         "an alert by its number",
         lambda _: RefuseHandshake(112),  # type: ignore[arg-type]
@@ -810,7 +812,7 @@ ROWS = [
     ),
     # Sessions
     Row(
-        "a raw session",
+        "TLSStream.session returns one",
         lambda world: world.stream(session=raw_session(world)),
         TypeError,
         "must be a TLSSession, not SSLSession",
@@ -847,14 +849,14 @@ ROWS = [
         lambda world: world.server_stream(session=world.session()),
         ValueError,
         "session is for clients",
-        "resumes what it is offered",
+        "resumes the sessions that clients offer",
     ),
     Row(
         "a cache without a context",
         lambda _: open_tls_over_tcp_stream(NAME, 443, session_cache=SessionCache()),
         ValueError,
         "only be resumed with the ssl_context they were made with",
-        "give it too",
+        "pass it too",
     ),
     # Certificates and keys that are loaded
     Row(
@@ -902,7 +904,7 @@ ROWS = [
         lambda _: TicketKeys(bytes(range(80)).hex().encode()),
         ValueError,
         "80 bytes, not 160",
-        "without hexadecimal",
+        "not in hexadecimal",
     ),
     # Extras
     Row(

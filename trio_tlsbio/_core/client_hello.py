@@ -101,7 +101,7 @@ class ClientHello:
     @classmethod
     def _parse(cls, raw: bytes) -> ClientHello:
         if raw[:1] != _CLIENT_HELLO:
-            raise ValueError("this handshake message is no ClientHello")
+            raise ValueError("this handshake message is not a ClientHello")
         if len(raw) > MAX_HELLO_BYTES:
             raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
         hello = only_vector(raw[1:], 3)

@@ -156,7 +156,8 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
             )
         if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
             raise ValueError(
-                f"{alert!r} is no alert that ends a handshake: see section 6 of RFC 9846"
+                f"{alert!r} is not the name of an alert that ends a handshake: see RFC 9846 "
+                "section 6"
             )
         super().__init__(alert, *([] if why is None else [why]))
         self.alert = alert

@@ -95,7 +95,7 @@ async def open_tls_over_tcp_stream(
     if ssl_context is None:
         if session is not None or session_cache is not None:
             raise ValueError(
-                "sessions can only be resumed with the ssl_context they were made with: give it too"
+                "sessions can only be resumed with the ssl_context they were made with: pass it too"
             )
         ssl_context = make_default_context()
     context = await next_context(ssl_context)
@@ -372,7 +372,10 @@ class TLSConnector:
             return self.alpn_protocols
         names = alpn_names(alpn_protocols)
         if self.alpn_protocols is None:
-            raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
+            raise ValueError(
+                "alpn_protocols for a single call need a TLSConnector that has "
+                "alpn_protocols itself"
+            )
         return names
 
     def reconnect(

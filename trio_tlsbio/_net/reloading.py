@@ -174,7 +174,9 @@ class ReloadingContext:
                 f"{kind_of(make_context)}"
             )
         if isinstance(files, str | bytes | os.PathLike):
-            raise TypeError(f"files must be a list of paths, not {kind_of(files)}: files=[path]")
+            raise TypeError(
+                f"files must be a list of paths, not {kind_of(files)}: pass files=[path]"
+            )
         self._make_context = make_context
         self._protocol = None
         self._files = tuple(files)
@@ -307,14 +309,14 @@ class ReloadingContext:
         if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
             _logger.error(
-                "the SSLContext can't be made anew%s, and the old one stays: %s",
+                "can't make a new SSLContext%s, so the old one stays in use: %s",
                 names,
                 why_unusable(error),
             )
         if tickets_error is not None:
             why = why_unusable(tickets_error)
             _logger.error(
-                "the keys of session tickets can't be read, and the old ones stay: %s", why
+                "can't read the session ticket keys, so the old ones stay in use: %s", why
             )
         if self._on_reload is not None:
             self._on_reload(error or tickets_error)
@@ -327,8 +329,8 @@ class ReloadingContext:
             )
         if self._protocol is not None and context.protocol is not self._protocol:
             raise ValueError(
-                f"make_context must stay with {self._protocol.name}, by which it made the first "
-                f"context: {context.protocol.name} may be for the other side"
+                f"make_context returned a context for {context.protocol.name}, but its first "
+                f"context was for {self._protocol.name}"
             )
         if self._tickets is not None:
             self._tickets.install(context)

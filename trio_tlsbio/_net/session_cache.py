@@ -234,7 +234,7 @@ class SessionCache:
 
 
 def check_cache(session_cache: object) -> None:
-    """Raise :exc:`TypeError` for what is neither None nor a :class:`SessionCache`."""
+    """Raise :exc:`TypeError` unless this is None or a :class:`SessionCache`."""
     if not isinstance(session_cache, SessionCache | None):
         raise TypeError(
             f"session_cache must be a SessionCache, not {kind_of(session_cache)}: SessionCache() "

@@ -33,11 +33,11 @@ def _check_secret(_: object, __: object, value: Any) -> None:
         )
     if len(value) != _LENGTH:
         raise ValueError(
-            f"the secret of TicketKeys has 80 bytes, not {len(value)}: give it as it is, without "
-            "hexadecimal or Base64"
+            f"the secret of TicketKeys must have 80 bytes, not {len(value)}: pass the bytes "
+            "themselves, not in hexadecimal or Base64"
         )
     if len(set(value)) == 1:
-        raise ValueError("the secret of TicketKeys is one byte over and over, not random")
+        raise ValueError("the secret of TicketKeys is one byte repeated, not random")
 
 
 @attrs.frozen(eq=False)
@@ -104,8 +104,8 @@ class TicketKeys:
             os.close(descriptor)
         if len(secret) != _LENGTH:
             raise ValueError(
-                f"{os.fspath(path)} has {status.st_size} bytes, and keys of session tickets are "
-                "80 random bytes, as `openssl rand 80` writes"
+                f"{os.fspath(path)} has {status.st_size} bytes, but session ticket keys are 80 "
+                "random bytes (`openssl rand 80` makes them)"
             )
         return cls(secret)
 
@@ -140,7 +140,7 @@ class TicketKeys:
             )
         if ssl_context.protocol is ssl.PROTOCOL_TLS_CLIENT:
             raise ValueError(
-                "this SSLContext was made for clients, which have no keys of session tickets"
+                "this SSLContext was made for clients, which have no session ticket keys"
             )
         info = b"trio_tlsbio session tickets\0" + purpose
         set_ticket_keys(ssl_context, hkdf(self._secret, b"", info, _LENGTH))
@@ -151,7 +151,7 @@ class TicketKeys:
 
 def _check_file(path: _Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{os.fspath(path)} is no regular file")
+        raise ValueError(f"{os.fspath(path)} is not a regular file")
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ValueError(
             f"{os.fspath(path)} holds secret keys, but group or others have access to it (its "
@@ -187,8 +187,8 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
     names = certificate_names_in_der(ssl_context)
     if not names:
         raise ValueError(
-            "the SSLContext has no certificate, so it can't be known which other contexts are for "
-            "the same: call TicketKeys.install() with a purpose of your own"
+            "the SSLContext has no certificate that shows which contexts may share its sessions: "
+            "call TicketKeys.install() with a purpose of your own"
         )
     parts = [b"names", *sorted(names)]
     if ssl_context.verify_mode is not ssl.CERT_NONE:

@@ -86,7 +86,7 @@ class WatchedStream(Protocol):
 
 
 def check_transport(transport_stream: object) -> None:
-    """Raise :exc:`TypeError` for what is no stream of Trio: a socket, mostly."""
+    """Raise :exc:`TypeError` if this is not a Trio stream. Usually it is a socket then."""
     if isinstance(transport_stream, trio.abc.Stream):
         return
     methods = ("send_all", "receive_some", "aclose")
@@ -94,7 +94,7 @@ def check_transport(transport_stream: object) -> None:
     if isinstance(transport_stream, type) or not has_them:
         raise TypeError(
             f"transport_stream must be a trio.abc.Stream, not {kind_of(transport_stream)}: "
-            "trio.open_tcp_stream() returns one, and trio.SocketStream makes one of a trio.socket"
+            "trio.open_tcp_stream() returns one, and trio.SocketStream(sock) wraps a trio socket"
         )
 
 

@@ -39,8 +39,8 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
     if isinstance(function, Coroutine):
         function.close()  # or Python would warn that it was never awaited
         raise TypeError(
-            f"{name} must be a function, not a coroutine: give the function itself, and don't call "
-            "it"
+            f"{name} must be a function, not a coroutine: pass the function itself, without "
+            "calling it"
         )
     if callable(function) and not isinstance(function, type):
         return function
@@ -112,7 +112,7 @@ class Decisions:
             accepts = await answer_of(self._verify_peer, "verify_peer", handshake)
             if accepts is False:
                 raise TypeError(
-                    "verify_peer returned False, which refuses nobody: raise an exception instead"
+                    "verify_peer returned False: to refuse a peer, raise an exception instead"
                 )
         except TLSError as exc:
             connection.abort(exc.again())

@@ -166,6 +166,8 @@ class ConnectionQueries:
         error = self._connection.error
         if error is None:
             return trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
-        failed = trio.NeedHandshakeError(f"{name!r} needs a handshake, and that failed: {error}")
+        failed = trio.NeedHandshakeError(
+            f"{name!r} needs a handshake, but the handshake failed: {error}"
+        )
         failed.__cause__ = error.again()
         return failed

@@ -207,7 +207,7 @@ def _private_file(option: str, path: str) -> str:
     finally:
         os.close(descriptor)
     if sys.platform != "win32" and stat.S_ISREG(mode) and mode & 0o077:
-        usage_error(f"{option} {path}: others may read this file, and must not: chmod 600 it first")
+        usage_error(f"{option} {path}: others can read this file: run chmod 600 on it first")
     return path
 
 

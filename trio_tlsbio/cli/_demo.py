@@ -78,7 +78,7 @@ def _demo_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 def _expect(condition: bool, message: str) -> None:
     if not condition:
-        raise Failure(Status.FAILED_HERE, f"the demo went wrong: {message}")
+        raise Failure(Status.FAILED_HERE, f"the demo failed: {message}")
 
 
 @attrs.define
@@ -144,7 +144,7 @@ async def _demo_connection(
     _expect(stream.connection.receive_state is State.CLOSED, "no close_notify came")
     _expect(stream.session_reused is (session is not None), "the session")
     if stream.session is None:
-        raise Failure(Status.FAILED_HERE, "the demo went wrong: the server sent no session")
+        raise Failure(Status.FAILED_HERE, "the demo failed: the server sent no session")
     return stream.session
 
 

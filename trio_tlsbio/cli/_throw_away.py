@@ -38,7 +38,7 @@ def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
     except ImportError as exc:
         raise Failure(
             Status.EXTRA_MISSING,
-            "serving without --cert takes trustme: in a clone of trio-tlsbio, "
+            "serving without --cert requires trustme: in a clone of trio-tlsbio, "
             "pip install '.[demo]'",
         ) from exc
     ca = trustme.CA(organization_name="trio-tlsbio serve", organization_unit_name="throw-away CA")
@@ -53,7 +53,7 @@ def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
                 not_after=now + _CERTIFICATE_LASTS,
             ).configure_cert(context)
         except ValueError:
-            usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
+            usage_error(f"--host {host}: no certificate can be made for this name: pass --cert")
 
     with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
         path = Path(folder, "ca.pem")

@@ -175,7 +175,7 @@ class FaultyLine:
         """
         for fault in faults:
             if not isinstance(fault, Fault):
-                raise TypeError(f"a fault is needed, not {type(fault).__name__}")
+                raise TypeError(f"expected a fault, not {type(fault).__name__}")
         for fault in faults:
             if isinstance(fault, Split):
                 self._splits.append((self.bytes_passed, fault))

@@ -152,7 +152,7 @@ CASES = [
     to_server(
         "33 empty records, then a ClientHello",
         lambda hello: record(HANDSHAKE, b"") * 33 + hello,
-        Ends("the peer sent one empty record after the other", "unexpected_message"),
+        Ends("the peer sent too many empty records in a row", "unexpected_message"),
     ),
     to_server(
         "a ClientHello, then data in plaintext",

@@ -26,7 +26,7 @@ from .cases import (
 )
 from .peer import SIDES, Arena, HostilePeer, outcome_of
 
-EMPTY = "the peer sent one empty record after the other"
+EMPTY = "the peer sent too many empty records in a row"
 
 
 def relabelled(content_type: int, version: bytes) -> Say:

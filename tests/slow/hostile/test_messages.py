@@ -118,7 +118,7 @@ CASES = [
         Ends("the peer changed its keys in the middle of a record", "unexpected_message"),
     ),
     Case(
-        "the begin of a message, then data",
+        "the beginning of a message, then data",
         lambda peer: peer.seal(HANDSHAKE, b"\x04\0") + peer.seal(APPLICATION_DATA, b"data"),
         None,
         Ends("the peer sent a record in the middle of a handshake message", "unexpected_message"),

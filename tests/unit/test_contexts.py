@@ -250,7 +250,9 @@ def test_what_changes_while_it_is_read_is_read_again(
     assert str(error) == "the files changed while they were read"
     assert fine is None
     (record,) = caplog.records
-    assert record.getMessage().endswith("the old one stays: the files changed while they were read")
+    assert record.getMessage().endswith(
+        "the old one stays in use: the files changed while they were read"
+    )
 
 
 @attrs.frozen

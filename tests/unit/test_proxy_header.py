@@ -409,7 +409,7 @@ def test_trusted_unix_sockets() -> None:
         ([7], TypeError, "must be a str"),
         ([None], TypeError, "must be a str"),
         (["localhost"], ValueError, "'localhost' does not appear to be"),
-        (["192.0.2.1/24"], ValueError, r"give 192\.0\.2\.0/24, not 192\.0\.2\.1/24"),
+        (["192.0.2.1/24"], ValueError, r"192\.0\.2\.1/24 has bits .* give 192\.0\.2\.0/24"),
         (["192.0.2.0/33"], ValueError, "not an IP address or network"),
         ([""], ValueError, "not an IP address or network"),
         (["fe80::1%eth0"], ValueError, "zone"),

@@ -219,7 +219,7 @@ def test_what_is_no_secret_is_refused() -> None:
 @pytest.mark.parametrize("length", [0, 48, 79, 81, 4096])
 def test_a_file_of_another_size_is_refused(length: int, key_file: Path) -> None:
     make_key_file(key_file, os.urandom(length))
-    with pytest.raises(ValueError, match=rf"tickets\.key has {length} bytes, and .*openssl rand"):
+    with pytest.raises(ValueError, match=rf"tickets\.key has {length} bytes, but .*openssl rand"):
         TicketKeys.from_file(key_file)
 
 

@@ -639,7 +639,7 @@ def test_both_that_are_bad_are_reported(
     pem.write_bytes(b"garbage")
     make_key_file(key_file, b"")
     assert not one.reload()
-    assert [record.getMessage()[:8] for record in caplog.records] == ["the SSLC", "the keys"]
+    assert [record.getMessage()[:10] for record in caplog.records] == ["can't make", "can't read"]
     (outcome,) = outcomes
     assert isinstance(outcome, ssl.SSLError)
 

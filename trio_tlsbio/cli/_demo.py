@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "demo",
         _demo,
-        summary="show the life of two connections, on this machine alone",
+        summary="make two connections on this machine, and show each step",
         description="Start a server with a throw-away CA on the loopback interface, connect to "
         "it twice,\nand print what happens: handshake, half-close, the ends of both directions, "
         "and\na resumed session.",

@@ -61,7 +61,7 @@ VERIFY_CODES = {
 
 
 def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> str | None:
-    """Say why a certificate was refused, and what to do about it; None if there are no words.
+    """Return why a certificate was refused, and what to do about it, or None if that is not known.
 
     Args:
       code: The X509_V_ERR_* number.

@@ -136,12 +136,12 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
     Args:
       alert: The alert to send, by its name in the RFC (RFC 9846 section 6), such as
         ``"unrecognized_name"``.
-      why: An explanation for the server's log and the :exc:`TLSError`, in place of "the handshake
-        was refused here". The client does not see it.
+      why: An explanation for the server's log and the :exc:`TLSError`, which replaces "the
+        handshake was refused here". The client does not see it.
 
     Raises:
       ValueError: if there is no alert of this name.
-      TypeError: if the name is no :class:`str`.
+      TypeError: if the name is not a :class:`str`.
     """
 
     alert: str

@@ -58,12 +58,12 @@ def group_in(records: Data, cipher: str) -> str | None:
 
 
 def signature_scheme_in(records: Data, cipher: str) -> str | None:
-    """Return the scheme by which a server of TLS 1.2 has signed its key exchange, by its name in
-    IANA's registry, or its number if it has none here.
+    """Return the scheme with which a TLS 1.2 server signed its key exchange: its name in IANA's
+    registry, or its number if the library has no name for it.
 
     Args:
       records: As for :func:`group_in`.
-      cipher: The cipher suite that was agreed on, by OpenSSL's name.
+      cipher: OpenSSL's name of the negotiated cipher suite.
 
     Returns:
       None if nothing was signed: with RSA key exchange, and with pre-shared keys.
@@ -83,7 +83,7 @@ def signature_scheme_in(records: Data, cipher: str) -> str | None:
 
 
 def _messages(records: Data, wanted: int) -> Iterator[bytes]:
-    """Yield the bodies of the handshake messages of a kind, as far as they pass in the clear."""
+    """Yield the bodies of the plaintext handshake messages of one kind."""
     messages, at = b"", 0
     for start, end in record_bounds(records):
         if records[start] != HANDSHAKE:  # records encrypted by TLS 1.3 have another type

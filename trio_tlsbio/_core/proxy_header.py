@@ -187,8 +187,8 @@ class ProxyHeaderReader:
         """Add received bytes, and return the header once it is complete.
 
         Raises:
-          ValueError: with an explanation, if the header is invalid, as soon as this is known; and
-            if the header is already complete. Discard the reader, and close the connection.
+          ValueError: as soon as the header is known to be invalid, with an explanation, or if the
+            header is already complete. Discard the reader, and close the connection.
         """
         if self.header is not None:
             raise ValueError("the header is already complete: don't feed the bytes after it")

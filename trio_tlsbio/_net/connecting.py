@@ -434,12 +434,12 @@ def reconnect(
                 with suppress(trio.BrokenResourceError):
                     await talk(stream)
 
-    The handshake of each stream is done. After each of several failed attempts in a row there is a
-    delay, which doubles up to ``max_delay``. From the second one on, it is chosen at random between
-    half of this value and the full value. A connection also counts as a failed attempt if the
-    server refuses it after the handshake, as TLS 1.3 does with a client certificate, or if it ends
-    at once without any data from the server. Any other connection resets the delay. Attempts are
-    never closer together than ``initial_delay``.
+    The handshake of each stream is done. After a failed attempt there is a delay, which doubles
+    with each consecutive failure, up to ``max_delay``. From the second delay on, the actual delay
+    is chosen at random between half of this value and the full value. A connection also counts as a
+    failed attempt if the server refuses it after the handshake, as TLS 1.3 does with a client
+    certificate, or if it ends at once without any data from the server. Any other connection resets
+    the delay. Attempts are never closer together than ``initial_delay``.
 
     Leaving the loop does not close the last stream. A cancellation takes effect at once; the next
     attempt waits for the rest of an unfinished delay.

@@ -72,13 +72,13 @@ def _exact(given: AnyNetwork) -> Network | None:
 class TrustedProxies:
     """The peers whose PROXY protocol headers a server trusts. No other peer can connect to it.
 
-    A trusted peer can connect in the name of any address. So these should be the addresses of your
-    proxies, and of no clients.
+    A trusted peer can claim any client address. So list only your proxies, and no clients.
 
     Args:
       networks: IP addresses and networks, such as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects
         of the module ``ipaddress``.
-      unix: Whether to trust peers that connect to a Unix socket. Its permissions control who can.
+      unix: Whether to trust peers that connect to a Unix socket. The socket's permissions control
+        who can connect.
 
     Raises:
       TypeError: if ``networks`` is not a list of these.

@@ -123,7 +123,8 @@ class ReloadingContext:
 
     Args:
       make_context: Creates the context. It is called at once, and for each reload, usually in a
-        thread. A reload fails if its context is for the other side than the first one.
+        thread. A reload fails if it creates a context for clients and the first one was for
+        servers, or the reverse.
       files: The files to check for changes. Without files, only :meth:`reload` creates a new
         context.
       on_reload: Called after a reload with the exception, or None. It is not called when a retry
@@ -135,11 +136,10 @@ class ReloadingContext:
     Raises:
       TypeError: if ``make_context`` is not a function, or does not return an
         :class:`ssl.SSLContext`, or if ``files`` is a single path.
-      ValueError: if the file with the ticket keys is invalid, or if it is impossible to determine
-        which other contexts have the same purpose as one that gets the keys: because it has no
-        certificate, or because it requests client certificates and has revocation lists or other
-        trust settings that can't be compared. In that case, call :meth:`.TicketKeys.install` in
-        ``make_context`` with a purpose of your own.
+      ValueError: if the file with the ticket keys is invalid, or if a context's purpose can't be
+        determined: because it has no certificate, or because it requests client certificates and
+        has revocation lists or other trust settings that can't be compared. In that case, call
+        :meth:`.TicketKeys.install` in ``make_context`` with a purpose of your own.
       NotImplementedError: with ``ticket_keys``, where :meth:`.TicketKeys.is_available` returns
         False.
       Exception: any exception from the first call of ``make_context``.

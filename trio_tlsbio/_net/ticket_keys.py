@@ -56,7 +56,7 @@ class TicketKeys:
 
     Python has no API for this, so libssl is called through ``ctypes``. See :meth:`is_available`.
 
-    The repr shows nothing of the keys, and they can't be pickled or copied.
+    The repr doesn't show the keys, and they can't be pickled or copied.
 
     Args:
       secret: 80 random bytes, if they don't come from a file.
@@ -86,7 +86,8 @@ class TicketKeys:
     def from_file(cls, path: _Path) -> TicketKeys:
         """Read keys from a file of 80 random bytes, the format of nginx's ssl_session_ticket_key.
 
-        Symbolic links are followed. The checks apply to the same open file that is read.
+        Symbolic links are followed. The file is checked after it has been opened, so that it can't
+        be replaced in between.
 
         Raises:
           ValueError: if it is not a regular file of 80 bytes, or, on POSIX, if anyone but its owner

@@ -133,10 +133,10 @@ async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
 
 @disable_ki_protection  # as above
 async def answer_of(function: Callable[..., Any], name: str, *arguments: object) -> Any:
-    """Call an async function of the program, the parameter ``name``, and return what it returns.
+    """Call the async function that was passed as the parameter ``name``, and return its result.
 
     Raises:
-      TypeError: if it is not async, which only shows when it is called.
+      TypeError: if it is not async, which is only known once it is called.
     """
     result = function(*arguments)
     if not inspect.isawaitable(result):

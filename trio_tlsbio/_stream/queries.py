@@ -46,7 +46,7 @@ class ConnectionQueries:
 
     @property
     def session(self) -> TLSSession | None:
-        """A session with which a later connection to the same server can resume, or None.
+        """A session for a later connection to the same server to resume, or None.
 
         A TLS 1.3 server sends it after the handshake, so it is available once some data was
         received.

@@ -442,7 +442,7 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:
-    """Close a stream whose handshake failed, such that its alert arrives."""
+    """Close a stream whose handshake failed, in a way that lets its alert arrive."""
     if isinstance(error, TLSError) and not isinstance(error, HandshakeTimeoutError):
         # Closing at once could destroy the alert in flight. See TLSStream.aclose().
         with suppress(TLSError):

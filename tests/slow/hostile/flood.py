@@ -251,7 +251,7 @@ FLOODS = [
         GOES_ON,
     ),
     Flood(
-        "HelloRequests for a ServerHello",
+        "HelloRequests instead of a ServerHello",
         "client",
         BOTH,
         always(record(HANDSHAKE, HELLO_REQUEST_MESSAGE) * 1000),
@@ -261,7 +261,7 @@ FLOODS = [
         moment="before the hello",
     ),
     Flood(
-        "empty records for a ClientHello",
+        "empty records instead of a ClientHello",
         "server",
         BOTH,
         always(record(HANDSHAKE, b"") * 1000),
@@ -271,7 +271,7 @@ FLOODS = [
         moment="before the hello",
     ),
     Flood(
-        "change_cipher_spec for a ClientHello",
+        "change_cipher_spec instead of a ClientHello",
         "server",
         BOTH,
         always(record(CHANGE_CIPHER_SPEC, b"\x01") * 1000),

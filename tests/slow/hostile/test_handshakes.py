@@ -137,7 +137,7 @@ CASES = [
         Ends(NO_RECORD, "unexpected_message"),
     ),
     *(
-        to_server(f"{name} for a ClientHello", lambda _, said=said: said, UNEXPECTED)  # type: ignore[misc]
+        to_server(f"{name} instead of a ClientHello", lambda _, said=said: said, UNEXPECTED)  # type: ignore[misc]
         for name, said in [
             ("data", record(APPLICATION_DATA, b"data")),
             ("change_cipher_spec", CCS),
@@ -190,7 +190,7 @@ CASES = [
         Ends(NO_RECORD, "unexpected_message"),
     ),
     *(
-        to_client(f"{name} for a ServerHello", lambda *_, said=said: said, UNEXPECTED)
+        to_client(f"{name} instead of a ServerHello", lambda *_, said=said: said, UNEXPECTED)
         for name, said in [
             ("data", record(APPLICATION_DATA, b"data")),
             ("change_cipher_spec", CCS),

@@ -152,7 +152,7 @@ CASES = [
         ]
     ),
     Case(
-        "change_cipher_spec under the keys",
+        "an encrypted change_cipher_spec",
         sealed(CHANGE_CIPHER_SPEC, b"\x01"),
         Ends(NO_PLACE, "unexpected_message"),
         inside(NO_RECORD, "unexpected_message"),

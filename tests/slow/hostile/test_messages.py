@@ -75,7 +75,7 @@ CASES = [
         ["client"],
     ),
     both(
-        "a CertificateRequest that was not offered to be answered",
+        "a CertificateRequest that the client did not offer to answer",
         sealed(HANDSHAKE, REQUEST),
         UNEXPECTED,
     ),

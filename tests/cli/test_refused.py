@@ -124,14 +124,14 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
         "it allows 0 issuers below it, but there are 1 (path length)",
     ),
     "More than a hundred certificates": (None, "none in particular: the chain is longer than"),
-    "Its key may not sign (key usage)": (0, "its key is not made for TLS servers (key usage)"),
+    "Its key may not sign (key usage)": (0, "its key may not be used for TLS servers (key usage)"),
     "It is for signing code (extended key usage)": (
         0,
-        "made for signing code, not for TLS servers (extended key usage)",
+        "issued for signing code, not for TLS servers (extended key usage)",
     ),
     "Its issuer is for signing code (extended key usage)": (
         1,
-        "made for signing code, not for TLS servers (extended key usage)",
+        "issued for signing code, not for TLS servers (extended key usage)",
     ),
     "An RSA key of 512 bits": (0, "its key is too weak: RSA, 512 bits"),
     "An RSA key of 1024 bits": (0, "its key is too weak: RSA, 1024 bits"),
@@ -299,7 +299,9 @@ async def test_the_certificate_of_a_client(
 ) -> None:
     presented = Presented(chain=[Certificate(purposes=[CLIENT]).signed_by(root)])
     refusal = await refusal_of(presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary)
-    assert refusal.faults == [(0, "made for TLS clients, not for TLS servers (extended key usage)")]
+    assert refusal.faults == [
+        (0, "issued for TLS clients, not for TLS servers (extended key usage)")
+    ]
 
 
 async def test_another_name(

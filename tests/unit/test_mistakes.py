@@ -953,7 +953,7 @@ ROWS = [
         ),
         CertificateError,
         "has no Authority Key Identifier",
-        "have it issued anew, or clear the flag in the context's verify_flags",
+        "have it reissued, or clear the flag in the context's verify_flags",
     ),
     Row(
         "a client's certificate of a public authority",
@@ -961,7 +961,7 @@ ROWS = [
             client_with(world, purposes=[SERVER]), server_for_clients(world)
         ),
         CertificateError,
-        "not made for this purpose (key usage, extended key usage)",
+        "was not issued for this purpose (key usage, extended key usage)",
         "needs clientAuth, which public authorities no longer issue",
     ),
     Row(
@@ -970,7 +970,7 @@ ROWS = [
             client_with(world, purposes=[SERVER]), server_for_clients(world)
         ),
         PeerAlertError,
-        "not made for this purpose",
+        "was not issued for this purpose",
         "clientAuth for clients",
     ),
     Row(
@@ -982,7 +982,7 @@ ROWS = [
             ),
         ),
         CertificateError,
-        "not made for this purpose",
+        "was not issued for this purpose",
         "a server's certificate needs serverAuth",
     ),
     Row(

@@ -33,7 +33,8 @@ VERIFY_CODES = {
     23: "it, or one of its issuers, was revoked",
     24: "its chain contains a certificate that is not allowed to issue others",
     25: "its chain is longer than the issuers allow",
-    26: "it, or one of its issuers, is not made for this purpose (key usage, extended key usage)",
+    26: "it, or one of its issuers, was not issued for this purpose (key usage, extended key "
+    "usage)",
     34: "it, or one of its issuers, has a critical extension that OpenSSL does not know",
     35: "a revocation list (CRL) is signed by an authority that may not do that (key usage)",
     41: "it, or one of its issuers, has an invalid extension",
@@ -84,7 +85,7 @@ def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> s
         )
         return f"{words}; {needs}"
     if code in _STRICT_CODES:
-        return words + "; have it issued anew, or clear the flag in the context's verify_flags"
+        return words + "; have it reissued, or clear the flag in the context's verify_flags"
     return words
 
 

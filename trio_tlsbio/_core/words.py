@@ -18,8 +18,9 @@ ALERTS = {
     " signatures), or no client certificate or pre-shared key (PSK) where it needs one",
     "no_certificate": "we did not send a certificate",
     "bad_certificate": "it does not accept our certificate",
-    "unsupported_certificate": "our certificate is of a kind that it does not support, or not"
-    " made for this purpose (extended key usage: clientAuth for clients, serverAuth for servers)",
+    "unsupported_certificate": "our certificate is of a kind that it does not support, or was not "
+    "issued for this purpose (extended key usage: clientAuth for "
+    "clients, serverAuth for servers)",
     "certificate_revoked": "our certificate was revoked",
     "certificate_expired": "our certificate has expired or is not valid yet; if it was renewed,"
     " it has to be loaded again (ReloadingContext does that)",
@@ -63,7 +64,7 @@ _NO_TLS_RECORD = "the peer sent something that is not a TLS record"
 _DAMAGED = "a record arrived damaged: its bytes were changed or reordered on the way"
 _WORN_OUT_KEY = "more records were sent with one key than TLS allows"
 _TOO_LONG_A_RECORD = "the peer sent a record that is longer than TLS allows"
-_MISPLACED_RECORD = "the peer sent a record that is not allowed at this point"
+_MISPLACED_RECORD = "the peer sent an unexpected record"
 _MALFORMED = "the peer sent a malformed handshake message"
 _MALFORMED_ALERT = "the peer sent a malformed alert"
 _CONTRADICTORY_VERSIONS = "the peer's messages name versions of TLS that contradict each other"
@@ -268,8 +269,8 @@ REASONS = {
     "ENCRYPTED_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "COMPRESSED_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "INVALID_RECORD": _NO_TLS_RECORD,
-    "UNEXPECTED_MESSAGE": "the peer sent a message that is not allowed at this point",
-    "BAD_HELLO_REQUEST": "the peer sent a message that is not allowed at this point",
+    "UNEXPECTED_MESSAGE": "the peer sent an unexpected message",
+    "BAD_HELLO_REQUEST": "the peer sent an unexpected message",
     "UNEXPECTED_RECORD": _MISPLACED_RECORD,
     "UNEXPECTED_CCS_MESSAGE": _MISPLACED_RECORD,
     "CCS_RECEIVED_EARLY": _MISPLACED_RECORD,
@@ -296,7 +297,7 @@ REASONS = {
     "LENGTH_MISMATCH": _MALFORMED,
     "LENGTH_TOO_SHORT": _MALFORMED,
     "LENGTH_TOO_LONG": _MALFORMED,
-    "BAD_LENGTH": "the peer sent a message that is empty, or not as long as it says",
+    "BAD_LENGTH": "the peer sent a message that is empty, or has a wrong length",
     "BAD_PACKET": _MALFORMED,
     "BAD_PACKET_LENGTH": _MALFORMED,
     "BAD_DIGEST_LENGTH": _MALFORMED,
@@ -334,8 +335,8 @@ REASONS = {
     "SHUTDOWN_WHILE_IN_INIT": _LATE_CALL,
     "STILL_IN_INIT": _LATE_CALL,
     "UNINITIALIZED": _LATE_CALL,
-    "INTERNAL_ERROR": "OpenSSL can't go on (internal error); in TLS 1.2, a record that is too short"
-    " to be encrypted does that",
+    "INTERNAL_ERROR": "OpenSSL can't continue (internal error); in TLS 1.2, a record that is too "
+    "short to be encrypted causes this",
     "BAD_HANDSHAKE_LENGTH": _OPENSSL,
     "BAD_HANDSHAKE_STATE": _OPENSSL,
     "CANNOT_CHANGE_CIPHER": _OPENSSL,

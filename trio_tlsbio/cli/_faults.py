@@ -154,9 +154,9 @@ def _wrong_purpose(path: _Path) -> _Found:
     for link in path:
         if link.purposes and _SERVER_AUTH not in link.purposes:
             made_for = ", ".join(_PURPOSES.get(each, each) for each in link.purposes)
-            yield link.place, f"made for {made_for}, not for TLS servers (extended key usage)"
+            yield link.place, f"issued for {made_for}, not for TLS servers (extended key usage)"
     if not path[0].may(do=_FOR_TLS_SERVERS):
-        yield 0, "its key is not made for TLS servers (key usage)"
+        yield 0, "its key may not be used for TLS servers (key usage)"
 
 
 def _unknown_extension(path: _Path) -> _Found:

@@ -277,7 +277,7 @@ FLOODS = [
         always(record(CHANGE_CIPHER_SPEC, b"\x01") * 1000),
         1000,
         100_000,
-        "the peer sent a message that is not allowed at this point",
+        "the peer sent an unexpected message",
         moment="before the hello",
     ),
     Flood(

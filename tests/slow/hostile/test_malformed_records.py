@@ -100,7 +100,7 @@ CASES = [
         sealed(HANDSHAKE, b""),
         Goes(),
         inside(
-            "the peer sent a message that is empty, or not as long as it says",
+            "the peer sent a message that is empty, or has a wrong length",
             "unexpected_message",
         ),
     ),
@@ -109,7 +109,7 @@ CASES = [
         sealed(ALERT, b""),
         Ends("the peer sent a malformed alert", "unexpected_message"),
         inside(
-            "the peer sent a message that is empty, or not as long as it says",
+            "the peer sent a message that is empty, or has a wrong length",
             "unexpected_message",
         ),
     ),

@@ -818,7 +818,7 @@ ROWS = [
     ),
     # Sessions
     Row(
-        "TLSStream.session returns one",
+        "TLSStream.session is one",
         lambda world: world.stream(session=raw_session(world)),
         TypeError,
         "must be a TLSSession, not SSLSession",

@@ -48,16 +48,16 @@ def byte_by_byte(message: bytes) -> Say:
 
 CASES = [
     *(
-        both(f"a {name}", sealed(HANDSHAKE, handshake(kind, body)), UNEXPECTED, victims=victims)
+        both(name, sealed(HANDSHAKE, handshake(kind, body)), UNEXPECTED, victims=victims)
         for name, kind, body, victims in [
-            ("ClientHello", CLIENT_HELLO, bytes(50), ["client"]),
-            ("ServerHello", SERVER_HELLO, bytes(50), ["client", "server"]),
-            ("Certificate", CERTIFICATE, bytes(4), ["client", "server"]),
-            ("Finished", FINISHED, bytes(48), ["client", "server"]),
-            ("EndOfEarlyData", END_OF_EARLY_DATA, b"", ["client", "server"]),
-            ("message of type 99", 99, b"body", ["client", "server"]),
-            ("HelloRequest", HELLO_REQUEST, b"", ["server"]),
-            ("NewSessionTicket", NEW_SESSION_TICKET, bytes(20), ["server"]),
+            ("a ClientHello", CLIENT_HELLO, bytes(50), ["client"]),
+            ("a ServerHello", SERVER_HELLO, bytes(50), ["client", "server"]),
+            ("a Certificate", CERTIFICATE, bytes(4), ["client", "server"]),
+            ("a Finished", FINISHED, bytes(48), ["client", "server"]),
+            ("an EndOfEarlyData", END_OF_EARLY_DATA, b"", ["client", "server"]),
+            ("a message of type 99", 99, b"body", ["client", "server"]),
+            ("a HelloRequest", HELLO_REQUEST, b"", ["server"]),
+            ("a NewSessionTicket", NEW_SESSION_TICKET, bytes(20), ["server"]),
         ]
     ),
     Case(

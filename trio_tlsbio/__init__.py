@@ -1,4 +1,4 @@
-"""TLS for Trio that is sans-IO at heart."""
+"""TLS for Trio, with a sans-IO core."""
 
 from trio import NeedHandshakeError
 

@@ -186,7 +186,9 @@ def _operation(
     ``ReadTimeout``, if ``doing`` is ``"Read"``.
     """
     if not trio.lowlevel.in_trio_run():
-        raise RuntimeError(f"trio_tlsbio.{library.__name__} needs a program that runs on Trio")
+        raise RuntimeError(
+            f"trio_tlsbio.{library.__name__} only works in programs that run on Trio"
+        )
     try:
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield

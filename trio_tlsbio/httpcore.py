@@ -34,10 +34,10 @@ class TLSBackend(HTTPBackend[_Stream], httpcore.AsyncNetworkBackend):
     also through a proxy. So pass a context to the pool, and an ``ssl_context`` to a proxy:
     otherwise httpcore creates one for each connection, and no session can be resumed.
 
-    A truncated response raises :exc:`httpcore.ReadError`, even if only the end of the connection
-    marks its end (RFC 9112 section 9.8). A failed handshake raises :exc:`httpcore.ConnectError`.
-    The ``__context__`` of these is the :exc:`trio_tlsbio.TLSError`. An HTTP/2 request can be
-    cancelled at any time: others that share its connection continue.
+    A truncated response raises :exc:`httpcore.ReadError`, even if nothing but the end of the
+    connection marks where the response ends (RFC 9112 section 9.8). A failed handshake raises
+    :exc:`httpcore.ConnectError`. The ``__context__`` of these is the :exc:`trio_tlsbio.TLSError`.
+    An HTTP/2 request can be cancelled at any time: others that share its connection continue.
 
     ``response.extensions["network_stream"].get_extra_info("tls_stream")`` returns the
     :class:`trio_tlsbio.TLSStream`.

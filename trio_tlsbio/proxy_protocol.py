@@ -1,6 +1,4 @@
-"""The PROXY protocol: the header with which a proxy reports its client, and reading it
-without I/O.
-"""
+"""The PROXY protocol: the header in which a proxy reports its client, and a reader without I/O."""
 
 from __future__ import annotations
 

@@ -320,9 +320,7 @@ async def test_keylog(
         assert keys.read_text().count("CLIENT_TRAFFIC_SECRET_0 ") == 2
         keys.chmod(0o640)
         message = refused(await run(*connect), 2)
-    assert message == (
-        f"--keylog {keys}: others may read this file, and must not: chmod 600 it first"
-    )
+    assert message == (f"--keylog {keys}: others can read this file: run chmod 600 on it first")
     message = refused(await run("connect", "a.example", "--keylog", str(tmp_path / "no" / "f")), 2)
     assert "No such file" in message
 

@@ -99,12 +99,12 @@ EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 # Where each dish is bad: the index of the certificate in what the server presents, None if it is
 # none of those, or if that can't be known; and what is said of it, or what that begins with.
 AT_FAULT: dict[str, tuple[int | None, str]] = {
-    "It has expired": (0, "expired since {end}"),
+    "It has expired": (0, "expired at {end}"),
     "It is not valid yet": (0, "not valid until {start}"),
-    "An intermediate certificate has expired": (1, "expired since {end}"),
+    "An intermediate certificate has expired": (1, "expired at {end}"),
     "The root has expired": (
         None,
-        "CN=authority, which the server did not present: expired since {root_end}",
+        "CN=authority, which the server did not present: expired at {root_end}",
     ),
     "Another root, which is not trusted": (0, "CN=another is not trusted here, and"),
     "The same, and that root is sent too": (1, TRUSTED),
@@ -112,25 +112,26 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
     "The intermediate certificate is not sent": (0, "CN=authority is not trusted here, and"),
     "Only an intermediate certificate is trusted": (
         None,
-        "CN=authority, which the server did not present: trusted here, but CN=root above it is not",
+        "CN=authority, which the server did not present: trusted here, but its issuer is not: "
+        "CN=root",
     ),
     "Only the certificate itself is trusted": (0, "CN=root is not trusted here, and"),
     "Its signature is wrong": (0, "not signed by CN=root, which it names"),
-    "Its issuer is no authority": (1, "no authority, so it may not issue others"),
+    "Its issuer is not an authority": (1, "not an authority, so it may not issue others"),
     "Its issuer's key may not sign certificates": (1, "its key may not issue certificates"),
     "Its issuer may not have other issuers below it (path length)": (
         2,
-        "more issuers are below it than it allows: 1, not 0 (path length)",
+        "it allows 0 issuers below it, but there are 1 (path length)",
     ),
-    "More than a hundred certificates": (None, "none of them: together they are more than"),
-    "Its key may not sign (key usage)": (0, "its key is not made for TLS servers (key usage)"),
+    "More than a hundred certificates": (None, "none in particular: the chain is longer than"),
+    "Its key may not sign (key usage)": (0, "its key may not be used for TLS servers (key usage)"),
     "It is for signing code (extended key usage)": (
         0,
-        "made for signing code, not for TLS servers (extended key usage)",
+        "issued for signing code, not for TLS servers (extended key usage)",
     ),
     "Its issuer is for signing code (extended key usage)": (
         1,
-        "made for signing code, not for TLS servers (extended key usage)",
+        "issued for signing code, not for TLS servers (extended key usage)",
     ),
     "An RSA key of 512 bits": (0, "its key is too weak: RSA, 512 bits"),
     "An RSA key of 1024 bits": (0, "its key is too weak: RSA, 1024 bits"),
@@ -158,7 +159,7 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
         0,
         "an issuer, CN=authority, may only certify 10.0.0.0/8 (name constraints)",
     ),
-    "It has a critical extension that nobody knows": (
+    "It has an unknown critical extension": (
         0,
         "has a critical extension that OpenSSL does not know, 1.2.3.4",
     ),
@@ -171,13 +172,13 @@ AT_FAULT: dict[str, tuple[int | None, str]] = {
         "its Basic Constraints are not critical",
     ),
     "Its issuer has no name": (0, "does not name its issuer"),
-    "It has no subject, but names that are not critical": (
+    "It has no subject, and a subjectAltName that is not critical": (
         0,
-        "has no subject, and names that are not critical",
+        "has no subject, and a subjectAltName that is not critical",
     ),
-    "Its key may sign certificates, but it is no authority": (
+    "Its key may sign certificates, but it is not an authority": (
         0,
-        "its key may issue certificates (key usage), but it is no authority",
+        "its key may issue certificates (key usage), but it is not an authority",
     ),
 }
 
@@ -298,7 +299,9 @@ async def test_the_certificate_of_a_client(
 ) -> None:
     presented = Presented(chain=[Certificate(purposes=[CLIENT]).signed_by(root)])
     refusal = await refusal_of(presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary)
-    assert refusal.faults == [(0, "made for TLS clients, not for TLS servers (extended key usage)")]
+    assert refusal.faults == [
+        (0, "issued for TLS clients, not for TLS servers (extended key usage)")
+    ]
 
 
 async def test_another_name(

@@ -206,7 +206,9 @@ async def test_version() -> None:
 async def test_missing_trustme(tmp_path: Path) -> None:
     (tmp_path / "trustme.py").write_text("raise ImportError('not here')\n")
     result = await run("serve", "--port", "0", env={"PYTHONPATH": str(tmp_path)})
-    assert "takes trustme: in a clone of trio-tlsbio, pip install '.[demo]'" in refused(result, 7)
+    assert "requires trustme: in a clone of trio-tlsbio, pip install '.[demo]'" in refused(
+        result, 7
+    )
     assert len(result.stderr.splitlines()) == 1
 
 

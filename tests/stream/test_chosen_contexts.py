@@ -270,7 +270,7 @@ def test_what_is_no_function(server_context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("alert", ["", "x", "close_notify", "user_canceled"])
 def test_what_is_no_alert(alert: str) -> None:
-    with pytest.raises(ValueError, match="is no alert that ends a handshake"):
+    with pytest.raises(ValueError, match="is not the name of an alert that ends a handshake"):
         RefuseHandshake(alert)
 
 

@@ -310,7 +310,7 @@ def test_asyncio_is_refused(http: Generation) -> None:
     async def main() -> None:
         await http.backend().connect_tcp(HOST, free_port())
 
-    with pytest.raises(RuntimeError, match="runs on Trio"):
+    with pytest.raises(RuntimeError, match="run on Trio"):
         asyncio.run(main())
 
 

@@ -147,7 +147,7 @@ def test_a_hello_that_is_cut_anywhere_is_none() -> None:
     message = browser_hello(NAME.encode()).message
     ClientHello.parse(message)
     for end in range(len(message)):
-        with pytest.raises(ValueError, match=r"is cut, or a length|no ClientHello"):
+        with pytest.raises(ValueError, match=r"is cut, or a length|not a ClientHello"):
             ClientHello.parse(message[:end])
     with pytest.raises(ValueError, match="is cut, or a length"):
         ClientHello.parse(message + b"x")
@@ -225,7 +225,7 @@ def test_openssl_judges_an_extension_that_comes_twice(
 
 
 def test_another_message_is_no_hello() -> None:
-    with pytest.raises(ValueError, match="this handshake message is no ClientHello"):
+    with pytest.raises(ValueError, match="this handshake message is not a ClientHello"):
         ClientHello.parse(b"\x02" + Hello().message[1:])
 
 
@@ -420,7 +420,7 @@ def test_format_of_ssl_2_is_refused_in_words_of_its_own() -> None:
 
 @pytest.mark.parametrize("name", [b"\xff.example", b"a\r\nb\xe4"])
 def test_name_that_is_not_ascii_is_refused(name: bytes) -> None:
-    with pytest.raises(TLSError, match="which is no host name: it is not ASCII"):
+    with pytest.raises(TLSError, match="which is not a host name: it is not ASCII"):
         read(Hello().with_name(name).record)
 
 

@@ -1,4 +1,4 @@
-"""Contexts that are made anew, and chosen by name: no sockets needed."""
+"""Contexts that are recreated, and chosen by name: no sockets needed."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_bad_file_keeps_the_old_and_is_reported_once(
     assert (record.name, record.levelno) == (LOGGER, logging.ERROR)
     message = record.getMessage()
     assert message.startswith(
-        f"the SSLContext can't be made anew from {pem}, and the old one stays"
+        f"can't make a new SSLContext from {pem}, so the old one stays in use"
     )
     assert why in message
     assert not current.reload(), "asked for, it says so again"
@@ -250,7 +250,9 @@ def test_what_changes_while_it_is_read_is_read_again(
     assert str(error) == "the files changed while they were read"
     assert fine is None
     (record,) = caplog.records
-    assert record.getMessage().endswith("the old one stays: the files changed while they were read")
+    assert record.getMessage().endswith(
+        "the old one stays in use: the files changed while they were read"
+    )
 
 
 @attrs.frozen
@@ -421,7 +423,7 @@ def test_a_reload_does_not_change_the_side(
     assert not current.reload()
     assert current() is before
     (record,) = caplog.records
-    assert f"must stay with {first.name}" in record.getMessage()
+    assert f"its first context was for {first.name}" in record.getMessage()
     assert current.reload(), "it goes by the first one, not by the last"
     assert current().protocol is first
     refused, fine = reloads

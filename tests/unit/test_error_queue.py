@@ -374,7 +374,7 @@ REFUSED: dict[str, Callable[[Issued], Issued]] = {
     "a wrong name": lambda root: Certificate(names=["other.example"]).signed_by(root),
     "a wrong name, odd": lambda root: odd(names=["other.example"]).signed_by(root),
     "no name, odd": lambda root: odd(names=[]).signed_by(root),
-    "a name that is no text, odd": lambda root: (
+    "a name that is not text, odd": lambda root: (
         odd(names=["other.example"])
         .signed_by(root)
         .changed(b"other.example", b"other.exampl\xff", root)

@@ -81,7 +81,8 @@ def test_name_that_is_not_ascii_is_refused_in_plain_words(
         with pytest.raises(TLSError) as caught:
             server.do_handshake()
         assert str(caught.value) == (
-            r"the peer asked for \xff\n\r\x1b[31m\xe4.com!, which is no host name: it is not ASCII"
+            r"the peer asked for \xff\n\r\x1b[31m\xe4.com!, which is not a host name: it is not "
+            r"ASCII"
         )
         assert caught.value.error_type == "unrecognized_name"
         with pytest.raises(TLSError, match="not ASCII"):

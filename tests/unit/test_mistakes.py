@@ -512,12 +512,14 @@ ROWS = [
         "an empty name", names(""), ValueError, "'' is not a host name", "the name in the server's"
     ),
     Row("a URL", names("https://a.example/"), ValueError, "is not a host name", "in the URL alone"),
-    Row("a port", names("a.example:443"), ValueError, "is not a host name", "without port"),
-    Row("brackets", names("[::1]"), ValueError, "is not a host name", "without port and brackets"),
-    Row("a wildcard", names("*.example"), ValueError, "is not a host name", "to one server"),
+    Row("a port", names("a.example:443"), ValueError, "is not a host name", "without a port"),
+    Row("brackets", names("[::1]"), ValueError, "is not a host name", "without a port or brackets"),
+    Row(
+        "a wildcard", names("*.example"), ValueError, "is not a host name", "the name of one server"
+    ),
     Row("a space", names("a example"), ValueError, "is not a host name", "as 'www.example.org'"),
     Row("bytes", names("ü.example".encode()), ValueError, "bytes must be ASCII", "names as str"),
-    Row("an address pair", names((HOST, 443)), TypeError, "not tuple", "give the name alone"),
+    Row("an address pair", names((HOST, 443)), TypeError, "not tuple", "pass only the name"),
     Row(
         "a URL as a host",
         lambda world: open_tls_over_tcp_stream("https://a.example", 443, ssl_context=world.client),
@@ -543,7 +545,7 @@ ROWS = [
         by_name("a.example", "A.example."),
         ValueError,
         "already",
-        "upper case and a dot at the end make no other name",
+        "case and a trailing dot don't matter",
     ),
     Row("a name that is not ASCII", by_name("ü.example"), ValueError, "ASCII form", "with xn--"),
     Row(
@@ -551,7 +553,7 @@ ROWS = [
         lambda world: contexts_by_name([("a.example", world.server)]),  # type: ignore[arg-type]
         TypeError,
         "not list",
-        "a dict of contexts by their names",
+        "a dict of names and their contexts",
     ),
     Row(
         "a path by name",
@@ -570,13 +572,13 @@ ROWS = [
     # Protocols
     Row("one protocol", offering("h2"), TypeError, "not str", '["h2"]'),
     Row("protocols as bytes", offering([b"h2"]), TypeError, "not of bytes", "a list of str"),
-    Row("an empty protocol", offering([""]), ValueError, "unlike ''", "1 to 255 bytes of ASCII"),
+    Row("an empty protocol", offering([""]), ValueError, "not ''", "1 to 255 ASCII characters"),
     Row(
         "strict_alpn on a client",
         options(strict_alpn=True),
         ValueError,
         "is for servers",
-        "finds the protocol in handshake",
+        "check handshake.alpn_protocol",
     ),
     Row(
         "no protocol in common",
@@ -609,7 +611,7 @@ ROWS = [
         lambda world: world.stream(verify_peer=denies(None)),  # type: ignore[arg-type]
         TypeError,
         "verify_peer must be a function, not a coroutine",
-        "don't call it",
+        "without calling it",
     ),
     Row(
         "verify_peer is not async",
@@ -633,7 +635,7 @@ ROWS = [
         "sync_answer appears to be synchronous",
         "define it with async def",
     ),
-    Row("on_error is text", serving(on_error="no"), TypeError, "not str", "it gets the stream"),
+    Row("on_error is text", serving(on_error="no"), TypeError, "not str", "called with the stream"),
     Row(
         "an alert by its number",
         lambda _: RefuseHandshake(112),  # type: ignore[arg-type]
@@ -708,7 +710,13 @@ ROWS = [
     ),
     Row("a timeout in text", options(handshake_timeout="10"), TypeError, "not str", "a number"),
     Row("no timeout", options(handshake_timeout=None), TypeError, "not NoneType", "math.inf"),
-    Row("closing until NaN", options(close_timeout=math.nan), ValueError, "NaN", "not be negative"),
+    Row(
+        "closing until NaN",
+        options(close_timeout=math.nan),
+        ValueError,
+        "not nan",
+        "must be 0 or more",
+    ),
     Row("a limit in text", serving(max_connections="9"), TypeError, "not str", "a number"),
     Row("a limit of none", serving(max_connections=0), ValueError, "not 0", "must be positive"),
     Row(
@@ -716,7 +724,7 @@ ROWS = [
         lambda world: reconnect(NAME, 443, ssl_context=world.client, initial_delay=-1),
         ValueError,
         "initial_delay",
-        "must not be negative",
+        "must be 0 or more",
     ),
     Row("draining in text", lambda _: Drain().end("30"), TypeError, "not str", "a number"),  # type: ignore[arg-type]
     Row("receiving nothing", lambda w: receive(w, 0), ValueError, "not 0", "leave it out"),
@@ -740,7 +748,7 @@ ROWS = [
         "a network with host bits",
         lambda _: TrustedProxies(["10.1.2.3/8"]),
         ValueError,
-        "not 10.1.2.3/8",
+        "10.1.2.3/8 has bits set after its prefix",
         "give 10.0.0.0/8",
     ),
     Row(
@@ -769,7 +777,7 @@ ROWS = [
         "the version after a failed handshake",
         use_after_failure,
         NeedHandshakeError,
-        "'version' needs a handshake, and that failed",
+        "'version' needs a handshake, but the handshake failed",
         f"the certificate is for {NAME}, localhost, {HOST}, not other.example",
     ),
     Row(
@@ -810,7 +818,7 @@ ROWS = [
     ),
     # Sessions
     Row(
-        "a raw session",
+        "TLSStream.session is one",
         lambda world: world.stream(session=raw_session(world)),
         TypeError,
         "must be a TLSSession, not SSLSession",
@@ -847,14 +855,14 @@ ROWS = [
         lambda world: world.server_stream(session=world.session()),
         ValueError,
         "session is for clients",
-        "resumes what it is offered",
+        "resumes the sessions that clients offer",
     ),
     Row(
         "a cache without a context",
         lambda _: open_tls_over_tcp_stream(NAME, 443, session_cache=SessionCache()),
         ValueError,
         "only be resumed with the ssl_context they were made with",
-        "give it too",
+        "pass it too",
     ),
     # Certificates and keys that are loaded
     Row(
@@ -902,7 +910,7 @@ ROWS = [
         lambda _: TicketKeys(bytes(range(80)).hex().encode()),
         ValueError,
         "80 bytes, not 160",
-        "without hexadecimal",
+        "not in hexadecimal",
     ),
     # Extras
     Row(
@@ -945,7 +953,7 @@ ROWS = [
         ),
         CertificateError,
         "has no Authority Key Identifier",
-        "have it issued anew, or clear the flag in the context's verify_flags",
+        "have it reissued, or clear the flag in the context's verify_flags",
     ),
     Row(
         "a client's certificate of a public authority",
@@ -953,7 +961,7 @@ ROWS = [
             client_with(world, purposes=[SERVER]), server_for_clients(world)
         ),
         CertificateError,
-        "not made for this purpose (key usage, extended key usage)",
+        "was not issued for this purpose (key usage, extended key usage)",
         "needs clientAuth, which public authorities no longer issue",
     ),
     Row(
@@ -962,7 +970,7 @@ ROWS = [
             client_with(world, purposes=[SERVER]), server_for_clients(world)
         ),
         PeerAlertError,
-        "not made for this purpose",
+        "was not issued for this purpose",
         "clientAuth for clients",
     ),
     Row(
@@ -974,7 +982,7 @@ ROWS = [
             ),
         ),
         CertificateError,
-        "not made for this purpose",
+        "was not issued for this purpose",
         "a server's certificate needs serverAuth",
     ),
     Row(

@@ -200,7 +200,7 @@ def test_misuse_is_refused(client_context: ssl.SSLContext, server_context: ssl.S
 
 @pytest.mark.parametrize("length", [0, 48, 79, 81])
 def test_a_secret_of_another_length_is_refused(length: int) -> None:
-    with pytest.raises(ValueError, match=rf"has 80 bytes, not {length}"):
+    with pytest.raises(ValueError, match=rf"must have 80 bytes, not {length}"):
         TicketKeys(SECRET[:1] + os.urandom(length)[1:] if length else b"")
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_secret_is_refused() -> None:
 @pytest.mark.parametrize("length", [0, 48, 79, 81, 4096])
 def test_a_file_of_another_size_is_refused(length: int, key_file: Path) -> None:
     make_key_file(key_file, os.urandom(length))
-    with pytest.raises(ValueError, match=rf"tickets\.key has {length} bytes, and .*openssl rand"):
+    with pytest.raises(ValueError, match=rf"tickets\.key has {length} bytes, but .*openssl rand"):
         TicketKeys.from_file(key_file)
 
 
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_its_owners_alone_is_refused(mode: int, key_file: Pat
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in tmp_path / "pipe", tmp_path:
-        with pytest.raises(ValueError, match="is no regular file"):
+        with pytest.raises(ValueError, match="is not a regular file"):
             TicketKeys.from_file(path)
     with pytest.raises(FileNotFoundError):
         TicketKeys.from_file(tmp_path / "missing")
@@ -272,7 +272,7 @@ def test_files_are_closed(key_file: Path, tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     TicketKeys.from_file(key_file)
     for bad in tmp_path, make_key_file(tmp_path / "bad", b""):
-        with pytest.raises(ValueError, match=r"bad|no regular"):
+        with pytest.raises(ValueError, match=r"bad|not a regular"):
             TicketKeys.from_file(bad)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -327,7 +327,7 @@ def test_a_python_with_all_built_in_says_so(
     without_libssl: None, server_context: ssl.SSLContext, key_file: Path
 ) -> None:
     assert not TicketKeys.is_available()
-    message = "this Python does not let programs at the OpenSSL of its ssl module"
+    message = "this Python gives no access to the OpenSSL library of its ssl module"
     with pytest.raises(NotImplementedError, match=message):
         TicketKeys.generate().install(server_context)
     with pytest.raises(NotImplementedError, match=message):
@@ -349,7 +349,7 @@ def test_a_context_that_only_claims_to_be_one_is_refused(server_context: ssl.SSL
         protocol = ssl.PROTOCOL_TLS_SERVER
         __class__ = ssl.SSLContext  # type: ignore[assignment]
 
-    with pytest.raises(NotImplementedError, match="a Wrapper does not show OpenSSL's context"):
+    with pytest.raises(NotImplementedError, match="a Wrapper gives no access to OpenSSL's context"):
         TicketKeys.generate().install(Wrapper())  # type: ignore[arg-type]
 
 
@@ -359,7 +359,7 @@ def test_a_pointer_whose_options_differ_is_none(server_context: ssl.SSLContext) 
         options = 0  # type: ignore[assignment]
 
     context = Odd(ssl.PROTOCOL_TLS_SERVER)
-    with pytest.raises(NotImplementedError, match="a Odd does not show"):
+    with pytest.raises(NotImplementedError, match="a Odd gives no access"):
         TicketKeys.generate().install(context)
 
 
@@ -368,7 +368,7 @@ def test_an_openssl_that_takes_no_keys_says_so(
     server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_context, "_SET_TICKET_KEYS", 0)
-    with pytest.raises(NotImplementedError, match="does not take keys of session tickets"):
+    with pytest.raises(NotImplementedError, match="does not accept session ticket keys"):
         TicketKeys.generate().install(server_context)
 
 
@@ -477,7 +477,7 @@ def test_what_can_not_be_compared_is_refused(ca: trustme.CA) -> None:
 
 
 ################################################################
-# Contexts that are made anew
+# Contexts that are recreated
 ################################################################
 
 
@@ -599,7 +599,7 @@ def test_a_bad_key_file_keeps_the_old_keys(
         2,
     )
     assert first.getMessage().startswith(
-        "the keys of session tickets can't be read, and the old ones stay: "
+        "can't read the session ticket keys, so the old ones stay in use: "
     )
     assert str(key_file) in first.getMessage()
     assert not one.reload()
@@ -625,7 +625,7 @@ def test_a_bad_certificate_does_not_hold_up_new_keys(
     resumed, session = connect(client_context, one(), session)
     assert not resumed
     (record,) = caplog.records
-    assert record.getMessage().startswith("the SSLContext can't be made anew")
+    assert record.getMessage().startswith("can't make a new SSLContext")
     pem.write_bytes(good)
     assert connect(client_context, other(), session)[0]
 
@@ -639,7 +639,7 @@ def test_both_that_are_bad_are_reported(
     pem.write_bytes(b"garbage")
     make_key_file(key_file, b"")
     assert not one.reload()
-    assert [record.getMessage()[:8] for record in caplog.records] == ["the SSLC", "the keys"]
+    assert [record.getMessage()[:10] for record in caplog.records] == ["can't make", "can't read"]
     (outcome,) = outcomes
     assert isinstance(outcome, ssl.SSLError)
 

@@ -223,7 +223,7 @@ def test_reasons_of_other_libraries_are_not_mistaken_for_the_handshakes() -> Non
         ("BINDER_DOES_NOT_VERIFY", "can't prove that it has the key"),
         ("VERSION_TOO_LOW", "older than those that are allowed"),
         ("VERSION_TOO_HIGH", "newer than those that are allowed"),
-        ("DATA_BETWEEN_CCS_AND_FINISHED", "a record that has no place"),
+        ("DATA_BETWEEN_CCS_AND_FINISHED", "an unexpected record"),
         ("COMPRESSION_DISABLED", "compresses its data"),
         ("EE_KEY_TOO_SMALL", "loaded here is too weak"),
         ("PSK_IDENTITY_NOT_FOUND", "no pre-shared key (PSK) is known here"),

@@ -503,7 +503,7 @@ async def test_others_than_the_proxy_are_refused(tmp_path: Path) -> None:
         tcp = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         async with tcp:
             assert await tcp.receive_some() == b""
-        await until(lambda: "none of the trusted proxies" in text_of(fleet.log(host)))
+        await until(lambda: "not one of the trusted proxies" in text_of(fleet.log(host)))
 
 
 ################################################################

@@ -111,7 +111,7 @@ class Report:
         assert self.found - {item.finding for item in explained} == set()
         assert {item.finding for item in explained if item.always} - self.found == set()
         told = ", ".join(item.finding.replace("_", " ") for item in explained if item.always)
-        found = f"nothing, but for what the set-up explains: {told}"
+        found = f"nothing, except what the setup explains: {told}"
         tables.tell("scanners", scanner, self.version, server, self.checks, found)
 
 

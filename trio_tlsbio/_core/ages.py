@@ -39,7 +39,7 @@ def refusal_of_session(
     if not is_done:
         outbox.pieces.append(plaintext_alert(Alert.CERTIFICATE_EXPIRED))
     return CertificateError(
-        "the client resumed a session, but its certificate has expired since that was made",
+        "the client resumed a session, but its certificate has expired in the meantime",
         reason="CERTIFICATE_VERIFY_FAILED",
         verify_code=_CERT_HAS_EXPIRED,
     )

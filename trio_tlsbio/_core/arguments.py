@@ -38,12 +38,12 @@ def _ascii_name(server_hostname: str | bytes) -> str:
             server_hostname = server_hostname.decode("ascii")
         except UnicodeDecodeError as exc:
             raise ValueError(
-                "server_hostname: bytes must be ASCII: give other names as str"
+                "server_hostname: bytes must be ASCII: pass other names as str"
             ) from exc
     elif not isinstance(server_hostname, str):
         raise TypeError(
-            f"server_hostname must be a str, bytes or None, not {kind_of(server_hostname)}: give "
-            "the name alone"
+            f"server_hostname must be a str, bytes or None, not {kind_of(server_hostname)}: pass "
+            "only the name"
         )
     return _ascii_form(server_hostname)
 
@@ -76,15 +76,15 @@ def _ascii_form(name: str) -> str:
 
 
 def _cure_of(name: str) -> str:
-    """Say what to give in place of what is no host name."""
+    """Return a hint on what to pass instead of an invalid host name."""
     if not name:
         return "give the name in the server's certificate"
     if "://" in name:
         return "give the name in the URL alone, as in 'www.example.org'"
     if "*" in name:
-        return "certificates have wildcards, and a client connects to one server"
+        return "only certificates have wildcards: give the name of one server"
     if "[" in name or ":" in name:
-        return "give it without port and brackets"
+        return "give it without a port or brackets"
     return "give a name such as 'www.example.org', or an IP address"
 
 
@@ -151,7 +151,9 @@ class Arguments:
             if name is not None:
                 raise ValueError("server_hostname is for clients: a server has no name to check")
             if session is not None:
-                raise ValueError("session is for clients: a server resumes what it is offered")
+                raise ValueError(
+                    "session is for clients: a server resumes the sessions that clients offer"
+                )
         elif ssl_context.check_hostname and name is None:  # type: ignore[union-attr]  # see above
             # Before Python 3.14, wrap_bio() accepts this, and OpenSSL would check no name at all.
             raise ValueError(
@@ -160,8 +162,8 @@ class Arguments:
             )
         if session is not None and not isinstance(session, TLSSession):
             raise TypeError(
-                f"session must be a TLSSession, not {kind_of(session)}: a raw session does not say "
-                "for which name it was verified, and TLSStream.session does"
+                f"session must be a TLSSession, not {kind_of(session)}: TLSStream.session is one, "
+                f"and records the verified name"
             )
         return cls(ssl_context, server_side, name, session)
 
@@ -198,7 +200,7 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
 
 
 def check_is_context(ssl_context: object) -> None:
-    """Raise :exc:`TypeError` for what is no context of either side."""
+    """Raise :exc:`TypeError` if this is not an :class:`ssl.SSLContext`, for either side."""
     if not isinstance(ssl_context, ssl.SSLContext):
         raise _unfit(ssl_context, _SERVER)
 
@@ -208,7 +210,7 @@ def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
     is_client = other_side == _SERVER
     purpose = "SERVER_AUTH" if is_client else "CLIENT_AUTH"
     if isinstance(ssl_context, ssl.SSLContext):
-        taker = "client takes" if is_client else "server takes"
+        taker = "client needs" if is_client else "server needs"
         return ValueError(
             f"ssl_context was made for the other side, by {other_side.name}: a {taker} "
             f"ssl.create_default_context(ssl.Purpose.{purpose})"
@@ -245,7 +247,7 @@ def alpn_names(alpn_protocols: Iterable[str] | None) -> tuple[str, ...] | None:
             )
         if not (name.isascii() and 0 < len(name) <= _MOST_NAME_BYTES):
             raise ValueError(
-                f"alpn_protocols: each name has to be 1 to 255 bytes of ASCII, unlike {name!a}"
+                f"alpn_protocols: each name must be 1 to 255 ASCII characters, not {name!a}"
             )
     if sum(len(name) + 1 for name in names) > _MOST_NAMES_BYTES:
         raise ValueError("alpn_protocols: all names together are longer than 65535 bytes")

@@ -33,7 +33,8 @@ VERIFY_CODES = {
     23: "it, or one of its issuers, was revoked",
     24: "its chain contains a certificate that is not allowed to issue others",
     25: "its chain is longer than the issuers allow",
-    26: "it, or one of its issuers, is not made for this purpose (key usage, extended key usage)",
+    26: "it, or one of its issuers, was not issued for this purpose (key usage, extended key "
+    "usage)",
     34: "it, or one of its issuers, has a critical extension that OpenSSL does not know",
     35: "a revocation list (CRL) is signed by an authority that may not do that (key usage)",
     41: "it, or one of its issuers, has an invalid extension",
@@ -43,9 +44,9 @@ VERIFY_CODES = {
     67: "the key of one of its issuers is too weak, or can't be read",
     68: "it, or one of its issuers, is signed with too weak a hash",
     79: "its chain contains a certificate that is not allowed to issue others",
-    80: _STRICT + "limits the length of a chain, but is no authority",
+    80: _STRICT + "limits the length of a chain, but is not an authority",
     81: _STRICT + "limits the length of a chain, but its key may not issue others (key usage)",
-    82: _STRICT + "has a key that may issue others (key usage), but is no authority",
+    82: _STRICT + "has a key that may issue others (key usage), but is not an authority",
     83: _STRICT + "does not name its issuer",
     84: _STRICT + "is an authority without a name",
     85: _STRICT + "has no Authority Key Identifier",
@@ -61,7 +62,7 @@ VERIFY_CODES = {
 
 
 def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> str | None:
-    """Say why a certificate was refused, and what to do about it; None if there are no words.
+    """Return why a certificate was refused, and what to do about it, or None if that is not known.
 
     Args:
       code: The X509_V_ERR_* number.
@@ -84,7 +85,7 @@ def words_for(code: int | None, chain: Sequence[bytes], *, of_client: bool) -> s
         )
         return f"{words}; {needs}"
     if code in _STRICT_CODES:
-        return words + "; have it issued anew, or clear the flag in the context's verify_flags"
+        return words + "; have it reissued, or clear the flag in the context's verify_flags"
     return words
 
 

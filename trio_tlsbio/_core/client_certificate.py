@@ -46,7 +46,7 @@ def ask_for_certificate(
     if not engine.ssl_object.server_side:
         raise ValueError("verify_client_post_handshake() is for servers")
     if handshake is None:
-        raise trio.NeedHandshakeError("a certificate on request takes a handshake that is done")
+        raise trio.NeedHandshakeError("can't ask for a certificate before the handshake is done")
     _check_can_ask(ssl_context)
     try:
         return engine.request_certificate()

@@ -66,8 +66,9 @@ class ClientHello:
     versions: tuple[int, ...]
     """The TLS versions that the client offers, such as ``0x0304`` for TLS 1.3.
 
-    A client that sends no list of versions only states the newest one. In that case these are all
-    versions from that one, or from TLS 1.2, down to TLS 1.0: the client may accept any of them.
+    A client that sends no list of versions states only its newest one, which counts as TLS 1.2 at
+    most. In that case this is every version from that one down to TLS 1.0, because the client may
+    accept any of them.
     """
     cipher_suites: tuple[int, ...]
     """The cipher suites that the client offers."""
@@ -101,7 +102,7 @@ class ClientHello:
     @classmethod
     def _parse(cls, raw: bytes) -> ClientHello:
         if raw[:1] != _CLIENT_HELLO:
-            raise ValueError("this handshake message is no ClientHello")
+            raise ValueError("this handshake message is not a ClientHello")
         if len(raw) > MAX_HELLO_BYTES:
             raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
         hello = only_vector(raw[1:], 3)

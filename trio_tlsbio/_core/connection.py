@@ -41,7 +41,7 @@ _MOST_LOOK_AHEAD = 1024 * 1024
 
 @attrs.define(eq=False, init=False, repr=False)
 class TLSConnection:
-    """One TLS connection as a state machine without I/O: bytes go in, bytes come out, nothing
+    """One TLS connection as a state machine without I/O: bytes go in and come out, and no call
     waits.
 
     Pass the data received from the transport to :meth:`feed`, and report its end with
@@ -181,8 +181,8 @@ class TLSConnection:
     def handshake(self) -> HandshakeInfo | None:
         """The result of the handshake, or None until it is done.
 
-        So a loop that feeds the connection can poll it. :attr:`TLSStream.handshake` raises an
-        exception instead, because a handler uses it when the handshake is done.
+        A loop that feeds the connection can check this after each call. :attr:`TLSStream.handshake`
+        raises an exception instead of returning None.
         """
         if self._request is not None and self._request.answered is not None:
             return self._request.answered
@@ -254,7 +254,7 @@ class TLSConnection:
         """Add ciphertext received from the peer.
 
         This never raises an error about the data: :meth:`receive` and :meth:`do_handshake` do. A
-        peer can make us produce answers forever: see :attr:`bytes_answered`.
+        peer can make the connection produce answers forever: see :attr:`bytes_answered`.
 
         Raises:
           ValueError: after :meth:`feed_eof`.
@@ -416,7 +416,7 @@ class TLSConnection:
 
     @property
     def unverified(self) -> HandshakeInfo | None:
-        """The result of the handshake with a peer that has to be verified now. Requires
+        """The result of the handshake if the peer has to be verified now, or else None. Requires
         ``verifies_peer``.
 
         Call :meth:`accept_peer` or :meth:`abort`, and then :meth:`do_handshake` again.

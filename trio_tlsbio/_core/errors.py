@@ -136,12 +136,12 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
     Args:
       alert: The alert to send, by its name in the RFC (RFC 9846 section 6), such as
         ``"unrecognized_name"``.
-      why: An explanation for the server's log and the :exc:`TLSError`, in place of "the handshake
-        was refused here". The client does not see it.
+      why: An explanation for the server's log and the :exc:`TLSError`, which replaces "the
+        handshake was refused here". The client does not see it.
 
     Raises:
       ValueError: if there is no alert of this name.
-      TypeError: if the name is no :class:`str`.
+      TypeError: if the name is not a :class:`str`.
     """
 
     alert: str
@@ -156,7 +156,8 @@ class RefuseHandshake(Exception):  # noqa: N818 - it is an instruction, like Sto
             )
         if alert.upper() not in Alert.__members__ or alert in _NOT_FATAL:
             raise ValueError(
-                f"{alert!r} is no alert that ends a handshake: see section 6 of RFC 9846"
+                f"{alert!r} is not the name of an alert that ends a handshake: see RFC 9846 "
+                "section 6"
             )
         super().__init__(alert, *([] if why is None else [why]))
         self.alert = alert

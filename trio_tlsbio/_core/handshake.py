@@ -67,7 +67,9 @@ class Handshake:
 
     def __attrs_post_init__(self) -> None:
         if self._strict_alpn and not self._engine.ssl_object.server_side:
-            raise ValueError("strict_alpn is for servers: a client finds the protocol in handshake")
+            raise ValueError(
+                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
+            )
 
     @staticmethod
     def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:

@@ -90,11 +90,9 @@ class HandshakeInfo:
     """
 
     signature_scheme: str | None = attrs.field(default=None)
-    """How the server has signed the handshake, by IANA's name, such as
-    ``"ecdsa_secp256r1_sha256"``.
-
-    TLS 1.3 encrypts this, so there it is only known on Python 3.15 or later. Otherwise it is None,
-    and also if nothing was signed: in a resumed session, with pre-shared keys, and with RSA key
+    """IANA's name of the scheme with which the server signed the handshake, such as
+    ``"ecdsa_secp256r1_sha256"``. TLS 1.3 encrypts it, so there it is None before Python 3.15. It is
+    also None if nothing was signed: in a resumed session, with pre-shared keys, and with RSA key
     exchange.
     """
 
@@ -214,8 +212,8 @@ class HandshakeInfo:
     def decoded_chain(self) -> tuple[Certificate, ...]:
         """The certificates that the peer presented, decoded, its own first.
 
-        They are in the order of :attr:`peer_certificate_chain`, and like that, they are what was
-        sent, whether verified or not. Each of them is a dictionary as returned by
+        These are the certificates of :attr:`peer_certificate_chain`, in the same order, whether
+        they were verified or not. Each of them is a dictionary as returned by
         :meth:`ssl.SSLSocket.getpeercert`, empty if the certificate can't be decoded. Decoding is
         slow, and happens on every access.
         """

@@ -133,7 +133,7 @@ class HelloWatch:
             self.hello = hello
         if name is not None and raw_name != name.encode():
             error = TLSError(
-                f"the peer asked for {printable(name)}, which is no host name: it is not ASCII",
+                f"the peer asked for {printable(name)}, which is not a host name: it is not ASCII",
                 reason="UNRECOGNIZED_NAME",
             )
             self._refuse(error, Alert.UNRECOGNIZED_NAME)

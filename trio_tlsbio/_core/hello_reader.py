@@ -63,7 +63,7 @@ class HelloReader:
         while record := self._records.take(single=True, waits_for=is_possible_in_plaintext):
             if record[0] & 0x80 and record[2] == HandshakeType.CLIENT_HELLO:  # RFC 5246, E.2
                 raise TLSError(
-                    "the peer sent a ClientHello in the format of SSL 2, which is not read here",
+                    "the peer sent a ClientHello in the format of SSL 2, which is not supported",
                     reason="UNSUPPORTED_PROTOCOL",
                 )
             may_go_on = self._watch.add(record)

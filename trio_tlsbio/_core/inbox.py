@@ -70,7 +70,7 @@ class Inbox:
 
     def _feed_late(self, data: Data) -> None:
         if self.has_ended:
-            raise ValueError("feed() after feed_eof(): the transport ended already")
+            raise ValueError("feed() was called after feed_eof(): the transport has already ended")
         if self.trailing is not None:
             self.trailing += bytes(data)
 

@@ -1,4 +1,4 @@
-"""Words for arguments that can't be used: what was given, and what to give instead."""
+"""Checks of arguments, with messages that show what was passed and what to pass instead."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ __all__ = ["check_not_negative", "check_positive", "kind_of"]
 
 
 def kind_of(value: object) -> str:
-    """Name the kind of a value, for a message that says what it should have been."""
+    """Return the name of a value's type, for a message about an argument of the wrong type."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
 def check_positive(name: str, value: float, *, least: float = 0) -> None:
-    """Check a number that must be above 0, and at least ``least``. NaN is refused.
+    """Check that a number is above 0, and at least ``least``. NaN is refused.
 
     Raises:
-      ValueError: if it is less.
-      TypeError: if it is no number.
+      ValueError: if it is less, or NaN.
+      TypeError: if it is not a number.
     """
     _check_number(name, value)
     if not (value > 0 and value >= least):
@@ -23,15 +23,15 @@ def check_positive(name: str, value: float, *, least: float = 0) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Check a number that must be 0 or more. NaN is refused.
+    """Check that a number is 0 or more. NaN is refused.
 
     Raises:
-      ValueError: if it is less.
-      TypeError: if it is no number.
+      ValueError: if it is less, or NaN.
+      TypeError: if it is not a number.
     """
     _check_number(name, value)
     if not value >= 0:
-        raise ValueError(f"{name} must not be negative, or NaN: it is {value!r}")
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")
 
 
 def _check_number(name: str, value: object) -> None:
@@ -39,5 +39,5 @@ def _check_number(name: str, value: object) -> None:
         value < 0  # type: ignore[operator]  # noqa: B015
     except TypeError:
         raise TypeError(
-            f"{name} must be a number, not {kind_of(value)}: math.inf stands for no limit"
+            f"{name} must be a number, not {kind_of(value)}: math.inf means no limit"
         ) from None

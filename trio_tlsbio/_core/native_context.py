@@ -93,14 +93,14 @@ def _reach(ssl_context: ssl.SSLContext) -> tuple[ctypes.PyDLL, int]:
     libssl = _libssl()
     if libssl is None or not is_reachable():
         raise NotImplementedError(
-            "this Python does not let programs at the OpenSSL of its ssl module, so the keys of "
-            "session tickets can't be set: see TicketKeys.is_available()"
+            "this Python gives no access to the OpenSSL library of its ssl module, so session "
+            "ticket keys can't be set: see TicketKeys.is_available()"
         )
     pointer = _pointer_of(libssl, ssl_context)
     if pointer is None:
         raise NotImplementedError(
-            f"a {type(ssl_context).__name__} does not show OpenSSL's context, so the keys of "
-            "session tickets can't be set in it"
+            f"a {type(ssl_context).__name__} gives no access to OpenSSL's context, so session "
+            "ticket keys can't be set in it"
         )
     return libssl, pointer
 
@@ -118,7 +118,7 @@ def set_ticket_keys(ssl_context: ssl.SSLContext, keys: bytes) -> None:
     libssl.SSL_CTX_ctrl(pointer, _GET_TICKET_KEYS, length, found)
     # Forks of OpenSSL have keys of other lengths, or none.
     if found.raw != keys:
-        raise NotImplementedError(f"{ssl.OPENSSL_VERSION} does not take keys of session tickets")
+        raise NotImplementedError(f"{ssl.OPENSSL_VERSION} does not accept session ticket keys")
 
 
 def certificate_names_in_der(ssl_context: ssl.SSLContext) -> set[bytes]:

@@ -187,11 +187,11 @@ class ProxyHeaderReader:
         """Add received bytes, and return the header once it is complete.
 
         Raises:
-          ValueError: with an explanation, if the header is invalid, as soon as this is known; and
-            if the header is already complete. Discard the reader, and close the connection.
+          ValueError: as soon as the header is known to be invalid, with an explanation, or if the
+            header is already complete. Discard the reader, and close the connection.
         """
         if self.header is not None:
-            raise ValueError("the header is whole already: what follows doesn't belong here")
+            raise ValueError("the header is already complete: don't feed the bytes after it")
         self._data += data
         size = _header_bytes(self._data)
         if size is not None and len(self._data) >= size:
@@ -350,7 +350,7 @@ def _check_sum(block: bytes, start: int) -> None:
     for kind, at, value in _each_entry(block, start):
         if kind == _Type.CRC32C:
             if len(value) != 4:
-                raise ValueError("the PROXY protocol header has a checksum of a wrong length")
+                raise ValueError("the PROXY protocol header has a checksum of the wrong length")
             if _crc32c(block[:at] + bytes(4) + block[at + 4 :]) != int.from_bytes(value):
                 raise ValueError("the PROXY protocol header has a wrong checksum: it is damaged")
 
@@ -361,7 +361,9 @@ def _each_entry(block: bytes, at: int) -> Iterator[tuple[int, int, bytes]]:
         kind, start = block[at], at + 3
         at = start + int.from_bytes(block[at + 1 : start])
         if start > len(block) or at > len(block):
-            raise ValueError(f"the PROXY protocol header is cut in a value of type 0x{kind:02x}")
+            raise ValueError(
+                f"the PROXY protocol header is cut off in a value of type 0x{kind:02x}"
+            )
         yield kind, start, block[start:at]
 
 
@@ -371,13 +373,13 @@ def _text(entries: dict[int, bytes], kind: _Type, encoding: str) -> str | None:
         return None if value is None else value.decode(encoding)
     except UnicodeDecodeError:
         raise ValueError(
-            f"the PROXY protocol header has a value of type 0x{kind:02x} that is no text"
+            f"the PROXY protocol header has a value of type 0x{kind:02x} that is not text"
         ) from None
 
 
 def _tls_info(value: bytes) -> ProxyTLSInfo:
     if len(value) < 5:
-        raise ValueError("the PROXY protocol header is cut in what it reports about TLS")
+        raise ValueError("the PROXY protocol header is cut off in its TLS information")
     client, entries = value[0], _entries(value, 5)
     return ProxyTLSInfo(
         is_tls=bool(client & _CLIENT_SSL),

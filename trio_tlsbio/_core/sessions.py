@@ -72,7 +72,7 @@ class Lineage:
 
 @attrs.frozen(eq=False)
 class TLSSession:
-    """A session with which a later connection to the same server can resume, skipping most of the
+    """A session that a later connection to the same server can resume, to skip most of the
     handshake.
 
     OpenSSL checks neither the certificate nor the name again when it resumes: a session from

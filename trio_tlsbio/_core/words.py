@@ -18,16 +18,17 @@ ALERTS = {
     " signatures), or no client certificate or pre-shared key (PSK) where it needs one",
     "no_certificate": "we did not send a certificate",
     "bad_certificate": "it does not accept our certificate",
-    "unsupported_certificate": "our certificate is of a kind that it does not support, or not"
-    " made for this purpose (extended key usage: clientAuth for clients, serverAuth for servers)",
+    "unsupported_certificate": "our certificate is of a kind that it does not support, or was not "
+    "issued for this purpose (extended key usage: clientAuth for "
+    "clients, serverAuth for servers)",
     "certificate_revoked": "our certificate was revoked",
     "certificate_expired": "our certificate has expired or is not valid yet; if it was renewed,"
     " it has to be loaded again (ReloadingContext does that)",
     "certificate_unknown": "it does not accept our certificate",
-    "illegal_parameter": "a handshake message that we sent does not make sense to it, or our"
+    "illegal_parameter": "a handshake message that we sent has an invalid value, or our"
     " pre-shared key (PSK) is not the one that it has",
     "unknown_ca": "it does not trust the authority that issued our certificate",
-    "access_denied": "our certificate is valid, but not allowed in",
+    "access_denied": "our certificate is valid, but access is denied",
     "decode_error": "it can't read a message that we sent",
     "decrypt_error": "it can't verify a signature or a Finished message that we sent, or our"
     " pre-shared key (PSK) is not the one that it has",
@@ -41,7 +42,7 @@ ALERTS = {
     "missing_extension": "a handshake message that we sent lacks an extension",
     "unsupported_extension": "we sent an extension that it did not ask for",
     "certificate_unobtainable": "it could not fetch our certificate",
-    "unrecognized_name": "it serves no site of the name we asked for",
+    "unrecognized_name": "it serves no site with the name that we asked for",
     "bad_certificate_status_response": "it can't accept our OCSP response",
     "bad_certificate_hash_value": "our certificate doesn't match the hash that it was given",
     "unknown_psk_identity": "it knows no pre-shared key (PSK) for the identity that we sent",
@@ -50,7 +51,7 @@ ALERTS = {
     "no_application_protocol": "it speaks no application protocol (ALPN) that we offer",
     "general_error": "it does not say why",
     "ech_required": "it requires Encrypted Client Hello (ECH), which Python does not support",
-    "unknown": "it sent an alert that has no name here",
+    "unknown": "it sent an alert of an unknown kind",
 }
 
 # The alerts in IANA's registry that OpenSSL has no name for.
@@ -63,7 +64,7 @@ _NO_TLS_RECORD = "the peer sent something that is not a TLS record"
 _DAMAGED = "a record arrived damaged: its bytes were changed or reordered on the way"
 _WORN_OUT_KEY = "more records were sent with one key than TLS allows"
 _TOO_LONG_A_RECORD = "the peer sent a record that is longer than TLS allows"
-_MISPLACED_RECORD = "the peer sent a record that has no place here"
+_MISPLACED_RECORD = "the peer sent an unexpected record"
 _MALFORMED = "the peer sent a malformed handshake message"
 _MALFORMED_ALERT = "the peer sent a malformed alert"
 _CONTRADICTORY_VERSIONS = "the peer's messages name versions of TLS that contradict each other"
@@ -262,14 +263,14 @@ REASONS = {
     # Records
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": _DAMAGED,
     "BLOCK_CIPHER_PAD_IS_WRONG": _DAMAGED,
-    "RECORD_TOO_SMALL": "the peer sent one empty record after the other",
+    "RECORD_TOO_SMALL": "the peer sent too many empty records in a row",
     "PACKET_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "DATA_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "ENCRYPTED_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "COMPRESSED_LENGTH_TOO_LONG": _TOO_LONG_A_RECORD,
     "INVALID_RECORD": _NO_TLS_RECORD,
-    "UNEXPECTED_MESSAGE": "the peer sent a message that has no place here",
-    "BAD_HELLO_REQUEST": "the peer sent a message that has no place here",
+    "UNEXPECTED_MESSAGE": "the peer sent an unexpected message",
+    "BAD_HELLO_REQUEST": "the peer sent an unexpected message",
     "UNEXPECTED_RECORD": _MISPLACED_RECORD,
     "UNEXPECTED_CCS_MESSAGE": _MISPLACED_RECORD,
     "CCS_RECEIVED_EARLY": _MISPLACED_RECORD,
@@ -285,7 +286,7 @@ REASONS = {
     "NOT_ON_RECORD_BOUNDARY": "the peer changed its keys in the middle of a record",
     "INVALID_ALERT": _MALFORMED_ALERT,
     "UNKNOWN_ALERT_TYPE": _MALFORMED_ALERT,
-    "TOO_MANY_WARN_ALERTS": "the peer sent one warning after the other",
+    "TOO_MANY_WARN_ALERTS": "the peer sent too many warnings in a row",
     "TOO_MANY_KEY_UPDATES": "the peer changed its keys too often",
     "SEQUENCE_CTR_WRAPPED": _WORN_OUT_KEY,
     "MAXIMUM_ENCRYPTED_PKTS_REACHED": _WORN_OUT_KEY,
@@ -296,7 +297,7 @@ REASONS = {
     "LENGTH_MISMATCH": _MALFORMED,
     "LENGTH_TOO_SHORT": _MALFORMED,
     "LENGTH_TOO_LONG": _MALFORMED,
-    "BAD_LENGTH": "the peer sent a message that is empty, or not as long as it says",
+    "BAD_LENGTH": "the peer sent a message that is empty, or has a wrong length",
     "BAD_PACKET": _MALFORMED,
     "BAD_PACKET_LENGTH": _MALFORMED,
     "BAD_DIGEST_LENGTH": _MALFORMED,
@@ -306,7 +307,7 @@ REASONS = {
     "ERROR_IN_RECEIVED_CIPHER_LIST": _MALFORMED,
     "EXT_LENGTH_MISMATCH": _MALFORMED,
     "EXTRA_DATA_IN_MESSAGE": _MALFORMED,
-    "INVALID_SESSION_ID": "the peer's ServerHello has another session ID than our ClientHello",
+    "INVALID_SESSION_ID": "the peer's ServerHello has a different session ID from our ClientHello",
     "PARSE_TLSEXT": _MALFORMED,
     "POST_HANDSHAKE_AUTH_ENCODING_ERR": _MALFORMED,
     "RECORD_LENGTH_MISMATCH": _MALFORMED,
@@ -334,8 +335,8 @@ REASONS = {
     "SHUTDOWN_WHILE_IN_INIT": _LATE_CALL,
     "STILL_IN_INIT": _LATE_CALL,
     "UNINITIALIZED": _LATE_CALL,
-    "INTERNAL_ERROR": "OpenSSL can't go on (internal error); in TLS 1.2, a record that is too short"
-    " to be encrypted does that",
+    "INTERNAL_ERROR": "OpenSSL can't continue (internal error); in TLS 1.2, a record that is too "
+    "short to be encrypted causes this",
     "BAD_HANDSHAKE_LENGTH": _OPENSSL,
     "BAD_HANDSHAKE_STATE": _OPENSSL,
     "CANNOT_CHANGE_CIPHER": _OPENSSL,

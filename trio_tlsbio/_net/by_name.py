@@ -52,15 +52,15 @@ def contexts_by_name(
     """
     if not hasattr(contexts, "items"):
         raise TypeError(
-            f"contexts_by_name() takes a dict of contexts by their names, not {kind_of(contexts)}"
+            f"contexts_by_name() takes a dict of names and their contexts, not {kind_of(contexts)}"
         )
     by_name: dict[str, ssl.SSLContext | ContextProvider] = {}
     for name, context in contexts.items():
         key = _lookup_form(name)
         if key in by_name:
             raise ValueError(
-                f"{name!r}: there is a context for this name already: upper case and a dot at the "
-                "end make no other name"
+                f"{name!r}: there is already a context for this name: case and a trailing dot "
+                "don't matter"
             )
         by_name[key] = _checked(name, context)
     if default is not None:
@@ -86,7 +86,7 @@ def _checked(
         )
     if current.protocol is ssl.PROTOCOL_TLS_CLIENT:
         raise ValueError(
-            f"the SSLContext for {name} was made for clients: a server takes "
+            f"the SSLContext for {name} was made for clients: a server needs "
             "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
         )
     return context

@@ -95,7 +95,7 @@ async def open_tls_over_tcp_stream(
     if ssl_context is None:
         if session is not None or session_cache is not None:
             raise ValueError(
-                "sessions can only be resumed with the ssl_context they were made with: give it too"
+                "sessions can only be resumed with the ssl_context they were made with: pass it too"
             )
         ssl_context = make_default_context()
     context = await next_context(ssl_context)
@@ -375,7 +375,10 @@ class TLSConnector:
             return self.alpn_protocols
         names = alpn_names(alpn_protocols)
         if self.alpn_protocols is None:
-            raise ValueError("alpn_protocols for one call need a TLSConnector that has some itself")
+            raise ValueError(
+                "alpn_protocols for a single call need a TLSConnector that has "
+                "alpn_protocols itself"
+            )
         return names
 
     def reconnect(
@@ -434,12 +437,12 @@ def reconnect(
                 with suppress(trio.BrokenResourceError):
                     await talk(stream)
 
-    The handshake of each stream is done. After each of several failed attempts in a row there is a
-    delay, which doubles up to ``max_delay``. From the second one on, it is chosen at random between
-    half of this value and the full value. A connection also counts as a failed attempt if the
-    server refuses it after the handshake, as TLS 1.3 does with a client certificate, or if it ends
-    at once without any data from the server. Any other connection resets the delay. Attempts are
-    never closer together than ``initial_delay``.
+    The handshake of each stream is done. After a failed attempt there is a delay, which doubles
+    with each consecutive failure, up to ``max_delay``. From the second delay on, the actual delay
+    is chosen at random between half of this value and the full value. A connection also counts as a
+    failed attempt if the server refuses it after the handshake, as TLS 1.3 does with a client
+    certificate, or if it ends at once without any data from the server. Any other connection resets
+    the delay. Attempts are never closer together than ``initial_delay``.
 
     Leaving the loop does not close the last stream. A cancellation takes effect at once; the next
     attempt waits for the rest of an unfinished delay.

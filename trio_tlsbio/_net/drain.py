@@ -50,7 +50,7 @@ class Drain:
     """Ends servers gracefully: each handler ends where it waits for an idle client.
 
     Pass it to the server as ``drain``. A handler may wait for hours for its client's next request.
-    In that place, it calls this object's :meth:`receive_some`::
+    To wait, it calls this object's :meth:`receive_some`::
 
         async def handler(stream):
             while request := await drain.receive_some(stream):
@@ -62,11 +62,11 @@ class Drain:
 
         await drain.end(30)
 
-    A busy handler continues until it waits in that place again. Several servers can share a drain.
-    A server without a drain can be ended by closing its listeners and calling :meth:`begin`.
+    A busy handler continues until it waits there again. Several servers can share a drain. A server
+    without a drain can be ended by closing its listeners and calling :meth:`begin`.
 
     With a server's ``max_connection_age``, the handler of a connection that is too old ends in the
-    same places.
+    same way.
     """
 
     has_begun: bool = attrs.field(default=False, init=False)
@@ -141,9 +141,9 @@ class Drain:
     async def receive_some(
         self, stream: trio.abc.ReceiveStream, max_bytes: int | None = None
     ) -> bytes | bytearray:
-        """Receive where the client may be idle: like ``stream.receive_some()``, but return ``b""``,
-        as if the client had ended the stream, once the handler :meth:`should_end` and nothing has
-        arrived.
+        """Receive from a client that may be idle. This is like ``stream.receive_some()``, but
+        returns ``b""``, as if the client had ended the stream, if the handler :meth:`should_end`
+        and nothing has arrived.
 
         The stream stays usable if it allows its receiving to be cancelled, as a :class:`TLSStream`
         does.
@@ -159,7 +159,8 @@ class Drain:
         return b""
 
     async def wait_should_end(self, stream: trio.abc.ReceiveStream) -> None:
-        """Wait until the handler of ``stream`` should end, as soon as its client is idle.
+        """Wait until the handler of ``stream`` should end. It should do so as soon as its client is
+        idle.
 
         This is for protocols in which a receive doesn't show whether the client is idle: if several
         requests can be answered concurrently, for example.

@@ -40,9 +40,9 @@ def load_identity(
     """Load a certificate and its private key, like :meth:`ssl.SSLContext.load_cert_chain`, but from
     memory: from a secret manager or an environment variable, for example.
 
-    Nothing is left on a disk. On Linux, nothing is written to one. Elsewhere OpenSSL reads from
-    files in a directory that only this user can access. The files are removed before this returns
-    or raises.
+    Nothing is left on disk. On Linux, nothing is written to disk at all. On other systems, OpenSSL
+    reads from files in a directory that only this user can access. The files are removed before
+    this returns or raises.
 
     If this raises, the context is unchanged, except on PyPy if an issuer's certificate is too weak.
     OpenSSL never prompts for a password on the terminal.
@@ -50,7 +50,7 @@ def load_identity(
     Args:
       ssl_context: Any context, for servers or clients.
       certificate: The certificate in PEM form, followed by those of issuers to send, if any.
-      key: The private key in PEM form. If it is in the same text as the certificate, pass that
+      key: The private key in PEM form. If it is in the same text as the certificate, pass this text
         twice.
       password: The password of an encrypted key, or a function that returns it. The function is
         only called if needed.

@@ -127,8 +127,8 @@ class TLSListener(trio.abc.Listener[TLSStream[T_Stream]], Generic[T_Stream]):
       https_compatible: See :class:`TLSStream`.
       handshake_timeout: How long a handshake may take, in seconds.
       close_timeout: How long closing waits for the client, in seconds. See :class:`TLSStream`.
-      close_max_bytes: How many bytes from a client closing discards before it stops waiting for the
-        end.
+      close_max_bytes: How many bytes from a client are discarded while closing, before it stops
+        waiting for the client's end.
       proxy_protocol: The proxies that connect on behalf of clients, and send a PROXY protocol
         header, version 1 or 2, before TLS. The header is read as a part of the handshake, and
         :attr:`TLSStream.client_address` is the address that it reports. Other peers are refused.

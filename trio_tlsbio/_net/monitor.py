@@ -132,8 +132,8 @@ class ServerStatistics:
     """The total duration of all closed connections, in seconds."""
 
     certificate_expires: float | None = attrs.field(default=None, eq=False)  # not a counter
-    """When the first of the server's certificates expires, in seconds since the epoch. This is the
-    certificate that the server has loaded, even if the file has changed since. None if it is
+    """When the first of the server's certificates expires, in seconds since the epoch. This refers
+    to the certificate that the server has loaded, even if the file has changed since. None if it is
     unknown: for contexts that your own function chooses, and, where CPython's underlying objects
     are not accessible, for contexts other than a :class:`~trio_tlsbio.ReloadingContext`. Envoy:
     ``days_until_first_cert_expiring``, in days.

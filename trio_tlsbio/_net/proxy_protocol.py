@@ -35,14 +35,17 @@ AnyNetwork: TypeAlias = str | IPv4Address | IPv6Address | IPv4Network | IPv6Netw
 def _networks(networks: Iterable[AnyNetwork]) -> tuple[Network, ...]:
     if isinstance(networks, str) or not isinstance(networks, Iterable):
         raise TypeError(
-            f'TrustedProxies takes a list of networks, ["192.0.2.0/24"], not {kind_of(networks)}'
+            'TrustedProxies takes a list of networks, such as ["192.0.2.0/24"], not '
+            f"{kind_of(networks)}"
         )
     return tuple(map(_network, networks))
 
 
 def _network(given: AnyNetwork) -> Network:
     if not isinstance(given, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
-        raise TypeError(f"a network must be a str or of the module ipaddress, not {given!r}")
+        raise TypeError(
+            f"a network must be a str or an object of the module ipaddress, not {given!r}"
+        )
     try:
         network = ipaddress.ip_network(given, strict=False)
     except ValueError as exc:
@@ -51,7 +54,7 @@ def _network(given: AnyNetwork) -> Network:
         ) from None
     if network != _exact(given):
         raise ValueError(
-            f"a network must have no bits set after its prefix: give {network}, not {given}"
+            f"{given} has bits set after its prefix: give {network}, or an address without a prefix"
         )
     if "%" in str(network):
         raise ValueError(f"a network must not have a zone: {given!r}")
@@ -69,13 +72,13 @@ def _exact(given: AnyNetwork) -> Network | None:
 class TrustedProxies:
     """The peers whose PROXY protocol headers a server trusts. No other peer can connect to it.
 
-    A trusted peer can connect in the name of any address. So these should be the addresses of your
-    proxies, and of no clients.
+    A trusted peer can claim any client address. So list only your proxies, and no clients.
 
     Args:
       networks: IP addresses and networks, such as ``"192.0.2.7"``, ``"2001:db8::/64"`` or objects
         of the module ``ipaddress``.
-      unix: Whether to trust peers that connect to a Unix socket. Its permissions control who can.
+      unix: Whether to trust peers that connect to a Unix socket. The socket's permissions control
+        who can connect.
 
     Raises:
       TypeError: if ``networks`` is not a list of these.
@@ -87,7 +90,9 @@ class TrustedProxies:
 
     def __attrs_post_init__(self) -> None:
         if not (self.networks or self.unix):
-            raise ValueError("TrustedProxies needs a network, or no peer could connect")
+            raise ValueError(
+                "TrustedProxies needs at least one network: otherwise no peer could connect"
+            )
 
     def trusts(self, address: Address | None) -> bool:
         """Return True if an address, such as :attr:`TLSStream.peer_address`, belongs to a trusted
@@ -105,7 +110,7 @@ def check_trusted_proxies(proxies: object) -> None:
     """Raise :exc:`TypeError` if ``proxies`` is neither None nor a :class:`TrustedProxies`."""
     if not isinstance(proxies, TrustedProxies | None):
         raise TypeError(
-            f"proxy_protocol must be TrustedProxies or None, not {kind_of(proxies)}: "
+            f"proxy_protocol must be TrustedProxies or None, not {kind_of(proxies)}: pass "
             'TrustedProxies(["192.0.2.0/24"])'
         )
 
@@ -153,8 +158,8 @@ class HeaderPrologue:
             raise truncated("the peer closed the connection before it was accepted")
         if not self._proxies.trusts(self._addresses.peer):
             raise TLSError(
-                "the peer is none of the trusted proxies (TrustedProxies), and no other peer"
-                " may connect here",
+                "the peer is not one of the trusted proxies (TrustedProxies), and only they may "
+                "connect here",
                 reason=_UNTRUSTED,
             )
         self._addresses.proxy_header = header = _feed(self._reader, data)
@@ -165,7 +170,7 @@ class HeaderPrologue:
 
 
 def _header_cut() -> TLSError:
-    return truncated("the peer closed the connection before its PROXY protocol header was whole")
+    return truncated("the peer closed the connection before its PROXY protocol header was complete")
 
 
 def _feed(reader: ProxyHeaderReader, data: Any) -> ProxyHeader | None:

@@ -67,8 +67,8 @@ def is_worth_retrying(error: Exception) -> bool:
     took too long. It may also succeed if the server ended the handshake without an explanation: a
     server that is shutting down or overloaded sends close_notify, user_canceled or internal_error.
 
-    It would fail again if either side refused the other one's certificate or offers, if the peer
-    doesn't speak TLS, or if the user's code that verifies the peer raised an exception.
+    It would fail again if one side refused what the other side presented or offered, if the peer
+    doesn't speak TLS, or if your code that verifies the peer raised an exception.
     """
     match error:
         case CertificateError():

@@ -128,7 +128,8 @@ class ReloadingContext:
 
     Args:
       make_context: Creates the context. It is called at once, and for each reload, usually in a
-        thread. A reload fails if its context is for the other side than the first one.
+        thread. A reload fails if it creates a context for clients and the first one was for
+        servers, or the reverse.
       files: The files to check for changes. Without files, only :meth:`reload` creates a new
         context.
       on_reload: Called after a reload with the exception, or None. It is not called when a retry
@@ -140,11 +141,10 @@ class ReloadingContext:
     Raises:
       TypeError: if ``make_context`` is not a function, or does not return an
         :class:`ssl.SSLContext`, or if ``files`` is a single path.
-      ValueError: if the file with the ticket keys is invalid, or if it is impossible to determine
-        which other contexts have the same purpose as one that gets the keys: because it has no
-        certificate, or because it requests client certificates and has revocation lists or other
-        trust settings that can't be compared. In that case, call :meth:`.TicketKeys.install` in
-        ``make_context`` with a purpose of your own.
+      ValueError: if the file with the ticket keys is invalid, or if a context's purpose can't be
+        determined: because it has no certificate, or because it requests client certificates and
+        has revocation lists or other trust settings that can't be compared. In that case, call
+        :meth:`.TicketKeys.install` in ``make_context`` with a purpose of your own.
       NotImplementedError: with ``ticket_keys``, where :meth:`.TicketKeys.is_available` returns
         False.
       Exception: any exception from the first call of ``make_context``.
@@ -179,7 +179,9 @@ class ReloadingContext:
                 f"{kind_of(make_context)}"
             )
         if isinstance(files, str | bytes | os.PathLike):
-            raise TypeError(f"files must be a list of paths, not {kind_of(files)}: files=[path]")
+            raise TypeError(
+                f"files must be a list of paths, not {kind_of(files)}: pass files=[path]"
+            )
         self._make_context = make_context
         self._protocol = None
         self._files = tuple(files)
@@ -314,14 +316,14 @@ class ReloadingContext:
         if error is not None:
             names = f" from {', '.join(map(str, self._files))}" if self._files else ""
             _logger.error(
-                "the SSLContext can't be made anew%s, and the old one stays: %s",
+                "can't make a new SSLContext%s, so the old one stays in use: %s",
                 names,
                 why_unusable(error),
             )
         if tickets_error is not None:
             why = why_unusable(tickets_error)
             _logger.error(
-                "the keys of session tickets can't be read, and the old ones stay: %s", why
+                "can't read the session ticket keys, so the old ones stay in use: %s", why
             )
         if self._on_reload is not None:
             self._on_reload(error or tickets_error)
@@ -334,8 +336,8 @@ class ReloadingContext:
             )
         if self._protocol is not None and context.protocol is not self._protocol:
             raise ValueError(
-                f"make_context must stay with {self._protocol.name}, by which it made the first "
-                f"context: {context.protocol.name} may be for the other side"
+                f"make_context returned a context for {context.protocol.name}, but its first "
+                f"context was for {self._protocol.name}"
             )
         if self._tickets is not None:
             self._tickets.install(context)

@@ -190,12 +190,12 @@ def _monitor_or_own(monitor: object) -> ServerMonitor:
 
 def _check_listeners(listeners: object) -> None:
     if isinstance(listeners, trio.abc.Listener):
-        raise TypeError(f"listeners must be a list, not {kind_of(listeners)}: [listener]")
+        raise TypeError(f"listeners must be a list, not {kind_of(listeners)}: pass [listener]")
     for listener in listeners if isinstance(listeners, list) else []:
         if isinstance(listener, trio.SocketListener):
             raise TypeError(
-                "a listener must be a TLSListener, not SocketListener: "
-                "TLSListener(listener, ssl_context) makes one of it"
+                "a listener must be a TLSListener, not SocketListener: wrap it as "
+                "TLSListener(listener, ssl_context)"
             )
 
 
@@ -218,8 +218,8 @@ class _Policy(Generic[T_Stream]):
     def _check_on_error(self, _: object, value: object) -> None:
         if value is not None and not callable(value):
             raise TypeError(
-                f"on_error must be a function, not {kind_of(value)}: it gets the stream and the "
-                "exception"
+                f"on_error must be a function, not {kind_of(value)}: it is called with the stream "
+                "and the exception"
             )
 
     @max_age.validator
@@ -423,7 +423,7 @@ class _Server(Generic[T_Stream]):
 
 def _end_if_silent(stream: TLSStream[Any]) -> None:
     end_if_silent(
-        stream, TruncationError("the server drains, and the client has not sent anything")
+        stream, TruncationError("the server is draining, and the client has not sent anything")
     )
 
 
@@ -445,7 +445,7 @@ def _log_failure(error: TLSError, stream: TLSStream[Any]) -> None:
 
 
 async def close_after(error: BaseException, stream: TLSStream[Any]) -> None:
-    """Close a stream whose handshake failed, but let its alert arrive."""
+    """Close a stream whose handshake failed, in a way that lets its alert arrive."""
     if isinstance(error, TLSError) and not isinstance(error, HandshakeTimeoutError):
         # Closing at once could destroy the alert in flight. See TLSStream.aclose().
         with suppress(TLSError):

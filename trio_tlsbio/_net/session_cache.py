@@ -57,7 +57,7 @@ class _Entry:
 
 @attrs.define(eq=False, init=False, repr=False)
 class SessionCache:
-    """A bounded store of sessions, which all connections of a process can share.
+    """A bounded store of sessions, which all connections in a process can share.
 
     For each server it holds several TLS 1.3 tickets, each of which is handed out once, and one TLS
     1.2 session, which can be used repeatedly. A ticket that was handed out is not stored again. The
@@ -71,15 +71,14 @@ class SessionCache:
       max_sessions: The maximum number of sessions in total. If it is exceeded, the server that was
         not used for the longest time loses a session.
       tickets_per_server: The maximum number of TLS 1.3 tickets for one server; the oldest are
-        dropped first. This is the number of connections opened at once that can all resume. The
-        default is higher than the number of idle connections that HTTP clients keep for all servers
-        together, often 20, each of which may have brought a single ticket.
+        dropped first. Up to this many connections that are opened at once can resume. HTTP clients
+        often keep 20 idle connections for all servers together, each of which may have received a
+        single ticket, so the default is higher than that.
       max_lineage: How long after a full handshake its sessions can be resumed, in seconds. This
         includes tickets from resumed connections, in which no certificate is verified. Sessions
         never outlive the server's certificate. The default of seven days is also the maximum: RFC
-        9846 section 4.7.1 forbids keeping a ticket for longer. So by default no ticket's own
-        lifetime is shortened, and later tickets of the lineage don't extend it. Choose less to
-        verify certificates, and their revocation, more often.
+        9846 section 4.7.1 forbids keeping a ticket for longer. Use a lower value to verify
+        certificates, and their revocation, more often.
       clock: Returns the time in seconds since the epoch.
 
     Raises:
@@ -125,7 +124,7 @@ class SessionCache:
         refuse_copy(self)
 
     def __len__(self) -> int:
-        """Return the number of sessions, including expired ones that were not requested since."""
+        """Return the number of sessions, including expired ones that were not removed yet."""
         return self._count
 
     def put(self, session: TLSSession, port: int, *, now: float) -> None:
@@ -194,7 +193,7 @@ class SessionCache:
         return session.has_ended(self._clock(), self._max_lineage)
 
     def mark_used(self, session: TLSSession) -> None:
-        """Note that a session is used which did not come from :meth:`take`.
+        """Record that a session that did not come from :meth:`take` is being used.
 
         If it is a TLS 1.3 ticket, it is not handed out from now on.
         """
@@ -232,7 +231,7 @@ class SessionCache:
 
 
 def check_cache(session_cache: object) -> None:
-    """Raise :exc:`TypeError` if this is neither None nor a :class:`SessionCache`."""
+    """Raise :exc:`TypeError` unless this is None or a :class:`SessionCache`."""
     if not isinstance(session_cache, SessionCache | None):
         raise TypeError(
             f"session_cache must be a SessionCache, not {kind_of(session_cache)}: SessionCache() "

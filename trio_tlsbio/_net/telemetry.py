@@ -51,8 +51,8 @@ def tls_attributes(source: HandshakeInfo | ServerEvent) -> Attributes:
     ``tls.server.*``, and for events ``error.type``. The name that the client requested is
     ``server.address``, which has replaced ``tls.client.server_name`` there. Only known values are
     included: the subject, issuer and start date of a certificate require a context that verifies
-    it. The values are intended for tracing, not for metrics: as certificates and names are
-    different each time, each would create a new time series.
+    it. The values are intended for tracing, not for metrics: certificates and names vary, and each
+    new value would create a new time series.
     """
     match source:
         case HandshakeInfo():

@@ -33,11 +33,11 @@ def _check_secret(_: object, __: object, value: Any) -> None:
         )
     if len(value) != _LENGTH:
         raise ValueError(
-            f"the secret of TicketKeys has 80 bytes, not {len(value)}: give it as it is, without "
-            "hexadecimal or Base64"
+            f"the secret of TicketKeys must have 80 bytes, not {len(value)}: pass the bytes "
+            "themselves, not in hexadecimal or Base64"
         )
     if len(set(value)) == 1:
-        raise ValueError("the secret of TicketKeys is one byte over and over, not random")
+        raise ValueError("the secret of TicketKeys is one byte repeated, not random")
 
 
 @attrs.frozen(eq=False)
@@ -56,7 +56,7 @@ class TicketKeys:
 
     Python has no API for this, so libssl is called through ``ctypes``. See :meth:`is_available`.
 
-    The repr shows nothing of the keys, and they can't be pickled or copied.
+    The repr doesn't show the keys, and they can't be pickled or copied.
 
     Args:
       secret: 80 random bytes, if they don't come from a file.
@@ -86,7 +86,8 @@ class TicketKeys:
     def from_file(cls, path: _Path) -> TicketKeys:
         """Read keys from a file of 80 random bytes, the format of nginx's ssl_session_ticket_key.
 
-        Symbolic links are followed. The checks apply to the same open file that is read.
+        Symbolic links are followed. The file is checked after it has been opened, so that it can't
+        be replaced in between.
 
         Raises:
           ValueError: if it is not a regular file of 80 bytes, or, on POSIX, if anyone but its owner
@@ -104,8 +105,8 @@ class TicketKeys:
             os.close(descriptor)
         if len(secret) != _LENGTH:
             raise ValueError(
-                f"{os.fspath(path)} has {status.st_size} bytes, and keys of session tickets are "
-                "80 random bytes, as `openssl rand 80` writes"
+                f"{os.fspath(path)} has {status.st_size} bytes, but session ticket keys are 80 "
+                "random bytes (`openssl rand 80` makes them)"
             )
         return cls(secret)
 
@@ -140,7 +141,7 @@ class TicketKeys:
             )
         if ssl_context.protocol is ssl.PROTOCOL_TLS_CLIENT:
             raise ValueError(
-                "this SSLContext was made for clients, which have no keys of session tickets"
+                "this SSLContext was made for clients, which have no session ticket keys"
             )
         info = b"trio_tlsbio session tickets\0" + purpose
         set_ticket_keys(ssl_context, hkdf(self._secret, b"", info, _LENGTH))
@@ -151,7 +152,7 @@ class TicketKeys:
 
 def _check_file(path: _Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{os.fspath(path)} is no regular file")
+        raise ValueError(f"{os.fspath(path)} is not a regular file")
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ValueError(
             f"{os.fspath(path)} holds secret keys, but group or others have access to it (its "
@@ -187,8 +188,8 @@ def purpose_of(ssl_context: ssl.SSLContext) -> bytes:
     names = certificate_names_in_der(ssl_context)
     if not names:
         raise ValueError(
-            "the SSLContext has no certificate, so it can't be known which other contexts are for "
-            "the same: call TicketKeys.install() with a purpose of your own"
+            "the SSLContext has no certificate that shows which contexts may share its sessions: "
+            "call TicketKeys.install() with a purpose of your own"
         )
     parts = [b"names", *sorted(names)]
     if ssl_context.verify_mode is not ssl.CERT_NONE:

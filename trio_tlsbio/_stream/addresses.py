@@ -83,8 +83,8 @@ class AddressQueries:
 
     @property
     def proxy_header(self) -> ProxyHeader | None:
-        """What a proxy has reported about the client with the PROXY protocol. None without a proxy,
-        and until the header has arrived.
+        """The PROXY protocol header, in which a proxy has reported its client. None without a
+        proxy, and until the header has arrived.
         """
         return self._addresses.proxy_header
 

@@ -26,8 +26,8 @@ async def read_client_hello(
     If this is cancelled, the bytes received so far are lost: close the transport.
 
     Args:
-      transport_stream: The stream over which the client has connected. At most one piece of 16 KiB
-        is read beyond the ClientHello.
+      transport_stream: The stream over which the client has connected. At most 16 KiB are read
+        beyond the ClientHello.
 
     Raises:
       TLSError: if the client doesn't speak TLS, if its ClientHello is malformed or longer than 64

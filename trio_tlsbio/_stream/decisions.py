@@ -48,8 +48,8 @@ def checked_function(function: object, name: str) -> Callable[[Any], Any]:
     if isinstance(function, Coroutine):
         function.close()  # or Python would warn that it was never awaited
         raise TypeError(
-            f"{name} must be a function, not a coroutine: give the function itself, and don't call "
-            "it"
+            f"{name} must be a function, not a coroutine: pass the function itself, without "
+            "calling it"
         )
     if is_function(function):
         return function
@@ -121,7 +121,7 @@ class Decisions:
             accepts = await answer_of(self._verify_peer, "verify_peer", handshake)
             if accepts is False:
                 raise TypeError(
-                    "verify_peer returned False, which refuses nobody: raise an exception instead"
+                    "verify_peer returned False: to refuse a peer, raise an exception instead"
                 )
         except TLSError as exc:
             connection.abort(exc.again())
@@ -146,10 +146,10 @@ async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
 
 @disable_ki_protection  # as above
 async def answer_of(function: Callable[..., Any], name: str, *arguments: object) -> Any:
-    """Call an async function of the user, the parameter ``name``, and return its result.
+    """Call the async function that was passed as the parameter ``name``, and return its result.
 
     Raises:
-      TypeError: if it is not async, which can only be seen when it is called.
+      TypeError: if it is not async, which is only known once it is called.
     """
     result = function(*arguments)
     if not inspect.isawaitable(result):

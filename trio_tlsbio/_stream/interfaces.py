@@ -30,7 +30,7 @@ class CountingStream(Protocol):
 
     @property
     def is_cancel_safe(self) -> bool:
-        """True if it really does, which may depend on the underlying stream."""
+        """True if it does so. This may depend on the underlying stream."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class ImmediateStream(Protocol):
 
 @runtime_checkable
 class LingeringStream(Protocol):
-    """A stream over a socket. The socket must not be closed before the peer has closed."""
+    """A stream over a socket, which should not be closed before the peer has closed."""
 
     def end_direction(self) -> bool:
         """End our direction of the socket, if there is one. This must not raise.
@@ -79,14 +79,14 @@ class WatchedStream(Protocol):
     """
 
     def peer_has_gone(self) -> bool:
-        """Return True if the peer has ended its direction or the whole transport, as far as this
-        can be seen without receiving the data that came before.
+        """Return True if it is known, without receiving the data that came before, that the peer
+        has ended its direction or the whole transport.
         """
         ...
 
 
 def check_transport(transport_stream: object) -> None:
-    """Raise :exc:`TypeError` if this is not a Trio stream: a socket, for example."""
+    """Raise :exc:`TypeError` if this is not a Trio stream. Usually it is a socket then."""
     if isinstance(transport_stream, trio.abc.Stream):
         return
     methods = ("send_all", "receive_some", "aclose")
@@ -94,7 +94,7 @@ def check_transport(transport_stream: object) -> None:
     if isinstance(transport_stream, type) or not has_them:
         raise TypeError(
             f"transport_stream must be a trio.abc.Stream, not {kind_of(transport_stream)}: "
-            "trio.open_tcp_stream() returns one, and trio.SocketStream makes one of a trio.socket"
+            "trio.open_tcp_stream() returns one, and trio.SocketStream(sock) wraps a trio socket"
         )
 
 

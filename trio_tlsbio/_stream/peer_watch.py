@@ -56,6 +56,6 @@ class PeerWatch:
         # or has something left to receive, it doesn't only send, and can see the peer's end itself.
         is_known = self.has_received_end or connection.bytes_to_receive
         if transport.inbox.has_ended and not is_known:
-            error = TLSError("the peer has closed the connection, and reads nothing any more")
+            error = TLSError("the peer has closed the connection, and no longer reads")
             error.__cause__ = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             transport.give_up_sending(error)

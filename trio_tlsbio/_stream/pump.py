@@ -119,8 +119,8 @@ class PumpedStream(trio.abc.Stream):
         """Receive from the transport directly.
 
         Raises:
-          trio.BrokenResourceError: if the transport failed, also if it failed while the pump was
-            sending: after that, a socket that was reset looks as if it had ended.
+          trio.BrokenResourceError: if the transport failed, now or earlier while the pump was
+            sending. (After a reset was reported once, a socket looks as if it had ended.)
         """
         return self._received(await self.transport_stream.receive_some(max_bytes))
 
@@ -282,7 +282,7 @@ async def open_pump(
     A :class:`trio.SocketStream` and a :class:`TLSStream` report how much of the data a cancelled
     send has sent. Other streams (pipes, a WebSocket, a tunnel of your own) don't. Over those,
     cancelling a send midway breaks a :class:`TLSStream`, unless the sending is done by a task that
-    isn't cancelled together with the caller. This runs such a task::
+    isn't cancelled together with the caller. This function runs such a task::
 
         async with open_pump(transport_stream) as pumped:
             stream = TLSStream(pumped, ssl_context, server_hostname="example.org")
@@ -291,8 +291,8 @@ async def open_pump(
     Leaving the block sends the contents of the buffer, and ends the task. If the block raises an
     exception, this takes at most ``close_timeout`` seconds. If the block is cancelled or
     interrupted by Ctrl-C, this doesn't wait. If everything was sent, the transport stays open,
-    unless the stream was closed. Otherwise the transport is closed: after half of a record it is
-    useless, and the peer has to see that it did not get everything.
+    unless the stream was closed. Otherwise the transport is closed: after an incomplete record it
+    can't be used, and the peer has to notice that data is missing.
 
     Args:
       transport_stream: The stream to send on. Nothing else may send on it in the meantime.

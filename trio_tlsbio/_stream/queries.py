@@ -46,7 +46,7 @@ class ConnectionQueries:
 
     @property
     def session(self) -> TLSSession | None:
-        """A session with which a later connection to the same server can resume, or None.
+        """A session for a later connection to the same server to resume, or None.
 
         A TLS 1.3 server sends it after the handshake, so it is available once some data was
         received.
@@ -166,6 +166,8 @@ class ConnectionQueries:
         error = self._connection.error
         if error is None:
             return trio.NeedHandshakeError(f"call do_handshake() before calling {name!r}")
-        failed = trio.NeedHandshakeError(f"{name!r} needs a handshake, and that failed: {error}")
+        failed = trio.NeedHandshakeError(
+            f"{name!r} needs a handshake, but the handshake failed: {error}"
+        )
         failed.__cause__ = error.again()
         return failed

@@ -92,12 +92,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
       received: Ciphertext that was already read from the transport, for example by
         :func:`read_client_hello`. It is processed before any data that is read from the transport.
       verify_peer: An async function that verifies the peer after OpenSSL has accepted it, also in a
-        resumed session: for revocation, pinning, or a list of clients. It takes the value that
-        :attr:`handshake` is going to have. Until it returns, no data passes, and our last message
-        of the handshake is held back. If it raises an exception, the peer is refused without an
-        alert. A :exc:`TLSError` is raised as it is, and any other exception becomes the cause of a
-        :exc:`TLSError`. A cancellation, or the end of ``handshake_timeout``, acts as in the rest of
-        the handshake.
+        resumed session: for revocation, pinning, or a list of clients. It is called with the
+        :class:`HandshakeInfo` that :attr:`handshake` will return. Until it returns, no data passes,
+        and our last message of the handshake is held back. If it raises an exception, the peer is
+        refused without an alert. A :exc:`TLSError` is raised as it is, and any other exception
+        becomes the cause of a :exc:`TLSError`. It can be cancelled, and is limited by
+        ``handshake_timeout``, like the rest of the handshake.
       strict_alpn: Whether a server refuses a client that offers application protocols (ALPN), but
         none that the context supports, with the alert ``no_application_protocol`` (RFC 7301 section
         3.2). By default the handshake continues without a protocol, as in Python's servers. A
@@ -428,8 +428,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def send_all(self, data: Data) -> None:  # noqa: C901, PLR0912
         """Encrypt data and send it.
 
-        If this is cancelled, the data that was encrypted before is sent completely, before anything
-        else, and the rest was not sent: see :attr:`bytes_committed`.
+        If this is cancelled, the data that was already encrypted is sent later, completely and
+        before anything else. The rest is not sent: see :attr:`bytes_committed`.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -480,10 +480,11 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """Return True if the peer has ended the transport, so that data sent from now on may be
         lost.
 
-        This works without receiving the data that came before. Only sockets and streams of this
-        class can detect it; over other transports this always returns False. macOS and Windows
-        detect it only once the socket has nothing left to read. Code that only sends need not call
-        this: :meth:`send_all` and :meth:`send_nowait` check from time to time, and raise.
+        For this, the data that came before doesn't have to be received first. Only sockets and
+        streams of this class can detect it; over other transports this always returns False. macOS
+        and Windows detect it only once the socket has nothing left to read. Code that only sends
+        doesn't have to call this: :meth:`send_all` and :meth:`send_nowait` check from time to time,
+        and raise an error.
         """
         return self._transport.peer_has_gone()
 
@@ -535,7 +536,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """End our direction with a close_notify. Receiving continues until the peer's close_notify.
 
         See RFC 9846 section 6.1; this works in TLS 1.2 as well. It doesn't end the direction of the
-        transport. Calling it again only finishes what a cancelled call left undone.
+        transport. After a cancellation, call it again to finish. Otherwise, a second call does
+        nothing.
 
         Raises:
           TLSError: if TLS or the transport failed.
@@ -559,8 +561,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         This sends a close_notify and waits for the peer's. If it is cancelled, call it again.
 
         Returns:
-          The transport stream, and the bytes that were received on it after the end of TLS, which
-          are the start of whatever follows. This stream is closed from now on.
+          The transport stream, and the bytes that were received on it after the end of TLS. They
+          belong to whatever follows TLS. The :class:`TLSStream` itself can't be used any more.
 
         Raises:
           TLSError: if TLS or the transport failed, or if the peer sent more data instead of its
@@ -577,14 +579,14 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
 
     @enable_ki_protection
     async def aclose(self) -> None:
-        """End the connection and close the transport, such that everything that was sent arrives.
+        """End the connection and close the transport, so that all data that was sent can arrive.
 
         This sends a close_notify, after completing the handshake if that isn't done. With
         ``https_compatible`` it does neither. Over a socket, it then ends the TCP direction and
         waits until the peer has closed too: closing a socket while the peer still sends can destroy
         data that the peer has not read yet. All of this takes at most ``close_timeout`` seconds.
 
-        A close_notify asserts that the peer has got everything. So none is sent if the last
+        A close_notify asserts that the peer has received everything. So none is sent if the last
         :meth:`send_all` ended before all of its data was encrypted.
 
         If this is cancelled, it closes the transport at once. Before that, it sends the pending
@@ -626,7 +628,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         self._closing.stop_lingering()
 
     def abort(self) -> bool:
-        """Close at once, without a close_notify: the peer can see that it did not get everything.
+        """Close at once, without a close_notify, so that the peer can see that data is missing.
 
         Tasks that are blocked on the stream get a :exc:`trio.ClosedResourceError`. This never
         raises, and does nothing on a closed stream.

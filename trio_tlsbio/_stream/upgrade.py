@@ -38,8 +38,8 @@ async def start_tls(
 ) -> TLSStream[T_Stream]:
     """Continue with TLS on a stream that has carried plaintext, as STARTTLS does.
 
-    Call this when both sides have agreed in plaintext, and use only the returned stream afterwards.
-    :meth:`TLSStream.unwrap` switches back.
+    Call this when both sides have agreed on TLS in plaintext, and use only the returned stream
+    afterwards. :meth:`TLSStream.unwrap` switches back.
 
     Bytes that arrive before the handshake can come from an attacker. If they stay in a buffer and
     are taken for a command or an answer after the handshake, the attacker can impersonate the peer

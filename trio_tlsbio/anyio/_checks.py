@@ -31,10 +31,12 @@ def check_session_cache(
     if session_cache is None:
         return
     if server_side:
-        raise ValueError("session_cache is for clients: a server resumes what it is offered")
+        raise ValueError(
+            "session_cache is for clients: a server resumes the sessions that clients offer"
+        )
     if ssl_context is None:
         raise ValueError(
-            "sessions can only be resumed with the ssl_context they were made with: give it too"
+            "sessions can only be resumed with the ssl_context they were made with: pass it too"
         )
 
 

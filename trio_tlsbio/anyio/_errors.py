@@ -17,8 +17,8 @@ __all__ = ["CertificateError", "HandshakeTimeoutError", "TLSError", "as_anyio_er
 class TLSError(anyio.BrokenResourceError, ssl.SSLError):
     """TLS, the peer or the transport failed.
 
-    Where anyio raises one or the other, this is both an :exc:`anyio.BrokenResourceError` and an
-    :exc:`ssl.SSLError`. ``str()`` explains what went wrong.
+    This is both an :exc:`anyio.BrokenResourceError` and an :exc:`ssl.SSLError`, of which anyio
+    itself raises one or the other. ``str()`` explains what went wrong.
     """
 
     error: trio_tlsbio.TLSError

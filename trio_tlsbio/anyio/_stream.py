@@ -167,7 +167,7 @@ class TLSStream(anyio.abc.ByteStream):
         This sends a close_notify if the stream is ``standard_compatible``. Over a socket it then
         waits until the peer has closed too, for at most 5 seconds: see
         :meth:`trio_tlsbio.TLSStream.aclose`. It is not an error if the peer doesn't answer, or has
-        gone.
+        disconnected.
 
         anyio's own stream waits for the peer's close_notify without a limit, raises an exception if
         the peer closes without one, and doesn't wait at all if it is not ``standard_compatible``.

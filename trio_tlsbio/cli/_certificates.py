@@ -58,7 +58,7 @@ class CertificateFacts:
 
     @property
     def days_left(self) -> int | None:
-        """For how many more days the certificate is valid; negative once it has expired."""
+        """For how many more days the certificate is valid; negative if it has expired."""
         return None if self.not_after is None else (self.not_after - datetime.now(UTC)).days
 
 

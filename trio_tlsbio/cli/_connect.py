@@ -53,12 +53,15 @@ def add_parser(commands: Commands) -> None:
         commands,
         "connect",
         _connect,
-        summary="connect to a server, and print what was agreed on",
-        description="Connect to a TLS server. What was agreed on goes to standard error.\n"
-        "Standard input goes to the server, and only the server's data to standard output. With\n"
-        "--json or --reconnect no conversation takes place.",
-        notes="At the end of standard input a close_notify ends our direction, and the server's "
-        "own end is awaited.\n\n",
+        summary="connect to a server, and show the result of the handshake",
+        description="Connect to a TLS server. Information about the connection is written to "
+        "standard error.\n"
+        "Standard input is sent to the server, and the server's data is written to standard "
+        "output.\n"
+        "With --json or --reconnect, no data is sent, and the server's data is discarded.",
+        notes="At the end of standard input, the command sends a close_notify and waits for the "
+        "server to\n"
+        "end too.\n\n",
     )
     parser.add_argument(
         "address",
@@ -78,7 +81,7 @@ def add_parser(commands: Commands) -> None:
         "--cafile",
         metavar="FILE",
         type=existing_file,
-        help="trust the certificates in this PEM file, and not the system's",
+        help="trust the certificates in this PEM file instead of the system's",
     )
     trust.add_argument(
         "--insecure", action="store_true", help="don't check the server's certificate at all"
@@ -93,7 +96,7 @@ def add_parser(commands: Commands) -> None:
         "--key",
         metavar="FILE",
         type=existing_file,
-        help="its private key (PEM), if that is not in the same file",
+        help="its private key (PEM), if it is in another file",
     )
     parser.add_argument(
         "--alpn",
@@ -106,7 +109,7 @@ def add_parser(commands: Commands) -> None:
         "--starttls",
         metavar="PROTOCOL",
         choices=tuple(PORTS),
-        help=f"ask for TLS in plaintext first, by the rules of {', '.join(PORTS)}",
+        help=f"first ask for TLS in plaintext, with one of these protocols: {', '.join(PORTS)}",
     )
     parser.add_argument(
         "--proxy-header",
@@ -117,7 +120,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--timeline",
         action="store_true",
-        help="show which records of the handshake passed when, and how long they are",
+        help="show the records of the handshake, with their times and sizes",
     )
     parser.add_argument(
         "--reconnect",
@@ -129,15 +132,14 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="write what was agreed on, or why it failed, as one JSON document to standard "
-        "output, and nothing else there: standard input is not read, nothing is sent, and what "
-        "the server says is thrown away",
+        help="write the result, or the reason for a failure, as a single JSON document to standard "
+        "output; standard input is not read, and the server's data is discarded",
     )
     parser.add_argument(
         "--save-chain",
         metavar="FILE",
-        help="write the certificates that the server presents to FILE (PEM), its own first, "
-        "whether they are trusted or refused",
+        help="write the certificates that the server presents to FILE (PEM), its own first, even "
+        "if they are refused",
     )
     parser.add_argument(
         "--expires-within",
@@ -149,15 +151,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--keylog",
         metavar="FILE",
-        help="append the keys of each connection to FILE (SSLKEYLOGFILE format): with this "
-        "file, recorded traffic can be read",
+        help="append the keys of each connection to FILE (SSLKEYLOGFILE format), which allows "
+        "anyone who has it to decrypt recorded traffic",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=positive_seconds,
         default=10.0,
-        help="how long connection, STARTTLS and handshake may take together (default: 10)",
+        help="the time limit for connection, STARTTLS and handshake together (default: 10)",
     )
     parser.add_argument(
         "--https-compatible",
@@ -207,7 +209,7 @@ def _private_file(option: str, path: str) -> str:
     finally:
         os.close(descriptor)
     if sys.platform != "win32" and stat.S_ISREG(mode) and mode & 0o077:
-        usage_error(f"{option} {path}: others may read this file, and must not: chmod 600 it first")
+        usage_error(f"{option} {path}: others can read this file: run chmod 600 on it first")
     return path
 
 

@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "demo",
         _demo,
-        summary="show the life of two connections, on this machine alone",
+        summary="make two connections on this machine, and show each step",
         description="Start a server with a throw-away CA on the loopback interface, connect to "
         "it twice,\nand print what happens: handshake, half-close, the ends of both directions, "
         "and\na resumed session.",
@@ -72,7 +72,7 @@ def _demo_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 def _expect(condition: bool, message: str) -> None:
     if not condition:
-        raise Failure(Status.FAILED_HERE, f"the demo went wrong: {message}")
+        raise Failure(Status.FAILED_HERE, f"the demo failed: {message}")
 
 
 @attrs.define
@@ -138,7 +138,7 @@ async def _demo_connection(
     _expect(stream.connection.receive_state is State.CLOSED, "no close_notify came")
     _expect(stream.session_reused is (session is not None), "the session")
     if stream.session is None:
-        raise Failure(Status.FAILED_HERE, "the demo went wrong: the server sent no session")
+        raise Failure(Status.FAILED_HERE, "the demo failed: the server sent no session")
     return stream.session
 
 

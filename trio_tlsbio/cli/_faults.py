@@ -29,8 +29,8 @@ __all__ = ["Fault", "faults_in"]
 
 @attrs.frozen
 class Fault:
-    """What is wrong with a certificate. ``index`` is its place in the presented chain: None if it
-    was not presented, or is not known.
+    """What is wrong with a certificate. ``index`` is its position in the presented chain, or None
+    if it is not in that chain or not known.
     """
 
     index: int | None
@@ -41,7 +41,7 @@ class Fault:
 # A search for each of OpenSSL's reasons
 ################################################################
 
-# The extensions that OpenSSL accepts if they are critical: X509_supported_extension().
+# The extensions that OpenSSL processes if they are critical: X509_supported_extension().
 _RESPECTED = {
     *(SUBJECT_KEY_ID, KEY_USAGE, SUBJECT_ALT_NAME, BASIC_CONSTRAINTS, NAME_CONSTRAINTS),
     *(AUTHORITY_KEY_ID, EXTENDED_KEY_USAGE),
@@ -73,7 +73,7 @@ _WEAK_SIGNATURES = MappingProxyType(
     }
 )
 
-# The place in the path of each certificate at fault, or None if it is no single one, and why.
+# The position in the path of the certificate at fault, or None, and what is wrong with it.
 _Found: TypeAlias = Iterator[tuple[int | None, str]]
 _Path: TypeAlias = Sequence[Link]
 
@@ -89,7 +89,7 @@ def _expired(path: _Path) -> _Found:
     for link in path:
         end = link.facts.not_after
         if end is not None and end <= datetime.now(UTC):
-            yield link.place, f"expired since {when(end)}"
+            yield link.place, f"expired at {when(end)}"
 
 
 def _issuer_of(link: Link) -> str:
@@ -98,11 +98,11 @@ def _issuer_of(link: Link) -> str:
 
 def _not_a_root(path: _Path) -> _Found:
     last = path[-1]
-    yield last.place, f"trusted here, but {_issuer_of(last)} above it is not"
+    yield last.place, f"trusted here, but its issuer is not: {_issuer_of(last)}"
 
 
 def _not_signed(path: _Path) -> _Found:
-    if len(path) == 2:  # it can only be the first one: a root signs itself
+    if len(path) == 2:  # it must be this one: a root signs itself
         yield 0, f"not signed by {_issuer_of(path[0])}, which it names"
         return
     try:
@@ -131,13 +131,13 @@ def _no_issuer(path: _Path) -> _Found:
 
 
 def _too_many(_path: _Path) -> _Found:
-    yield None, "none of them: together they are more than OpenSSL accepts"
+    yield None, "none in particular: the chain is longer than OpenSSL accepts"
 
 
 def _no_authority(path: _Path) -> _Found:
     for link in path[1:]:
         if not link.is_authority:
-            yield link.place, "no authority, so it may not issue others (basic constraints)"
+            yield link.place, "not an authority, so it may not issue others (basic constraints)"
         elif not link.may(do=_FOR_CERTIFICATES):
             yield link.place, "its key may not issue certificates (key usage)"
 
@@ -146,7 +146,7 @@ def _path_too_long(path: _Path) -> _Found:
     for link in path[2:]:
         below = sum(not each.is_self_issued for each in path[1 : link.place])
         if link.path_length is not None and below > link.path_length:
-            words = f"more issuers are below it than it allows: {below}, not {link.path_length}"
+            words = f"it allows {link.path_length} issuers below it, but there are {below}"
             yield link.place, f"{words} (path length)"
 
 
@@ -154,9 +154,9 @@ def _wrong_purpose(path: _Path) -> _Found:
     for link in path:
         if link.purposes and _SERVER_AUTH not in link.purposes:
             made_for = ", ".join(_PURPOSES.get(each, each) for each in link.purposes)
-            yield link.place, f"made for {made_for}, not for TLS servers (extended key usage)"
+            yield link.place, f"issued for {made_for}, not for TLS servers (extended key usage)"
     if not path[0].may(do=_FOR_TLS_SERVERS):
-        yield 0, "its key is not made for TLS servers (key usage)"
+        yield 0, "its key may not be used for TLS servers (key usage)"
 
 
 def _unknown_extension(path: _Path) -> _Found:
@@ -205,7 +205,7 @@ def _signature_too_weak(path: _Path) -> _Found:
 
 
 def _where(words: str, is_so: Callable[[Link], bool]) -> Callable[[_Path], _Found]:
-    """Return a search for the certificates for which ``is_so`` returns True."""
+    """Return a search for the certificates of which ``is_so`` is true."""
 
     def search(path: _Path) -> _Found:
         return ((link.place, words) for link in path if is_so(link))
@@ -224,7 +224,7 @@ def _is_nameless(link: Link) -> bool:
 
 
 # X509_V_ERR_* numbers, as listed in X509_STORE_CTX_get_error(3); from 80 on, those of strict
-# verification. There are none here for revocation lists, which the command does not look at.
+# verification. Those about revocation lists are missing, because the command does not check them.
 _SEARCHES: Mapping[int, Callable[[_Path], _Found]] = MappingProxyType(
     {
         2: _not_a_root,
@@ -247,7 +247,7 @@ _SEARCHES: Mapping[int, Callable[[_Path], _Found]] = MappingProxyType(
         68: _signature_too_weak,
         79: _no_authority,
         82: _where(
-            "its key may issue certificates (key usage), but it is no authority",
+            "its key may issue certificates (key usage), but it is not an authority",
             lambda link: (
                 KEY_USAGE in link.extensions
                 and link.may(do=_FOR_CERTIFICATES)
@@ -263,7 +263,7 @@ _SEARCHES: Mapping[int, Callable[[_Path], _Found]] = MappingProxyType(
             "has no Subject Key Identifier",
             lambda link: link.is_authority and SUBJECT_KEY_ID not in link.extensions,
         ),
-        88: _where("has no subject, and names that are not critical", _is_nameless),
+        88: _where("has no subject, and a subjectAltName that is not critical", _is_nameless),
         89: _where("its Basic Constraints are not critical", _has_uncritical_constraints),
         92: _where(
             "an authority without a key usage",
@@ -280,8 +280,8 @@ def faults_in(
     verify_code: int | None,
     server_name: str,
 ) -> tuple[Fault, ...]:
-    """Find the certificates that are at fault. OpenSSL reports a reason, but not a certificate, so
-    this searches the path that it has checked for those to which the reason applies.
+    """Find the certificates at fault. OpenSSL reports what is wrong, but not with which
+    certificate, so this searches the path that OpenSSL checked.
     """
     if not presented:
         return ()
@@ -290,7 +290,7 @@ def faults_in(
     search = _SEARCHES.get(verify_code or 0)
     found: list[tuple[int | None, str]] = []
     if search is not None and path:
-        with suppress(ValueError, IndexError):  # a certificate can't be parsed
+        with suppress(ValueError, IndexError):  # a certificate is malformed
             found = list(search([Link.of(*each) for each in enumerate(path)]))
     places = {certificate.der: index for index, certificate in reversed([*enumerate(presented)])}
     faults = [

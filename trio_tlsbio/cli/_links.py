@@ -1,4 +1,4 @@
-"""The certificates of a path, with the parts that only the search for faults needs."""
+"""The certificates of a path, with details that the library itself doesn't need."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FALSE = b"\0"
 
 @attrs.frozen
 class Link:
-    """A certificate of a path, and its place there: 0 is the server's own."""
+    """A certificate in the path, and its position: 0 is the server's own."""
 
     place: int
     facts: CertificateFacts
@@ -53,7 +53,7 @@ class Link:
 
     @classmethod
     def of(cls, place: int, facts: CertificateFacts) -> Link:
-        """Parse a certificate. Raise :exc:`ValueError` if it can't be parsed."""
+        """Parse a certificate. Raise :exc:`ValueError` if it is malformed."""
         _serial, algorithm, issuer, _validity, subject, _key, *rest = fields_of(facts.der)
         return cls(
             place,
@@ -80,8 +80,8 @@ class Link:
         return int.from_bytes(numbers[0]) if numbers else None
 
     def may(self, *, do: int) -> bool:
-        """Return True if the certificate allows one of these uses of its key. Without the
-        extension, it allows all.
+        """Return True if its key may be used for any of the uses in ``do``, a bit mask. Without the
+        extension there is no restriction.
         """
         extension = self.extensions.get(KEY_USAGE)
         if extension is None:
@@ -91,16 +91,14 @@ class Link:
 
     @property
     def purposes(self) -> list[str]:
-        """Its extended key usages. An empty list stands for all."""
+        """Its extended key usages. An empty list means that all are allowed."""
         extension = self.extensions.get(EXTENDED_KEY_USAGE)
         if extension is None:
             return []
         return [dotted(each.content) for each in elements(extension.value)[0].elements()]
 
     def names_that_are(self, kind: str) -> list[str]:
-        """Return the names that this authority may certify ("permitted"), or must not certify
-        ("excluded").
-        """
+        """Return the names in its name constraints. ``kind`` is "permitted" or "excluded"."""
         extension = self.extensions.get(NAME_CONSTRAINTS)
         parts = [] if extension is None else elements(extension.value)[0].elements()
         tag = 0xA0 if kind == "permitted" else 0xA1

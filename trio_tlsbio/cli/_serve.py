@@ -91,20 +91,22 @@ def add_parser(commands: Commands) -> None:
         commands,
         "serve",
         _serve,
-        summary="echo what each client sends, or show it what was agreed on",
-        description="Serve over TLS, and report on standard error what happens. Each client gets "
-        "back what it\nsends; with --www, any HTTP request is answered with a page that shows what "
-        "the handshake\nagreed on.",
-        notes="SIGHUP reads the files with the certificates again. SIGTERM, or Ctrl-C, ends the "
-        "server: it\nstops listening, closes idle connections at once, and lets the others "
-        "finish.\nA second signal ends it at once.\n\n",
+        summary="echo each client's data, or show it the result of the handshake",
+        description="Run a TLS server, and report events on standard error. The server echoes "
+        "each client's data;\n"
+        "with --www, it answers any HTTP request with a page that shows the result of the "
+        "handshake.",
+        notes="On SIGHUP, the server reads the certificate files again. SIGTERM or Ctrl-C ends "
+        "the server: it\n"
+        "stops listening, closes idle connections at once, and lets the others finish.\n"
+        "A second signal ends it at once.\n\n",
     )
     parser.add_argument(
         "--host",
         type=host_name,
         default="127.0.0.1",
-        help="the address to listen on, or a name that stands for it; 0.0.0.0 or :: for all "
-        "(default: 127.0.0.1)",
+        help="the address or host name to listen on; 0.0.0.0 or :: for all addresses (default: "
+        "127.0.0.1)",
     )
     parser.add_argument(
         "--port",
@@ -121,25 +123,24 @@ def add_parser(commands: Commands) -> None:
         "--cert",
         metavar="FILE",
         type=existing_file,
-        help="the server's certificate, with its chain (PEM); by default, one is made and thrown "
-        "away at the end",
+        help="the server's certificate, with its chain (PEM); by default, a temporary one",
     )
     parser.add_argument(
         "--key",
         metavar="FILE",
         type=existing_file,
-        help="its private key (PEM), if that is not in the same file",
+        help="its private key (PEM), if it is in another file",
     )
     parser.add_argument(
         "--client-ca",
         metavar="FILE",
         type=existing_file,
-        help="ask clients for a certificate, by an issuer in this PEM file",
+        help="ask clients for a certificate from an issuer in this PEM file",
     )
     parser.add_argument(
         "--client-cert",
         choices=["optional", "required"],
-        help="whether clients may go without one (default: required)",
+        help="whether clients need a certificate (default: required)",
     )
     parser.add_argument(
         "--alpn",
@@ -150,15 +151,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--strict-alpn",
         action="store_true",
-        help="refuse clients that offer application protocols, but none of these",
+        help="refuse clients that offer only other application protocols",
     )
     add_version_options(parser)
     parser.add_argument(
         "--proxy-protocol",
         metavar="NETWORK[,NETWORK]",
         type=_proxies,
-        help="let only proxies of these networks connect, and learn the clients' addresses from "
-        "them by the PROXY protocol",
+        help="accept only connections from proxies in these networks, which report the clients' "
+        "addresses with the PROXY protocol",
     )
     parser.add_argument(
         "--handshake-timeout",
@@ -171,14 +172,14 @@ def add_parser(commands: Commands) -> None:
         "--max-connections",
         metavar="N",
         type=_limit,
-        help="how many connections may be open at once; further ones wait",
+        help="how many connections may be open at once; more clients have to wait",
     )
     parser.add_argument(
         "--drain-timeout",
         metavar="SECONDS",
         type=positive_seconds,
         default=10.0,
-        help="how long connections may take to finish in the end (default: 10)",
+        help="how long connections may take to finish when the server ends (default: 10)",
     )
 
 

@@ -49,18 +49,19 @@ class Status(enum.IntEnum):
 
 
 MEANINGS = {
-    Status.OK: "all went well",
+    Status.OK: "success",
     Status.NO_CONNECTION: "no TCP connection: refused, name not found, timeout",
     Status.USAGE: "the command line is invalid",
     Status.CERTIFICATE_REFUSED: "the server's certificate was refused",
-    Status.TLS_FAILED: "TLS failed otherwise: an alert, not TLS at all, a broken protocol",
+    Status.TLS_FAILED: "TLS failed for another reason: an alert, no TLS at all, a protocol "
+    "violation",
     Status.HANDSHAKE_TIMEOUT: "the handshake took too long",
-    Status.TRUNCATED: "the connection broke off, without a close_notify",
+    Status.TRUNCATED: "the connection ended without a close_notify",
     Status.EXTRA_MISSING: "trustme, which the command needs, is not installed",
     Status.FAILED_HERE: "failed on this side: standard input or output, a port, or the demo itself",
     Status.EXPIRES_SOON: "the server's certificate expires within the time of --expires-within",
-    Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal in a drain",
-    Status.OUTPUT_CLOSED: "the reader of standard output has gone",
+    Status.INTERRUPTED: "interrupted by Ctrl-C, or by a second signal during a drain",
+    Status.OUTPUT_CLOSED: "the reader of standard output has closed it",
 }
 
 

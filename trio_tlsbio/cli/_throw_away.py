@@ -49,7 +49,7 @@ def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
     meanwhile.
     """
     owner = "trio-tlsbio serve"
-    ca = throw_away_ca(owner, why="serving without --cert takes")
+    ca = throw_away_ca(owner, why="serving without --cert requires")
 
     def equip(context: ssl.SSLContext) -> None:
         now = datetime.now(UTC)
@@ -61,7 +61,7 @@ def throw_away_certificates(host: str) -> Generator[tuple[Equip, Path]]:
                 not_after=now + _CERTIFICATE_LASTS,
             ).configure_cert(context)
         except ValueError:
-            usage_error(f"--host {host}: no certificate can be made for this name, so give --cert")
+            usage_error(f"--host {host}: no certificate can be made for this name: pass --cert")
 
     with tempfile.TemporaryDirectory(prefix="trio-tlsbio-") as folder:
         path = Path(folder, "ca.pem")

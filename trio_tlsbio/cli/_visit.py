@@ -94,7 +94,8 @@ async def open_stream(plan: Plan, report: Report) -> TLSStream[Any]:
                 report(Upgraded(plan.target.starttls, watch.seconds()))
             return await _shake_hands(plan, tcp, buffered, watch, report)
         raise HandshakeTimeoutError(
-            f"the TCP connection stands, but TLS was not ready within {plan.timeout:g} seconds"
+            f"the TCP connection was established, but TLS was not ready within {plan.timeout:g} "
+            "seconds"
         )
     except BaseException:
         await trio.aclose_forcefully(tcp)

@@ -286,7 +286,7 @@ def tls_connection_pair(
 
 
 def transfer(source: TLSConnection, target: TLSConnection, chunk_bytes: int | None = None) -> int:
-    """Transfer the pending ciphertext of one connection to another one, and nothing in return.
+    """Transfer the pending ciphertext of one connection to another one, in this direction only.
 
     This only feeds the ciphertext: call :meth:`~trio_tlsbio.TLSConnection.do_handshake` or
     :meth:`~trio_tlsbio.TLSConnection.receive` to see its effect.
@@ -326,9 +326,9 @@ def exchange(
 ) -> tuple[int, int]:
     """Transfer ciphertext both ways between two connections, until neither has any more to send.
 
-    This completes the handshake, if it is not done, and delivers the session tickets. Plaintext,
-    and the end of a direction, are left to be received. If TLS fails, the other side gets the
-    alert. This doesn't raise the error; the connections do when they are next used.
+    This completes the handshake, if it is not done, and delivers the session tickets. This doesn't
+    receive plaintext or the end of a direction: do that afterwards. If TLS fails, the other side
+    gets the alert. This doesn't raise the error; the connections do when they are next used.
 
     Args:
       client: One of the connections.

@@ -57,7 +57,7 @@ class Stall(_OneTimeFault):
 class Cut(_OneTimeFault):
     """After ``at`` bytes this direction ends as if the sender had ended it. Later data is lost.
 
-    This is an end without a close_notify, unless one came before: a truncation.
+    Unless a close_notify came before, this is a truncation.
     """
 
 
@@ -125,8 +125,8 @@ Fault: TypeAlias = Stall | Cut | Reset | Corrupt | Insert | Split
 
 @attrs.define(eq=False, init=False)
 class FaultyLine:
-    """One direction of a connection and its faults: bytes go in, and what becomes of them comes
-    out.
+    """One direction of a connection, with its faults. Bytes go in, and come out as the faults
+    change them.
 
     It does no I/O, so you can use it between two :class:`~trio_tlsbio.TLSConnection` objects as
     well as in a :class:`FaultyStream`.
@@ -175,7 +175,7 @@ class FaultyLine:
         """
         for fault in faults:
             if not isinstance(fault, Fault):
-                raise TypeError(f"a fault is needed, not {type(fault).__name__}")
+                raise TypeError(f"expected a fault, not {type(fault).__name__}")
         for fault in faults:
             if isinstance(fault, Split):
                 self._splits.append((self.bytes_passed, fault))
@@ -185,8 +185,8 @@ class FaultyLine:
 
     @property
     def faults_left(self) -> tuple[Stall | Cut | Reset | Corrupt | Insert, ...]:
-        """The faults that have not happened yet, without :class:`Split`, which happens all the
-        time.
+        """The faults that have not happened yet. This excludes :class:`Split`, which applies all
+        the time.
         """
         return tuple(self._faults)
 

@@ -46,7 +46,7 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         """Connect, and return the client's end. This doesn't wait until the connection is accepted.
 
         Raises:
-          ConnectionRefusedError: if the listener was closed, like the system does for a port.
+          ConnectionRefusedError: if the listener was closed, as with a closed port.
         """
         # trio.testing imports pytest, which the command line doesn't need.
         from trio.testing import memory_stream_pair  # noqa: PLC0415

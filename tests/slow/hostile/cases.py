@@ -28,11 +28,11 @@ if IS_SILENT:
     DAMAGED += ", or the peer sent an invalid one"
 TOO_LONG = "the peer sent a record that is longer than TLS allows"
 NO_RECORD = "the peer sent something that is not a TLS record"
-NO_PLACE = "the peer sent a record that has no place here"
-NO_MESSAGE = "the peer sent a message that has no place here"
+NO_PLACE = "the peer sent an unexpected record"
+NO_MESSAGE = "the peer sent an unexpected message"
 INTERNAL = (
-    "OpenSSL can't go on (internal error); in TLS 1.2, a record that is too short to be encrypted "
-    "does that"
+    "OpenSSL can't continue (internal error); in TLS 1.2, a record that is too short to be "
+    "encrypted causes this"
 )
 
 
@@ -141,7 +141,7 @@ def told(expected: Ends | Goes | None) -> tuple[str, str]:
     """What the docs say about it, and the alert."""
     match expected:
         case None:
-            return "can't be said", ""
+            return "not applicable", ""
         case Goes():
             return "the connection goes on", ""
         case Ends(words, alert):

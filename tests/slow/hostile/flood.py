@@ -68,7 +68,7 @@ GOES_ON = "the connection goes on"
 WAITS = "the handshake waits for more"
 STANDS = "nothing more is received until the peer reads"
 REMAINS = "nothing more is received"
-EMPTY = "the peer sent one empty record after the other"
+EMPTY = "the peer sent too many empty records in a row"
 EMPTY_SEALED = inside(EMPTY, "unexpected_message").words
 
 
@@ -176,7 +176,7 @@ FLOODS = [
         lambda peer: peer.seal(ALERT, USER_CANCELED),
         1,
         1_000,
-        "the peer sent one warning after the other",
+        "the peer sent too many warnings in a row",
     ),
     Flood(
         "4 warnings, then data",
@@ -200,7 +200,7 @@ FLOODS = [
     ),
     Flood("KeyUpdates", "server", TLS13, key_update(UPDATE_NOT_REQUESTED), 1, 20_000, GOES_ON),
     Flood(
-        "KeyUpdates that want an answer",
+        "KeyUpdates that request an answer",
         "server",
         TLS13,
         key_update(UPDATE_REQUESTED),
@@ -209,7 +209,7 @@ FLOODS = [
         GOES_ON,
     ),
     Flood(
-        "KeyUpdates that want an answer, from a peer that reads nothing",
+        "KeyUpdates that request an answer, from a peer that reads nothing",
         "server",
         TLS13,
         key_update(UPDATE_REQUESTED),
@@ -251,7 +251,7 @@ FLOODS = [
         GOES_ON,
     ),
     Flood(
-        "HelloRequests for a ServerHello",
+        "HelloRequests instead of a ServerHello",
         "client",
         BOTH,
         always(record(HANDSHAKE, HELLO_REQUEST_MESSAGE) * 1000),
@@ -261,7 +261,7 @@ FLOODS = [
         moment="before the hello",
     ),
     Flood(
-        "empty records for a ClientHello",
+        "empty records instead of a ClientHello",
         "server",
         BOTH,
         always(record(HANDSHAKE, b"") * 1000),
@@ -271,13 +271,13 @@ FLOODS = [
         moment="before the hello",
     ),
     Flood(
-        "change_cipher_spec for a ClientHello",
+        "change_cipher_spec instead of a ClientHello",
         "server",
         BOTH,
         always(record(CHANGE_CIPHER_SPEC, b"\x01") * 1000),
         1000,
         100_000,
-        "the peer sent a message that has no place here",
+        "the peer sent an unexpected message",
         moment="before the hello",
     ),
     Flood(

@@ -170,7 +170,7 @@ def test_each_alert(arena: Arena, moment: Moment, level: int) -> None:
 ################################################################
 
 MALFORMED = Ends("the peer sent a malformed alert", "unexpected_message")
-TOO_MANY = Ends("the peer sent one warning after the other", "unexpected_message")
+TOO_MANY = Ends("the peer sent too many warnings in a row", "unexpected_message")
 FAILURE = Ends(
     "the peer ended the connection: it found no parameters that both sides support (ciphers, "
     "groups, signatures), or no client certificate or pre-shared key (PSK) where it needs one "

@@ -137,7 +137,7 @@ CASES = [
         Ends(NO_RECORD, "unexpected_message"),
     ),
     *(
-        to_server(f"{name} for a ClientHello", lambda _, said=said: said, UNEXPECTED)  # type: ignore[misc]
+        to_server(f"{name} instead of a ClientHello", lambda _, said=said: said, UNEXPECTED)  # type: ignore[misc]
         for name, said in [
             ("data", record(APPLICATION_DATA, b"data")),
             ("change_cipher_spec", CCS),
@@ -152,7 +152,7 @@ CASES = [
     to_server(
         "33 empty records, then a ClientHello",
         lambda hello: record(HANDSHAKE, b"") * 33 + hello,
-        Ends("the peer sent one empty record after the other", "unexpected_message"),
+        Ends("the peer sent too many empty records in a row", "unexpected_message"),
     ),
     to_server(
         "a ClientHello, then data in plaintext",
@@ -190,7 +190,7 @@ CASES = [
         Ends(NO_RECORD, "unexpected_message"),
     ),
     *(
-        to_client(f"{name} for a ServerHello", lambda *_, said=said: said, UNEXPECTED)
+        to_client(f"{name} instead of a ServerHello", lambda *_, said=said: said, UNEXPECTED)
         for name, said in [
             ("data", record(APPLICATION_DATA, b"data")),
             ("change_cipher_spec", CCS),

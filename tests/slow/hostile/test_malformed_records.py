@@ -26,7 +26,7 @@ from .cases import (
 )
 from .peer import SIDES, Arena, HostilePeer, outcome_of
 
-EMPTY = "the peer sent one empty record after the other"
+EMPTY = "the peer sent too many empty records in a row"
 
 
 def relabelled(content_type: int, version: bytes) -> Say:
@@ -100,7 +100,7 @@ CASES = [
         sealed(HANDSHAKE, b""),
         Goes(),
         inside(
-            "the peer sent a message that is empty, or not as long as it says",
+            "the peer sent a message that is empty, or has a wrong length",
             "unexpected_message",
         ),
     ),
@@ -109,7 +109,7 @@ CASES = [
         sealed(ALERT, b""),
         Ends("the peer sent a malformed alert", "unexpected_message"),
         inside(
-            "the peer sent a message that is empty, or not as long as it says",
+            "the peer sent a message that is empty, or has a wrong length",
             "unexpected_message",
         ),
     ),
@@ -152,7 +152,7 @@ CASES = [
         ]
     ),
     Case(
-        "change_cipher_spec under the keys",
+        "an encrypted change_cipher_spec",
         sealed(CHANGE_CIPHER_SPEC, b"\x01"),
         Ends(NO_PLACE, "unexpected_message"),
         inside(NO_RECORD, "unexpected_message"),

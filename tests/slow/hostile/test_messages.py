@@ -48,16 +48,16 @@ def byte_by_byte(message: bytes) -> Say:
 
 CASES = [
     *(
-        both(f"a {name}", sealed(HANDSHAKE, handshake(kind, body)), UNEXPECTED, victims=victims)
+        both(name, sealed(HANDSHAKE, handshake(kind, body)), UNEXPECTED, victims=victims)
         for name, kind, body, victims in [
-            ("ClientHello", CLIENT_HELLO, bytes(50), ["client"]),
-            ("ServerHello", SERVER_HELLO, bytes(50), ["client", "server"]),
-            ("Certificate", CERTIFICATE, bytes(4), ["client", "server"]),
-            ("Finished", FINISHED, bytes(48), ["client", "server"]),
-            ("EndOfEarlyData", END_OF_EARLY_DATA, b"", ["client", "server"]),
-            ("message of type 99", 99, b"body", ["client", "server"]),
-            ("HelloRequest", HELLO_REQUEST, b"", ["server"]),
-            ("NewSessionTicket", NEW_SESSION_TICKET, bytes(20), ["server"]),
+            ("a ClientHello", CLIENT_HELLO, bytes(50), ["client"]),
+            ("a ServerHello", SERVER_HELLO, bytes(50), ["client", "server"]),
+            ("a Certificate", CERTIFICATE, bytes(4), ["client", "server"]),
+            ("a Finished", FINISHED, bytes(48), ["client", "server"]),
+            ("an EndOfEarlyData", END_OF_EARLY_DATA, b"", ["client", "server"]),
+            ("a message of type 99", 99, b"body", ["client", "server"]),
+            ("a HelloRequest", HELLO_REQUEST, b"", ["server"]),
+            ("a NewSessionTicket", NEW_SESSION_TICKET, bytes(20), ["server"]),
         ]
     ),
     Case(
@@ -75,7 +75,7 @@ CASES = [
         ["client"],
     ),
     both(
-        "a CertificateRequest that was not offered to be answered",
+        "a CertificateRequest that the client did not offer to answer",
         sealed(HANDSHAKE, REQUEST),
         UNEXPECTED,
     ),
@@ -118,7 +118,7 @@ CASES = [
         Ends("the peer changed its keys in the middle of a record", "unexpected_message"),
     ),
     Case(
-        "the begin of a message, then data",
+        "the beginning of a message, then data",
         lambda peer: peer.seal(HANDSHAKE, b"\x04\0") + peer.seal(APPLICATION_DATA, b"data"),
         None,
         Ends("the peer sent a record in the middle of a handshake message", "unexpected_message"),

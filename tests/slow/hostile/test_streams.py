@@ -52,7 +52,7 @@ ATTACKS: dict[str, tuple[Say, str, str | None]] = {
     ),
     "empty records": (
         lambda peer: b"".join(peer.seal(APPLICATION_DATA, b"") for _ in range(33)),
-        inside("the peer sent one empty record after the other", "unexpected_message").words,
+        inside("the peer sent too many empty records in a row", "unexpected_message").words,
         "unexpected_message",
     ),
     "HTTP": (lambda _: b"GET / HTTP/1.1\r\n\r\n", "is not a TLS record", "protocol_version"),

@@ -133,7 +133,7 @@ def _(root: Issued) -> Presented:
     return Presented(chain=[attrs.evolve(certificate, der=forged)])
 
 
-@bad("Its issuer is no authority", 79, "unknown_ca")
+@bad("Its issuer is not an authority", 79, "unknown_ca")
 def _(root: Issued) -> Presented:
     return issued_by(Certificate().signed_by(root))
 
@@ -287,7 +287,7 @@ def _(root: Issued) -> Presented:
     return Presented(chain=[Certificate(names=[NAME, "127.0.0.1"]).signed_by(issuer), issuer])
 
 
-@bad("It has a critical extension that nobody knows", 34, "certificate_unknown")
+@bad("It has an unknown critical extension", 34, "certificate_unknown")
 def _(root: Issued) -> Presented:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
     return Presented(chain=[Certificate(extensions=[(unknown, True)]).signed_by(root)])
@@ -325,14 +325,22 @@ def _(root: Issued) -> Presented:
     return issued_by(issuer)
 
 
-@bad("It has no subject, but names that are not critical", 88, "certificate_unknown", is_lax=True)
+@bad(
+    "It has no subject, and a subjectAltName that is not critical",
+    88,
+    "certificate_unknown",
+    is_lax=True,
+)
 def _(root: Issued) -> Presented:
     odd = Certificate(common_name=None, extensions=[(names_of(NAME), False)])
     return Presented(chain=[odd.signed_by(root)])
 
 
 @bad(
-    "Its key may sign certificates, but it is no authority", 82, "certificate_unknown", is_lax=True
+    "Its key may sign certificates, but it is not an authority",
+    82,
+    "certificate_unknown",
+    is_lax=True,
 )
 def _(root: Issued) -> Presented:
     usage = key_usage("key_cert_sign", "digital_signature")

@@ -72,7 +72,7 @@ async def test_silent_clients_do_not_hold_up_a_drain(
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
     assert len(caplog.records) == 3
     for record in caplog.records:
-        assert "the server drains" in record.getMessage()
+        assert "the server is draining" in record.getMessage()
         assert vars(record)["error_type"] == "truncated"
 
 

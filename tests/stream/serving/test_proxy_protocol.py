@@ -257,7 +257,7 @@ async def test_others_than_the_trusted_are_refused(
         assert server.statistics.failed == {"untrusted_proxy": 2}
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     message = caplog.records[1].getMessage()
-    assert "the peer is none of the trusted proxies" in message
+    assert "the peer is not one of the trusted proxies" in message
     assert message.startswith("connection from 127.0.0.1:")
     assert "192.0.2.1" not in message
 
@@ -281,7 +281,7 @@ async def test_unix_sockets(
             await server.do_handshake()
         assert server.client_address == "/run/a"
     else:
-        with pytest.raises(TLSError, match="none of the trusted proxies"):
+        with pytest.raises(TLSError, match="not one of the trusted proxies"):
             await server.do_handshake()
     for stream in client, server:
         await trio.aclose_forcefully(stream)
@@ -293,7 +293,7 @@ async def test_a_transport_without_an_address_is_refused(server_context: ssl.SSL
     await ours.send_all(LINE)
     assert server.peer_address is None
     for _ in range(2):
-        with pytest.raises(TLSError, match="none of the trusted") as caught:
+        with pytest.raises(TLSError, match="not one of the trusted") as caught:
             await server.do_handshake()
         assert server.is_source_of(caught.value)
     assert server.client_address is None
@@ -374,7 +374,7 @@ async def test_health_checks_make_no_noise(
     (record,) = caplog.records
     assert record.levelno == level
     if data == LINE[:-1] and how == "end":
-        assert "before its PROXY protocol header was whole" in record.getMessage()
+        assert "before its PROXY protocol header was complete" in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -671,7 +671,7 @@ async def test_reading_what_is_no_header() -> None:
     ours, theirs = memory_stream_pair()
     await ours.send_all(LINE[:-1])
     await ours.send_eof()
-    with pytest.raises(TruncationError, match="before its PROXY protocol header was whole"):
+    with pytest.raises(TruncationError, match="before its PROXY protocol header was complete"):
         await read_proxy_header(theirs)
 
 

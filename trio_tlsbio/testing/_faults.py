@@ -13,6 +13,7 @@ from typing import Generic, TypeAlias
 import attrs
 import trio
 
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream.stream import T_Stream
 from trio_tlsbio._stream.turns import ConflictDetector
@@ -152,6 +153,8 @@ class FaultyLine:
     _resumed: trio.Event
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        if not isinstance(faults, Iterable):
+            raise TypeError(f"give the faults in a list, such as [Cut(3)], not {kind_of(faults)}")
         self.bytes_passed = 0
         self._waiting = bytearray()
         self._splits = []
@@ -175,7 +178,7 @@ class FaultyLine:
         """
         for fault in faults:
             if not isinstance(fault, Fault):
-                raise TypeError(f"a fault is needed, not {type(fault).__name__}")
+                raise TypeError(f"a fault is needed, such as Cut(3), not {kind_of(fault)}")
         for fault in faults:
             if isinstance(fault, Split):
                 self._splits.append((self.bytes_passed, fault))

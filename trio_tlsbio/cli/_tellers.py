@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import attrs
 
+from trio_tlsbio._core.errors import count
+
 from ._certificates import CertificateFacts, when
 from ._facts import (
     Agreement,
@@ -126,4 +128,6 @@ class Lifetime:
 
 def _words(duration: timedelta) -> str:
     days, rest = divmod(duration, timedelta(days=1))
-    return f"{days} days" if days and not rest else f"{duration.total_seconds():,.0f} seconds"
+    if days and not rest:
+        return count(days, "day")
+    return count(round(duration.total_seconds()), "second")

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_tlsbio import HandshakeInfo, __version__
-from trio_tlsbio._core.errors import printable
+from trio_tlsbio._core.errors import count, printable
 from trio_tlsbio.testing import Flight
 
 from ._certificates import CertificateFacts, when
@@ -68,10 +68,6 @@ def show(*lines: str) -> None:
 
 def in_ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> list[str]:

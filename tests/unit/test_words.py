@@ -317,7 +317,7 @@ def test_an_error_without_words_that_is_no_alert() -> None:
         (0.5, "0.5 bytes"),
         (1.25, "1.25 bytes"),
         (30.0, "30 bytes"),
-        (1_234_567, "1,234,567 bytes"),
+        (1_234_567, "1234567 bytes"),
     ],
 )
 def test_numbers_of_things(number: float, text: str) -> None:

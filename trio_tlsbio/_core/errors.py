@@ -232,7 +232,7 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
 
 def count(number: float, what: str) -> str:
     """Return a number with its unit, which is given in the singular."""
-    amount = f"{number:g}" if isinstance(number, float) else f"{number:,}"
+    amount = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{amount} {what}" if number == 1 else f"{amount} {what}s"
 
 

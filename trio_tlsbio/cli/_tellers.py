@@ -10,8 +10,6 @@ from typing import TypeAlias
 
 import attrs
 
-from trio_tlsbio._core.errors import count
-
 from ._certificates import CertificateFacts, when
 from ._facts import (
     Agreement,
@@ -27,6 +25,7 @@ from ._facts import (
     Visit,
 )
 from ._status import Failure, Status
+from ._words import count
 
 __all__ = ["ChainFile", "Lifetime", "Log", "Tell", "both"]
 

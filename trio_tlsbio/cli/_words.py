@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_tlsbio import HandshakeInfo, __version__
-from trio_tlsbio._core.errors import count, printable
+from trio_tlsbio._core.errors import printable
 from trio_tlsbio.testing import Flight
 
 from ._certificates import CertificateFacts, when
@@ -68,6 +68,12 @@ def show(*lines: str) -> None:
 
 def in_ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
+
+
+def count(number: float, what: str) -> str:
+    """Return a number with its unit, for people: with commas between thousands."""
+    amount = f"{number:g}" if isinstance(number, float) else f"{number:,}"
+    return f"{amount} {what}" if number == 1 else f"{amount} {what}s"
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> list[str]:

@@ -354,8 +354,13 @@ class _Server(Generic[T_Stream]):
             except Exception as exc:
                 error = exc
                 raise
-            finally:
+            except BaseException:
                 await trio.aclose_forcefully(stream)
+                raise
+            finally:
+                # Without a checkpoint if possible: a cancellation would replace the error.
+                if not stream.abort():
+                    await trio.aclose_forcefully(stream)
         finally:
             del self._streams[stream]
             self._places.leave()

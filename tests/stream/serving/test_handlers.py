@@ -76,6 +76,27 @@ async def test_what_the_hook_raises_propagates(
     assert raised.group_contains(RuntimeError, match="from the hook")
 
 
+async def test_a_cancellation_does_not_replace_the_error_of_a_handler(
+    server_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    """A test that fails because the client saw a truncation cancels its server at that moment."""
+    scope = trio.CancelScope()
+
+    async def handler(stream: Stream) -> NoReturn:
+        scope.cancel()
+        raise KeyError("from the handler")
+
+    async def run() -> None:
+        with scope:
+            async with serving(handler, server_context, client_context) as server:
+                async with await server.connect():
+                    await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await run()
+    assert raised.group_contains(KeyError, match="from the handler")
+
+
 async def test_failure_of_the_stream_is_not_the_handlers(
     server_context: ssl.SSLContext, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
-from .handshake import Handshake, context_to_come
+from .handshake import Handshake, placeholder_context
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
@@ -111,7 +111,7 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
-        first_context = context_to_come() if ssl_context is None else ssl_context
+        first_context = placeholder_context() if ssl_context is None else ssl_context
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname

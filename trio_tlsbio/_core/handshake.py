@@ -19,14 +19,14 @@ from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
 from .states import Event
 
-__all__ = ["Handshake", "context_to_come"]
+__all__ = ["Handshake", "placeholder_context"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE_DONE, _TRANSPORT_ENDED = Event.HANDSHAKE_DONE, Event.TRANSPORT_ENDED
 
 
 @cache
-def context_to_come() -> ssl.SSLContext:
+def placeholder_context() -> ssl.SSLContext:
     """Return a placeholder for a server's context that is not chosen yet. It has no certificate, so
     OpenSSL refuses every client; it only gets messages that are not a ClientHello.
     """

@@ -20,6 +20,7 @@ from .handshake import Handshake, placeholder_context
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
+from .misuse import max_bytes_error
 from .native_session import resume
 from .outbox import Outbox
 from .records import Data, byte_view
@@ -285,12 +286,8 @@ class TLSConnection:
           TruncationError: if the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
-        if max_bytes is not None:
-            max_bytes = operator.index(max_bytes)
-            if max_bytes < 1:
-                raise ValueError(
-                    f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-                )
+        if max_bytes is not None and (max_bytes := operator.index(max_bytes)) < 1:
+            raise max_bytes_error(max_bytes)
         # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None

@@ -21,6 +21,7 @@ from trio.lowlevel import (
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
+from trio_tlsbio._core.misuse import max_bytes_error
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
@@ -296,9 +297,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           ValueError: if ``max_bytes`` is not positive.
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError(
-                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-            )
+            raise max_bytes_error(max_bytes)
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True

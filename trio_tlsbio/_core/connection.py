@@ -541,10 +541,7 @@ class TLSConnection:
             self.outbox.held.append(left)
 
     def _hold(self, data: Data) -> None:
-        if self.lifecycle.send is _CLOSED or self.outbox.holds_close:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
+        self.lifecycle.check_not_closed(is_closing=self.outbox.holds_close)
         self.lifecycle.check_send()
         if view := byte_view(data):
             self.outbox.held.append(bytes(view))

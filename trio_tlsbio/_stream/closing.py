@@ -55,10 +55,7 @@ class Closing:
     def check_send_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if nothing more may be sent."""
         self.check_open()
-        if self._driver.connection.send_state is _CLOSED:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
+        self._driver.connection.lifecycle.check_not_closed()
 
     @property
     def _sends_close_notify(self) -> bool:

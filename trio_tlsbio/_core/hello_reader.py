@@ -9,8 +9,7 @@ from .connection import TLSConnection
 from .errors import TLSError
 from .handshake import placeholder_context
 from .hello import HelloWatch
-from .iana import HandshakeType
-from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext
+from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext, is_sslv2_hello
 
 __all__ = ["HelloReader"]
 
@@ -45,7 +44,7 @@ class HelloReader:
         self.received += data
         self._records.feed(data)
         while record := self._records.take(single=True, waits_for=is_possible_in_plaintext):
-            if record[0] & 0x80 and record[2] == HandshakeType.CLIENT_HELLO:  # RFC 5246, E.2
+            if is_sslv2_hello(record):
                 raise TLSError(
                     "the peer sent a ClientHello in the format of SSL 2, which is not supported",
                     reason="UNSUPPORTED_PROTOCOL",

@@ -9,12 +9,13 @@ from typing import TypeAlias
 
 import attrs
 
-from .iana import ContentType
+from .iana import ContentType, HandshakeType
 
 __all__ = [
     "ALERT",
     "APPLICATION_DATA",
     "CHANGE_CIPHER_SPEC",
+    "CONTENT_TYPES",
     "DATA_SHIFT",
     "Data",
     "HANDSHAKE",
@@ -25,6 +26,7 @@ __all__ = [
     "is_acceptable",
     "is_possible",
     "is_possible_in_plaintext",
+    "is_sslv2_hello",
     "record_bounds",
     "record_length",
 ]
@@ -42,7 +44,8 @@ CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
 ALERT = int(ContentType.ALERT)
 HANDSHAKE = int(ContentType.HANDSHAKE)
 APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
-_TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
+CONTENT_TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
+_CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 
 # The maximum length of a record in TLS 1.2, which allows the longest ones (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
@@ -79,12 +82,14 @@ def byte_view(data: Data) -> memoryview:
 
 def is_possible(record: bytes) -> bool:
     """Return True if a record with this header can exist in any phase."""
-    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
+    return record[0] in CONTENT_TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
 
 
 def is_possible_in_plaintext(record: bytes) -> bool:
     """Return True if a record with this header can exist before anything is encrypted."""
-    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
+    return (
+        record[0] in CONTENT_TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
+    )
 
 
 def is_acceptable(record: bytes) -> bool:
@@ -98,6 +103,15 @@ def is_acceptable(record: bytes) -> bool:
         and record[1:3] == b"\x03\x03"
         and record_length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
     )
+
+
+def is_sslv2_hello(data: Data, start: int = 0) -> bool | None:
+    """Return True for a ClientHello in the SSLv2 format, which some OpenSSL versions accept: RFC
+    5246, E.2. Return None if more bytes are needed to recognise it.
+    """
+    if not data[start] & 0x80:  # it begins with the length, whose first bit is set
+        return False
+    return None if len(data) < start + 3 else data[start + 2] == _CLIENT_HELLO
 
 
 def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
@@ -277,8 +291,7 @@ class Records:
         return self._record_bytes(record, 0) - len(record)
 
     def _record_bytes(self, data: bytes | memoryview, start: int) -> int:
-        if self._is_first and data[start] & 0x80 and data[start + 2] == 1:
-            # A ClientHello in the SSLv2 format, which some OpenSSL versions accept: RFC 5246, E.2.
+        if self._is_first and data[start] not in CONTENT_TYPES and is_sslv2_hello(data, start):
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
             # OpenSSL refuses shorter ones, but reads this much first
             return max(length, HEADER_BYTES)

@@ -1001,6 +1001,20 @@ def test_openssl_is_asked_only_when_something_came(
     assert not client.wants_data
 
 
+@pytest.mark.parametrize("message", [(), ("not to my taste",)], ids=["silent", "with a message"])
+def test_an_exception_in_the_handshake_is_described(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, message: tuple[str, ...]
+) -> None:
+    class Refusing(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            raise ValueError(*message)
+
+    client_context.sslobject_class = Refusing
+    error, _ = failures(*make_pair(client_context, server_context))
+    assert str(error) == ": ".join(["the connection was refused", "ValueError", *message])
+
+
 @pytest.mark.parametrize(
     "error",
     [ssl.SSLCertVerificationError("not to my taste"), ValueError("not to my taste")],

@@ -22,6 +22,7 @@ __all__ = [
     "TLSError",
     "TruncationError",
     "caused_by",
+    "described",
     "printable",
     "truncated",
 ]
@@ -228,6 +229,11 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
     while (cause := exc.__cause__ or exc.__context__) is not None:
         yield cause
         exc = cause
+
+
+def described(exc: BaseException) -> str:
+    """Describe an exception of other code, for a message: it may have no message of its own."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,15 @@ from functools import partial
 from .certificate_words import words_for
 from .certificates import presented_names, refused_chain
 from .engine import Failure
-from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
+from .errors import (
+    CertificateError,
+    PeerAlertError,
+    TLSError,
+    caused_by,
+    described,
+    printable,
+    truncated,
+)
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
 from .plaintext import error_of_plaintext
 from .words import ALERTS as _ALERTS
@@ -121,7 +129,7 @@ def error_of(
     """
     exc = failure.exc
     if not isinstance(exc, ssl.SSLError):
-        error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
+        error = TLSError(f"the connection was refused: {described(exc)}")
         return caused_by(error, exc)
     cipher = None if is_open else ssl_object.cipher()
     return explain(

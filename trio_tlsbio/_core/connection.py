@@ -85,8 +85,8 @@ class TLSConnection:
     lifecycle: Lifecycle
     _engine: Engine
     _ssl_context: ssl.SSLContext | None  # None on servers that choose it
-    _handshake: Handshake | None  # None once it is done
-    _info: HandshakeInfo | None
+    _handshake: Handshake | None  # None once it is done, or has failed
+    _info: HandshakeInfo | None  # None unless it is done
     _plaintext: bytearray  # decrypted before the caller asked for it
     _sessions: SessionSource | None  # on clients
     _tickets: TicketWatch | None  # if sessions are collected
@@ -434,7 +434,7 @@ class TLSConnection:
             raise ValueError("the handshake does not wait for this decision")
         return self._handshake
 
-    def _begin(self, handshake: Handshake) -> None:
+    def _open(self, handshake: Handshake) -> None:
         """Start the data phase: the handshake is done."""
         info = self._info = handshake.info()
         self._engine.open(
@@ -650,10 +650,11 @@ class TLSConnection:
         error, and after a fatal alert even an apparently clean end. So the first error is kept.
         """
         lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
-        receive_state, is_open = lifecycle.receive, self._info is not None
+        receive_state, ssl_object = lifecycle.receive, self._engine.ssl_object
+        is_open = receive_state is not _HANDSHAKE
         if isinstance(happening, Failure):
-            ssl_object, begun = self._engine.ssl_object, handshake is None or handshake.has_answered
-            happening = error_of(happening, ssl_object, has_begun=begun, is_open=is_open)
+            speaks_tls = handshake is None or handshake.has_answered
+            happening = error_of(happening, ssl_object, speaks_tls=speaks_tls, is_open=is_open)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
         elif happening is _TRANSPORT_ENDED:
@@ -665,9 +666,10 @@ class TLSConnection:
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
             inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
         if lifecycle.send is not _HANDSHAKE and handshake is not None:
+            # Before _open(), which can call this again: it sends the data that was held back.
             self._handshake = None
             if happening is _HANDSHAKE_DONE:
-                self._begin(handshake)
+                self._open(handshake)
 
 
 def connection_of(

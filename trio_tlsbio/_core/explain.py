@@ -117,14 +117,14 @@ def explain(
 
 
 def error_of(
-    failure: Failure, ssl_object: ssl.SSLObject, *, has_begun: bool, is_open: bool
+    failure: Failure, ssl_object: ssl.SSLObject, *, speaks_tls: bool, is_open: bool
 ) -> TLSError:
     """Return the error for a failure of OpenSSL, or of Python code that it calls.
 
     Args:
       failure: The failure.
       ssl_object: The object that failed.
-      has_begun: On a server, whether the peer is known to speak TLS.
+      speaks_tls: On a server, whether the peer is known to speak TLS.
       is_open: Whether the handshake was done.
     """
     exc = failure.exc
@@ -139,18 +139,18 @@ def error_of(
         # The names of TLS 1.3 cipher suites don't show it.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
-        foreign=_foreign(ssl_object, has_begun=has_begun),
+        foreign=_foreign(ssl_object, speaks_tls=speaks_tls),
         chain=partial(refused_chain, ssl_object),
         of_client=ssl_object.server_side,
     )
 
 
-def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool) -> str | None:
+def _foreign(ssl_object: ssl.SSLObject, *, speaks_tls: bool) -> str | None:
     """Return the message for data that is not a TLS record, or None for the one about a
     wrong port.
     """
     # A client has a cipher once it has read a ServerHello.
-    if has_begun or ssl_object.cipher() is not None:
+    if speaks_tls or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
     return str(error_of_plaintext()) if ssl_object.server_side else None
 

@@ -168,7 +168,7 @@ class Handshake:
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in plaintext, if the handshake has paused for a context."""
         alert = Alert[refusal.alert.upper()]
-        self._engine.outbox.pieces.append(plaintext_alert(alert))
+        self._engine.outbox.put(plaintext_alert(alert))
 
     def _collect(self) -> None:
         """Queue the data that OpenSSL has written, and record it: a server's flight contains the
@@ -197,7 +197,7 @@ class Handshake:
         if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
             return None
         engine.outbox.bio.read()
-        engine.outbox.pieces.append(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
+        engine.outbox.put(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
         offered = [name.decode("ascii", "backslashreplace") for name in hello.alpn_protocols[:5]]
         offered += ["..."] * (len(hello.alpn_protocols) > len(offered))
         return TLSError(
@@ -245,7 +245,7 @@ class Handshake:
             watch.add(record)
         if watch.refusal is not None:
             inbox.records.take_all()
-            outbox.pieces.append(watch.refusal.alert)
+            outbox.put(watch.refusal.alert)
             return False
         if is_first and self._ssl_context is None and watch.hello is not None:
             self.wants_context = True

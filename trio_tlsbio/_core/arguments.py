@@ -138,14 +138,13 @@ class Arguments:
           ValueError: if the arguments are not valid together.
           TypeError: if an argument has the wrong type.
         """
-        other_side = _CLIENT if server_side else _SERVER
         if ssl_context is None:
             if not server_side:
                 raise TypeError(
                     "ssl_context must be an ssl.SSLContext: only servers choose it later"
                 )
-        elif not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
-            raise _unfit(ssl_context, other_side)
+        else:
+            check_context(ssl_context, server_side=server_side)
         name = None if server_hostname is None else _ascii_name(server_hostname)
         if server_side:
             if name is not None:

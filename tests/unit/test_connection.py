@@ -326,7 +326,7 @@ def test_what_encryption_adds(ca: trustme.CA, server_cert: trustme.LeafCert) -> 
 def test_an_answer_to_a_key_update_is_no_certificate() -> None:
     request: Any = CertificateRequest(None, None)  # type: ignore[arg-type]
     length = 5 + SEAL_BYTES - 5  # the message, in a record
-    request.look(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
+    request.check_answer(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
     assert request.answered is None
 
 

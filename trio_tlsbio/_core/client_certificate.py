@@ -79,7 +79,7 @@ class CertificateRequest:
     #: The result of the handshake with the certificate, once that has arrived.
     answered: HandshakeInfo | None = attrs.field(default=None, init=False)
 
-    def look(self, answers: bytes) -> None:
+    def check_answer(self, answers: bytes) -> None:
         """Check whether the bytes that OpenSSL wrote while decrypting show that a certificate has
         arrived.
 

@@ -218,7 +218,7 @@ class TLSConnection:
         of a millisecond.
         """
         if self._tickets is not None and self._info is not None and not self.lifecycle.has_failed:
-            self._tickets.look_at_the_end()
+            self._tickets.check_at_the_end()
 
     @property
     def trailing_data(self) -> bytes:
@@ -442,10 +442,10 @@ class TLSConnection:
             may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
         )
         if self._sessions is not None:
-            self._sessions.begin(is_resumed=info.session_reused)
+            self._sessions.note_handshake(is_resumed=info.session_reused)
         if self._tickets is not None:
-            self._tickets.begin()
-            self._engine.on_message = self._tickets.look
+            self._tickets.start()
+            self._engine.on_message = self._tickets.check_ticket
         self._encrypt_held()
 
     ################################################################
@@ -481,7 +481,7 @@ class TLSConnection:
         happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
         assert handshake is not None
         self._request = CertificateRequest(engine.ssl_object, handshake)
-        engine.on_answers = self._request.look
+        engine.on_answers = self._request.check_answer
         if happening is not None:
             self._note(happening)
         self.lifecycle.check_send()

@@ -9,7 +9,7 @@ import attrs
 
 from .ages import refusal_of_session
 from .client_hello import MAX_HELLO_BYTES, ClientHello
-from .engine import Engine, Happening, ask
+from .engine import Engine, Happening, call_openssl
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
@@ -100,7 +100,7 @@ class Handshake:
                 return None
         try:
             # Always use this method: an sslobject_class may verify the peer in it.
-            ask(engine.ssl_object.do_handshake)
+            call_openssl(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
             # without a flight, there is nothing to refuse
             refusal = self._refusal(is_done=False) if engine.outbox.bio.pending else None

@@ -174,7 +174,7 @@ class Records:
                 self._later = deque()  # most connections need none, and it takes 760 bytes
             self._later.append(data)
         else:
-            self._begin(data)
+            self._use_piece(data)
         self.waiting += len(data)
 
     def put_back(self, data: bytes) -> None:
@@ -245,7 +245,7 @@ class Records:
         if end < size:
             self._start = end
         else:
-            self._begin_next()
+            self._use_next_piece()
         return data[start:end]
 
     def _take_rest(self) -> Data:
@@ -258,7 +258,7 @@ class Records:
         if end < len(self._data):
             self._start = end
         else:
-            self._begin_next()
+            self._use_next_piece()
         return rest
 
     def _take_split(self, waits_for: Callable[[bytes], bool]) -> bytes:
@@ -281,7 +281,7 @@ class Records:
         self.allowance -= self.cost + (len(record) >> self.shift)
         self.missing, self.last_header = missing, record[:HEADER_BYTES]
         self.waiting -= len(record)
-        self._begin_next()
+        self._use_next_piece()
         return record
 
     def _missing(self, record: bytes) -> int:
@@ -297,10 +297,10 @@ class Records:
             return max(length, HEADER_BYTES)
         return HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
 
-    def _begin_next(self) -> None:
-        self._begin(self._later.popleft() if self._later else b"")
+    def _use_next_piece(self) -> None:
+        self._use_piece(self._later.popleft() if self._later else b"")
 
-    def _begin(self, data: bytes | memoryview) -> None:
+    def _use_piece(self, data: bytes | memoryview) -> None:
         # Slicing a view doesn't copy.
         self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
         self._start = 0

@@ -216,7 +216,7 @@ class SessionSource:
         # Otherwise the session would not be valid for the context.
         return cls(ssl_context, context, offered._settings, offered.id, offered._lineage)
 
-    def begin(self, *, is_resumed: bool) -> None:
+    def note_handshake(self, *, is_resumed: bool) -> None:
         """Note that the handshake is done."""
         self._verified_at = dates.now()
         self._lineage = self._offered_lineage if is_resumed else None

@@ -36,7 +36,7 @@ class TicketWatch:
     def _default_known_ids(self) -> set[bytes | None]:
         return {self._source.offered_id}
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start checking, after the handshake."""
         if self._ssl_object.version() == "TLSv1.3":
             # OpenSSL is at the end of a record now. The data that it has not read is split into
@@ -46,10 +46,10 @@ class TicketWatch:
         else:
             # In TLS 1.2 the ticket is a part of the handshake, and none follows later. A resumed
             # ticket may have been renewed.
-            self.look()
+            self.check_ticket()
             self._looks_left = 0
 
-    def look(self) -> None:
+    def check_ticket(self) -> None:
         """Check after a record that was not data."""
         if not self._looks_left:
             return
@@ -60,12 +60,12 @@ class TicketWatch:
             self._known_ids.add(session.id)
             self._new.append(session)
 
-    def look_at_the_end(self) -> None:
+    def check_at_the_end(self) -> None:
         """Check once more if there was no session yet: one that arrives with data goes
         unnoticed.
         """
         if len(self._known_ids) == 1:
-            self.look()
+            self.check_ticket()
 
     def take(self) -> list[TLSSession]:
         """Return the sessions that have arrived since the last call."""

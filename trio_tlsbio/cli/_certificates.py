@@ -14,7 +14,7 @@ import attrs
 
 from trio_tlsbio._core.certificates import (
     checked_chain,
-    decoded,
+    decoded_by_der,
     in_der,
     raw_chain,
 )
@@ -132,7 +132,7 @@ def facts_of(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
 
 
 def _facts_of_each(chain: Sequence[Any]) -> tuple[CertificateFacts, ...]:
-    known = decoded(chain)
+    known = decoded_by_der(chain)
     return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
 
 

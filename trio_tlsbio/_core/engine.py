@@ -15,8 +15,8 @@ from .errors import TLSError
 from .inbox import MOST_RECORDS, Inbox
 from .openssl_errors import IS_PYPY, clean_up, empty_error_queue, may_be_foreign, reason_of
 from .outbox import Outbox
+from .record_refusals import reason_of_refusal
 from .records import DATA_SHIFT, HEADER_BYTES, RECORD_BYTES, Data, byte_view, is_acceptable
-from .refusals import reason_of_refusal
 from .states import Event
 
 __all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "call_openssl"]

@@ -7,7 +7,6 @@ from functools import cache
 
 import attrs
 
-from .ages import refusal_of_session
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .engine import Engine, Happening, call_openssl
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
@@ -17,6 +16,7 @@ from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
 from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
+from .stale_sessions import refusal_of_session
 from .states import Event
 
 __all__ = ["Handshake", "placeholder_context"]

@@ -9,9 +9,8 @@ import attrs
 
 from . import dates
 from .certificates import verified_chain
-from .context_settings import verify_flags, verify_mode
+from .context_settings import security_level, verify_flags, verify_mode
 from .native_session import AnySession, current_session, session_id
-from .trust import security_level
 
 __all__ = ["MAX_LINEAGE", "SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 

@@ -272,7 +272,7 @@ def test_a_session_of_a_client_whose_certificate_has_expired_is_refused(
     assert "its certificate has expired in the meantime" in str(error)
     assert (error.reason, error.verify_code) == ("CERTIFICATE_VERIFY_FAILED", 10)
     assert server.handshake is None
-    assert not server.data_received
+    assert not server.inbox.has_decrypted
     with pytest.raises(CertificateError):
         server.receive()
     with pytest.raises(CertificateError):

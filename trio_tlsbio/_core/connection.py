@@ -87,7 +87,6 @@ class TLSConnection:
     _ssl_context: ssl.SSLContext | None  # None on servers that choose it
     _handshake: Handshake | None  # None once it is done, or has failed
     _info: HandshakeInfo | None  # None unless it is done
-    _plaintext: bytearray  # decrypted before the caller asked for it
     _sessions: SessionSource | None  # on clients
     _tickets: TicketWatch | None  # if sessions are collected
     _request: CertificateRequest | None  # the latest
@@ -125,8 +124,7 @@ class TLSConnection:
         self.inbox.is_single = looks_at_hello
         hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
-        self._info, self._plaintext = None, bytearray()
-        self._sessions = self._tickets = self._request = None
+        self._info = self._sessions = self._tickets = self._request = None
         if not server_side:
             self._sessions = SessionSource.of(first_context, ssl_object, arguments.session)
             if collect_sessions:
@@ -246,11 +244,6 @@ class TLSConnection:
         """
         return self.inbox.is_behind
 
-    @property
-    def data_received(self) -> bool:
-        """True if any plaintext from the peer has arrived."""
-        return self._engine.has_decrypted
-
     def feed(self, data: Data) -> None:
         """Add ciphertext received from the peer.
 
@@ -291,10 +284,10 @@ class TLSConnection:
         # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None
-        lifecycle, data = self.lifecycle, b""
-        if self._plaintext:
-            data = bytes(self._plaintext[:max_bytes])
-            del self._plaintext[: len(data)]
+        lifecycle, plaintext, data = self.lifecycle, self.inbox.plaintext, b""
+        if plaintext:
+            data = bytes(plaintext[:max_bytes])
+            del plaintext[: len(data)]
         elif lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(max_bytes)
             if happening is not None:
@@ -313,18 +306,14 @@ class TLSConnection:
         This never raises. If the data contains an alert, every call that can no longer succeed
         raises it from now on.
         """
+        inbox = self.inbox
         if self.lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(None)
-            self._plaintext += data
+            inbox.plaintext += data
             if happening is not None:
                 self._note(happening)
-            self.inbox.wants_data = self.inbox.wants_data and not self._plaintext
-        return not self.inbox.is_behind
-
-    @property
-    def bytes_to_receive(self) -> int:
-        """How many bytes of plaintext :meth:`look_ahead` has decrypted for :meth:`receive`."""
-        return len(self._plaintext)
+            inbox.wants_data = inbox.wants_data and not inbox.plaintext
+        return not inbox.is_behind
 
     ################################################################
     # The handshake
@@ -359,7 +348,7 @@ class TLSConnection:
         error: TLSError
         if self.lifecycle.receive is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
-        elif len(self._plaintext) > _MOST_LOOK_AHEAD:
+        elif len(self.inbox.plaintext) > _MOST_LOOK_AHEAD:
             error = TLSError("the peer keeps sending data instead of renegotiating")
         else:
             return
@@ -501,7 +490,7 @@ class TLSConnection:
         self.look_ahead()
         if not self._awaits_certificate:
             return True
-        check_may_answer(self.lifecycle, len(self._plaintext), _MOST_LOOK_AHEAD)
+        check_may_answer(self.lifecycle, len(self.inbox.plaintext), _MOST_LOOK_AHEAD)
         return False
 
     @property

@@ -108,8 +108,6 @@ class Engine:
     on_answers: Callable[[bytes], None] | None = None
     #: True if the peer may start another handshake, as in TLS 1.2.
     may_renegotiate: bool = False
-    #: True if any data was decrypted.
-    has_decrypted: bool = False
     _is_tls13: bool = False  # version() returns None after a failure
     # True if OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2, a
     # message can follow the Finished in the same record.
@@ -213,7 +211,7 @@ class Engine:
             self._collect_answers(happening)
         if not chunks:
             return b"", happening
-        self.has_decrypted = True
+        inbox.has_decrypted = True
         inbox.is_single = False  # the first tickets arrive before data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks), happening
 

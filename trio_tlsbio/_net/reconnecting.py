@@ -166,7 +166,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
         connection = stream.connection
         error = connection.error
         lasted, delay = trio.current_time() - self._connected_at, self._next_delay()
-        if connection.data_received:
+        if connection.inbox.has_decrypted:
             has_failed = False
         elif error is None or isinstance(error, TruncationError):
             has_failed = lasted < delay

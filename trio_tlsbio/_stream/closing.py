@@ -239,25 +239,23 @@ class Closing:
         See :meth:`TLSStream.unwrap`.
         """
         driver, connection = self._driver, self._driver.connection
+        plaintext = connection.inbox.plaintext
         await driver.send_close_notify()
         await self._flush_and_receive(connection.look_ahead)
         connection.look_ahead()
-        while (
-            connection.receive_state is _OPEN
-            and connection.bytes_to_receive <= self.options.close_max_bytes
-        ):
+        while connection.receive_state is _OPEN and len(plaintext) <= self.options.close_max_bytes:
             # Once there is data, receive until the peer pauses: it may have much left to send
             # before its close_notify, and wait for us to read.
-            pause = _PAUSE if connection.bytes_to_receive else math.inf
+            pause = _PAUSE if plaintext else math.inf
             with trio.move_on_after(pause) as scope:
                 await driver.exchange()
             connection.look_ahead()
             if scope.cancelled_caught:
                 break
         self.check_open()
-        if connection.bytes_to_receive:
+        if plaintext:
             message = (
-                f"the peer sent {connection.bytes_to_receive} bytes of data where unwrap() "
+                f"the peer sent {len(plaintext)} bytes of data where unwrap() "
                 "expected its close_notify: receive until b'' first"
             )
             raise connection.lifecycle.origin.claim(TLSError(message))

@@ -398,6 +398,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """
         self._closing.check_open()
         connection, transport = self._connection, self._transport
+        plaintext = connection.inbox.plaintext
         transport.flush_nowait()
         if (
             self._receive_conflict.is_busy
@@ -405,14 +406,14 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             or not self._driver.is_established
         ):
             return False
-        if not connection.bytes_to_receive and connection.receive_state is _OPEN:
+        if not plaintext and connection.receive_state is _OPEN:
             if not (transport.is_clogged or connection.is_behind):
                 transport.receive_nowait()
             connection.look_ahead()
             transport.flush_nowait()  # answers to the peer's requests: see receive_some()
             self._driver.report_sessions()
         return (
-            connection.bytes_to_receive > 0
+            len(plaintext) > 0
             or connection.is_behind
             or connection.receive_state is not _OPEN
             or transport.has_ended

@@ -270,6 +270,7 @@ class Subject:
         if connection.wants_data:
             assert receive in (State.HANDSHAKE, State.OPEN)
             assert not connection.inbox.plaintext
+            assert not connection.is_behind
             assert not self.eof_fed
         if connection.trailing_data:
             assert receive is State.CLOSED

@@ -36,7 +36,8 @@ _HANDSHAKE_DONE, _CLOSE_NOTIFY_SENT = Event.HANDSHAKE_DONE, Event.CLOSE_NOTIFY_S
 _TRANSPORT_ENDED = Event.TRANSPORT_ENDED
 
 # The most plaintext, in bytes, that is decrypted ahead during a renegotiation for which data is
-# held back, or while waiting for a client's certificate.
+# held back, or while waiting for a client's certificate. It is kept in memory, and more than a peer
+# usually has on the way when it is asked.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
 

@@ -35,6 +35,10 @@ _UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
 _HOSTNAME_MISMATCH = 62
 _IP_ADDRESS_MISMATCH = 64
 
+# Names that a message shows, which are enough to recognise a server. Some certificates have
+# hundreds.
+_MOST_NAMES = 5
+
 
 def _alert_in(reason: str | None) -> str | None:
     """Return the RFC name of the alert that a reason stands for: OpenSSL reports *received* alerts
@@ -55,7 +59,8 @@ def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
     """
     if not names:
         return f"the certificate is not valid for {expected}"
-    some = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+    some = ", ".join(map(printable, names[:_MOST_NAMES]))
+    some += ", ..." if len(names) > _MOST_NAMES else ""
     return f"the certificate is for {some}, not {expected}"
 
 

@@ -25,7 +25,7 @@ class HelloReader:
     received: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _records: Records = attrs.field(factory=Records, init=False, repr=False)
     _watch: HelloWatch = attrs.field(factory=HelloWatch, init=False)
-    # Refuses what is not a ClientHello. Created on demand.
+    # Refuses messages that are not a ClientHello. Created on demand.
     _refusing: TLSConnection | None = attrs.field(default=None, init=False)
 
     @property

@@ -23,8 +23,8 @@ class Inbox:
 
     A MemoryBIO never shrinks, so it gets only a few records at a time.
 
-    Other classes assign the flags directly, because a call for each record would take too long. They
-    keep to these rules:
+    Other classes assign the flags directly, because a call for each record would take too long.
+    They keep to these rules:
 
     * If ``wants_data`` is True, ``is_behind`` and ``has_ended`` are False: the data that was fed
       already comes first, and there is none after the end.

@@ -12,8 +12,10 @@ from .sessions import SessionSource, TLSSession
 
 __all__ = ["TicketWatch"]
 
-# Upper bound on session lookups of a connection: a server can send tickets forever. One lookup
-# yields the ticket that the next connection needs.
+# Upper bound on session lookups of a connection: a server can send tickets, or other messages that
+# look like them, forever. Most servers send one or two tickets, so 16 is enough for those that send
+# a client more to choose from. If a lookup is expensive, one yields the ticket that the next
+# connection needs.
 _MOST_LOOKS = 16 if LOOKS_ARE_CHEAP else 1
 
 

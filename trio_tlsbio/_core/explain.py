@@ -77,12 +77,17 @@ def explain(
 ) -> TLSError:
     """Create the :exc:`TLSError` that explains an OpenSSL error, with that error as its cause.
 
-    ``names()`` returns the names in the certificate that the peer presented, if they are known.
-    ``agrees_by_psk`` is True in a TLS 1.2 handshake with a pre-shared key. ``refusal`` is the
-    reason why a record was refused, if it is known: newer versions of OpenSSL don't report it.
-    ``foreign`` is the message for data that is not a TLS record; by default it suggests that the
-    port may be wrong. ``chain()`` returns the refused chain, in DER form.
-    ``of_client`` is True if the peer is a client.
+    Args:
+      exc: The error.
+      names: Returns the names in the certificate that the peer presented, if they are known.
+      server_hostname: The name that the server's certificate was checked for.
+      agrees_by_psk: Whether this is a TLS 1.2 handshake with a pre-shared key.
+      refusal: Why a record was refused, if that is known: newer versions of OpenSSL don't report
+        it.
+      foreign: The message for data that is not a TLS record. None for the one that suggests that
+        the port is wrong.
+      chain: Returns the refused chain, in DER form.
+      of_client: Whether the peer is a client.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":

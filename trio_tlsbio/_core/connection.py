@@ -117,7 +117,7 @@ class TLSConnection:
         ssl_object = first_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
         )
-        if (session := arguments.native_session()) is not None:
+        if arguments.session and (session := arguments.native_session()):
             resume(ssl_object, session)
         self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)

@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._core.arguments import Arguments
-from ._core.errors import TLSError
+from ._core.errors import TLSError, count
 from ._http_pools import Lease, Pools
 from ._net.connecting import SessionsOfServer, connect_over
 from ._net.reloading import ContextProvider
@@ -193,7 +193,7 @@ def _operation(
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield
     except trio.TooSlowError as exc:
-        words = f"no answer within {timeout:g} seconds" if timeout is not None else str(exc)
+        words = f"no answer within {count(timeout, 'second')}" if timeout is not None else str(exc)
         raise getattr(library, doing + "Timeout")(words) from exc
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise getattr(library, doing + "Error")(str(exc) or type(exc).__name__) from exc

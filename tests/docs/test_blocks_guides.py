@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -141,18 +142,32 @@ async def test_receipt(
                 await run()
 
 
-@runs("only_sending.rst", "async def ship(stream, lines):")
+def ship_block() -> Block:
+    """The block whose function the next one calls."""
+    (found,) = (
+        block
+        for block in BLOCKS
+        if block.page == "only_sending.rst" and block.text.startswith("async def ship(")
+    )
+    return found
+
+
+@runs("only_sending.rst", "async def ship(stream, lines, unsent):")
 @pytest.mark.parametrize("end", ["server", "cut", "lines"])
 async def test_watching(
     block: Block, end: str, client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:
     ship = (await block.run(trio=trio))["ship"]
     to_send, lines = trio.open_memory_channel[bytes](1)
+    unsent = [b"zero\n"]
     async with pair(client_context, context) as (client, server), bounded_nursery() as nursery:
 
         async def talk() -> None:
             await to_send.send(b"one\n")
-            assert await server.receive_some() == b"one\n"
+            text = b""
+            while len(text) < 9:
+                text += await server.receive_some()
+            assert text == b"zero\none\n"
             match end:
                 case "server":
                     await server.send_eof()
@@ -164,34 +179,56 @@ async def test_watching(
         nursery.start_soon(talk)
         if end == "cut":
             with pytest.raises(ExceptionGroup) as caught:
-                await ship(client, lines)
+                await ship(client, lines, unsent)
             assert caught.group_contains(TLSError)
         else:
-            await ship(client, lines)
+            assert await ship(client, lines, unsent) is (True if end == "lines" else None)
+    assert unsent == []
+
+
+# How a server breaks off while a line is on its way: cleanly, by an end of TCP, by a reset.
+BREAKS = ["close_notify", "end", "reset"]
+LONG = b"x" * 20_000_000 + b"\n"  # more than any socket takes
+
+
+async def break_off(stream: Stream, how: str) -> None:
+    match how:
+        case "close_notify":
+            await stream.send_eof()  # reads no more, until it closes
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        case "end":
+            await stream.transport_stream.aclose()
+        case _:
+            stream.abort()
 
 
 @runs("only_sending.rst", "async def ship_forever(connector, lines):")
+@pytest.mark.parametrize("how", BREAKS)
 async def test_ship_forever(
     block: Block,
+    how: str,
     ca: trustme.CA,
     context: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ship_forever = (await block.run(TLSError=TLSError))["ship_forever"]
-    arrived, received = trio.open_memory_channel[bytes | bytearray](10)
-    vanished = trio.Event()
+    """The line that was being sent arrives whole on the next connection, and none after it is
+    lost.
+    """
+    names = await ship_block().run(trio=trio)
+    ship_forever = (await block.run(TLSError=TLSError, **names))["ship_forever"]
+    texts: list[bytes] = []
 
     async def store(stream: Stream) -> None:
-        if not vanished.is_set():
-            await arrived.send(await stream.receive_some())
-            stream.abort()
-            vanished.set()
+        if not texts:
+            text = b""
+            while len(text) < 1000:
+                text += await stream.receive_some(1000)
+            texts.append(text)
+            await break_off(stream, how)
         else:
-            async for chunk in stream:
-                await arrived.send(chunk)
+            texts.append(await receive_all(stream))
 
-    async with serving(store, context) as port, trio.open_nursery() as nursery:
+    async with serving(store, context) as port, bounded_nursery() as nursery:
         connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
 
         def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
@@ -200,21 +237,59 @@ async def test_ship_forever(
 
         to_send, lines = trio.open_memory_channel[bytes](0)
         nursery.start_soon(ship_forever, SimpleNamespace(reconnect=reconnect), lines)
-        await to_send.send(b"0\n")
-        assert await received.receive() == b"0\n"
-        await vanished.wait()
-        for number in range(1, 100):  # the first ones may be lost
-            await to_send.send(b"%d\n" % number)
-            if "lost the server" in capsys.readouterr().out:
-                break
-            await trio.sleep(0.01)
-        await to_send.send(b"last\n")
-        text = b""
-        while not text.endswith(b"last\n"):
-            text += await received.receive()
-        nursery.cancel_scope.cancel()
-    # The line that met the end was kept.
-    assert text.splitlines()[-2:] == [b"%d" % number, b"last"]
+        async with to_send:
+            for line in b"first\n", LONG, b"last\n":
+                await to_send.send(line)
+    assert len(texts) == 2
+    assert texts[0].startswith(b"first\nx")
+    assert texts[1] == LONG + b"last\n"
+
+
+@runs("only_sending.rst", "async def ship_at_least_once(connector, lines):")
+@pytest.mark.parametrize("how", BREAKS)
+async def test_ship_at_least_once(
+    block: Block,
+    how: str,
+    ca: trustme.CA,
+    context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the server has not confirmed arrives again, however much of it has arrived."""
+    ship = (await block.run(TLSError=TLSError, trio=trio, collections=collections))[
+        "ship_at_least_once"
+    ]
+    stored: list[list[bytes]] = []
+
+    async def store(stream: Stream) -> None:
+        seen: list[bytes] = []
+        stored.append(seen)
+        rest = b""
+        async for chunk in stream:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                seen.append(line)
+                if len(stored) <= 3 and len(seen) == 4:
+                    await break_off(stream, how)  # this line was not confirmed
+                    return
+                await stream.send_all(b"stored\n")
+
+    async with serving(store, context) as port, bounded_nursery() as nursery:
+        connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
+
+        def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
+            assert (host, asked) == ("logs.example", 6514)
+            return connector.reconnect(NAME, 4433, initial_delay=0.01)
+
+        to_send, lines = trio.open_memory_channel[bytes](0)
+        nursery.start_soon(ship, SimpleNamespace(reconnect=reconnect), lines)
+        numbers = [b"%d" % number for number in range(20)]
+        async with to_send:
+            for number in numbers:
+                await to_send.send(number + b"\n")
+    assert len(stored) >= 4
+    for seen in stored:
+        assert seen == numbers[numbers.index(seen[0]) :][: len(seen)], "in order"
+    assert {line for seen in stored for line in seen} == set(numbers)
 
 
 @runs("only_sending.rst", "await stream.do_handshake()\ndropped = 0")

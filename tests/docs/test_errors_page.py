@@ -58,6 +58,18 @@ ELSEWHERE = {
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+def _part(value: ast.expr) -> str:
+    """Return a part of an f-string, as the page shows it."""
+    match value:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.FormattedValue(
+            value=ast.Call(func=ast.Name(id="count"), args=[_, ast.Constant(value=str(unit))])
+        ):
+            return f"… {unit}s"
+    return "…"
+
+
 @attrs.frozen
 class Source:
     """A module's code, read for its messages. What is filled in there is ``…`` here."""
@@ -107,8 +119,7 @@ class Source:
             case ast.Constant(value=str(text)):
                 return [text]
             case ast.JoinedStr(values=values):
-                parts = (str(v.value) if isinstance(v, ast.Constant) else "…" for v in values)
-                return ["".join(parts)]
+                return ["".join(map(_part, values))]
             case ast.Name(id=name) if function is not None:
                 return self._assigned(name, function)
             case ast.IfExp(body=body, orelse=other):

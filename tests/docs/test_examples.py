@@ -204,6 +204,124 @@ async def test_draining(
         await connect()
 
 
+class Chatter:
+    """A client of the chat, which reads line by line."""
+
+    def __init__(self, stream: TLSStream[Any]) -> None:
+        self.stream = stream
+        self.rest = b""
+
+    async def say(self, line: str) -> None:
+        await self.stream.send_all(line.encode() + b"\n")
+
+    async def hear(self) -> str | None:
+        """Return the next line, or None at the end."""
+        while b"\n" not in self.rest:
+            chunk = await self.stream.receive_some()
+            if not chunk:
+                return None
+            self.rest += chunk
+        line, _, self.rest = self.rest.partition(b"\n")
+        return line.decode()
+
+
+@pytest.fixture
+def chat_contexts(ca: trustme.CA, server_context: ssl.SSLContext) -> dict[str, ssl.SSLContext]:
+    """The contexts of the chat's clients; its server asks for their certificates."""
+    ca.configure_trust(server_context)
+    server_context.verify_mode = ssl.CERT_REQUIRED
+    contexts = {}
+    for name in ("alice", "bob", "carol"):
+        contexts[name] = client_context_for(ca, server_context.minimum_version)
+        ca.issue_cert(f"{name}@chat.example").configure_cert(contexts[name])
+    return contexts
+
+
+async def test_chat(
+    chat_contexts: dict[str, ssl.SSLContext], server_context: ssl.SSLContext
+) -> None:
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+
+    async def connect(name: str) -> Chatter:
+        connector = trio_tlsbio.TLSConnector(ssl_context=chat_contexts[name])
+        return Chatter(await connector.connect(HOST, port_of(listeners)))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(example("chat").serve, listeners)
+            alice = await connect("alice")
+            assert await alice.hear() == "alice@chat.example joins"
+            bob = await connect("bob")
+            for each in (alice, bob):
+                assert await each.hear() == "bob@chat.example joins"
+            await bob.stream.send_all(b"hel")
+            await alice.say("hello")
+            await bob.say("lo")
+            heard = {await alice.hear(), await alice.hear()}
+            assert heard == {"alice@chat.example: hello", "bob@chat.example: hello"}
+            assert {await bob.hear(), await bob.hear()} == heard
+
+            # One that vanishes, and one that leaves, after which it gets what was sent before.
+            carol = await connect("carol")
+            assert await carol.hear() == "carol@chat.example joins"
+            await trio.aclose_forcefully(carol.stream.transport_stream)
+            for each in (alice, bob):
+                assert await each.hear() == "carol@chat.example joins"
+                assert await each.hear() == "carol@chat.example leaves"
+            await bob.say("bye")
+            await bob.stream.send_eof()
+            assert await bob.hear() == "bob@chat.example: bye"
+            assert await bob.hear() is None
+            assert await alice.hear() == "bob@chat.example: bye"
+            assert await alice.hear() == "bob@chat.example leaves"
+            await bob.stream.aclose()
+
+            # A long line is cut, and a flood of lines is no reason to lose a client.
+            await alice.say("x" * 100_000)
+            assert await alice.hear() == "alice@chat.example: " + "x" * 1000
+            await alice.stream.send_all(b"\n" * 150)
+            for _ in range(150):
+                assert await alice.hear() == "alice@chat.example: "
+
+            signal.raise_signal(signal.SIGTERM)
+            while (line := await alice.hear()) is not None:
+                last = line
+            assert last == "the server goes down"
+            await alice.stream.aclose()
+
+
+async def test_a_slow_client_of_the_chat(
+    chat_contexts: dict[str, ssl.SSLContext], server_context: ssl.SSLContext
+) -> None:
+    listener = trio_tlsbio.testing.MemoryListener(lockstep=True)
+    chat = example("chat").Chat()
+
+    async def connect(name: str) -> Chatter:
+        connector = trio_tlsbio.TLSConnector(ssl_context=chat_contexts[name])
+        return Chatter(await connector.wrap(await listener.connect(), HOST))
+
+    serve = partial(
+        trio_tlsbio.serve_tls_listeners,
+        chat.handle,
+        [trio_tlsbio.TLSListener(listener, server_context)],
+        drain=chat.drain,
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            alice, bob = await connect("alice"), await connect("bob")
+            assert await alice.hear() == "alice@chat.example joins"
+            assert await alice.hear() == "bob@chat.example joins"
+            for number in range(101):
+                await alice.say(str(number))
+                assert await alice.hear() == f"alice@chat.example: {number}"
+            assert await alice.hear() == "bob@chat.example leaves"
+            with pytest.raises(trio_tlsbio.TLSError):
+                _ = [chunk async for chunk in bob.stream]
+            nursery.start_soon(chat.drain.end, 5)
+            assert await alice.hear() is None
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 async def test_reloading(
     ca: trustme.CA,
@@ -593,7 +711,13 @@ async def test_on_demand_reads_files(
 
 
 # With how many tests are in them.
-TEST_EXAMPLES = {"recording": 1, "testing_server": 1, "testing_tls": 5, "testing_core": 1}
+TEST_EXAMPLES = {
+    "recording": 1,
+    "testing_server": 1,
+    "testing_slow_client": 1,
+    "testing_tls": 5,
+    "testing_core": 1,
+}
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,10 @@ def strings_in_the_code() -> set[str]:
                 return text.replace("%s", "…")  # in a log
             case ast.JoinedStr(values=values):
                 return "".join(map(text_of, values))
+            case ast.FormattedValue(
+                value=ast.Call(func=ast.Name(id="count"), args=[_, ast.Constant(value=str(unit))])
+            ):
+                return f"… {unit}s"
             case _:
                 return "…"
 

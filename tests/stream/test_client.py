@@ -815,6 +815,69 @@ async def test_a_connection_that_lasted_was_made(
     assert supply.attempts == [4]
 
 
+async def test_a_clean_end_resets_the_delay_unless_it_comes_at_once(
+    supply: Supply, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A program that only sends recovers from an outage, although its server never sends."""
+
+    pairs: list[tuple[TLSStream[Any], TLSStream[Any]]] = []
+
+    async def connect(client: TLSStream[Any], server: TLSStream[Any]) -> None:
+        pairs.append((client, server))
+
+    await supply.next(*5 * [refuse_connection], connect)
+    for _ in range(5):
+        await trio.sleep(1)  # less than another failure would cost
+        await hang_up(*pairs.pop())
+        await supply.next(connect)
+        assert supply.attempts == []
+    # At once, it is a failure. So is a cut.
+    await supply.next(refuse_connection, refuse_connection, hang_up)
+    assert supply.attempts == [1, 2, 3]
+    await supply.next(connect)
+    assert supply.attempts == [4]
+    await trio.sleep(1)
+    await vanish(*pairs.pop())
+    await supply.next(connect)
+    assert supply.attempts == [5]
+
+
+@pytest.mark.parametrize("way", ["sending", "receiving", "closing"])
+async def test_a_server_that_ends_cleanly_and_never_sends_is_no_failure(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, way: str
+) -> None:
+    """Over a socket, however the client notices the end."""
+    initial_delay = 0.01
+
+    async def read_for_a_while(stream: Stream) -> None:
+        await stream.receive_some()
+        await trio.sleep(2 * initial_delay)
+
+    retries: list[Retry] = []
+    async with serving(read_for_a_while, server_context) as port:
+        supply = reconnect(
+            HOST,
+            port,
+            ssl_context=client_context,
+            initial_delay=initial_delay,
+            on_retry=retries.append,
+        )
+        supply._failures = 10  # an outage before
+        for _ in range(3):
+            stream = await anext(supply)
+            await stream.send_all(b"line")
+            match way:
+                case "sending":
+                    with suppress(TLSError):
+                        while True:
+                            await stream.send_all(b"line")
+                            await trio.lowlevel.checkpoint()
+                case "receiving":
+                    assert await stream.receive_some() == b""
+            await stream.aclose()
+    assert retries == []
+
+
 async def test_attempts_are_never_closer_than_the_initial_delay(
     supply: Supply, autojump_clock: trio.testing.MockClock
 ) -> None:

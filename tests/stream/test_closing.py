@@ -883,7 +883,7 @@ async def test_what_was_committed_arrives_before_the_alert_of_a_close(
 @sides
 @layer_counts
 @pytest.mark.parametrize(
-    "afterwards", ["nothing", "a short send", "an empty send", "send_eof", "another cut"]
+    "afterwards", ["nothing", "a short send", "an empty send", "send_eof", "unwrap", "another cut"]
 )
 async def test_a_close_notify_vouches_that_no_send_was_cut(
     afterwards: str,
@@ -916,6 +916,11 @@ async def test_a_close_notify_vouches_that_no_send_was_cut(
                 await ours.send_all(b"")
             elif afterwards == "send_eof":
                 await ours.send_eof()
+            elif afterwards == "unwrap":
+                transport, rest = await ours.unwrap()
+                assert rest == b""
+                await transport.aclose()
+                return
             await ours.aclose()
 
         with trio.fail_after(20):

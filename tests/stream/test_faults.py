@@ -75,7 +75,7 @@ def test_what_is_no_fault_is_refused() -> None:
     assert Insert(0, bytearray(b"data")).data == b"data"
     line = FaultyLine([Cut(5)])
     for wrong in (5, "text", Cut):
-        with pytest.raises(TypeError, match="expected a fault, not"):
+        with pytest.raises(TypeError, match=r"a fault is needed, such as Cut\(3\), not"):
             line.add(Cut(1), wrong)
     assert line.faults_left == (Cut(5),)
 

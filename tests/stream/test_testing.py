@@ -842,6 +842,25 @@ def test_faults_in_the_table() -> None:
 ################################################################
 
 
+LISTENERS = pytest.mark.parametrize("lockstep", [False, True], ids=["memory", "lockstep"])
+
+
+async def test_a_memory_listener_in_lockstep() -> None:
+    """Its sends wait until the other side has received all."""
+    listener = MemoryListener(lockstep=True)
+    client = await listener.connect()
+    server = await listener.accept()
+    assert repr(listener) == "<MemoryListener>"
+    for sender, receiver in ((client, server), (server, client)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, b"four")
+            await trio.testing.wait_all_tasks_blocked()
+            assert await receiver.receive_some(3) == b"fou"
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 1
+            assert await receiver.receive_some() == b"r"
+
+
 async def test_memory_listener() -> None:
     listener = MemoryListener()
     with trio.testing.assert_checkpoints():
@@ -855,8 +874,9 @@ async def test_memory_listener() -> None:
     assert repr(listener) == "<MemoryListener>"
 
 
-async def test_a_memory_listener_that_is_closed() -> None:
-    listener = MemoryListener()
+@LISTENERS
+async def test_a_memory_listener_that_is_closed(lockstep: bool) -> None:
+    listener = MemoryListener(lockstep=lockstep)
     accepted = await listener.connect()
     server = await listener.accept()
     waiting = await listener.connect()
@@ -868,8 +888,9 @@ async def test_a_memory_listener_that_is_closed() -> None:
     with pytest.raises(ConnectionRefusedError):
         await listener.connect()
     assert await waiting.receive_some() == b"", "nobody will ever accept it"
-    await server.send_all(b"goes on")
-    assert await accepted.receive_some() == b"goes on"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send_all, b"goes on")
+        assert await accepted.receive_some() == b"goes on"
 
 
 async def test_closing_a_memory_listener_ends_who_accepts() -> None:
@@ -886,8 +907,9 @@ async def test_closing_a_memory_listener_ends_who_accepts() -> None:
             await listener.aclose()
 
 
-async def test_closing_a_memory_listener_in_a_cancelled_scope() -> None:
-    listener = MemoryListener()
+@LISTENERS
+async def test_closing_a_memory_listener_in_a_cancelled_scope(lockstep: bool) -> None:
+    listener = MemoryListener(lockstep=lockstep)
     waiting = [await listener.connect() for _ in range(3)]
     await trio.aclose_forcefully(listener)
     for client in waiting:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, assert_type
 
 import trio
-from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
+from trio.testing import memory_stream_pair
 
 from trio_tlsbio import (
     ClientHello,
@@ -271,7 +271,8 @@ async def drains(stream: TLSStream[T_Stream], drain: Drain) -> None:
 async def tests_a_server(context: ssl.SSLContext) -> None:
     listener = MemoryListener()
     stream = await listener.connect()
-    assert_type(stream, trio.StapledStream[MemorySendStream, MemoryReceiveStream])
+    assert_type(stream, trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream])
+    MemoryListener(lockstep=True)
     tls_listener = TLSListener(listener, context)
     await serve_tls_listeners(generic_handler, [tls_listener])
     await serve_tls_listeners(any_handler, [tls_listener])

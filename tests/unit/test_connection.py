@@ -604,11 +604,51 @@ def test_a_client_that_does_not_speak_tls(
         assert isinstance(info.value.__cause__, ssl.SSLError)
 
 
-def test_a_server_that_does_not_speak_tls(client_context: ssl.SSLContext) -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"220 mail.example ESMTP\r\n", "text that begins with '220 m'"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "text that begins with 'HTTP/'"),
+        (b"OK\r\nhello", "text that begins with 'OK\\r\\nh'"),
+        (b"abc" + 20_000 * b"d", "text that begins with 'abcdd'"),
+        (b"\x1b[2Jx" + bytes(40), None),
+        (b"\xc3\xa9\xc3\xa9\xc3\xa9", None),
+        (bytes(64), None),
+    ],
+)
+@pytest.mark.parametrize("is_in_one_piece", [True, False])
+def test_a_server_that_does_not_speak_tls(
+    client_context: ssl.SSLContext, data: bytes, words: str | None, is_in_one_piece: bool
+) -> None:
     client = TLSConnection(client_context, server_hostname=NAME)
+    if is_in_one_piece:
+        client.feed(data)
+    else:
+        for byte in data[:5]:
+            assert client.receive() is None
+            client.feed(bytes([byte]))
+    for _ in range(2):
+        with pytest.raises(TLSError) as info:
+            client.receive()
+        assert info.value.reason == "WRONG_VERSION_NUMBER"
+        message = str(info.value)
+        assert message.startswith("the peer does not speak TLS here")
+        assert "a plaintext port, or one that requires STARTTLS first" in message
+        assert message.isprintable()
+        if words is None:
+            assert "begins" not in message
+        else:
+            assert words in message
+            assert "plaintext after STARTTLS" in message
+
+
+def test_text_in_the_middle_of_a_connection_is_not_shown(pair: Pair) -> None:
+    client, server = pair
+    shake_hands(client, server)
     client.feed(b"220 mail.example ESMTP\r\n")
-    with pytest.raises(TLSError, match="STARTTLS"):
+    with pytest.raises(TLSError) as info:
         client.receive()
+    assert "220" not in str(info.value)
 
 
 @pytest.mark.parametrize("ending", ["bad record", "not TLS", "alert"])

@@ -67,7 +67,16 @@ from trio_tlsbio import (
     start_tls,
 )
 from trio_tlsbio.monitoring import ServerMonitor
-from trio_tlsbio.testing import MemoryListener, do_handshakes, exchange, tls_stream_pair
+from trio_tlsbio.testing import (
+    Cut,
+    FaultyLine,
+    FaultyStream,
+    MemoryListener,
+    Split,
+    do_handshakes,
+    exchange,
+    tls_stream_pair,
+)
 from trio_tlsbio.ticket_keys import TicketKeys
 
 TLS13 = VERSIONS["tls13"]
@@ -133,6 +142,11 @@ class World:
     def pem(self) -> tuple[bytes, bytes]:
         """The certificate and its key."""
         return self.cert.cert_chain_pems[0].bytes(), self.cert.private_key_pem.bytes()
+
+
+def faulty(faults: Any, _: World) -> None:
+    """Make a stream with faults."""
+    FaultyStream(memory_stream_pair()[0], receiving=faults)
 
 
 @pytest.fixture
@@ -729,6 +743,32 @@ ROWS = [
     Row("draining in text", lambda _: Drain().end("30"), TypeError, "not str", "a number"),  # type: ignore[arg-type]
     Row("receiving nothing", lambda w: receive(w, 0), ValueError, "not 0", "leave it out"),
     Row("receiving less", lambda w: receive(w, -1), ValueError, "not -1", "leave it out"),
+    # Faults in tests
+    *(
+        Row(
+            f"{words} in place of a list of faults",
+            partial(faulty, faults),
+            TypeError,
+            f"not {words}",
+            "in a list, such as [Cut(3)]",
+        )
+        for faults, words in ((Cut(3), "Cut"), (Split(1), "Split"), (Cut, "the class Cut"))
+    ),
+    Row("a line with one fault", lambda _: FaultyLine(Cut(3)), TypeError, "not Cut", "in a list"),  # type: ignore[arg-type]
+    Row(
+        "the class of a fault",
+        lambda _: FaultyLine([Cut]),  # type: ignore[list-item]
+        TypeError,
+        "not the class Cut",
+        "such as Cut(3)",
+    ),
+    Row(
+        "a list of faults to add",
+        lambda _: FaultyLine().add([Cut(3)]),  # type: ignore[arg-type]
+        TypeError,
+        "not list",
+        "such as Cut(3)",
+    ),
     # The PROXY protocol
     Row(
         "a network as proxy_protocol",

@@ -619,7 +619,7 @@ def test_a_cache_for_one(sessions: list[TLSSession]) -> None:
     cache = SessionCache(1, tickets_per_server=1)
     for port, session in enumerate(sessions):
         cache.put(session, port, now=0)
-        assert repr(cache) == "<SessionCache of 1 sessions for 1 servers>"
+        assert repr(cache) == "<SessionCache of 1 session for 1 server>"
     assert cache.take(sessions[0].ssl_context, NAME, 5, now=0) is sessions[5]
 
 

@@ -7,14 +7,16 @@ import ctypes
 import re
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import trio_tlsbio
 from trio_tlsbio import PeerAlertError, TLSError
 from trio_tlsbio._core import words as known
 from trio_tlsbio._core.certificate_words import VERIFY_CODES
-from trio_tlsbio._core.errors import printable
+from trio_tlsbio._core.errors import count, printable
 from trio_tlsbio._core.explain import explain
 
 # OpenSSL's reasons that can't reach a connection of this library, by what they are about.
@@ -298,3 +300,39 @@ def test_an_error_without_words_that_is_no_alert() -> None:
     explanation = explained(error_of_pypy(f"unknown error for errcode {20 << 23 | 999}"))
     assert not isinstance(explanation, PeerAlertError)
     assert str(explanation).startswith("TLS failed: [SSL] unknown error")
+
+
+################################################################
+# Numbers
+################################################################
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1.0, "1 byte"),
+        (2, "2 bytes"),
+        (0.5, "0.5 bytes"),
+        (1.25, "1.25 bytes"),
+        (30.0, "30 bytes"),
+        (1_234_567, "1234567 bytes"),
+    ],
+)
+def test_numbers_of_things(number: float, text: str) -> None:
+    assert count(number, "byte") == text
+
+
+def test_no_message_puts_a_number_before_a_plural() -> None:
+    """A number that may be 1 needs count()."""
+    words = "bytes|days|seconds|certificates|connections|sessions|servers|records|attempts"
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in Path(trio_tlsbio.__file__).parent.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"(\}}|%[dsg]) ({words})\b", line)
+        # Constants above 1, and sizes that are 0 or too large.
+        and not re.search(r"\{_?[A-Z_]+(:g)?\} (bytes|seconds)|of \{size\} bytes: is it", line)
+    ]
+    assert found == []

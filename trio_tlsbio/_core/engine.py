@@ -53,6 +53,8 @@ class Failure:
     exc: Exception
     refusal: str | None = None
     """Why OpenSSL has refused a record, in OpenSSL's terms, if that is known."""
+    header: bytes = b""
+    """The header of the record that was read last."""
 
 
 Happening: TypeAlias = Event | Failure | TLSError
@@ -302,17 +304,18 @@ class Engine:
         concerned.
         """
         clean_up()
-        if not isinstance(exc, ssl.SSLError) or reason_of(exc) != "RECORD_LAYER_FAILURE":
-            return Failure(exc)
         inbox, outbox = self.inbox, self.outbox
+        header = inbox.records.last_header
+        if not isinstance(exc, ssl.SSLError) or reason_of(exc) != "RECORD_LAYER_FAILURE":
+            return Failure(exc, header=header)
         rest, written = inbox.bio.read(), outbox.bio.read()
         inbox.bio.write(rest)
         outbox.bio.write(written)
         refusal = reason_of_refusal(
-            inbox.records.last_header,
+            header,
             rest,
             written,
             is_split=inbox.records.missing > 0,
             is_tls13=self._is_tls13,
         )
-        return Failure(exc, refusal)
+        return Failure(exc, refusal, header)

@@ -22,6 +22,7 @@ __all__ = [
     "TLSError",
     "TruncationError",
     "caused_by",
+    "count",
     "described",
     "printable",
     "truncated",
@@ -229,6 +230,12 @@ def _causes_of(exc: BaseException) -> Iterator[BaseException]:
     while (cause := exc.__cause__ or exc.__context__) is not None:
         yield cause
         exc = cause
+
+
+def count(number: float, what: str) -> str:
+    """Return a number with its unit, which is given in the singular."""
+    amount = f"{number:g}" if isinstance(number, float) else str(number)
+    return f"{amount} {what}" if number == 1 else f"{amount} {what}s"
 
 
 def described(exc: BaseException) -> str:

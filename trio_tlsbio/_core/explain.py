@@ -20,7 +20,7 @@ from .errors import (
     truncated,
 )
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
-from .plaintext import error_of_plaintext
+from .plaintext import error_of_plaintext, error_of_text
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
@@ -149,20 +149,21 @@ def error_of(
         # The names of TLS 1.3 cipher suites don't show it.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
-        foreign=_foreign(ssl_object, speaks_tls=speaks_tls),
+        foreign=_foreign(ssl_object, speaks_tls=speaks_tls, header=failure.header),
         chain=partial(refused_chain, ssl_object),
         of_client=ssl_object.server_side,
     )
 
 
-def _foreign(ssl_object: ssl.SSLObject, *, speaks_tls: bool) -> str | None:
+def _foreign(ssl_object: ssl.SSLObject, *, speaks_tls: bool, header: bytes) -> str | None:
     """Return the message for data that is not a TLS record, or None for the one about a
     wrong port.
     """
     # A client has a cipher once it has read a ServerHello.
     if speaks_tls or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
-    return str(error_of_plaintext()) if ssl_object.server_side else None
+    error = error_of_plaintext() if ssl_object.server_side else error_of_text(header)
+    return None if error is None else str(error)
 
 
 def error_of_end(*, is_open: bool) -> TLSError:

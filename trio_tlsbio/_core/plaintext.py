@@ -1,4 +1,4 @@
-"""Recognises data from a client that doesn't speak TLS."""
+"""Recognises data from a peer that doesn't speak TLS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .errors import TLSError
 from .records import CONTENT_TYPES, is_sslv2_hello
 from .words import REASONS
 
-__all__ = ["begins_with_tls", "error_of_plaintext"]
+__all__ = ["begins_with_tls", "error_of_plaintext", "error_of_text"]
 
 _METHODS = tuple(
     f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
@@ -35,3 +35,20 @@ def error_of_plaintext(received: bytes = b"") -> TLSError:
     else:
         return TLSError("the client did not speak TLS", reason="WRONG_VERSION_NUMBER")
     return TLSError(REASONS[reason], reason=reason)
+
+
+def error_of_text(beginning: bytes) -> TLSError | None:
+    """Return the error for a server that sends text instead of TLS, or None if it is not text.
+
+    Args:
+      beginning: Its first bytes, in place of a record's header. They are too few for a secret.
+    """
+    text = beginning.decode("ascii", "replace")
+    if not text or not all(c in "\r\n\t" or (c.isascii() and c.isprintable()) for c in text):
+        return None
+    return TLSError(
+        f"the peer does not speak TLS here, but sent text that begins with {text!r}: this may be a"
+        " plaintext port, or one that requires STARTTLS first, or the peer goes on in plaintext"
+        " after STARTTLS",
+        reason="WRONG_VERSION_NUMBER",
+    )

@@ -441,8 +441,9 @@ def reconnect(
     with each consecutive failure, up to ``max_delay``. From the second delay on, the actual delay
     is chosen at random between half of this value and the full value. A connection also counts as a
     failed attempt if the server refuses it after the handshake, as TLS 1.3 does with a client
-    certificate, or if it ends at once without any data from the server. Any other connection resets
-    the delay. Attempts are never closer together than ``initial_delay``.
+    certificate, or if it ends too early without any data from the server: within ``initial_delay``
+    if the server has sent close_notify, or otherwise within the delay that would follow. Any other
+    connection resets the delay. Attempts are never closer together than ``initial_delay``.
 
     Leaving the loop does not close the last stream. A cancellation takes effect at once; the next
     attempt waits for the rest of an unfinished delay.

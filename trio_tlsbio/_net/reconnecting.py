@@ -19,6 +19,7 @@ from trio_tlsbio._core.errors import (
     TruncationError,
 )
 from trio_tlsbio._core.misuse import check_not_negative, check_positive
+from trio_tlsbio._core.states import State
 from trio_tlsbio._stream.stream import TLSStream
 
 __all__ = ["Connect", "Reconnecting", "Retry", "RetryPolicy", "is_worth_retrying"]
@@ -168,6 +169,10 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
         lasted, delay = trio.current_time() - self._connected_at, self._next_delay()
         if connection.inbox.has_decrypted:
             has_failed = False
+        elif connection.receive_state is State.CLOSED:
+            # A server that only receives has ended cleanly. But one that does so at once can be a
+            # proxy whose server is down.
+            has_failed = lasted < min(delay, self._policy.initial_delay)
         elif error is None or isinstance(error, TruncationError):
             has_failed = lasted < delay
         elif self._policy.should_retry(error):

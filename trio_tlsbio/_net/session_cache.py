@@ -11,6 +11,7 @@ from weakref import WeakSet
 import attrs
 
 from trio_tlsbio._core import dates
+from trio_tlsbio._core.errors import count
 from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.sessions import MAX_LINEAGE, TLSSession, refuse_copy
 
@@ -118,7 +119,8 @@ class SessionCache:
         self._counts = Counter()
 
     def __repr__(self) -> str:
-        return f"<SessionCache of {self._count} sessions for {len(self._servers)} servers>"
+        sessions, servers = count(self._count, "session"), count(len(self._servers), "server")
+        return f"<SessionCache of {sessions} for {servers}>"
 
     def __reduce__(self) -> NoReturn:
         refuse_copy(self)

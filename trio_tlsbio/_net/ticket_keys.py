@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeAlias
 import attrs
 
 from trio_tlsbio._core.context_settings import security_level
+from trio_tlsbio._core.errors import count
 from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
@@ -106,8 +107,8 @@ class TicketKeys:
             os.close(descriptor)
         if len(secret) != _LENGTH:
             raise ValueError(
-                f"{os.fspath(path)} has {status.st_size} bytes, but session ticket keys are 80 "
-                "random bytes (`openssl rand 80` makes them)"
+                f"{os.fspath(path)} has {count(status.st_size, 'byte')}, but session ticket keys "
+                "are 80 random bytes (`openssl rand 80` makes them)"
             )
         return cls(secret)
 

@@ -12,7 +12,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
+from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError, count
 from trio_tlsbio._core.states import State
 
 from .driver import Driver
@@ -255,8 +255,8 @@ class Closing:
         self.check_open()
         if plaintext:
             message = (
-                f"the peer sent {len(plaintext)} bytes of data where unwrap() "
-                "expected its close_notify: receive until b'' first"
+                f"the peer sent {count(len(plaintext), 'byte')} of data where "
+                "unwrap() expected its close_notify: receive until b'' first"
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
         await driver.call(driver.receive)

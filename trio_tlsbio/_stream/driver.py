@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.connection import TLSConnection
-from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError
+from trio_tlsbio._core.errors import HandshakeTimeoutError, PeerAlertError, TLSError, count
 from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.sessions import TLSSession
 from trio_tlsbio._core.states import State
@@ -125,9 +125,9 @@ class Driver:
             seconds = self._handshake_timeout
             self.connection.abort(
                 HandshakeTimeoutError(
-                    f"no handshake within {seconds:g} seconds"
+                    f"no handshake within {count(seconds, 'second')}"
                     if self._prologue is None
-                    else f"no {self._prologue.name} within {seconds:g} seconds"
+                    else f"no {self._prologue.name} within {count(seconds, 'second')}"
                 )
             )
             self.connection.lifecycle.check_send()

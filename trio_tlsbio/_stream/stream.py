@@ -558,7 +558,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
     async def unwrap(self) -> tuple[T_Stream, bytes]:
         """End TLS in both directions, and return the transport for use without TLS.
 
-        This sends a close_notify and waits for the peer's. If it is cancelled, call it again.
+        This sends a close_notify and waits for the peer's. Like :meth:`send_eof`, it declares that
+        the data is complete, even if a send was cancelled. If it is cancelled, call it again.
 
         Returns:
           The transport stream, and the bytes that were received on it after the end of TLS. They

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import trio
 
-from trio_tlsbio._core.errors import TLSError
+from trio_tlsbio._core.errors import TLSError, count
 from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
@@ -89,8 +89,8 @@ async def start_tls(
         )
         if buffered:
             raise TLSError(
-                f"the peer sent {len(buffered)} bytes in plaintext where TLS was to begin: an "
-                "attacker could have injected them"
+                f"the peer sent {count(len(buffered), 'byte')} in plaintext where TLS was to "
+                "begin: an attacker could have injected them"
             )
     except BaseException:
         await trio.aclose_forcefully(transport_stream)

@@ -25,6 +25,7 @@ from ._facts import (
     Visit,
 )
 from ._status import Failure, Status
+from ._words import count
 
 __all__ = ["ChainFile", "Lifetime", "Log", "Report", "report_to"]
 
@@ -129,4 +130,6 @@ class Lifetime:
 def _in_days(duration: timedelta) -> str:
     """Format a duration in days, or in seconds if it is not a number of days."""
     days, rest = divmod(duration, timedelta(days=1))
-    return f"{days} days" if days and not rest else f"{duration.total_seconds():,.0f} seconds"
+    if days and not rest:
+        return count(days, "day")
+    return count(round(duration.total_seconds()), "second")

@@ -327,7 +327,8 @@ class _Server:
                 raise Failure(Status.INTERRUPTED, "a second signal")  # cancels the rest
             else:
                 active = count(self._monitor.statistics().active, "connection")
-                report(("draining", f"{active} open, for at most {self._drain_timeout:g} seconds"))
+                limit = count(self._drain_timeout, "second")
+                report(("draining", f"{active} open, for at most {limit}"))
                 nursery.start_soon(self._drain.end, self._drain_timeout)
 
 

@@ -35,7 +35,7 @@ from ._proxy import header_for
 from ._reports import Report
 from ._starttls import Dialogue
 from ._status import Failure, Status, reasons
-from ._words import Stopwatch
+from ._words import Stopwatch, count
 
 __all__ = ["Plan", "open_stream", "visit"]
 
@@ -55,7 +55,7 @@ async def _connect_tcp(host: str, port: int, timeout: float) -> trio.SocketStrea
             return await trio.open_tcp_stream(host, port)
         except OSError as exc:
             raise Failure(Status.NO_CONNECTION, f"{where}: {reasons(exc)}") from exc
-    raise Failure(Status.NO_CONNECTION, f"{where}: no answer within {timeout:g} seconds")
+    raise Failure(Status.NO_CONNECTION, f"{where}: no answer within {count(timeout, 'second')}")
 
 
 @attrs.frozen
@@ -94,8 +94,8 @@ async def open_stream(plan: Plan, report: Report) -> TLSStream[Any]:
                 report(Upgraded(plan.target.starttls, watch.seconds()))
             return await _shake_hands(plan, tcp, buffered, watch, report)
         raise HandshakeTimeoutError(
-            f"the TCP connection was established, but TLS was not ready within {plan.timeout:g} "
-            "seconds"
+            "the TCP connection was established, but TLS was not ready within "
+            f"{count(plan.timeout, 'second')}"
         )
     except BaseException:
         await trio.aclose_forcefully(tcp)

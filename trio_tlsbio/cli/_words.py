@@ -70,8 +70,10 @@ def in_ms(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms"
 
 
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def count(number: float, what: str) -> str:
+    """Return a number with its unit, for people: with commas between thousands."""
+    amount = f"{number:g}" if isinstance(number, float) else f"{number:,}"
+    return f"{amount} {what}" if number == 1 else f"{amount} {what}s"
 
 
 def aligned(facts: Iterable[tuple[str, str]]) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Generic, TypeAlias
 import attrs
 import trio
 
-from trio_tlsbio._core.misuse import max_bytes_error
+from trio_tlsbio._core.errors import count
+from trio_tlsbio._core.misuse import kind_of, max_bytes_error
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream.stream import T_Stream
 from trio_tlsbio._stream.turns import ConflictDetector
@@ -153,6 +154,8 @@ class FaultyLine:
     _resumed: trio.Event
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        if not isinstance(faults, Iterable):
+            raise TypeError(f"give the faults in a list, such as [Cut(3)], not {kind_of(faults)}")
         self.bytes_passed = 0
         self._waiting = bytearray()
         self._splits = []
@@ -166,7 +169,8 @@ class FaultyLine:
 
     def __repr__(self) -> str:
         state = " stalled" if self.is_stalled else ""
-        return f"<FaultyLine{state} after {self.bytes_passed} bytes, {self._end or self._faults}>"
+        passed = count(self.bytes_passed, "byte")
+        return f"<FaultyLine{state} after {passed}, {self._end or self._faults}>"
 
     def add(self, *faults: Fault) -> None:
         """Add faults at positions counted from the bytes that have passed so far.
@@ -176,7 +180,7 @@ class FaultyLine:
         """
         for fault in faults:
             if not isinstance(fault, Fault):
-                raise TypeError(f"expected a fault, not {type(fault).__name__}")
+                raise TypeError(f"a fault is needed, such as Cut(3), not {kind_of(fault)}")
         for fault in faults:
             if isinstance(fault, Split):
                 self._splits.append((self.bytes_passed, fault))
@@ -459,7 +463,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._is_closed:
             raise trio.ClosedResourceError("this FaultyStream was closed")
         if (reset := self._reset_by) is not None:
-            raise trio.BrokenResourceError(f"connection reset after {reset.at} bytes, by a fault")
+            raise trio.BrokenResourceError(
+                f"connection reset after {count(reset.at, 'byte')}, by a fault"
+            )
 
     async def _reset(self) -> None:
         if isinstance(self.stream, trio.SocketStream):

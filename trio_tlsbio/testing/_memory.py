@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import attrs
 import trio
 
-if TYPE_CHECKING:
-    from trio.testing import MemoryReceiveStream, MemorySendStream
-
 __all__ = ["MemoryListener"]
 
-_Stream: TypeAlias = "trio.StapledStream[MemorySendStream, MemoryReceiveStream]"
+_Stream: TypeAlias = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
 _Queue: TypeAlias = tuple[trio.MemorySendChannel[_Stream], trio.MemoryReceiveChannel[_Stream]]
 
 
@@ -30,10 +27,17 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         nursery.start_soon(serve_tls_listeners, handler, [tls_listener])
         transport_stream = await listener.connect()
 
-    Its connections are created by :func:`trio.testing.memory_stream_pair`. After the listener is
-    closed, :meth:`accept` raises :exc:`trio.ClosedResourceError`, and :meth:`connect` is refused.
+    After the listener is closed, :meth:`accept` raises :exc:`trio.ClosedResourceError`, and
+    :meth:`connect` is refused.
+
+    Args:
+      lockstep: Whether each send waits until the other side has received the data, as with
+        :func:`trio.testing.lockstep_stream_pair`. So a client that does not read holds up the
+        server. By default a connection accepts any amount of data at once, as with
+        :func:`trio.testing.memory_stream_pair`.
     """
 
+    _lockstep: bool = attrs.field(default=False, kw_only=True)
     # The server's ends of connections that are not accepted yet.
     _waiting: _Queue = attrs.field(
         factory=lambda: trio.open_memory_channel[_Stream](math.inf), init=False
@@ -49,10 +53,11 @@ class MemoryListener(trio.abc.Listener[_Stream]):
           ConnectionRefusedError: if the listener was closed, as with a closed port.
         """
         # trio.testing imports pytest, which the command line doesn't need.
-        from trio.testing import memory_stream_pair  # noqa: PLC0415
+        from trio.testing import lockstep_stream_pair, memory_stream_pair  # noqa: PLC0415
 
         await trio.lowlevel.checkpoint()
-        client, server = memory_stream_pair()
+        make_pair = lockstep_stream_pair if self._lockstep else memory_stream_pair
+        client, server = cast("tuple[_Stream, _Stream]", make_pair())
         try:
             self._waiting[0].send_nowait(server)
         except trio.BrokenResourceError:
@@ -67,7 +72,8 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         """Close the listener, and the connections that were not accepted."""
         while True:
             try:
-                refused = self._waiting[1].receive_nowait()
+                # Any, because both kinds of streams have a synchronous close(), but no common type.
+                refused: Any = self._waiting[1].receive_nowait()
             except (trio.WouldBlock, trio.ClosedResourceError):
                 break
             refused.send_stream.close()

@@ -206,7 +206,7 @@ class Subject:
             self._check_error(exc)
         except TLSError as exc:
             self._check_error(exc)
-            if not self.connection.bytes_to_receive:  # else that is still to be received
+            if not self.connection.inbox.plaintext:  # else that is still to be received
                 self._failed_to_receive(exc)
 
     def _ask_for_certificate(self, _: Input) -> None:
@@ -269,7 +269,8 @@ class Subject:
             assert send in _ENDED
         if connection.wants_data:
             assert receive in (State.HANDSHAKE, State.OPEN)
-            assert not connection.bytes_to_receive
+            assert not connection.inbox.plaintext
+            assert not connection.is_behind
             assert not self.eof_fed
         if connection.trailing_data:
             assert receive is State.CLOSED

@@ -400,5 +400,5 @@ async def test_what_the_server_says_does_not_steer_the_terminal(
     async with tls_server(silent, server_context_for(cert)) as port:
         connect = ("connect", f"localhost:{port}", "--cafile", server.ca)
         _, _, shown = await on_a_terminal(*connect, env={"NO_COLOR": "1"})
-    assert r"[red]\x1b[31mevil\x1b]0;title\x07" in shown
+    assert r"[red]\x1b[31mevil\x1b]0\;title\x07" in shown
     assert "\x07" not in shown

@@ -325,7 +325,7 @@ async def test_what_is_refused_does_not_steer_the_terminal(
     refusal = await refusal_of(presented, root, ssl.TLSVersion.TLSv1_3, tmp_path, capfdbinary)
     assert "\x1b" not in refusal.text
     assert "\x07" not in refusal.text
-    assert r"\x1b]0;owned\x07 is not trusted here" in refusal.text
+    assert r"\x1b]0\;owned\x07 is not trusted here" in refusal.text
 
 
 def test_what_can_not_be_found_is_not_guessed(root: Issued) -> None:

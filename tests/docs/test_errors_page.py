@@ -110,7 +110,7 @@ class Source:
         # An OSError has the system's words.
         known = EXCEPTIONS | local | NOT_SAID
         # Of other modules, where their messages are.
-        known |= {"closed_error", "missing_extra", "stream_error", "truncated"}
+        known |= {"closed_error", "max_bytes_error", "missing_extra", "stream_error", "truncated"}
         assert name in known, f"{self.name}:{call.lineno} raises {name}, which is not known here"
 
     def _texts(self, node: ast.expr, within: ast.AST) -> list[str]:

@@ -794,7 +794,7 @@ async def test_data_that_nobody_has_received_counts_too(
         )
         for _ in range(3):
             stream = await anext(supply)
-            while not stream.connection.data_received:
+            while not stream.connection.inbox.has_decrypted:
                 await trio.lowlevel.wait_readable(stream.transport_stream.socket)
                 stream.is_readable()
         await stream.aclose()

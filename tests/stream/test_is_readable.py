@@ -194,11 +194,11 @@ async def test_asking_often_takes_in_no_more(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.send_all, bytes(32 * 1024 * 1024))
             await until_readable(client)
-            waiting = client.connection.bytes_to_receive
+            waiting = len(client.connection.inbox.plaintext)
             for _ in range(20):
                 await trio.testing.wait_all_tasks_blocked()
                 assert client.is_readable()
-            assert client.connection.bytes_to_receive == waiting
+            assert len(client.connection.inbox.plaintext) == waiting
             nursery.cancel_scope.cancel()
 
 

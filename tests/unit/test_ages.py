@@ -20,7 +20,7 @@ from trio_tlsbio import (
     TLSError,
     TLSSession,
 )
-from trio_tlsbio._core import ages, dates, native_session
+from trio_tlsbio._core import dates, native_session, stale_sessions
 from trio_tlsbio.testing import exchange, transfer
 
 DAY = 24 * 3600
@@ -242,7 +242,7 @@ def is_early(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     """Whether the certificate can be read before the handshake is done."""
     if request.param:
         return native_session._libssl_for_certificates() is not None
-    monkeypatch.setattr(ages, "peer_certificate", lambda _: None)
+    monkeypatch.setattr(stale_sessions, "peer_certificate", lambda _: None)
     return False
 
 
@@ -272,7 +272,7 @@ def test_a_session_of_a_client_whose_certificate_has_expired_is_refused(
     assert "its certificate has expired in the meantime" in str(error)
     assert (error.reason, error.verify_code) == ("CERTIFICATE_VERIFY_FAILED", 10)
     assert server.handshake is None
-    assert not server.data_received
+    assert not server.inbox.has_decrypted
     with pytest.raises(CertificateError):
         server.receive()
     with pytest.raises(CertificateError):
@@ -303,7 +303,7 @@ def test_a_certificate_has_expired_from_its_last_second_on(
 def test_a_client_that_is_refused_gets_no_new_tickets(
     ca: trustme.CA, of_a_day: ssl.SSLContext, travel: Travel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ages, "peer_certificate", lambda _: None)
+    monkeypatch.setattr(stale_sessions, "peer_certificate", lambda _: None)
     of_a_day.minimum_version = of_a_day.maximum_version = ssl.TLSVersion.TLSv1_3
     context = server_context_for(ca.issue_cert(NAME))
     ca.configure_trust(context)

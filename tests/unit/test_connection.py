@@ -326,7 +326,7 @@ def test_what_encryption_adds(ca: trustme.CA, server_cert: trustme.LeafCert) -> 
 def test_an_answer_to_a_key_update_is_no_certificate() -> None:
     request: Any = CertificateRequest(None, None)  # type: ignore[arg-type]
     length = 5 + SEAL_BYTES - 5  # the message, in a record
-    request.look(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
+    request.check_answer(b"\x17\x03\x03" + length.to_bytes(2) + bytes(length))
     assert request.answered is None
 
 
@@ -1039,6 +1039,20 @@ def test_openssl_is_asked_only_when_something_came(
     assert calls == ["read"]
     client.feed_eof()
     assert not client.wants_data
+
+
+@pytest.mark.parametrize("message", [(), ("not to my taste",)], ids=["silent", "with a message"])
+def test_an_exception_in_the_handshake_is_described(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, message: tuple[str, ...]
+) -> None:
+    class Refusing(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            raise ValueError(*message)
+
+    client_context.sslobject_class = Refusing
+    error, _ = failures(*make_pair(client_context, server_context))
+    assert str(error) == ": ".join(["the connection was refused", "ValueError", *message])
 
 
 @pytest.mark.parametrize(

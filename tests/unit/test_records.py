@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import NAME, shake_hands
 from trio_tlsbio import TLSConnection, TLSError
+from trio_tlsbio._core.record_refusals import reason_of_refusal
 from trio_tlsbio._core.records import RECORD_BYTES, Records, is_acceptable, record_bounds
-from trio_tlsbio._core.refusals import reason_of_refusal
 
 # What a record's length may be, with all that is added to its plaintext, and its header.
 MOST_BYTES = 5 + RECORD_BYTES + 2048

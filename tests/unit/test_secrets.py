@@ -282,7 +282,7 @@ def test_the_core(sides: Sides, tls_version: ssl.TLSVersion, secrets: Secrets) -
     check_shown(secrets, client)
     exchange(client, server)
     server.look_ahead()
-    assert server.bytes_to_receive
+    assert server.inbox.plaintext
     server.send(PLAINTEXT)
     transfer(server, client)
     client.look_ahead()

@@ -17,6 +17,7 @@ from tests.helpers import NAME, client_context_for, shake_hands
 from trio_tlsbio import HandshakeInfo, PeerAlertError, TLSConnection, TLSError
 from trio_tlsbio._core.cipher_names import iana_name_of
 from trio_tlsbio._net.telemetry import _distinguished_name
+from trio_tlsbio.cli._certificates import facts_of
 from trio_tlsbio.monitoring import (
     AcceptFailed,
     ConnectionAccepted,
@@ -164,10 +165,16 @@ def test_distinguished_names() -> None:
         (("domainComponent", "com"),),
         (("domainComponent", "example"),),
         (("organizationalUnitName", "A+B"), ("userId", " x")),
-        (("serialNumber", "#1"),),
+        (("serialNumber", "#1"), ("emailAddress", "a=b")),
         (("commonName", 'He said "no", twice; \\'),),
     )
-    assert _distinguished_name(name) == (
-        'CN=He said \\"no\\"\\, twice\\; \\\\, serialNumber=\\#1, OU=A\\+B+UID=\\ x, '
-        "DC=example, DC=com"
-    )
+    parts = [
+        "DC=com",
+        "DC=example",
+        r"OU=A\+B+UID=\ x",
+        r"serialNumber=\#1+emailAddress=a=b",
+        r"CN=He said \"no\"\, twice\; \\",
+    ]
+    assert _distinguished_name(name) == ", ".join(reversed(parts))
+    facts = facts_of(b"", {"subject": name, "issuer": ()})
+    assert (facts.subject, facts.issuer) == (", ".join(parts), "(empty)")

@@ -35,7 +35,7 @@ from trio_tlsbio import (
     TLSSession,
     contexts_by_name,
 )
-from trio_tlsbio._core import native_context
+from trio_tlsbio._core import libssl, native_context
 from trio_tlsbio._net.ticket_keys import hkdf, purpose_of
 from trio_tlsbio._stream.decisions import ChooseContext
 from trio_tlsbio.ticket_keys import TicketKeys
@@ -311,7 +311,7 @@ def test_errors_show_no_keys(key_file: Path) -> None:
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     for function in native_context._libssl, native_context.is_reachable:
         function.cache_clear()
-    monkeypatch.setattr(native_context, "_ssl", SimpleNamespace())
+    monkeypatch.setattr(libssl, "_ssl", SimpleNamespace())
 
 
 @pytest.fixture

@@ -69,13 +69,12 @@ def _ascii_form(name: str) -> str:
     # connecting.
     labels_fit = all(0 < len(label) <= 63 for label in name.split("."))
     if not labels_fit or len(name) > 253 or _NOT_IN_NAMES.search(name):
-        raise ValueError(
-            f"server_hostname: {server_hostname!r} is not a host name: {_cure_of(server_hostname)}"
-        )
+        advice = _advice_for(server_hostname)
+        raise ValueError(f"server_hostname: {server_hostname!r} is not a host name: {advice}")
     return name
 
 
-def _cure_of(name: str) -> str:
+def _advice_for(name: str) -> str:
     """Return a hint on what to pass instead of an invalid host name."""
     if not name:
         return "give the name in the server's certificate"
@@ -138,14 +137,13 @@ class Arguments:
           ValueError: if the arguments are not valid together.
           TypeError: if an argument has the wrong type.
         """
-        other_side = _CLIENT if server_side else _SERVER
         if ssl_context is None:
             if not server_side:
                 raise TypeError(
                     "ssl_context must be an ssl.SSLContext: only servers choose it later"
                 )
-        elif not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
-            raise _unfit(ssl_context, other_side)
+        else:
+            check_context(ssl_context, server_side=server_side)
         name = None if server_hostname is None else _ascii_name(server_hostname)
         if server_side:
             if name is not None:
@@ -196,16 +194,16 @@ def check_context(ssl_context: ssl.SSLContext, *, server_side: bool) -> None:
     """
     other_side = _CLIENT if server_side else _SERVER
     if not isinstance(ssl_context, ssl.SSLContext) or protocol(ssl_context) == other_side:
-        raise _unfit(ssl_context, other_side)
+        raise _wrong_context_error(ssl_context, other_side)
 
 
 def check_is_context(ssl_context: object) -> None:
     """Raise :exc:`TypeError` if this is not an :class:`ssl.SSLContext`, for either side."""
     if not isinstance(ssl_context, ssl.SSLContext):
-        raise _unfit(ssl_context, _SERVER)
+        raise _wrong_context_error(ssl_context, _SERVER)
 
 
-def _unfit(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
+def _wrong_context_error(ssl_context: object, other_side: ssl._SSLMethod) -> Exception:
     """Return the exception to raise for an invalid context."""
     is_client = other_side == _SERVER
     purpose = "SERVER_AUTH" if is_client else "CLIENT_AUTH"

@@ -19,7 +19,7 @@ __all__ = [
     "UndecodedCertificate",
     "checked_chain",
     "copies_of",
-    "decoded",
+    "decoded_by_der",
     "in_der",
     "peer_certificates",
     "presented_names",
@@ -86,7 +86,7 @@ def refused_chain(ssl_object: ssl.SSLObject) -> tuple[bytes, ...]:
     return tuple(map(in_der, checked_chain(ssl_object) or raw_chain(ssl_object)))
 
 
-def decoded(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
+def decoded_by_der(certificates: Iterable[Any]) -> dict[bytes, Certificate]:
     """Decode the objects from :func:`raw_chain`. Return a dict by DER form, without those that
     fail.
     """
@@ -114,7 +114,7 @@ class CertificateCopy:
 
 
 def copies_of(certificates: Iterable[Any]) -> tuple[CertificateCopy, ...]:
-    return tuple(CertificateCopy(der, info) for der, info in decoded(certificates).items())
+    return tuple(CertificateCopy(der, info) for der, info in decoded_by_der(certificates).items())
 
 
 @attrs.define(eq=False)
@@ -122,15 +122,15 @@ class UndecodedCertificate:
     """Decodes a certificate on demand, because this takes 4% of the time of a handshake."""
 
     _certificate: Any  # an OpenSSL object
-    _decoded: Certificate | None = attrs.field(default=None, init=False, repr=False)
+    _info: Certificate | None = attrs.field(default=None, init=False, repr=False)
 
     def get_info(self) -> Certificate:
         """Return what :meth:`ssl.SSLSocket.getpeercert` would, or an empty dict if it can't be
         decoded.
         """
-        if self._decoded is None:
-            self._decoded = next(iter(decoded([self._certificate]).values()), {})
-        return self._decoded
+        if self._info is None:
+            self._info = next(iter(decoded_by_der([self._certificate]).values()), {})
+        return self._info
 
 
 def _decoded_by(ssl_object: ssl.SSLObject) -> Certificate:

@@ -59,13 +59,13 @@ def ask_for_certificate(
         raise origin.claim(error) from exc
 
 
-def check_may_answer(lifecycle: Lifecycle, bytes_to_receive: int, most_bytes: int) -> None:
+def check_may_answer(lifecycle: Lifecycle, decrypted_bytes: int, most_bytes: int) -> None:
     """Raise an error if there is no point in waiting for the answer any longer."""
     lifecycle.check_receive()
     if lifecycle.receive is State.CLOSED:
         message = "the client ended its direction and did not answer with a certificate"
         raise lifecycle.origin.claim(PostHandshakeAuthError(message))
-    if bytes_to_receive > most_bytes:
+    if decrypted_bytes > most_bytes:
         message = "the client sends data where it should answer with a certificate"
         raise lifecycle.origin.claim(PostHandshakeAuthError(message))
 
@@ -79,7 +79,7 @@ class CertificateRequest:
     #: The result of the handshake with the certificate, once that has arrived.
     answered: HandshakeInfo | None = attrs.field(default=None, init=False)
 
-    def look(self, answers: bytes) -> None:
+    def check_answer(self, answers: bytes) -> None:
         """Check whether the bytes that OpenSSL wrote while decrypting show that a certificate has
         arrived.
 

@@ -16,10 +16,11 @@ from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
-from .handshake import Handshake, context_to_come
+from .handshake import Handshake, placeholder_context
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
+from .misuse import max_bytes_error
 from .native_session import resume
 from .outbox import Outbox
 from .records import Data, byte_view
@@ -35,7 +36,8 @@ _HANDSHAKE_DONE, _CLOSE_NOTIFY_SENT = Event.HANDSHAKE_DONE, Event.CLOSE_NOTIFY_S
 _TRANSPORT_ENDED = Event.TRANSPORT_ENDED
 
 # The most plaintext, in bytes, that is decrypted ahead during a renegotiation for which data is
-# held back, or while waiting for a client's certificate.
+# held back, or while waiting for a client's certificate. It is kept in memory, and more than a peer
+# usually has on the way when it is asked.
 _MOST_LOOK_AHEAD = 1024 * 1024
 
 
@@ -84,9 +86,8 @@ class TLSConnection:
     lifecycle: Lifecycle
     _engine: Engine
     _ssl_context: ssl.SSLContext | None  # None on servers that choose it
-    _handshake: Handshake | None  # None once it is done
-    _info: HandshakeInfo | None
-    _plaintext: bytearray  # decrypted before the caller asked for it
+    _handshake: Handshake | None  # None once it is done, or has failed
+    _info: HandshakeInfo | None  # None unless it is done
     _sessions: SessionSource | None  # on clients
     _tickets: TicketWatch | None  # if sessions are collected
     _request: CertificateRequest | None  # the latest
@@ -111,12 +112,12 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
-        first_context = context_to_come() if ssl_context is None else ssl_context
+        first_context = placeholder_context() if ssl_context is None else ssl_context
         self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
         ssl_object = first_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
         )
-        if (session := arguments.native_session()) is not None:
+        if arguments.session and (session := arguments.native_session()):
             resume(ssl_object, session)
         self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
         looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
@@ -124,8 +125,7 @@ class TLSConnection:
         self.inbox.is_single = looks_at_hello
         hello = HelloWatch() if looks_at_hello else None
         self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
-        self._info, self._plaintext = None, bytearray()
-        self._sessions = self._tickets = self._request = None
+        self._info = self._sessions = self._tickets = self._request = None
         if not server_side:
             self._sessions = SessionSource.of(first_context, ssl_object, arguments.session)
             if collect_sessions:
@@ -217,7 +217,7 @@ class TLSConnection:
         of a millisecond.
         """
         if self._tickets is not None and self._info is not None and not self.lifecycle.has_failed:
-            self._tickets.look_at_the_end()
+            self._tickets.check_at_the_end()
 
     @property
     def trailing_data(self) -> bytes:
@@ -244,11 +244,6 @@ class TLSConnection:
         the fed data.
         """
         return self.inbox.is_behind
-
-    @property
-    def data_received(self) -> bool:
-        """True if any plaintext from the peer has arrived."""
-        return self._engine.has_decrypted
 
     def feed(self, data: Data) -> None:
         """Add ciphertext received from the peer.
@@ -285,19 +280,15 @@ class TLSConnection:
           TruncationError: if the transport ended without a close_notify.
           ValueError: if ``max_bytes`` is not positive.
         """
-        if max_bytes is not None:
-            max_bytes = operator.index(max_bytes)
-            if max_bytes < 1:
-                raise ValueError(
-                    f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-                )
+        if max_bytes is not None and (max_bytes := operator.index(max_bytes)) < 1:
+            raise max_bytes_error(max_bytes)
         # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None
-        lifecycle, data = self.lifecycle, b""
-        if self._plaintext:
-            data = bytes(self._plaintext[:max_bytes])
-            del self._plaintext[: len(data)]
+        lifecycle, plaintext, data = self.lifecycle, self.inbox.plaintext, b""
+        if plaintext:
+            data = bytes(plaintext[:max_bytes])
+            del plaintext[: len(data)]
         elif lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(max_bytes)
             if happening is not None:
@@ -316,18 +307,14 @@ class TLSConnection:
         This never raises. If the data contains an alert, every call that can no longer succeed
         raises it from now on.
         """
+        inbox = self.inbox
         if self.lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(None)
-            self._plaintext += data
+            inbox.plaintext += data
             if happening is not None:
                 self._note(happening)
-            self.inbox.wants_data = self.inbox.wants_data and not self._plaintext
-        return not self.inbox.is_behind
-
-    @property
-    def bytes_to_receive(self) -> int:
-        """How many bytes of plaintext :meth:`look_ahead` has decrypted for :meth:`receive`."""
-        return len(self._plaintext)
+            inbox.wants_data = inbox.wants_data and not inbox.plaintext
+        return not inbox.is_behind
 
     ################################################################
     # The handshake
@@ -362,7 +349,7 @@ class TLSConnection:
         error: TLSError
         if self.lifecycle.receive is not _OPEN:
             error = truncated("the peer ended the connection while it renegotiated")
-        elif len(self._plaintext) > _MOST_LOOK_AHEAD:
+        elif len(self.inbox.plaintext) > _MOST_LOOK_AHEAD:
             error = TLSError("the peer keeps sending data instead of renegotiating")
         else:
             return
@@ -437,7 +424,7 @@ class TLSConnection:
             raise ValueError("the handshake does not wait for this decision")
         return self._handshake
 
-    def _begin(self, handshake: Handshake) -> None:
+    def _open(self, handshake: Handshake) -> None:
         """Start the data phase: the handshake is done."""
         info = self._info = handshake.info()
         self._engine.open(
@@ -445,10 +432,10 @@ class TLSConnection:
             may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
         )
         if self._sessions is not None:
-            self._sessions.begin(is_resumed=info.session_reused)
+            self._sessions.note_handshake(is_resumed=info.session_reused)
         if self._tickets is not None:
-            self._tickets.begin()
-            self._engine.on_message = self._tickets.look
+            self._tickets.start()
+            self._engine.on_message = self._tickets.check_ticket
         self._encrypt_held()
 
     ################################################################
@@ -484,7 +471,7 @@ class TLSConnection:
         happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
         assert handshake is not None
         self._request = CertificateRequest(engine.ssl_object, handshake)
-        engine.on_answers = self._request.look
+        engine.on_answers = self._request.check_answer
         if happening is not None:
             self._note(happening)
         self.lifecycle.check_send()
@@ -504,7 +491,7 @@ class TLSConnection:
         self.look_ahead()
         if not self._awaits_certificate:
             return True
-        check_may_answer(self.lifecycle, len(self._plaintext), _MOST_LOOK_AHEAD)
+        check_may_answer(self.lifecycle, len(self.inbox.plaintext), _MOST_LOOK_AHEAD)
         return False
 
     @property
@@ -544,10 +531,7 @@ class TLSConnection:
             self.outbox.held.append(left)
 
     def _hold(self, data: Data) -> None:
-        if self.lifecycle.send is _CLOSED or self.outbox.holds_close:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
+        self.lifecycle.check_not_closed(is_closing=self.outbox.holds_close)
         self.lifecycle.check_send()
         if view := byte_view(data):
             self.outbox.held.append(bytes(view))
@@ -656,10 +640,11 @@ class TLSConnection:
         error, and after a fatal alert even an apparently clean end. So the first error is kept.
         """
         lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
-        receive_state, is_open = lifecycle.receive, self._info is not None
+        receive_state, ssl_object = lifecycle.receive, self._engine.ssl_object
+        is_open = receive_state is not _HANDSHAKE
         if isinstance(happening, Failure):
-            ssl_object, begun = self._engine.ssl_object, handshake is None or handshake.has_answered
-            happening = error_of(happening, ssl_object, has_begun=begun, is_open=is_open)
+            speaks_tls = handshake is None or handshake.has_answered
+            happening = error_of(happening, ssl_object, speaks_tls=speaks_tls, is_open=is_open)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)
         elif happening is _TRANSPORT_ENDED:
@@ -671,9 +656,10 @@ class TLSConnection:
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
             inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
         if lifecycle.send is not _HANDSHAKE and handshake is not None:
+            # Before _open(), which can call this again: it sends the data that was held back.
             self._handshake = None
             if happening is _HANDSHAKE_DONE:
-                self._begin(handshake)
+                self._open(handshake)
 
 
 def connection_of(

@@ -13,7 +13,10 @@ _UTC_TIME = 0x17
 
 
 def now() -> float:
-    """Return the time, in seconds since the epoch. OpenSSL uses the same system clock."""
+    """Return the time, in seconds since the epoch. OpenSSL uses the same system clock.
+
+    The core asks for the time only here, to compare dates: it measures no durations.
+    """
     return time.time()
 
 

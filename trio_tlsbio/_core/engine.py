@@ -15,11 +15,11 @@ from .errors import TLSError
 from .inbox import MOST_RECORDS, Inbox
 from .openssl_errors import IS_PYPY, clean_up, empty_error_queue, may_be_foreign, reason_of
 from .outbox import Outbox
+from .record_refusals import reason_of_refusal
 from .records import DATA_SHIFT, HEADER_BYTES, RECORD_BYTES, Data, byte_view, is_acceptable
-from .refusals import reason_of_refusal
 from .states import Event
 
-__all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "ask"]
+__all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "call_openssl"]
 
 SEAL_BYTES = HEADER_BYTES + 1 + 16
 """The size that encryption adds in TLS 1.3: header, content type and tag (RFC 9846 section 5.2), in
@@ -60,7 +60,9 @@ class Failure:
 Happening: TypeAlias = Event | Failure | TLSError
 
 
-def ask(method: Callable[..., Any], *args: object, suspect: Exception | None = None) -> Any:
+def call_openssl(
+    method: Callable[..., Any], *args: object, suspect: Exception | None = None
+) -> Any:
     """Call a method of an SSLObject, and repeat the call if its error may be a foreign one.
 
     Args:
@@ -108,8 +110,6 @@ class Engine:
     on_answers: Callable[[bytes], None] | None = None
     #: True if the peer may start another handshake, as in TLS 1.2.
     may_renegotiate: bool = False
-    #: True if any data was decrypted.
-    has_decrypted: bool = False
     _is_tls13: bool = False  # version() returns None after a failure
     # True if OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2, a
     # message can follow the Finished in the same record.
@@ -177,7 +177,7 @@ class Engine:
                 except ssl.SSLError as exc:
                     if not may_be_foreign(exc):
                         raise
-                    chunk = ask(read, size, suspect=exc)
+                    chunk = call_openssl(read, size, suspect=exc)
             except ssl.SSLWantReadError:
                 if self._goes_on_after_message():
                     continue
@@ -213,7 +213,7 @@ class Engine:
             self._collect_answers(happening)
         if not chunks:
             return b"", happening
-        self.has_decrypted = True
+        inbox.has_decrypted = True
         inbox.is_single = False  # the first tickets arrive before data
         return chunks[0] if len(chunks) == 1 else b"".join(chunks), happening
 
@@ -250,7 +250,7 @@ class Engine:
                 except ssl.SSLError as exc:
                     if not may_be_foreign(exc):
                         raise
-                    taken = ask(write, left[:RECORD_BYTES], suspect=exc)
+                    taken = call_openssl(write, left[:RECORD_BYTES], suspect=exc)
             except ssl.SSLWantReadError:
                 outbox.collect()
                 return bytes(left)
@@ -274,7 +274,7 @@ class Engine:
         finally:
             clean_up()
         try:
-            ask(self.ssl_object.do_handshake)  # writes the request
+            call_openssl(self.ssl_object.do_handshake)  # writes the request
         except Exception as exc:
             happening = self.failure(exc)
         self.outbox.collect()
@@ -290,7 +290,7 @@ class Engine:
         self.inbox.put_back()
         happening: Happening | None = _CLOSE_NOTIFY_SENT
         try:
-            ask(self.ssl_object.unwrap)
+            call_openssl(self.ssl_object.unwrap)
         except ssl.SSLWantReadError:
             pass  # our close_notify is written, and the peer's has not arrived
         except Exception as exc:

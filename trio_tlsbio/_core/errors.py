@@ -23,6 +23,7 @@ __all__ = [
     "TruncationError",
     "caused_by",
     "count",
+    "described",
     "printable",
     "truncated",
 ]
@@ -235,6 +236,11 @@ def count(number: float, what: str) -> str:
     """Return a number with its unit, which is given in the singular."""
     amount = f"{number:g}" if isinstance(number, float) else str(number)
     return f"{amount} {what}" if number == 1 else f"{amount} {what}s"
+
+
+def described(exc: BaseException) -> str:
+    """Describe an exception of other code, for a message: it may have no message of its own."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 def printable(text: str) -> str:

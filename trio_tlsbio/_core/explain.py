@@ -10,7 +10,15 @@ from functools import partial
 from .certificate_words import words_for
 from .certificates import presented_names, refused_chain
 from .engine import Failure
-from .errors import CertificateError, PeerAlertError, TLSError, caused_by, printable, truncated
+from .errors import (
+    CertificateError,
+    PeerAlertError,
+    TLSError,
+    caused_by,
+    described,
+    printable,
+    truncated,
+)
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
 from .plaintext import error_of_plaintext, error_of_text
 from .words import ALERTS as _ALERTS
@@ -26,6 +34,10 @@ _UNREADABLE_ALERTS = {"bad_record_mac", "decryption_failed", "decrypt_error"}
 
 _HOSTNAME_MISMATCH = 62
 _IP_ADDRESS_MISMATCH = 64
+
+# Names that a message shows, which are enough to recognise a server. Some certificates have
+# hundreds.
+_MOST_NAMES = 5
 
 
 def _alert_in(reason: str | None) -> str | None:
@@ -47,7 +59,8 @@ def certificate_mismatch(names: Sequence[str], expected: str | None) -> str:
     """
     if not names:
         return f"the certificate is not valid for {expected}"
-    some = ", ".join(map(printable, names[:5])) + (", ..." if len(names) > 5 else "")
+    some = ", ".join(map(printable, names[:_MOST_NAMES]))
+    some += ", ..." if len(names) > _MOST_NAMES else ""
     return f"the certificate is for {some}, not {expected}"
 
 
@@ -64,12 +77,17 @@ def explain(
 ) -> TLSError:
     """Create the :exc:`TLSError` that explains an OpenSSL error, with that error as its cause.
 
-    ``names()`` returns the names in the certificate that the peer presented, if they are known.
-    ``agrees_by_psk`` is True in a TLS 1.2 handshake with a pre-shared key. ``refusal`` is the
-    reason why a record was refused, if it is known: newer versions of OpenSSL don't report it.
-    ``foreign`` is the message for data that is not a TLS record; by default it suggests that the
-    port may be wrong. ``chain()`` returns the refused chain, in DER form.
-    ``of_client`` is True if the peer is a client.
+    Args:
+      exc: The error.
+      names: Returns the names in the certificate that the peer presented, if they are known.
+      server_hostname: The name that the server's certificate was checked for.
+      agrees_by_psk: Whether this is a TLS 1.2 handshake with a pre-shared key.
+      refusal: Why a record was refused, if that is known: newer versions of OpenSSL don't report
+        it.
+      foreign: The message for data that is not a TLS record. None for the one that suggests that
+        the port is wrong.
+      chain: Returns the refused chain, in DER form.
+      of_client: Whether the peer is a client.
     """
     reason = reason_of(exc)
     if reason == "RECORD_LAYER_FAILURE":
@@ -109,19 +127,19 @@ def explain(
 
 
 def error_of(
-    failure: Failure, ssl_object: ssl.SSLObject, *, has_begun: bool, is_open: bool
+    failure: Failure, ssl_object: ssl.SSLObject, *, speaks_tls: bool, is_open: bool
 ) -> TLSError:
     """Return the error for a failure of OpenSSL, or of Python code that it calls.
 
     Args:
       failure: The failure.
       ssl_object: The object that failed.
-      has_begun: On a server, whether the peer is known to speak TLS.
+      speaks_tls: On a server, whether the peer is known to speak TLS.
       is_open: Whether the handshake was done.
     """
     exc = failure.exc
     if not isinstance(exc, ssl.SSLError):
-        error = TLSError(f"the connection was refused: {type(exc).__name__}: {exc}")
+        error = TLSError(f"the connection was refused: {described(exc)}")
         return caused_by(error, exc)
     cipher = None if is_open else ssl_object.cipher()
     return explain(
@@ -131,18 +149,18 @@ def error_of(
         # The names of TLS 1.3 cipher suites don't show it.
         agrees_by_psk=cipher is not None and "PSK" in cipher[0],
         refusal=failure.refusal,
-        foreign=_foreign(ssl_object, has_begun=has_begun, header=failure.header),
+        foreign=_foreign(ssl_object, speaks_tls=speaks_tls, header=failure.header),
         chain=partial(refused_chain, ssl_object),
         of_client=ssl_object.server_side,
     )
 
 
-def _foreign(ssl_object: ssl.SSLObject, *, has_begun: bool, header: bytes) -> str | None:
+def _foreign(ssl_object: ssl.SSLObject, *, speaks_tls: bool, header: bytes) -> str | None:
     """Return the message for data that is not a TLS record, or None for the one about a
     wrong port.
     """
     # A client has a cipher once it has read a ServerHello.
-    if has_begun or ssl_object.cipher() is not None:
+    if speaks_tls or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
     error = error_of_plaintext() if ssl_object.server_side else error_of_text(header)
     return None if error is None else str(error)

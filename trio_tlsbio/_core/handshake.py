@@ -7,9 +7,8 @@ from functools import cache
 
 import attrs
 
-from .ages import refusal_of_session
 from .client_hello import MAX_HELLO_BYTES, ClientHello
-from .engine import Engine, Happening, ask
+from .engine import Engine, Happening, call_openssl
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
@@ -17,16 +16,17 @@ from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
 from .openssl_errors import is_openssl_error
 from .records import Data, is_possible_in_plaintext
+from .stale_sessions import refusal_of_session
 from .states import Event
 
-__all__ = ["Handshake", "context_to_come"]
+__all__ = ["Handshake", "placeholder_context"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE_DONE, _TRANSPORT_ENDED = Event.HANDSHAKE_DONE, Event.TRANSPORT_ENDED
 
 
 @cache
-def context_to_come() -> ssl.SSLContext:
+def placeholder_context() -> ssl.SSLContext:
     """Return a placeholder for a server's context that is not chosen yet. It has no certificate, so
     OpenSSL refuses every client; it only gets messages that are not a ClientHello.
     """
@@ -100,7 +100,7 @@ class Handshake:
                 return None
         try:
             # Always use this method: an sslobject_class may verify the peer in it.
-            ask(engine.ssl_object.do_handshake)
+            call_openssl(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
             # without a flight, there is nothing to refuse
             refusal = self._refusal(is_done=False) if engine.outbox.bio.pending else None
@@ -168,7 +168,7 @@ class Handshake:
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in plaintext, if the handshake has paused for a context."""
         alert = Alert[refusal.alert.upper()]
-        self._engine.outbox.pieces.append(plaintext_alert(alert))
+        self._engine.outbox.put(plaintext_alert(alert))
 
     def _collect(self) -> None:
         """Queue the data that OpenSSL has written, and record it: a server's flight contains the
@@ -197,7 +197,7 @@ class Handshake:
         if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
             return None
         engine.outbox.bio.read()
-        engine.outbox.pieces.append(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
+        engine.outbox.put(plaintext_alert(Alert.NO_APPLICATION_PROTOCOL))
         offered = [name.decode("ascii", "backslashreplace") for name in hello.alpn_protocols[:5]]
         offered += ["..."] * (len(hello.alpn_protocols) > len(offered))
         return TLSError(
@@ -245,7 +245,7 @@ class Handshake:
             watch.add(record)
         if watch.refusal is not None:
             inbox.records.take_all()
-            outbox.pieces.append(watch.refusal.alert)
+            outbox.put(watch.refusal.alert)
             return False
         if is_first and self._ssl_context is None and watch.hello is not None:
             self.wants_context = True

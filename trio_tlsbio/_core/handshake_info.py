@@ -14,7 +14,7 @@ from .certificates import (
     Certificate,
     UndecodedCertificate,
     copies_of,
-    decoded,
+    decoded_by_der,
     peer_certificates,
 )
 from .client_hello import ClientHello
@@ -44,7 +44,7 @@ _SHOWN = (
 )
 
 
-def _decoded(certificate: Certificate | UndecodedCertificate | None) -> Certificate | None:
+def _contents(certificate: Certificate | UndecodedCertificate | None) -> Certificate | None:
     return certificate.get_info() if isinstance(certificate, UndecodedCertificate) else certificate
 
 
@@ -80,7 +80,7 @@ class HandshakeInfo:
     """
 
     _peer_certificate: Certificate | UndecodedCertificate | None = attrs.field(
-        repr=False, eq=_decoded, hash=False
+        repr=False, eq=_contents, hash=False
     )
 
     peer_certificate_chain: tuple[bytes, ...] = attrs.field(repr=False)
@@ -112,7 +112,7 @@ class HandshakeInfo:
         """The peer's certificate, decoded as by :meth:`ssl.SSLSocket.getpeercert`: None if the peer
         sent none, empty if the context does not verify certificates, or if it can't be decoded.
         """
-        return _decoded(self._peer_certificate)
+        return _contents(self._peer_certificate)
 
     @property
     def server_hostname(self) -> str | None:
@@ -218,7 +218,7 @@ class HandshakeInfo:
         slow, and happens on every access.
         """
         chain = self.peer_certificate_chain
-        known = decoded(self._certificates)
+        known = decoded_by_der(self._certificates)
         if chain:
             known.setdefault(chain[0], self.peer_certificate or {})
         return tuple(known.get(certificate, {}) for certificate in chain)

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import ssl
-from functools import cache
-
 import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .connection import TLSConnection
 from .errors import TLSError
+from .handshake import placeholder_context
 from .hello import HelloWatch
-from .iana import HandshakeType
-from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext
+from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext, is_sslv2_hello
 
 __all__ = ["HelloReader"]
-
-
-def _keep_context(*_: object) -> None:
-    """Keep the context for every server name."""
-
-
-@cache
-def _judging_context() -> ssl.SSLContext:
-    """Return a server's context for messages that are not a ClientHello, which needs no
-    certificate.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Without a callback that could provide certificates, OpenSSL would rule out TLS 1.3 at once.
-    context.sni_callback = _keep_context
-    return context
 
 
 @attrs.define(eq=False)
@@ -43,7 +25,8 @@ class HelloReader:
     received: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _records: Records = attrs.field(factory=Records, init=False, repr=False)
     _watch: HelloWatch = attrs.field(factory=HelloWatch, init=False)
-    _judge: TLSConnection | None = attrs.field(default=None, init=False)  # created on demand
+    # Refuses messages that are not a ClientHello. Created on demand.
+    _refusing: TLSConnection | None = attrs.field(default=None, init=False)
 
     @property
     def most_bytes(self) -> int:
@@ -61,7 +44,7 @@ class HelloReader:
         self.received += data
         self._records.feed(data)
         while record := self._records.take(single=True, waits_for=is_possible_in_plaintext):
-            if record[0] & 0x80 and record[2] == HandshakeType.CLIENT_HELLO:  # RFC 5246, E.2
+            if is_sslv2_hello(record):
                 raise TLSError(
                     "the peer sent a ClientHello in the format of SSL 2, which is not supported",
                     reason="UNSUPPORTED_PROTOCOL",
@@ -90,10 +73,10 @@ class HelloReader:
             raise self._watch.refusal.error
 
     def _ask_openssl(self, data: bytes, *, is_all: bool = False) -> None:
-        if self._judge is None:
-            self._judge = TLSConnection(_judging_context(), server_side=True)
-        self._judge.feed(data)
+        if self._refusing is None:
+            self._refusing = TLSConnection(placeholder_context(), server_side=True)
+        self._refusing.feed(data)
         if is_all:
-            self._judge.feed_eof()
-        while not self._judge.do_handshake() and self._judge.is_behind:
+            self._refusing.feed_eof()
+        while not self._refusing.do_handshake() and self._refusing.is_behind:
             pass  # one call processes a part of the fed data

@@ -18,15 +18,27 @@ MOST_RECORDS = 1536
 
 @attrs.define(eq=False)
 class Inbox:
-    """Received ciphertext on its way to OpenSSL: a queue, and the BIO that OpenSSL reads from.
+    """Received ciphertext on its way to OpenSSL: a queue, and the BIO that OpenSSL reads from. Also
+    plaintext that was decrypted ahead.
 
     A MemoryBIO never shrinks, so it gets only a few records at a time.
+
+    Other classes assign the flags directly, because a call for each record would take too long.
+    They keep to these rules:
+
+    * If ``wants_data`` is True, ``is_behind`` and ``has_ended`` are False: the data that was fed
+      already comes first, and there is none after the end.
+    * If ``has_ended`` is True, or ``trailing`` is not None, the inbox is closed: data that is fed
+      later is not for OpenSSL. An end of the transport leaves OpenSSL the queue, while ``trailing``
+      begins with its rest.
     """
 
     #: The BIO that OpenSSL reads from.
     bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
     #: The queue of ciphertext for the BIO.
     records: Records = attrs.field(factory=Records, repr=False)
+    #: Plaintext that was decrypted before the caller has asked for it.
+    plaintext: bytearray = attrs.field(factory=bytearray, repr=False)
     #: The bytes after the peer's close_notify, or None before it was received.
     trailing: bytearray | None = attrs.field(default=None, repr=False)
     #: True if OpenSSL needs more ciphertext to make progress.
@@ -37,7 +49,9 @@ class Inbox:
     has_ended: bool = False
     #: True if OpenSSL gets one record at a time.
     is_single: bool = False
-    _is_closed: bool = False  # OpenSSL gets no more data
+    #: True if any data was decrypted.
+    has_decrypted: bool = False
+    _is_closed: bool = False  # data that is fed now does not go to OpenSSL
 
     @property
     def is_empty(self) -> bool:

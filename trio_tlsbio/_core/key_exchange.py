@@ -22,7 +22,8 @@ _MESSAGE_HEADER = struct.Struct(">I").unpack_from
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
 
-# A server's certificates may take 100 KiB, which OpenSSL allows by default.
+# In TLS 1.2 the key exchange follows the certificates, which may take 100 KiB: OpenSSL's default.
+# The rest is for the other messages.
 MOST_FLIGHT_BYTES = 128 * 1024
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["check_not_negative", "check_positive", "kind_of"]
+__all__ = ["check_not_negative", "check_positive", "kind_of", "max_bytes_error"]
 
 
 def kind_of(value: object) -> str:
     """Return the name of a value's type, for a message about an argument of the wrong type."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
+def max_bytes_error(max_bytes: int) -> ValueError:
+    """Return the exception for a ``max_bytes`` below 1. The callers compare by themselves, because
+    they receive data, and a call takes longer than the comparison.
+    """
+    return ValueError(f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all")
 
 
 def check_positive(name: str, value: float, *, least: float = 0) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from .certificate_der import elements
+from .libssl import POINTER, Prototype, certificate_in_der, load
 
 __all__ = [
     "certificate_names_in_der",
@@ -28,19 +29,17 @@ _SELECT_CURRENT_CERT, _SET_CURRENT_CERT = 116, 117
 _FIRST, _NEXT = 1, 2
 _NID_SUBJECT_ALT_NAME = 85
 
-_POINTER = ctypes.c_void_p
-_PROTOTYPES: tuple[tuple[str, type | None, list[type]], ...] = (
-    ("SSL_CTX_get_options", ctypes.c_uint64, [_POINTER]),
-    ("SSL_CTX_ctrl", ctypes.c_long, [_POINTER, ctypes.c_int, ctypes.c_long, _POINTER]),
-    ("SSL_CTX_get0_certificate", _POINTER, [_POINTER]),
-    ("X509_get_ext_by_NID", ctypes.c_int, [_POINTER, ctypes.c_int, ctypes.c_int]),
-    ("X509_get_ext", _POINTER, [_POINTER, ctypes.c_int]),
-    ("X509_EXTENSION_get_data", _POINTER, [_POINTER]),
-    ("ASN1_STRING_get0_data", _POINTER, [_POINTER]),
-    ("ASN1_STRING_length", ctypes.c_int, [_POINTER]),
-    ("X509_get_subject_name", _POINTER, [_POINTER]),
-    ("i2d_X509", ctypes.c_int, [_POINTER, _POINTER]),
-    ("X509_NAME_get0_der", ctypes.c_int, [_POINTER, _POINTER, _POINTER]),
+_PROTOTYPES: tuple[Prototype, ...] = (
+    ("SSL_CTX_get_options", ctypes.c_uint64, [POINTER]),
+    ("SSL_CTX_ctrl", ctypes.c_long, [POINTER, ctypes.c_int, ctypes.c_long, POINTER]),
+    ("SSL_CTX_get0_certificate", POINTER, [POINTER]),
+    ("X509_get_ext_by_NID", ctypes.c_int, [POINTER, ctypes.c_int, ctypes.c_int]),
+    ("X509_get_ext", POINTER, [POINTER, ctypes.c_int]),
+    ("X509_EXTENSION_get_data", POINTER, [POINTER]),
+    ("ASN1_STRING_get0_data", POINTER, [POINTER]),
+    ("ASN1_STRING_length", ctypes.c_int, [POINTER]),
+    ("X509_get_subject_name", POINTER, [POINTER]),
+    ("X509_NAME_get0_der", ctypes.c_int, [POINTER, POINTER, POINTER]),
 )
 
 
@@ -49,15 +48,7 @@ def _libssl() -> ctypes.PyDLL | None:
     """Return the libssl that the module ssl uses, or None if it is not accessible."""
     if sys.implementation.name != "cpython":
         return None
-    try:
-        # CDLL would release the GIL during each call, and so let other threads run.
-        libssl = ctypes.PyDLL(_ssl.__file__)
-        for name, result, arguments in _PROTOTYPES:
-            function = getattr(libssl, name)
-            function.restype, function.argtypes = result, arguments
-    except (AttributeError, OSError):  # the module is built in, or libssl is linked statically
-        return None
-    return libssl
+    return load(_PROTOTYPES)
 
 
 def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None:
@@ -69,11 +60,11 @@ def _pointer_of(libssl: ctypes.PyDLL, ssl_context: ssl.SSLContext) -> int | None
     # Not isinstance(): a wrapper, such as truststore's, may claim to be what it wraps.
     if _ssl._SSLContext not in type(ssl_context).__mro__:
         return None
-    if _ssl._SSLContext.__basicsize__ < head + ctypes.sizeof(_POINTER):
+    if _ssl._SSLContext.__basicsize__ < head + ctypes.sizeof(POINTER):
         return None
-    pointer = _POINTER.from_address(id(ssl_context) + head).value
+    pointer = POINTER.from_address(id(ssl_context) + head).value
     # This must be an address, and not a number or a flag: only an address may be dereferenced.
-    if not pointer or pointer < 0x10000 or pointer % ctypes.alignment(_POINTER):
+    if not pointer or pointer < 0x10000 or pointer % ctypes.alignment(POINTER):
         return None
     options = int(ssl_context.options) & 0xFFFFFFFFFFFFFFFF
     return pointer if libssl.SSL_CTX_get_options(pointer) == options else None
@@ -145,7 +136,9 @@ def certificates_in_der(ssl_context: ssl.SSLContext) -> list[bytes]:
       NotImplementedError: if this Python does not give access to them.
     """
     libssl, pointer = _reach(ssl_context)
-    return [_in_der(libssl, certificate) for certificate in _certificates_of(libssl, pointer)]
+    return [
+        certificate_in_der(libssl, certificate) for certificate in _certificates_of(libssl, pointer)
+    ]
 
 
 def _certificates_of(libssl: ctypes.PyDLL, pointer: int) -> Iterator[int]:
@@ -159,12 +152,6 @@ def _certificates_of(libssl: ctypes.PyDLL, pointer: int) -> Iterator[int]:
         libssl.SSL_CTX_ctrl(pointer, _SELECT_CURRENT_CERT, 0, current)
 
 
-def _in_der(libssl: ctypes.PyDLL, certificate: int) -> bytes:
-    buffer = ctypes.create_string_buffer(libssl.i2d_X509(certificate, None))
-    libssl.i2d_X509(certificate, ctypes.byref(_POINTER(ctypes.addressof(buffer))))
-    return buffer.raw
-
-
 def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
     index = libssl.X509_get_ext_by_NID(certificate, _NID_SUBJECT_ALT_NAME, -1)
     if index >= 0:
@@ -176,7 +163,7 @@ def _names_of(libssl: ctypes.PyDLL, certificate: int) -> Iterator[bytes]:
         (names,) = elements(der)
         yield from (name.encoded for name in names.elements())
     else:
-        data, length = _POINTER(), ctypes.c_size_t()
+        data, length = POINTER(), ctypes.c_size_t()
         subject = libssl.X509_get_subject_name(certificate)
         libssl.X509_NAME_get0_der(subject, ctypes.byref(data), ctypes.byref(length))
         yield ctypes.string_at(data, length.value)

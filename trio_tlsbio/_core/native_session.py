@@ -9,14 +9,15 @@ session is taken from libssl directly. Where that is not possible safely, or not
 
 from __future__ import annotations
 
-import _ssl
 import ctypes
 import functools
 import ssl
 import sys
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import attrs
+
+from .libssl import POINTER, Prototype, certificate_in_der, load
 
 __all__ = [
     "AnySession",
@@ -49,48 +50,30 @@ _COPIES = sys.implementation.name == "cpython" and (
 # Newer versions than those that were checked may have other objects.
 _IS_KNOWN = sys.implementation.name == "cpython" and sys.version_info < (3, 16)
 
-_WORD = ctypes.sizeof(ctypes.c_void_p)
-_POINTER = ctypes.c_void_p
+_WORD = ctypes.sizeof(POINTER)
 
-_Prototype: TypeAlias = tuple[str, type | None, list[type]]
-
-_FOR_SESSIONS: tuple[_Prototype, ...] = (
-    ("SSL_get_session", _POINTER, [_POINTER]),
-    ("SSL_set_session", ctypes.c_int, [_POINTER, _POINTER]),
-    ("SSL_SESSION_dup", _POINTER, [_POINTER]),
-    ("SSL_SESSION_free", None, [_POINTER]),
-    ("SSL_SESSION_get_id", _POINTER, [_POINTER, _POINTER]),
-    ("SSL_SESSION_has_ticket", ctypes.c_int, [_POINTER]),
-    ("SSL_SESSION_get_timeout", ctypes.c_long, [_POINTER]),
-    ("SSL_SESSION_get_ticket_lifetime_hint", ctypes.c_ulong, [_POINTER]),
+_FOR_SESSIONS: tuple[Prototype, ...] = (
+    ("SSL_get_session", POINTER, [POINTER]),
+    ("SSL_set_session", ctypes.c_int, [POINTER, POINTER]),
+    ("SSL_SESSION_dup", POINTER, [POINTER]),
+    ("SSL_SESSION_free", None, [POINTER]),
+    ("SSL_SESSION_get_id", POINTER, [POINTER, POINTER]),
+    ("SSL_SESSION_has_ticket", ctypes.c_int, [POINTER]),
+    ("SSL_SESSION_get_timeout", ctypes.c_long, [POINTER]),
+    ("SSL_SESSION_get_ticket_lifetime_hint", ctypes.c_ulong, [POINTER]),
 )
-_FOR_CERTIFICATES: tuple[_Prototype, ...] = (
-    ("SSL_get0_peer_certificate", _POINTER, [_POINTER]),
-    ("i2d_X509", ctypes.c_int, [_POINTER, _POINTER]),
-)
-
-
-def _load(prototypes: tuple[_Prototype, ...]) -> ctypes.PyDLL | None:
-    try:
-        # CDLL would release the GIL during each call, and so let other threads run.
-        libssl = ctypes.PyDLL(_ssl.__file__)
-        for name, result, arguments in prototypes:
-            function = getattr(libssl, name)
-            function.restype, function.argtypes = result, arguments
-    except (AttributeError, OSError):  # the module is built in, or libssl is linked statically
-        return None
-    return libssl
+_FOR_CERTIFICATES: tuple[Prototype, ...] = (("SSL_get0_peer_certificate", POINTER, [POINTER]),)
 
 
 @functools.cache
 def _libssl() -> ctypes.PyDLL | None:
     """Return the libssl that the module ssl uses, or None if it is not accessible."""
-    return _load(_FOR_SESSIONS) if _COPIES else None
+    return load(_FOR_SESSIONS) if _COPIES else None
 
 
 @functools.cache
 def _libssl_for_certificates() -> ctypes.PyDLL | None:
-    return _load(_FOR_CERTIFICATES) if _IS_KNOWN else None
+    return load(_FOR_CERTIFICATES) if _IS_KNOWN else None
 
 
 LOOKS_ARE_CHEAP = not _COPIES or _libssl() is not None
@@ -123,7 +106,7 @@ def _pointer_of(ssl_object: ssl.SSLObject) -> int | None:
     head = object.__basicsize__
     if type(inner).__name__ != "_SSLSocket" or type(inner).__basicsize__ < head + 3 * _WORD:
         return None
-    _, pointer, context = (ctypes.c_void_p * 3).from_address(id(inner) + head)
+    _, pointer, context = (POINTER * 3).from_address(id(inner) + head)
     return pointer if context == id(inner.context) else None
 
 
@@ -179,6 +162,4 @@ def peer_certificate(ssl_object: ssl.SSLObject) -> bytes | None:
         return None
     if not (certificate := libssl.SSL_get0_peer_certificate(ssl_pointer)):
         return None
-    buffer = ctypes.create_string_buffer(libssl.i2d_X509(certificate, None))
-    libssl.i2d_X509(certificate, ctypes.byref(ctypes.c_void_p(ctypes.addressof(buffer))))
-    return buffer.raw
+    return certificate_in_der(libssl, certificate)

@@ -15,7 +15,8 @@ class Outbox:
 
     #: The BIO that OpenSSL writes to. It is empty between two calls.
     bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
-    #: The pending ciphertext. Report with :meth:`mark_sent` how much of it was sent.
+    #: The pending ciphertext. Report with :meth:`mark_sent` how much of it was sent. Encrypted data
+    #: is appended directly, to save a call; all other records pass the check of :meth:`seal`.
     pieces: list[bytes | memoryview] = attrs.field(factory=list, repr=False)
     #: Plaintext, or None for a close_notify, that is held back until a handshake is done.
     held: list[bytes | None] = attrs.field(factory=list, repr=False)
@@ -32,6 +33,11 @@ class Outbox:
     def holds_close(self) -> bool:
         """True if a close_notify is held back until a handshake is done."""
         return bool(self.held) and self.held[-1] is None
+
+    def put(self, record: bytes) -> None:
+        """Queue a record that OpenSSL has not written, such as an alert in plaintext."""
+        if not self._is_sealed:
+            self.pieces.append(record)
 
     def collect(self) -> bytes:
         """Queue the bytes that OpenSSL has written, and return them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import TLSError
-from .iana import ContentType, HandshakeType
+from .records import CONTENT_TYPES, is_sslv2_hello
 from .words import REASONS
 
 __all__ = ["begins_with_tls", "error_of_plaintext", "error_of_text"]
@@ -14,11 +14,6 @@ _METHODS = tuple(
 _HTTP2 = b"PRI * HTTP/2"
 _PROXY_METHOD = b"CONNECT "
 
-_TYPES = range(int(ContentType.CHANGE_CIPHER_SPEC), int(ContentType.HEARTBEAT) + 1)
-
-# The SSL 2 format: the length, whose first bit is set, and the type. See RFC 5246, E.2.
-_SSL2_LENGTH = range(0x80, 0x100)
-
 
 def begins_with_tls(received: bytes) -> bool | None:
     """Return True if a client's first bytes start a TLS record, of any type and contents, or None
@@ -26,10 +21,8 @@ def begins_with_tls(received: bytes) -> bool | None:
     """
     if not received:
         return None
-    if received[0] in _SSL2_LENGTH:
-        return None if len(received) < 3 else received[2] == HandshakeType.CLIENT_HELLO
-    if received[0] not in _TYPES:
-        return False
+    if received[0] not in CONTENT_TYPES:
+        return is_sslv2_hello(received)
     return None if len(received) < 2 else received[1] == 3
 
 

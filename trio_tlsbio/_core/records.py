@@ -9,12 +9,13 @@ from typing import TypeAlias
 
 import attrs
 
-from .iana import ContentType
+from .iana import ContentType, HandshakeType
 
 __all__ = [
     "ALERT",
     "APPLICATION_DATA",
     "CHANGE_CIPHER_SPEC",
+    "CONTENT_TYPES",
     "DATA_SHIFT",
     "Data",
     "HANDSHAKE",
@@ -25,6 +26,7 @@ __all__ = [
     "is_acceptable",
     "is_possible",
     "is_possible_in_plaintext",
+    "is_sslv2_hello",
     "record_bounds",
     "record_length",
 ]
@@ -42,7 +44,8 @@ CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
 ALERT = int(ContentType.ALERT)
 HANDSHAKE = int(ContentType.HANDSHAKE)
 APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
-_TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
+CONTENT_TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
+_CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 
 # The maximum length of a record in TLS 1.2, which allows the longest ones (RFC 5246 section 6.2.3).
 _MOST_BYTES = RECORD_BYTES + 2048
@@ -79,12 +82,14 @@ def byte_view(data: Data) -> memoryview:
 
 def is_possible(record: bytes) -> bool:
     """Return True if a record with this header can exist in any phase."""
-    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
+    return record[0] in CONTENT_TYPES and record[1] == 3 and record_length(record, 0) <= _MOST_BYTES
 
 
 def is_possible_in_plaintext(record: bytes) -> bool:
     """Return True if a record with this header can exist before anything is encrypted."""
-    return record[0] in _TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
+    return (
+        record[0] in CONTENT_TYPES and record[1] == 3 and record_length(record, 0) <= RECORD_BYTES
+    )
 
 
 def is_acceptable(record: bytes) -> bool:
@@ -98,6 +103,15 @@ def is_acceptable(record: bytes) -> bool:
         and record[1:3] == b"\x03\x03"
         and record_length(record, 0) <= RECORD_BYTES + _AEAD_BYTES
     )
+
+
+def is_sslv2_hello(data: Data, start: int = 0) -> bool | None:
+    """Return True for a ClientHello in the SSLv2 format, which some OpenSSL versions accept: RFC
+    5246, E.2. Return None if more bytes are needed to recognise it.
+    """
+    if not data[start] & 0x80:  # it begins with the length, whose first bit is set
+        return False
+    return None if len(data) < start + 3 else data[start + 2] == _CLIENT_HELLO
 
 
 def record_bounds(data: Data, start: int = 0) -> Iterator[tuple[int, int]]:
@@ -160,7 +174,7 @@ class Records:
                 self._later = deque()  # most connections need none, and it takes 760 bytes
             self._later.append(data)
         else:
-            self._begin(data)
+            self._use_piece(data)
         self.waiting += len(data)
 
     def put_back(self, data: bytes) -> None:
@@ -231,7 +245,7 @@ class Records:
         if end < size:
             self._start = end
         else:
-            self._begin_next()
+            self._use_next_piece()
         return data[start:end]
 
     def _take_rest(self) -> Data:
@@ -244,7 +258,7 @@ class Records:
         if end < len(self._data):
             self._start = end
         else:
-            self._begin_next()
+            self._use_next_piece()
         return rest
 
     def _take_split(self, waits_for: Callable[[bytes], bool]) -> bytes:
@@ -267,7 +281,7 @@ class Records:
         self.allowance -= self.cost + (len(record) >> self.shift)
         self.missing, self.last_header = missing, record[:HEADER_BYTES]
         self.waiting -= len(record)
-        self._begin_next()
+        self._use_next_piece()
         return record
 
     def _missing(self, record: bytes) -> int:
@@ -277,17 +291,16 @@ class Records:
         return self._record_bytes(record, 0) - len(record)
 
     def _record_bytes(self, data: bytes | memoryview, start: int) -> int:
-        if self._is_first and data[start] & 0x80 and data[start + 2] == 1:
-            # A ClientHello in the SSLv2 format, which some OpenSSL versions accept: RFC 5246, E.2.
+        if self._is_first and data[start] not in CONTENT_TYPES and is_sslv2_hello(data, start):
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
             # OpenSSL refuses shorter ones, but reads this much first
             return max(length, HEADER_BYTES)
         return HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
 
-    def _begin_next(self) -> None:
-        self._begin(self._later.popleft() if self._later else b"")
+    def _use_next_piece(self) -> None:
+        self._use_piece(self._later.popleft() if self._later else b"")
 
-    def _begin(self, data: bytes | memoryview) -> None:
+    def _use_piece(self, data: bytes | memoryview) -> None:
         # Slicing a view doesn't copy.
         self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
         self._start = 0

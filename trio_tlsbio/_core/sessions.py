@@ -9,9 +9,8 @@ import attrs
 
 from . import dates
 from .certificates import verified_chain
-from .context_settings import verify_flags, verify_mode
+from .context_settings import security_level, verify_flags, verify_mode
 from .native_session import AnySession, current_session, session_id
-from .trust import security_level
 
 __all__ = ["MAX_LINEAGE", "SessionSource", "TLSSession", "VerificationSettings", "refuse_copy"]
 
@@ -216,7 +215,7 @@ class SessionSource:
         # Otherwise the session would not be valid for the context.
         return cls(ssl_context, context, offered._settings, offered.id, offered._lineage)
 
-    def begin(self, *, is_resumed: bool) -> None:
+    def note_handshake(self, *, is_resumed: bool) -> None:
         """Note that the handshake is done."""
         self._verified_at = dates.now()
         self._lineage = self._offered_lineage if is_resumed else None

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import attrs
+import trio
 
 from .errors import Origin, TLSError
 
@@ -59,7 +60,8 @@ class Event(_Unique):
 
 
 # Enum lookups cost three calls; the members are bound once.
-_SEND, _RECEIVE, _FAILED = Side.SEND, Side.RECEIVE, State.FAILED
+_SEND, _RECEIVE = Side.SEND, Side.RECEIVE
+_CLOSED, _FAILED = State.CLOSED, State.FAILED
 
 
 def _table(
@@ -137,6 +139,15 @@ class Lifecycle:
         """Raise the error that prevents sending: a failure, or an end before the handshake."""
         if self.send_error is not None:
             raise self.send_error.again()
+
+    def check_not_closed(self, *, is_closing: bool = False) -> None:
+        """Raise :exc:`trio.ClosedResourceError` if our close_notify was sent, or ``is_closing``
+        because it is held back: no data may follow it.
+        """
+        if is_closing or self.send is _CLOSED:
+            raise trio.ClosedResourceError(
+                "can't send data after send_eof() or send_close_notify()"
+            )
 
     def check_receive(self) -> None:
         """Raise the error that prevents receiving. The peer's close_notify is not an error."""

@@ -12,8 +12,10 @@ from .sessions import SessionSource, TLSSession
 
 __all__ = ["TicketWatch"]
 
-# Upper bound on session lookups of a connection: a server can send tickets forever. One lookup
-# yields the ticket that the next connection needs.
+# Upper bound on session lookups of a connection: a server can send tickets, or other messages that
+# look like them, forever. Most servers send one or two tickets, so 16 is enough for those that send
+# a client more to choose from. If a lookup is expensive, one yields the ticket that the next
+# connection needs.
 _MOST_LOOKS = 16 if LOOKS_ARE_CHEAP else 1
 
 
@@ -36,7 +38,7 @@ class TicketWatch:
     def _default_known_ids(self) -> set[bytes | None]:
         return {self._source.offered_id}
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start checking, after the handshake."""
         if self._ssl_object.version() == "TLSv1.3":
             # OpenSSL is at the end of a record now. The data that it has not read is split into
@@ -46,10 +48,10 @@ class TicketWatch:
         else:
             # In TLS 1.2 the ticket is a part of the handshake, and none follows later. A resumed
             # ticket may have been renewed.
-            self.look()
+            self.check_ticket()
             self._looks_left = 0
 
-    def look(self) -> None:
+    def check_ticket(self) -> None:
         """Check after a record that was not data."""
         if not self._looks_left:
             return
@@ -60,12 +62,12 @@ class TicketWatch:
             self._known_ids.add(session.id)
             self._new.append(session)
 
-    def look_at_the_end(self) -> None:
+    def check_at_the_end(self) -> None:
         """Check once more if there was no session yet: one that arrives with data goes
         unnoticed.
         """
         if len(self._known_ids) == 1:
-            self.look()
+            self.check_ticket()
 
     def take(self) -> list[TLSSession]:
         """Return the sessions that have arrived since the last call."""

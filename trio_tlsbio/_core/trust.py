@@ -1,18 +1,10 @@
-"""Reads which certificates a context trusts, as far as this is possible."""
+"""Determines whether the certificates that a context trusts can be read."""
 
 from __future__ import annotations
 
 import ssl
 
-__all__ = ["is_trust_known", "security_level"]
-
-
-def security_level(context: ssl.SSLContext) -> int | None:
-    """Return :attr:`ssl.SSLContext.security_level`, or None on PyPy, which can't report it.
-
-    So on PyPy a session can remain valid although the level was raised after its creation.
-    """
-    return getattr(context, "security_level", None)
+__all__ = ["is_trust_known"]
 
 
 def is_trust_known(context: ssl.SSLContext) -> bool:

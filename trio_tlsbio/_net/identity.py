@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from trio_tlsbio._core.arguments import check_is_context
+from trio_tlsbio._core.context_settings import security_level
 from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.openssl_errors import clean_up
-from trio_tlsbio._core.trust import security_level
 
 from .reasons import why_unusable
 

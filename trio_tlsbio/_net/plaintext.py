@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from trio_tlsbio._core.errors import TLSError, caused_by
+from trio_tlsbio._core.errors import TLSError, caused_by, described
 from trio_tlsbio._core.plaintext import begins_with_tls, error_of_plaintext
 from trio_tlsbio._stream.addresses import Addresses
 from trio_tlsbio._stream.before_tls import expect_before_tls
-from trio_tlsbio._stream.decisions import answer_of, described
+from trio_tlsbio._stream.decisions import answer_of
 from trio_tlsbio._stream.prologue import Prologue
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
 

@@ -167,7 +167,7 @@ class Reconnecting(AsyncIterator[TLSStream[trio.SocketStream]]):
         connection = stream.connection
         error = connection.error
         lasted, delay = trio.current_time() - self._connected_at, self._next_delay()
-        if connection.data_received:
+        if connection.inbox.has_decrypted:
             has_failed = False
         elif connection.receive_state is State.CLOSED:
             # A server that only receives has ended cleanly. But one that does so at once can be a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 
 from trio_tlsbio._core.cipher_names import iana_name_of
 from trio_tlsbio._core.dates import expiry_of
+from trio_tlsbio._core.distinguished_names import formatted_parts
 from trio_tlsbio._core.handshake_info import HandshakeInfo
 
 from .monitor import (
@@ -27,20 +27,6 @@ __all__ = ["Attributes", "tls_attributes"]
 
 Attributes: TypeAlias = dict[str, str | bool]
 """Attributes of a span, an event or a metric, by name."""
-
-# The short names of RFC 4514 section 3. Other names are written in full.
-_SHORT = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-    "streetAddress": "STREET",
-    "userId": "UID",
-}
-_SPECIAL = re.compile(r'[,+"\\<>;=]|^[ #]| $')
 
 
 def tls_attributes(source: HandshakeInfo | ServerEvent) -> Attributes:
@@ -121,11 +107,4 @@ def _date(seconds: float) -> str:
 
 def _distinguished_name(name: Any) -> str:
     """Format a name as in RFC 4514, with the most specific part first."""
-    return ", ".join(
-        "+".join(f"{_SHORT.get(key, key)}={_SPECIAL.sub(_escaped, value)}" for key, value in part)
-        for part in reversed(name)
-    )
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return "\\" + match[0]
+    return ", ".join(reversed(formatted_parts(name)))

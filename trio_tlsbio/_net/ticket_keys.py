@@ -12,11 +12,12 @@ from typing import Any, NoReturn, TypeAlias
 
 import attrs
 
+from trio_tlsbio._core.context_settings import security_level
 from trio_tlsbio._core.errors import count
 from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._core.native_context import certificate_names_in_der, is_reachable, set_ticket_keys
 from trio_tlsbio._core.sessions import refuse_copy
-from trio_tlsbio._core.trust import is_trust_known, security_level
+from trio_tlsbio._core.trust import is_trust_known
 
 __all__ = ["SharedTickets", "TicketKeys", "hkdf", "purpose_of"]
 

@@ -55,10 +55,7 @@ class Closing:
     def check_send_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if nothing more may be sent."""
         self.check_open()
-        if self._driver.connection.send_state is _CLOSED:
-            raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
-            )
+        self._driver.connection.lifecycle.check_not_closed()
 
     @property
     def _sends_close_notify(self) -> bool:
@@ -242,25 +239,23 @@ class Closing:
         See :meth:`TLSStream.unwrap`.
         """
         driver, connection = self._driver, self._driver.connection
+        plaintext = connection.inbox.plaintext
         await driver.send_close_notify()
         await self._flush_and_receive(connection.look_ahead)
         connection.look_ahead()
-        while (
-            connection.receive_state is _OPEN
-            and connection.bytes_to_receive <= self.options.close_max_bytes
-        ):
+        while connection.receive_state is _OPEN and len(plaintext) <= self.options.close_max_bytes:
             # Once there is data, receive until the peer pauses: it may have much left to send
             # before its close_notify, and wait for us to read.
-            pause = _PAUSE if connection.bytes_to_receive else math.inf
+            pause = _PAUSE if plaintext else math.inf
             with trio.move_on_after(pause) as scope:
                 await driver.exchange()
             connection.look_ahead()
             if scope.cancelled_caught:
                 break
         self.check_open()
-        if connection.bytes_to_receive:
+        if plaintext:
             message = (
-                f"the peer sent {count(connection.bytes_to_receive, 'byte')} of data where "
+                f"the peer sent {count(len(plaintext), 'byte')} of data where "
                 "unwrap() expected its close_notify: receive until b'' first"
             )
             raise connection.lifecycle.origin.claim(TLSError(message))

@@ -13,7 +13,7 @@ from trio.lowlevel import disable_ki_protection
 
 from trio_tlsbio._core.client_hello import ClientHello
 from trio_tlsbio._core.connection import TLSConnection
-from trio_tlsbio._core.errors import RefuseHandshake, TLSError, caused_by
+from trio_tlsbio._core.errors import RefuseHandshake, TLSError, caused_by, described
 from trio_tlsbio._core.handshake_info import HandshakeInfo
 from trio_tlsbio._core.misuse import kind_of
 
@@ -25,7 +25,6 @@ __all__ = [
     "VerifyPeer",
     "answer_of",
     "checked_function",
-    "described",
     "is_function",
 ]
 
@@ -130,11 +129,6 @@ class Decisions:
             connection.abort(caused_by(TLSError(message, reason="PEER_REFUSED"), exc))
         else:
             connection.accept_peer()
-
-
-def described(exc: Exception) -> str:
-    """Describe an exception of a user's function, for a message."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it

@@ -54,7 +54,7 @@ class PeerWatch:
         driver.raise_alert()
         # After a close_notify alone, the peer may still read. If the caller has received the end,
         # or has something left to receive, it doesn't only send, and can see the peer's end itself.
-        is_known = self.has_received_end or connection.bytes_to_receive
+        is_known = self.has_received_end or connection.inbox.plaintext
         if transport.inbox.has_ended and not is_known:
             error = TLSError("the peer has closed the connection, and no longer reads")
             error.__cause__ = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

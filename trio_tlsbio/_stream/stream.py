@@ -21,6 +21,7 @@ from trio.lowlevel import (
 from trio_tlsbio._core.arguments import Arguments
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import Origin, TLSError, TruncationError
+from trio_tlsbio._core.misuse import max_bytes_error
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
@@ -296,9 +297,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
           ValueError: if ``max_bytes`` is not positive.
         """
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError(
-                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-            )
+            raise max_bytes_error(max_bytes)
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True
@@ -399,6 +398,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """
         self._closing.check_open()
         connection, transport = self._connection, self._transport
+        plaintext = connection.inbox.plaintext
         transport.flush_nowait()
         if (
             self._receive_conflict.is_busy
@@ -406,14 +406,14 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             or not self._driver.is_established
         ):
             return False
-        if not connection.bytes_to_receive and connection.receive_state is _OPEN:
+        if not plaintext and connection.receive_state is _OPEN:
             if not (transport.is_clogged or connection.is_behind):
                 transport.receive_nowait()
             connection.look_ahead()
             transport.flush_nowait()  # answers to the peer's requests: see receive_some()
             self._driver.report_sessions()
         return (
-            connection.bytes_to_receive > 0
+            len(plaintext) > 0
             or connection.is_behind
             or connection.receive_state is not _OPEN
             or transport.has_ended

@@ -12,6 +12,8 @@ import anyio.abc
 import attrs
 import trio
 
+from trio_tlsbio._core.misuse import max_bytes_error
+
 __all__ = ["AnyByteStream", "Transport"]
 
 AnyByteStream: TypeAlias = anyio.abc.ObjectStream[bytes] | anyio.abc.ByteStream
@@ -38,9 +40,7 @@ class Transport(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError(
-                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-            )
+            raise max_bytes_error(max_bytes)
         if self._rest:
             await trio.lowlevel.checkpoint()
         with self._as_trio_errors():

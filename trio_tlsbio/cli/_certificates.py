@@ -14,10 +14,11 @@ import attrs
 
 from trio_tlsbio._core.certificates import (
     checked_chain,
-    decoded,
+    decoded_by_der,
     in_der,
     raw_chain,
 )
+from trio_tlsbio._core.distinguished_names import formatted_parts
 from trio_tlsbio._core.peer_names import PeerName, names_in
 
 __all__ = [
@@ -66,21 +67,10 @@ class CertificateFacts:
 # Decoding
 ################################################################
 
-_SHORT = {
-    "commonName": "CN",
-    "countryName": "C",
-    "domainComponent": "DC",
-    "localityName": "L",
-    "organizationName": "O",
-    "organizationalUnitName": "OU",
-    "stateOrProvinceName": "ST",
-}
-
 
 def _distinguished_name(name: Sequence[Sequence[tuple[str, str]]]) -> str:
-    """Format a name in the common notation."""
-    parts = (f"{_SHORT.get(kind, kind)}={value}" for rdn in name for kind, value in rdn)
-    return ", ".join(parts) or "(empty)"
+    """Format a name in the order of the certificate, as the command ``openssl`` does."""
+    return ", ".join(formatted_parts(name)) or "(empty)"
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -132,7 +122,7 @@ def facts_of(der: bytes, decoded: Mapping[str, Any]) -> CertificateFacts:
 
 
 def _facts_of_each(chain: Sequence[Any]) -> tuple[CertificateFacts, ...]:
-    known = decoded(chain)
+    known = decoded_by_der(chain)
     return tuple(facts_of(der, known.get(der, {})) for der in map(in_der, chain))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 
 from trio_tlsbio import TLSError
+from trio_tlsbio._core.errors import described
 from trio_tlsbio.monitoring import (
     ConnectionClosed,
     HandshakeCompleted,
@@ -53,7 +54,7 @@ def report_event(event: ServerEvent) -> None:
         case HandshakeCompleted() if (client := client_words(event.handshake)) is not None:
             _report_of_peer(event.peer, f"the client is {client}")
         case ConnectionClosed(error=Exception() as error) if not isinstance(error, TLSError):
-            _report_of_peer(event.peer, f"{type(error).__name__}: {error}")
+            _report_of_peer(event.peer, described(error))
 
 
 def _report_of_peer(peer: str, words: str) -> None:

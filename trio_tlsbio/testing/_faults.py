@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from trio_tlsbio._core.errors import count
-from trio_tlsbio._core.misuse import kind_of
+from trio_tlsbio._core.misuse import kind_of, max_bytes_error
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream.stream import T_Stream
 from trio_tlsbio._stream.turns import ConflictDetector
@@ -418,9 +418,7 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive data. See :class:`trio.abc.ReceiveStream`. A cancellation loses no data."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
-            raise ValueError(
-                f"max_bytes must be >= 1, not {max_bytes}: leave it out to receive all"
-            )
+            raise max_bytes_error(max_bytes)
         with self._receive_conflict, self._as_reset_errors():
             await trio.lowlevel.checkpoint()
             while not self._arrived:

@@ -268,7 +268,7 @@ def test_calls_for_data_that_is_held_do_their_share(arenas: Arenas, work: Work, 
     assert victim.is_behind
     while victim.is_behind:
         assert not victim.do_handshake()
-    assert victim.bytes_to_receive == count - (MOST_RECORDS if call == "receive" else 0)
+    assert len(victim.inbox.plaintext) == count - (MOST_RECORDS if call == "receive" else 0)
     assert victim.outbox.held == [b"held"] + [b"more"] * (call == "send")
 
 
@@ -285,7 +285,7 @@ def test_data_that_is_sent_while_much_is_unread_goes_out(arenas: Arenas, work: W
         assert calls < 10
     peer.hear(victim.data_to_send())
     assert peer.heard == [(APPLICATION_DATA, b"first"), (APPLICATION_DATA, b"second")]
-    assert victim.bytes_to_receive == count
+    assert len(victim.inbox.plaintext) == count
 
 
 ################################################################
@@ -419,7 +419,7 @@ async def test_a_stream_is_readable_while_it_is_behind(arenas: Arenas) -> None:
     async with tcp_pair() as transports:
         siege = await besiege(arenas, kind, *transports)
         looks = 0
-        while siege.victim.is_readable() and not siege.victim.connection.bytes_to_receive:
+        while siege.victim.is_readable() and not siege.victim.connection.inbox.plaintext:
             assert siege.victim.connection.is_behind
             looks += 1
             assert looks < 1000

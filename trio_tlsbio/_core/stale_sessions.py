@@ -37,7 +37,7 @@ def refusal_of_session(
         return None
     outbox.bio.read()  # the flight, or new session tickets
     if not is_done:
-        outbox.pieces.append(plaintext_alert(Alert.CERTIFICATE_EXPIRED))
+        outbox.put(plaintext_alert(Alert.CERTIFICATE_EXPIRED))
     return CertificateError(
         "the client resumed a session, but its certificate has expired in the meantime",
         reason="CERTIFICATE_VERIFY_FAILED",

@@ -88,9 +88,11 @@ async def test_a_cancellation_does_not_replace_the_error_of_a_handler(
 
     async def run() -> None:
         with scope:
-            async with serving(handler, server_context, client_context) as server:
-                async with await server.connect():
-                    await trio.sleep_forever()
+            async with (
+                serving(handler, server_context, client_context) as server,
+                await server.connect(),
+            ):
+                await trio.sleep_forever()
 
     with pytest.raises(ExceptionGroup) as raised:
         await run()

@@ -611,6 +611,28 @@ async def test_reset_over_tcp_is_a_reset() -> None:
         assert isinstance(raised.value.__cause__, ConnectionResetError)
 
 
+@pytest.mark.parametrize("direction", ["sending", "receiving"])
+async def test_tls_reports_a_reset_by_a_fault_like_a_real_one(
+    direction: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    async def use(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"hello")
+        await receive_all(stream)
+
+    async with tcp_pair() as transports:
+        faulty = FaultyStream(transports[0])
+        client, server = tls_stream_pair((faulty, transports[1]), *contexts)
+        await do_handshakes(client, server)
+        getattr(faulty, direction).add(Reset(3))
+        await server.send_all(b"hello")
+        with trio.fail_after(LIMIT), pytest.raises(TLSError, match="by a fault") as raised:
+            await use(client)
+        assert raised.value.error_type == "connection_reset"
+        with trio.fail_after(LIMIT), pytest.raises(TLSError) as raised:
+            await receive_all(server)
+        assert raised.value.error_type == "connection_reset"
+
+
 async def test_stalled_sends() -> None:
     left, right = memory_stream_pair()
     faulty = FaultyStream(left, sending=[Stall(3), Stall(5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import socket as stdlib_socket
@@ -328,8 +329,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     Raises:
       TypeError: if ``sending`` has a :class:`Cut` that the stream does not support.
 
-    After a :class:`Reset`, every use raises a :exc:`trio.BrokenResourceError`, and the other end
-    sees that the underlying stream was closed; over TCP it also gets a reset (RST).
+    After a :class:`Reset`, every use raises a :exc:`trio.BrokenResourceError` whose cause is a
+    :exc:`ConnectionResetError`, as for a real reset. The other end sees only that the underlying
+    stream was closed, and TLS over it a truncation; over TCP it gets a reset (RST) too.
     """
 
     stream: T_Stream
@@ -465,9 +467,10 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._is_closed:
             raise trio.ClosedResourceError("this FaultyStream was closed")
         if (reset := self._reset_by) is not None:
+            # With the same cause as a real reset, from which TLSError.error_type is derived.
             raise trio.BrokenResourceError(
                 f"connection reset after {count(reset.at, 'byte')}, by a fault"
-            )
+            ) from ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     async def _reset(self) -> None:
         if isinstance(self.stream, trio.SocketStream):

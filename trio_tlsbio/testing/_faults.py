@@ -9,7 +9,7 @@ import socket as stdlib_socket
 import struct
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
-from typing import Generic, TypeAlias
+from typing import Generic, SupportsIndex, TypeAlias
 
 import attrs
 import trio
@@ -38,11 +38,20 @@ def _copied(data: Data) -> bytes:
     return memoryview(data).tobytes()
 
 
+def _position(at: SupportsIndex) -> int:
+    try:
+        return operator.index(at)
+    except TypeError:
+        raise TypeError(
+            f"a fault's position must be a whole number of bytes, as in Cut(3), not {kind_of(at)}"
+        ) from None
+
+
 @attrs.frozen
 class _OneTimeFault:
     """A fault at one position."""
 
-    at: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
+    at: int = attrs.field(converter=_position, validator=attrs.validators.ge(0))
     """How many bytes have passed when it happens."""
 
 

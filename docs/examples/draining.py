@@ -32,9 +32,7 @@ async def serve(
     listeners: list[trio_tlsbio.TLSListener[trio.SocketStream]],
     seconds: float = 30,
 ) -> None:
-    """Serve until SIGTERM comes. Clients that are not idle then have some
-    seconds left.
-    """
+    """Serve until SIGTERM. Then give the handlers some seconds to finish."""
     drain = trio_tlsbio.Drain()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(

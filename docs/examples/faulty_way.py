@@ -1,5 +1,5 @@
-"""A way to a server, with faults on it: between two programs that know nothing
-of it.
+"""A proxy that adds faults to a connection. Neither of the two programs has to
+be changed.
 """
 
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from trio_tlsbio.testing import Fault, FaultyStream
 async def carry(
     source: trio.abc.ReceiveStream, sink: trio.abc.HalfCloseableStream
 ) -> None:
-    with suppress(trio.BrokenResourceError):  # the other one has gone
+    with suppress(trio.BrokenResourceError):  # the other side is gone
         async for data in source:
             await sink.send_all(data)
         await sink.send_eof()
@@ -22,8 +22,8 @@ async def carry(
 
 @asynccontextmanager
 async def faulty_way(port: int, *faults: Fault) -> AsyncIterator[int]:
-    """Yield a port that leads to another one; the faults are in what comes back
-    from there.
+    """Yield a new port that forwards to the given one. The faults are in the
+    data that comes back.
     """
 
     async def handle(client: trio.SocketStream) -> None:

@@ -31,7 +31,7 @@ def authority() -> CertificateAuthority:
     return CertificateAuthority()
 
 
-async def test_a_bad_client_ends_itself_alone(
+async def test_a_bad_client_does_not_affect_others(
     authority: CertificateAuthority,
 ) -> None:
     listener, drain = MemoryListener(), Drain()
@@ -59,6 +59,6 @@ async def test_a_bad_client_ends_itself_alone(
         assert await client.receive_some() == b"HELLO"
 
         await drain.end(timeout=10)  # and so the nursery ends, too
-        assert await client.receive_some() == b"", "the idle client is told"
+        assert await client.receive_some() == b"", "a clean end"
         with pytest.raises(ConnectionRefusedError):
             await listener.connect()

@@ -117,6 +117,36 @@ async def test_servers_on_error(
     assert "ZeroDivisionError" in caplog.text
 
 
+class ProtocolError(Exception):
+    """A client has broken the handler's own protocol."""
+
+
+@runs(
+    "servers.rst",
+    "async def handler(stream):\n    try:\n        await talk(stream)\n    except Pro",
+)
+async def test_servers_bad_protocol(
+    block: Block,
+    client_context: ssl.SSLContext,
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def talk(stream: Stream) -> None:
+        async for data in stream:
+            if not data.isascii():
+                raise ProtocolError("not ASCII")
+            await stream.send_all(data)
+
+    names = await block.run(talk=talk, ProtocolError=ProtocolError, logging=logging)
+    async with serving(names["handler"], context) as port:
+        async with await connect(port, client_context) as stream:
+            await stream.send_all(b"\xff")
+            with pytest.raises(TruncationError):
+                await stream.receive_some()
+        await check_echo(await connect(port, client_context))
+    assert [record.getMessage() for record in caplog.records] == ["a bad client: not ASCII"]
+
+
 @asynccontextmanager
 async def served(block: Block, **names: Any) -> AsyncIterator[int]:
     """Run a block that serves, on a free port instead of its own; the value is the port."""
@@ -193,7 +223,7 @@ async def test_servers_verify_peer(
         await trio.aclose_forcefully(stream)
 
 
-@runs("servers.rst", "async def handler(stream):\n    try:")
+@runs("servers.rst", "async def handler(stream):\n    try:\n        async with stream:")
 async def test_servers_trio_serve_listeners(
     block: Block,
     client_context: ssl.SSLContext,

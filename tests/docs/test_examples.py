@@ -713,8 +713,10 @@ async def test_on_demand_reads_files(
 # With how many tests are in them.
 TEST_EXAMPLES = {
     "recording": 1,
+    "testing_faulty_server": 1,
     "testing_server": 1,
     "testing_slow_client": 1,
+    "testing_sockets": 1,
     "testing_tls": 5,
     "testing_core": 1,
 }

@@ -8,7 +8,8 @@ import ssl
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,17 +21,19 @@ import trio
 import trio.testing
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
-from tests.docblocks import Block, runs
-from tests.helpers import DOCS, LIMIT, counts_references, echo, tcp_pair
+from tests.docblocks import Block, example, runs
+from tests.helpers import DOCS, LIMIT, VERSIONS, counts_references, echo, tcp_pair
 from tests.peers import running
 from tests.programs import needs
 from trio_tlsbio import (
     CertificateError,
+    Drain,
     HandshakeTimeoutError,
     PeerAlertError,
     TLSConnector,
     TLSError,
     TLSListener,
+    TLSStream,
     TruncationError,
     serve_tls_listeners,
 )
@@ -611,6 +614,28 @@ async def test_reset_over_tcp_is_a_reset() -> None:
         assert isinstance(raised.value.__cause__, ConnectionResetError)
 
 
+@pytest.mark.parametrize("direction", ["sending", "receiving"])
+async def test_tls_reports_a_reset_by_a_fault_like_a_real_one(
+    direction: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    async def use(stream: trio.abc.Stream) -> None:
+        await stream.send_all(b"hello")
+        await receive_all(stream)
+
+    async with tcp_pair() as transports:
+        faulty = FaultyStream(transports[0])
+        client, server = tls_stream_pair((faulty, transports[1]), *contexts)
+        await do_handshakes(client, server)
+        getattr(faulty, direction).add(Reset(3))
+        await server.send_all(b"hello")
+        with trio.fail_after(LIMIT), pytest.raises(TLSError, match="by a fault") as raised:
+            await use(client)
+        assert raised.value.error_type == "connection_reset"
+        with trio.fail_after(LIMIT), pytest.raises(TLSError) as raised:
+            await receive_all(server)
+        assert raised.value.error_type == "connection_reset"
+
+
 async def test_stalled_sends() -> None:
     left, right = memory_stream_pair()
     faulty = FaultyStream(left, sending=[Stall(3), Stall(5)])
@@ -822,6 +847,96 @@ async def test_faults_in_the_guide(block: Block) -> None:
     transport, _ = memory_stream_pair()
     await block.run(transport=transport, FaultyStream=make, **names)
     assert made[0].sending.faults_left == (Cut(2000),)
+
+
+@runs("testing.rst", "async def test_hello(authority, autojump_clock)")
+async def test_a_hang_in_the_guide(
+    block: Block, authority: CertificateAuthority, autojump_clock: MockClock
+) -> None:
+    names: dict[str, Any] = {"trio": trio, "tls_stream_pair": tls_stream_pair}
+    names = await block.run(**names, memory_stream_pair=memory_stream_pair)
+    with pytest.raises(trio.TooSlowError):
+        await names["test_hello"](authority, autojump_clock)
+
+
+# Rows of the table "What needs sockets".
+
+
+@asynccontextmanager
+async def connected(
+    is_memory: bool, authority: CertificateAuthority, **options: Any
+) -> AsyncIterator[tuple[TLSStream[Any], trio.CancelScope]]:
+    """Serve one client, which the handler ignores. The value is the client's stream, and the
+    server's cancel scope.
+    """
+    listener = MemoryListener() if is_memory else example("testing_sockets").SocketPairListener()
+    tls_listener = TLSListener(listener, authority.server_context())
+    connector = TLSConnector(ssl_context=authority.client_context())
+    scope = trio.CancelScope()
+
+    async def ignore(_: TLSStream[Any]) -> None:
+        await trio.sleep_forever()
+
+    async def serve() -> None:
+        with scope:
+            await serve_tls_listeners(ignore, [tls_listener], **options)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        stream = await connector.wrap(await listener.connect(), "localhost")
+        await trio.testing.wait_all_tasks_blocked()
+        yield stream, scope
+        await trio.aclose_forcefully(stream)
+        scope.cancel()
+
+
+@pytest.mark.parametrize("is_memory", [True, False], ids=["memory", "sockets"])
+@pytest.mark.parametrize("drains", [True, False], ids=["time limit", "cancelled"])
+async def test_how_a_server_cuts_off_a_client(
+    drains: bool, is_memory: bool, authority: CertificateAuthority, autojump_clock: MockClock
+) -> None:
+    drain = Drain()
+    async with connected(is_memory, authority, drain=drain) as (stream, scope):
+        if drains:
+            assert await drain.end(10) == 1
+            assert autojump_clock.current_time() >= 10
+        else:
+            scope.cancel()
+        if is_memory:
+            with pytest.raises(TruncationError):
+                await stream.receive_some()
+        else:
+            assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("is_memory", [True, False], ids=["memory", "sockets"])
+async def test_how_long_aclose_waits_for_a_silent_peer(
+    is_memory: bool, authority: CertificateAuthority, autojump_clock: MockClock
+) -> None:
+    async with connected(is_memory, authority) as (stream, _):
+        start = autojump_clock.current_time()
+        await stream.aclose()
+        assert autojump_clock.current_time() - start == (0 if is_memory else 5)
+
+
+@pytest.mark.parametrize("tickets", [0, 2])
+async def test_tickets_in_lockstep(
+    tickets: int, authority: CertificateAuthority, autojump_clock: MockClock
+) -> None:
+    context = authority.server_context(minimum_version=VERSIONS["tls13"])
+    context.num_tickets = tickets
+    client, server = tls_stream_pair(lockstep_stream_pair(), authority.client_context(), context)
+    await do_handshakes(client, server)
+    with trio.move_on_after(30) as scope:
+        await server.send_all(b"hello")
+    assert scope.cancelled_caught
+    assert server.bytes_committed == (0 if tickets else 5)
+    server.abort()
+    if tickets:
+        with pytest.raises(TruncationError):
+            await client.receive_some()
+    else:
+        assert await client.receive_some() == b"hello"
 
 
 KINDS = (Corrupt, Cut, Insert, Reset, Split, Stall)

@@ -68,6 +68,7 @@ from trio_tlsbio import (
 )
 from trio_tlsbio.monitoring import ServerMonitor
 from trio_tlsbio.testing import (
+    CertificateAuthority,
     Cut,
     FaultyLine,
     FaultyStream,
@@ -147,6 +148,16 @@ class World:
 def faulty(faults: Any, _: World) -> None:
     """Make a stream with faults."""
     FaultyStream(memory_stream_pair()[0], receiving=faults)
+
+
+def misplaced(at: Any, _: World) -> None:
+    """Make a fault at this position."""
+    Cut(at)
+
+
+def certified_by_itself(context: Any, _: World) -> None:
+    """Make a context with an authority in place of its certificate."""
+    context(CertificateAuthority(), certificate=CertificateAuthority())
 
 
 @pytest.fixture
@@ -753,6 +764,49 @@ ROWS = [
             "in a list, such as [Cut(3)]",
         )
         for faults, words in ((Cut(3), "Cut"), (Split(1), "Split"), (Cut, "the class Cut"))
+    ),
+    *(
+        Row(
+            f"a {type(at).__name__} as a fault's position",
+            partial(misplaced, at),
+            TypeError,
+            f"not {type(at).__name__}",
+            "a whole number of bytes, as in Cut(3)",
+        )
+        for at in (1.5, "3")
+    ),
+    *(
+        Row(
+            f"an authority in place of a {side}'s certificate",
+            partial(certified_by_itself, context),
+            TypeError,
+            "not CertificateAuthority",
+            'authority.issue("localhost")',
+        )
+        for side, context in (
+            ("server", CertificateAuthority.server_context),
+            ("client", CertificateAuthority.client_context),
+        )
+    ),
+    Row(
+        "a certificate in place of a name",
+        lambda _: CertificateAuthority().server_context(
+            CertificateAuthority().issue(NAME)  # type: ignore[arg-type]
+        ),
+        TypeError,
+        "not IssuedCertificate",
+        "as certificate=...",
+    ),
+    Row(
+        "one end of a transport in place of both",
+        lambda world: tls_stream_pair(
+            memory_stream_pair()[0],  # type: ignore[arg-type]
+            world.client,
+            world.server,
+        ),
+        TypeError,
+        "not one StapledStream",
+        "pass what memory_stream_pair() returns",
     ),
     Row("a line with one fault", lambda _: FaultyLine(Cut(3)), TypeError, "not Cut", "in a list"),  # type: ignore[arg-type]
     Row(

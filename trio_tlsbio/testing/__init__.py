@@ -20,6 +20,7 @@ import trio
 from trio_tlsbio._core.arguments import alpn_names
 from trio_tlsbio._core.connection import TLSConnection
 from trio_tlsbio._core.errors import PeerAlertError, TLSError
+from trio_tlsbio._core.misuse import kind_of
 from trio_tlsbio._extras import missing_extra
 from trio_tlsbio._public import publish
 from trio_tlsbio._stream.stream import TLSStream
@@ -231,7 +232,14 @@ class CertificateAuthority:
 
         Raises:
           ValueError: if both names and a certificate are given.
+          TypeError: if a name is not a :class:`str`.
         """
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(
+                    f'a name must be a str, such as "localhost", not {kind_of(name)}: '
+                    "pass a certificate from issue() as certificate=..."
+                )
         if certificate is None:
             certificate = self.issue(*(names or _LOCAL_NAMES))
         elif names:
@@ -250,6 +258,11 @@ class CertificateAuthority:
         maximum_version: ssl.TLSVersion | None,
         alpn_protocols: Iterable[str],
     ) -> ssl.SSLContext:
+        if not isinstance(certificate, IssuedCertificate | None):
+            raise TypeError(
+                f"certificate must be an IssuedCertificate, not {kind_of(certificate)}: "
+                'authority.issue("localhost") makes one'
+            )
         # With cadata, the system's authorities are not loaded.
         context = ssl.create_default_context(purpose, cadata=self.certificate_pem.decode())
         if certificate is not None:
@@ -399,7 +412,15 @@ def tls_stream_pair(
 
     Returns:
       The client and the server.
+
+    Raises:
+      TypeError: if ``transports`` is a single stream.
     """
+    if not isinstance(transports, Iterable):
+        raise TypeError(
+            f"transports must be both ends of a transport, not one {kind_of(transports)}: "
+            "pass what memory_stream_pair() returns"
+        )
     client, server = transports
     return (
         TLSStream(client, client_context, server_hostname=server_hostname, **options),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import os
 import socket as stdlib_socket
 import struct
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
-from typing import Generic, TypeAlias
+from typing import Generic, SupportsIndex, TypeAlias
 
 import attrs
 import trio
@@ -37,11 +38,20 @@ def _copied(data: Data) -> bytes:
     return memoryview(data).tobytes()
 
 
+def _position(at: SupportsIndex) -> int:
+    try:
+        return operator.index(at)
+    except TypeError:
+        raise TypeError(
+            f"a fault's position must be a whole number of bytes, as in Cut(3), not {kind_of(at)}"
+        ) from None
+
+
 @attrs.frozen
 class _OneTimeFault:
     """A fault at one position."""
 
-    at: int = attrs.field(converter=operator.index, validator=attrs.validators.ge(0))
+    at: int = attrs.field(converter=_position, validator=attrs.validators.ge(0))
     """How many bytes have passed when it happens."""
 
 
@@ -328,8 +338,9 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
     Raises:
       TypeError: if ``sending`` has a :class:`Cut` that the stream does not support.
 
-    After a :class:`Reset`, every use raises a :exc:`trio.BrokenResourceError`, and the other end
-    sees that the underlying stream was closed; over TCP it also gets a reset (RST).
+    After a :class:`Reset`, every use raises a :exc:`trio.BrokenResourceError` whose cause is a
+    :exc:`ConnectionResetError`, as for a real reset. The other end sees only that the underlying
+    stream was closed, and TLS over it a truncation; over TCP it gets a reset (RST) too.
     """
 
     stream: T_Stream
@@ -463,9 +474,10 @@ class FaultyStream(trio.abc.HalfCloseableStream, Generic[T_Stream]):
         if self._is_closed:
             raise trio.ClosedResourceError("this FaultyStream was closed")
         if (reset := self._reset_by) is not None:
+            # With the same cause as a real reset, from which TLSError.error_type is derived.
             raise trio.BrokenResourceError(
                 f"connection reset after {count(reset.at, 'byte')}, by a fault"
-            )
+            ) from ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
     async def _reset(self) -> None:
         if isinstance(self.stream, trio.SocketStream):

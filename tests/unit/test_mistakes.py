@@ -453,6 +453,11 @@ def offering(protocols: Any) -> Mistake:
     return lambda world: TLSConnector(ssl_context=world.client, alpn_protocols=protocols)
 
 
+def httpx_with(**options: Any) -> Mistake:
+    """Make a transport for httpx with these."""
+    return lambda _: pytest.importorskip("trio_tlsbio.httpx").TLSTransport(**options)
+
+
 CREATE_CLIENT = "ssl.create_default_context(ssl.Purpose.SERVER_AUTH)"
 CREATE_SERVER = "ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)"
 
@@ -674,6 +679,22 @@ ROWS = [
         TypeError,
         "not the class SessionCache",
         "SessionCache() makes one",
+    ),
+    # httpx
+    *(
+        Row(f"{words} as httpx's {name}", httpx_with(**{name: value}), TypeError, mistake, cure)
+        for words, name, value, mistake, cure in (
+            ("True", "session_cache", True, "must be a SessionCache, not bool", "SessionCache()"),
+            ("a number", "limits", 5, "must be an httpx.Limits, not int", "httpx.Limits(max_con"),
+            ("a path", "cert", "a.pem", "cert is not supported", "with load_cert_chain()"),
+        )
+    ),
+    Row(
+        "True as httpcore's session_cache",
+        lambda _: pytest.importorskip("trio_tlsbio.httpcore").TLSBackend(session_cache=True),
+        TypeError,
+        "must be a SessionCache, not bool",
+        "SessionCache()",
     ),
     # Transports
     Row("a socket", over_socket, TypeError, "not socket", "trio.open_tcp_stream()"),

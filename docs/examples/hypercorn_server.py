@@ -74,7 +74,7 @@ async def serve(
     context = WorkerContext(None)
 
     async def handle(stream: Stream) -> None:
-        # It has all that hypercorn uses of a trio.SSLStream.
+        # It has every method of trio.SSLStream that Hypercorn uses.
         connection: Any = stream
         with_tls: Any = WithTLS(wrapped_app, stream)
         await Connection(

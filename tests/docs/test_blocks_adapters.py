@@ -49,6 +49,15 @@ async def test_httpx_makes_transports_of_its_own_for_proxies(
         assert type(made) is httpx.AsyncHTTPTransport
 
 
+@runs("adapters.rst", "limits = httpx.Limits(")
+async def test_httpx_limits(block: Block) -> None:
+    limits = (await block.run(httpx=httpx, TLSTransport=TLSTransport))["limits"]
+    # Only the last of the defaults of the transport is changed.
+    assert limits == httpx.Limits(
+        max_connections=100, max_keepalive_connections=20, keepalive_expiry=3
+    )
+
+
 async def test_trio_websocket_knows_no_addresses(
     client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:

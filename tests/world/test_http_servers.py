@@ -275,6 +275,27 @@ async def test_hypercorn_drains_although_a_client_stays_in_a_pool(
         await server.drained.wait()
 
 
+@pytest.mark.parametrize("kind", ["HTTP/1.1", "HTTP/2", "HTTP/2, expired"])
+async def test_pools_check_idle_connections_but_not_with_http_2(
+    kind: str, http: Generation, contexts: Contexts
+) -> None:
+    """As the docs say: there, the client has to end idle connections before the server does."""
+    client_context, server_context = contexts
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    server = Hypercorn(app, server_context)
+    limits = http.client.Limits(keepalive_expiry=0 if "expired" in kind else 3600)
+    transport = http.transport(verify=client_context, http2="HTTP/2" in kind, limits=limits)
+    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
+        url = f"https://{HOST}:{port}/one"
+        assert (await client.get(url)).http_version in kind
+        server.drain()
+        await server.drained.wait()
+        # A new connection is refused, because the server has gone. The old one has ended.
+        ended = http.client.ReadError, http.client.RemoteProtocolError
+        with pytest.raises(ended if kind == "HTTP/2" else http.client.ConnectError):
+            await client.get(url)
+
+
 async def get_one(stream: TLSStream[Any]) -> None:
     """Send one request, and receive the whole response."""
     await stream.send_all(b"GET /one HTTP/1.1\r\nHost: localhost\r\n\r\n")

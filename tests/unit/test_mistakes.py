@@ -240,6 +240,23 @@ async def send_after_eof(world: World) -> None:
     await client.send_all(b"too late")
 
 
+async def use_after_unwrap(world: World) -> None:
+    client, server = await world.established()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.unwrap)
+        nursery.start_soon(server.unwrap)
+    await client.send_all(b"too late")
+
+
+async def send_after_cancelled_unwrap(world: World) -> None:
+    client, _ = await world.established()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.unwrap)
+        await trio.testing.wait_all_tasks_blocked()  # its close_notify is sent
+        nursery.cancel_scope.cancel()
+    await client.send_all(b"too late")
+
+
 async def use_after_failure(world: World) -> None:
     client, server = world.pair()
     client = world.stream(client.transport_stream, server_hostname="other.example")
@@ -856,6 +873,20 @@ ROWS = [
         "after send_eof()",
     ),
     Row(
+        "a stream after unwrap",
+        use_after_unwrap,
+        trio.ClosedResourceError,
+        "was ended by unwrap()",
+        "use the transport that unwrap() returned",
+    ),
+    Row(
+        "data after an unwrap that was cancelled",
+        send_after_cancelled_unwrap,
+        trio.ClosedResourceError,
+        "can't send data",
+        "or unwrap()",
+    ),
+    Row(
         "two tasks that receive",
         receive_twice,
         trio.BusyResourceError,
@@ -889,7 +920,7 @@ ROWS = [
         "a session of another name",
         lambda world: world.stream(server_hostname="other.example", session=world.session()),
         ValueError,
-        f"made with {NAME}, and resuming it with other.example",
+        f"is for {NAME}, and resuming it for other.example",
         "connect without it",
     ),
     Row(

@@ -546,7 +546,7 @@ class TLSConnection:
     def _hold(self, data: Data) -> None:
         if self.lifecycle.send is _CLOSED or self.outbox.holds_close:
             raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
+                "can't send data after send_eof(), send_close_notify() or unwrap()"
             )
         self.lifecycle.check_send()
         if view := byte_view(data):

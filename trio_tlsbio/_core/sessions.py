@@ -175,7 +175,7 @@ class TLSSession:
             )
         if self.server_hostname != server_hostname:
             raise ValueError(
-                f"this session was made with {self.server_hostname}, and resuming it with "
+                f"this session is for {self.server_hostname}, and resuming it for "
                 f"{server_hostname} would skip the check of that name: connect without it"
             )
         if self._settings != VerificationSettings.of(self._native_context):

@@ -44,11 +44,16 @@ class Closing:
     #: Set when the transport is closed, or was returned to the caller.
     closed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _is_aborted: bool = attrs.field(default=False, init=False)
+    _is_unwrapped: bool = attrs.field(default=False, init=False)
     _lingers: bool = attrs.field(default=True, init=False)  # until stop_lingering()
     _lingering: trio.CancelScope | None = attrs.field(default=None, init=False)
 
     def check_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if the stream is closed, or about to be."""
+        if self._is_unwrapped:
+            raise trio.ClosedResourceError(
+                "this TLSStream was ended by unwrap(): use the transport that unwrap() returned"
+            )
         if self.has_begun:
             raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
@@ -57,7 +62,7 @@ class Closing:
         self.check_open()
         if self._driver.connection.send_state is _CLOSED:
             raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
+                "can't send data after send_eof(), send_close_notify() or unwrap()"
             )
 
     @property
@@ -265,7 +270,7 @@ class Closing:
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
         await driver.call(driver.receive)
-        self.has_begun = True
+        self.has_begun = self._is_unwrapped = True
         self.closed.set()
         return connection.trailing_data
 

@@ -93,7 +93,9 @@ class TLSSession:
     """The name that was checked when the session was created, in its ASCII form."""
 
     single_use: bool
-    """Whether the session should be offered only once, as a TLS 1.3 ticket."""
+    """Whether the session should be offered only once, as a TLS 1.3 ticket. A
+    :class:`SessionCache` ensures this; if you store sessions yourself, nothing else does.
+    """
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
     # The settings are read from this context: a context may wrap another one, as truststore's does,

@@ -20,10 +20,11 @@ from trio.lowlevel import enable_ki_protection
 
 from ._core.arguments import Arguments
 from ._core.errors import TLSError, count
+from ._core.misuse import kind_of
 from ._http_pools import Lease, Pools
 from ._net.connecting import SessionsOfServer, connect_over
 from ._net.reloading import ContextProvider
-from ._net.session_cache import SessionCache
+from ._net.session_cache import SessionCache, check_cache
 from ._stream.interfaces import stream_of
 from ._stream.options import StreamOptions
 from ._stream.stream import TLSStream
@@ -193,7 +194,11 @@ def _operation(
         with trio.fail_after(math.inf if timeout is None else timeout):
             yield
     except trio.TooSlowError as exc:
-        words = f"no answer within {count(timeout, 'second')}" if timeout is not None else str(exc)
+        words = str(exc)
+        if timeout is not None and doing == "Write":
+            words = f"the peer did not take all data within {count(timeout, 'second')}"
+        elif timeout is not None:
+            words = f"no answer within {count(timeout, 'second')}"
         raise getattr(library, doing + "Timeout")(words) from exc
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise getattr(library, doing + "Error")(str(exc) or type(exc).__name__) from exc
@@ -214,6 +219,7 @@ class HTTPBackend(Generic[StreamT]):
     def __init__(
         self, *, session_cache: SessionCache | None = None, https_compatible: bool = False
     ) -> None:
+        check_cache(session_cache)
         self._options = _Options(
             SessionCache() if session_cache is None else session_cache,
             StreamOptions(https_compatible=https_compatible, close_timeout=_CLOSE_TIMEOUT),
@@ -332,6 +338,7 @@ class HTTPTransport:
         self,
         *,
         verify: ssl.SSLContext | ContextProvider | bool = True,
+        cert: None = None,
         trust_env: bool = True,
         http1: bool = True,
         http2: bool = False,
@@ -344,10 +351,21 @@ class HTTPTransport:
         session_cache: SessionCache | None = None,
         https_compatible: bool = False,
     ) -> None:
+        if cert is not None:
+            raise TypeError(
+                "cert is not supported: load the client certificate into the SSLContext that you "
+                "pass as verify, with load_cert_chain()"
+            )
         backend = self.backend_class(session_cache=session_cache, https_compatible=https_compatible)
         self.session_cache = backend.session_cache
         if limits is None:
             limits = self.library.Limits(max_connections=100, max_keepalive_connections=20)
+        elif not isinstance(limits, self.library.Limits):
+            maker = f"{self.library.__name__}.Limits"
+            raise TypeError(
+                f"limits must be an {maker}, not {kind_of(limits)}: {maker}(max_connections=10) "
+                "makes one"
+            )
         contexts: ssl.SSLContext | ContextProvider = (
             verify
             if callable(verify)

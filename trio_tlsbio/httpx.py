@@ -41,7 +41,11 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
         not verify certificates. httpcore sets its ALPN protocols. It can be a
         :class:`trio_tlsbio.ReloadingContext`: a new context gets new connections and sessions, and
         the old connections are closed when their requests have ended.
-      trust_env: Whether environment variables can configure the trusted authorities.
+      cert: Not supported. Load a client certificate into the context, with
+        :meth:`~ssl.SSLContext.load_cert_chain`.
+      trust_env: Whether the environment variables ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` can set
+        the trusted authorities. This only concerns contexts that httpx makes, as for
+        ``verify=True``.
       http1: Whether to allow HTTP/1.1.
       http2: Whether to allow HTTP/2; this requires ``httpx[http2]``.
       limits: An :class:`httpx.Limits`; by default that of httpx.
@@ -50,7 +54,8 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
         proxies.)
       uds: The path of a Unix socket to connect to instead of the URL's host. Not with a proxy.
       local_address: The address to connect from. Not with a proxy.
-      retries: How often to retry a failed connection attempt.
+      retries: How often to retry a failed connection attempt, even if the server's certificate was
+        refused.
       socket_options: Options to set on each socket. Not with a proxy.
       session_cache: Where to store sessions; by default in a new :class:`trio_tlsbio.SessionCache`.
       https_compatible: Whether the end of a connection without close_notify counts as the end of a
@@ -58,6 +63,7 @@ class TLSTransport(HTTPTransport, httpx.AsyncBaseTransport):
 
     Raises:
       ValueError: if the options are not valid together.
+      TypeError: if an argument has the wrong type, or ``cert`` is passed.
     """
 
     library: ClassVar[ModuleType] = httpx

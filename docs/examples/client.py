@@ -1,4 +1,4 @@
-"""Ask a server something, and take all of its answer."""
+"""Send a question to a server, and receive the whole answer."""
 
 import ssl
 
@@ -18,7 +18,7 @@ async def ask(
     )
     async with stream:
         await stream.send_all(question)
-        await stream.send_eof()  # we have said all; the answer still arrives
+        await stream.send_eof()  # the question is complete; go on receiving
         return b"".join([chunk async for chunk in stream])
 
 

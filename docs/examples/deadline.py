@@ -1,4 +1,6 @@
-"""Send in short turns: a send that is cancelled tells where to go on."""
+"""Send with a time limit for each turn: after a cancelled send,
+bytes_committed shows where to continue.
+"""
 
 import ssl
 
@@ -12,9 +14,7 @@ async def send_for(
     data: memoryview,
     seconds: float,
 ) -> int:
-    """Send what can be sent in some seconds, and return how many bytes that
-    was.
-    """
+    """Send for some seconds at most, and return how many bytes were sent."""
     before = stream.bytes_committed
     with trio.move_on_after(seconds):
         await stream.send_all(data)
@@ -24,9 +24,7 @@ async def send_for(
 async def upload(
     host: str, port: int, data: bytes, ssl_context: ssl.SSLContext
 ) -> bytes:
-    """Send all of the data in turns of 10 ms, and return what the server says
-    to it.
-    """
+    """Send all of the data in turns of 10 ms, and return the answer."""
     stream = await trio_tlsbio.open_tls_over_tcp_stream(
         host, port, ssl_context=ssl_context
     )

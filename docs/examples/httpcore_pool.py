@@ -8,8 +8,8 @@ from trio_tlsbio.httpcore import TLSBackend
 
 
 async def describe(url: str, ssl_context: ssl.SSLContext) -> list[str]:
-    """Ask twice, over connections of their own. (Without a context httpcore
-    makes one for each.)
+    """Send two requests, each over a new connection. (Without ``ssl_context``,
+    httpcore would make a context for each, and no session could be resumed.)
     """
     lines = []
     async with httpcore.AsyncConnectionPool(

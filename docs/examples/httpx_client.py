@@ -1,4 +1,4 @@
-"""HTTP/2 by httpx: each new connection resumes an earlier one's session."""
+"""HTTP/2 with httpx: new connections resume the sessions of earlier ones."""
 
 import ssl
 

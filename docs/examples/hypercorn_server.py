@@ -21,10 +21,10 @@ Listeners = list[trio_tlsbio.TLSListener[trio.SocketStream]]
 
 
 class Connection(TCPServer):
-    """A connection that also ends where it is idle while the server drains.
+    """A connection that also ends if it is idle while the server drains.
 
-    Hypercorn's own event for that, ``terminated``, would cut HTTP/2 answers
-    that end in a drain.
+    Hypercorn's own event for that, ``terminated``, would cut off HTTP/2
+    answers that are completed during the drain.
     """
 
     def __init__(self, drain: trio_tlsbio.Drain, *args: Any) -> None:
@@ -36,15 +36,15 @@ class Connection(TCPServer):
             await self.drain.wait_should_end(self.stream)
             # HTTP/2 may still be sending the end of the last answer.
             await trio.sleep(0.1)
-        # An idle client may not notice the end for long: don't wait for it to
+        # An idle client may not notice the end: wait only a second for it to
         # close too.
         with trio.move_on_after(1, shield=True):
             await self._initiate_server_close()
 
 
 class WithTLS:
-    """The app, told about one connection: ``scope["extensions"]["tls"]`` has
-    who the client is.
+    """Adds what is known about one connection to the app's scope:
+    ``scope["extensions"]["tls"]`` identifies the client.
     """
 
     def __init__(self, app: Any, stream: Stream) -> None:
@@ -74,7 +74,7 @@ async def serve(
     context = WorkerContext(None)
 
     async def handle(stream: Stream) -> None:
-        # It has all that hypercorn uses of a trio.SSLStream.
+        # It has every method of trio.SSLStream that Hypercorn uses.
         connection: Any = stream
         with_tls: Any = WithTLS(wrapped_app, stream)
         await Connection(
@@ -99,9 +99,7 @@ async def main(app: Any, port: int) -> None:
     ssl_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ssl_context.load_cert_chain("server.pem", "server.key")
     ssl_context.set_alpn_protocols(["h2", "http/1.1"])
-    listeners = await trio_tlsbio.open_tls_over_tcp_listeners(
-        port, ssl_context, https_compatible=True
-    )
+    listeners = await trio_tlsbio.open_tls_over_tcp_listeners(port, ssl_context)
     config, drain = Config(), trio_tlsbio.Drain()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(serve, app, config, listeners, drain=drain))

@@ -16,8 +16,8 @@ class ProxyError(Exception):
 async def open_tunnel(
     proxy: trio.abc.Stream, host: str, port: int, ssl_context: ssl.SSLContext
 ) -> trio_tlsbio.TLSStream[trio.abc.Stream]:
-    """Let a proxy connect to a host, and speak TLS with that. The proxy only
-    sees ciphertext.
+    """Connect to a host through a proxy, and start TLS with that host. The
+    proxy sees only ciphertext.
     """
     try:
         target = f"{host}:{port}"

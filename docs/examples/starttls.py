@@ -1,8 +1,10 @@
-"""STARTTLS, as SMTP has it (RFC 3207): a client that sends an email, and
-the first steps of a server.
+"""SMTP with STARTTLS (RFC 3207): a client that sends an email, and the first
+steps of a server.
 """
 
+import logging
 import ssl
+from functools import partial
 
 import trio
 
@@ -10,8 +12,8 @@ import trio_tlsbio
 
 
 class Dialogue:
-    """Lines over a stream. What has come after the last one stays in
-    ``buffer``.
+    """Sends and receives lines. ``buffer`` holds the data received after the
+    last line.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -22,7 +24,7 @@ class Dialogue:
         while b"\r\n" not in self.buffer:
             chunk = await self.stream.receive_some(1000)
             if not chunk or len(self.buffer) > 10_000:
-                raise trio.BrokenResourceError("a line without an end")
+                raise trio.BrokenResourceError("a line is not complete")
             self.buffer += chunk
         line, _, self.buffer = self.buffer.partition(b"\r\n")
         return line
@@ -31,6 +33,8 @@ class Dialogue:
         """Return the lines of a reply, which has to begin with ``code``."""
         lines = [await self.line()]
         while lines[-1][3:4] == b"-":
+            if len(lines) == 100:
+                raise trio.BrokenResourceError("the reply has too many lines")
             lines.append(await self.line())
         if not lines[-1].startswith(code):
             raise trio.BrokenResourceError(f"the server says {lines[-1]!r}")
@@ -72,7 +76,7 @@ async def send_mail(
         await upgrade_client(tcp_stream, host, ssl_context) as stream,
     ):
         dialogue = Dialogue(stream)
-        # What was said before is forgotten.
+        # The server has forgotten the EHLO that it received before TLS.
         await dialogue.ask(b"EHLO client.example", b"250")
         await dialogue.ask(f"MAIL FROM:<{sender}>".encode(), b"250")
         await dialogue.ask(f"RCPT TO:<{recipient}>".encode(), b"250")
@@ -100,3 +104,22 @@ async def upgrade_server(
     return await trio_tlsbio.start_tls(
         stream, ssl_context, buffered=dialogue.buffer, server_side=True
     )
+
+
+async def handle(
+    stream: trio.SocketStream, ssl_context: ssl.SSLContext
+) -> None:
+    """Serve one client. Its errors end here: they would end the server."""
+    try:
+        with trio.fail_after(30):
+            tls_stream = await upgrade_server(stream, ssl_context)
+        async with tls_stream:  # trio.serve_tcp() only closes the TCP stream
+            with trio.fail_after(300):
+                await Dialogue(tls_stream).line()  # the client's EHLO
+                await tls_stream.send_all(b"250 server.example\r\n")
+    except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+        logging.warning("a client failed: %r", exc)
+
+
+async def serve(port: int, ssl_context: ssl.SSLContext) -> None:
+    await trio.serve_tcp(partial(handle, ssl_context=ssl_context), port)

@@ -83,6 +83,8 @@ async def test_usage_errors_of_a_process(args: tuple[str, ...], words: str) -> N
         (("connect", "a.example", "--expires-within", "1.5d"), "a whole number and a unit"),
         (("connect", "a.example", "--expires-within", "999999999w"), "too long"),
         (("connect", "a.example", "\x1b[31m"), r"\x1b[31m"),
+        (("connect", "a.example", "443"), "443 (HOST:PORT is a single argument)"),
+        (("connect", "a.example", "443", "--insecure"), "443 (HOST:PORT is a single argument)"),
         (("connect", "a.example:0"), "the port must be"),
         (("connect", "a.example:http"), "the port must be"),
         (("connect", "a.example:"), "the port must be"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from trio_websocket import WebSocketRequest, WebSocketServer
 
 from tests.docblocks import Block, example, runs
 from tests.helpers import HOST, client_context_for, port_of, serving
-from trio_tlsbio import open_tls_over_tcp_listeners
+from trio_tlsbio import TLSError, TLSStream, open_tls_over_tcp_listeners
 from trio_tlsbio.httpx import TLSTransport
 
 from .peers import NAME, Stream, bounded_nursery, connect, connector_to
@@ -47,6 +49,39 @@ async def test_httpx_makes_transports_of_its_own_for_proxies(
     async with httpx.AsyncClient(transport=TLSTransport(), proxy="http://localhost") as client:
         (made,) = client._mounts.values()
         assert type(made) is httpx.AsyncHTTPTransport
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_httpx_retries_although_the_certificate_is_refused(
+    retries: int, context: ssl.SSLContext
+) -> None:
+    attempts = 0
+
+    async def refused(tcp_stream: trio.SocketStream) -> None:
+        nonlocal attempts
+        attempts += 1
+        with suppress(TLSError):
+            async with TLSStream(tcp_stream, context, server_side=True) as stream:
+                await stream.receive_some()
+
+    async with bounded_nursery() as nursery:
+        serve = partial(trio.serve_tcp, refused, 0, host=HOST)
+        (listener,) = await nursery.start(serve)
+        url = f"https://{HOST}:{listener.socket.getsockname()[1]}/"
+        async with httpx.AsyncClient(transport=TLSTransport(retries=retries)) as client:
+            with pytest.raises(httpx.ConnectError, match="certificate was refused"):
+                await client.get(url)
+        nursery.cancel_scope.cancel()
+    assert attempts == retries + 1
+
+
+@runs("adapters.rst", "limits = httpx.Limits(")
+async def test_httpx_limits(block: Block) -> None:
+    limits = (await block.run(httpx=httpx, TLSTransport=TLSTransport))["limits"]
+    # Only the last of the defaults of the transport is changed.
+    assert limits == httpx.Limits(
+        max_connections=100, max_keepalive_connections=20, keepalive_expiry=3
+    )
 
 
 async def test_trio_websocket_knows_no_addresses(

@@ -72,15 +72,20 @@ def client_with(
 ALICE = x509.RFC822Name("alice@example.org")
 
 
-@runs("clients.rst", "async def greet(stream):\n    host, port = stream.client_address\n    await")
+# Up to where the first two blocks differ.
+GREET = """async def greet(stream: TLSStream[trio.SocketStream]) -> None:
+    assert isinstance(stream.client_address, tuple)"""
+
+
+@runs("clients.rst", GREET + "#")
 async def test_address(
     block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:
-    async with served(block, context=context) as port:
+    async with served(block, context=context, trio=trio, TLSStream=TLSStream) as port:
         assert await greeting(port, client_context) == f"hello, {HOST}\n"
 
 
-@runs("clients.rst", "async def greet(stream):\n    host, port = stream.client_address\n    proxy")
+@runs("clients.rst", GREET + "assert")
 async def test_address_behind_a_load_balancer(
     block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:
@@ -88,7 +93,8 @@ async def test_address_behind_a_load_balancer(
         TrustedProxies(networks)
         return TrustedProxies([HOST])
 
-    async with served(block, context=context, TrustedProxies=trusted) as port:
+    known = {"trio": trio, "TLSStream": TLSStream, "TrustedProxies": trusted}
+    async with served(block, context=context, **known) as port:
         tcp_stream = await trio.open_tcp_stream(HOST, port)
         await tcp_stream.send_all(b"PROXY TCP4 198.51.100.7 192.0.2.1 4660 443\r\n")
         async with TLSStream(tcp_stream, client_context, server_hostname=NAME) as stream:

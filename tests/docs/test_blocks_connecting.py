@@ -267,6 +267,71 @@ async def test_starttls_refuses(client_context: ssl.SSLContext, context: ssl.SSL
                     await starttls.upgrade_client(ours, NAME, client_context)
 
 
+async def test_starttls_limits_a_reply() -> None:
+    starttls = example("starttls")
+    with trio.fail_after(LIMIT):
+        async with tcp_pair() as (ours, theirs):
+            for lines in (100, 101):
+                await theirs.send_all(b"250-\r\n" * (lines - 1) + b"250 \r\n")
+            dialogue = starttls.Dialogue(ours)
+            assert len(await dialogue.reply(b"250")) == 100
+            with pytest.raises(trio.BrokenResourceError, match="too many lines"):
+                await dialogue.reply(b"250")
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+async def test_starttls_handler(
+    is_silent: bool,
+    client_context: ssl.SSLContext,
+    context: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It outlives a client that says nothing, and ends TLS for one that does."""
+    starttls = example("starttls")
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(starttls.handle, theirs, context)
+        if not is_silent:
+            stream = await starttls.upgrade_client(ours, NAME, client_context)
+            await stream.send_all(b"EHLO client.example\r\n")
+            assert await stream.receive_some() == b"250 server.example\r\n"
+            assert await stream.receive_some() == b""  # and no TruncationError
+            await stream.aclose()
+    failed = ["a client failed: TooSlowError()"] if is_silent else []
+    assert caplog.messages == failed
+
+
+@runs("connecting.rst", 'await dialogue.ask(b"STARTTLS", b"220")')
+async def test_starttls_resumes(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    starttls = example("starttls")
+    connector = TLSConnector(ssl_context=client_context)
+
+    async def upgrade(said: bytes) -> Stream:
+        dialogue = starttls.Dialogue(ours)
+        await theirs.send_all(said)
+        known = {"dialogue": dialogue, "connector": connector, "host": NAME, "port": 25}
+        stream: Stream = (await block.run(trio=trio, **known))["stream"]
+        return stream
+
+    async def serve() -> None:
+        assert await theirs.receive_some() == b"STARTTLS\r\n"
+        await echo(TLSStream(theirs, context, server_side=True))
+
+    with trio.fail_after(LIMIT):
+        for is_resumed in (False, True):
+            async with tcp_pair() as (ours, theirs), trio.open_nursery() as nursery:
+                nursery.start_soon(serve)
+                stream = await upgrade(b"220 Go ahead\r\n")
+                assert stream.session_reused == is_resumed
+                await check_echo(stream)
+        async with tcp_pair() as (ours, theirs):
+            with pytest.raises(trio.BrokenResourceError, match="more than its answer"):
+                await upgrade(b"220 Go ahead\r\n250 ok\r\n")
+
+
 async def test_mail_to_a_real_server(
     ca: trustme.CA, client_context: ssl.SSLContext, tmp_path: Path
 ) -> None:

@@ -56,6 +56,13 @@ T_Stream = TypeVar("T_Stream", bound=trio.abc.Stream)
 ################################################################
 
 
+async def uses_an_address(stream: TLSStream[trio.SocketStream]) -> None:
+    assert isinstance(stream.client_address, tuple)
+    host, port = stream.client_address
+    assert_type(host, str)
+    assert_type(port, int)
+
+
 async def uses_a_client() -> None:
     stream = await open_tls_over_tcp_stream("www.example.org", 443, alpn_protocols=["h2"])
     assert_type(stream, TLSStream[trio.SocketStream])

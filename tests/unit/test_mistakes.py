@@ -251,6 +251,23 @@ async def send_after_eof(world: World) -> None:
     await client.send_all(b"too late")
 
 
+async def use_after_unwrap(world: World) -> None:
+    client, server = await world.established()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.unwrap)
+        nursery.start_soon(server.unwrap)
+    await client.send_all(b"too late")
+
+
+async def send_after_cancelled_unwrap(world: World) -> None:
+    client, _ = await world.established()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.unwrap)
+        await trio.testing.wait_all_tasks_blocked()  # its close_notify is sent
+        nursery.cancel_scope.cancel()
+    await client.send_all(b"too late")
+
+
 async def use_after_failure(world: World) -> None:
     client, server = world.pair()
     client = world.stream(client.transport_stream, server_hostname="other.example")
@@ -462,6 +479,11 @@ def by_name(*names: Any) -> Mistake:
 def offering(protocols: Any) -> Mistake:
     """Offer these protocols."""
     return lambda world: TLSConnector(ssl_context=world.client, alpn_protocols=protocols)
+
+
+def httpx_with(**options: Any) -> Mistake:
+    """Make a transport for httpx with these."""
+    return lambda _: pytest.importorskip("trio_tlsbio.httpx").TLSTransport(**options)
 
 
 CREATE_CLIENT = "ssl.create_default_context(ssl.Purpose.SERVER_AUTH)"
@@ -686,6 +708,22 @@ ROWS = [
         "not the class SessionCache",
         "SessionCache() makes one",
     ),
+    # httpx
+    *(
+        Row(f"{words} as httpx's {name}", httpx_with(**{name: value}), TypeError, mistake, cure)
+        for words, name, value, mistake, cure in (
+            ("True", "session_cache", True, "must be a SessionCache, not bool", "SessionCache()"),
+            ("a number", "limits", 5, "must be an httpx.Limits, not int", "httpx.Limits(max_con"),
+            ("a path", "cert", "a.pem", "cert is not supported", "with load_cert_chain()"),
+        )
+    ),
+    Row(
+        "True as httpcore's session_cache",
+        lambda _: pytest.importorskip("trio_tlsbio.httpcore").TLSBackend(session_cache=True),
+        TypeError,
+        "must be a SessionCache, not bool",
+        "SessionCache()",
+    ),
     # Transports
     Row("a socket", over_socket, TypeError, "not socket", "trio.open_tcp_stream()"),
     Row("an SSLSocket", over_ssl_socket, TypeError, "not SSLSocket", "trio.SocketStream"),
@@ -889,6 +927,20 @@ ROWS = [
         "after send_eof()",
     ),
     Row(
+        "a stream after unwrap",
+        use_after_unwrap,
+        trio.ClosedResourceError,
+        "was ended by unwrap()",
+        "use the transport that unwrap() returned",
+    ),
+    Row(
+        "data after an unwrap that was cancelled",
+        send_after_cancelled_unwrap,
+        trio.ClosedResourceError,
+        "can't send data",
+        "or unwrap()",
+    ),
+    Row(
         "two tasks that receive",
         receive_twice,
         trio.BusyResourceError,
@@ -922,7 +974,7 @@ ROWS = [
         "a session of another name",
         lambda world: world.stream(server_hostname="other.example", session=world.session()),
         ValueError,
-        f"made with {NAME}, and resuming it with other.example",
+        f"is for {NAME}, and resuming it for other.example",
         "connect without it",
     ),
     Row(

@@ -230,7 +230,7 @@ def test_never_for_another_name(
 ) -> None:
     session = resume(client_context, server_context)[0].session
     assert session is not None
-    with pytest.raises(ValueError, match=f"made with {NAME}, and resuming it with localhost"):
+    with pytest.raises(ValueError, match=f"is for {NAME}, and resuming it for localhost"):
         TLSConnection(client_context, server_hostname="localhost", session=session)
 
 

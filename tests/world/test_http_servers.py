@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +22,7 @@ import trio_websocket
 import trustme
 from cryptography import x509
 
+import trio_tlsbio
 from tests.docblocks import example
 from tests.helpers import (
     HOST,
@@ -45,6 +48,7 @@ from trio_tlsbio import (
     Drain,
     TLSStream,
     open_tls_over_tcp_listeners,
+    open_tls_over_tcp_stream,
 )
 from trio_tlsbio.httpx import TLSTransport
 
@@ -128,7 +132,7 @@ async def hypercorn_over_ours(context: ssl.SSLContext) -> AsyncIterator[int]:
     from hypercorn.config import Config
 
     context.set_alpn_protocols(["h2", "http/1.1"])
-    listeners = await open_tls_over_tcp_listeners(0, context, host=HOST, https_compatible=True)
+    listeners = await open_tls_over_tcp_listeners(0, context, host=HOST)
     serve = partial(example("hypercorn_server").serve, app, Config(), listeners)
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery:
@@ -166,7 +170,7 @@ class Hypercorn:
         config.keep_alive_timeout = 3600
         config.graceful_timeout = self.graceful_timeout
         listeners = await open_tls_over_tcp_listeners(
-            0, self.context, host=HOST, https_compatible=True, close_timeout=3600
+            0, self.context, host=HOST, close_timeout=3600
         )
 
         async def serve(task_status: trio.TaskStatus[Any]) -> None:
@@ -271,6 +275,68 @@ async def test_hypercorn_drains_although_a_client_stays_in_a_pool(
         await server.drained.wait()
 
 
+@pytest.mark.parametrize("kind", ["HTTP/1.1", "HTTP/2", "HTTP/2, expired"])
+async def test_pools_check_idle_connections_but_not_with_http_2(
+    kind: str, http: Generation, contexts: Contexts
+) -> None:
+    """As the docs say: there, the client has to end idle connections before the server does."""
+    client_context, server_context = contexts
+    server_context.set_alpn_protocols(["h2", "http/1.1"])
+    server = Hypercorn(app, server_context)
+    limits = http.client.Limits(keepalive_expiry=0 if "expired" in kind else 3600)
+    transport = http.transport(verify=client_context, http2="HTTP/2" in kind, limits=limits)
+    async with server.running() as port, http.client.AsyncClient(transport=transport) as client:
+        url = f"https://{HOST}:{port}/one"
+        assert (await client.get(url)).http_version in kind
+        server.drain()
+        await server.drained.wait()
+        # A new connection is refused, because the server has gone. The old one has ended.
+        ended = http.client.ReadError, http.client.RemoteProtocolError
+        with pytest.raises(ended if kind == "HTTP/2" else http.client.ConnectError):
+            await client.get(url)
+
+
+async def get_one(stream: TLSStream[Any]) -> None:
+    """Send one request, and receive the whole response."""
+    await stream.send_all(b"GET /one HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    received = b""
+    while not received.endswith(b"\r\n0\r\n\r\n"):
+        received += await stream.receive_some()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM ends the process")
+async def test_hypercorn_ends_connections_with_a_close_notify(
+    contexts: Contexts,
+    server_cert: trustme.LeafCert,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The recipe as a whole, up to SIGTERM."""
+    client_context, _ = contexts
+    monkeypatch.chdir(tmp_path)
+    server_cert.cert_chain_pems[0].write_to_path("server.pem")
+    server_cert.private_key_pem.write_to_path("server.key")
+    opened, is_open = [], trio.Event()
+
+    async def open_here(*args: Any, **options: Any) -> Any:
+        opened.extend(await open_tls_over_tcp_listeners(*args, **options, host=HOST))
+        is_open.set()
+        return opened
+
+    monkeypatch.setattr(trio_tlsbio, "open_tls_over_tcp_listeners", open_here)
+    with trio.fail_after(LIMIT):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(example("hypercorn_server").main, app, 0)
+            await is_open.wait()
+            stream = await open_tls_over_tcp_stream(
+                HOST, port_of(opened), ssl_context=client_context
+            )
+            async with stream:
+                await get_one(stream)
+                signal.raise_signal(signal.SIGTERM)
+                assert await stream.receive_some() == b""  # and no TruncationError
+
+
 async def test_hypercorn_drains_although_a_client_waits(contexts: Contexts) -> None:
     client_context, server_context = contexts
     server = Hypercorn(app, server_context)
@@ -279,13 +345,9 @@ async def test_hypercorn_drains_although_a_client_waits(contexts: Contexts) -> N
             await trio.open_tcp_stream(HOST, port),
             client_context,
             server_hostname=HOST,
-            https_compatible=True,
         )
         async with stream:
-            await stream.send_all(b"GET /one HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            received = b""
-            while not received.endswith(b"\r\n0\r\n\r\n"):
-                received += await stream.receive_some()
+            await get_one(stream)
             server.drain()
             assert await stream.receive_some() == b""
         await server.drained.wait()

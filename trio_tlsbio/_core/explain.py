@@ -171,5 +171,5 @@ def error_of_end(*, is_open: bool) -> TLSError:
     if not is_open:
         return truncated("the peer closed the connection during the handshake")
     return truncated(
-        "the connection ended without a close_notify: what was received may not be all"
+        "the connection ended without a close_notify: the received data may be incomplete"
     )

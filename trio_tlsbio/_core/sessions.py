@@ -92,7 +92,9 @@ class TLSSession:
     """The name that was checked when the session was created, in its ASCII form."""
 
     single_use: bool
-    """Whether the session should be offered only once, as a TLS 1.3 ticket."""
+    """Whether the session should be offered only once, as a TLS 1.3 ticket. A
+    :class:`SessionCache` ensures this; if you store sessions yourself, nothing else does.
+    """
 
     _ssl_context: ssl.SSLContext = attrs.field(repr=False)
     # The settings are read from this context: a context may wrap another one, as truststore's does,
@@ -174,7 +176,7 @@ class TLSSession:
             )
         if self.server_hostname != server_hostname:
             raise ValueError(
-                f"this session was made with {self.server_hostname}, and resuming it with "
+                f"this session is for {self.server_hostname}, and resuming it for "
                 f"{server_hostname} would skip the check of that name: connect without it"
             )
         if self._settings != VerificationSettings.of(self._native_context):

@@ -146,7 +146,7 @@ class Lifecycle:
         """
         if is_closing or self.send is _CLOSED:
             raise trio.ClosedResourceError(
-                "can't send data after send_eof() or send_close_notify()"
+                "can't send data after send_eof(), send_close_notify() or unwrap()"
             )
 
     def check_receive(self) -> None:

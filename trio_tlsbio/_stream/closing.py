@@ -44,13 +44,19 @@ class Closing:
     #: Set when the transport is closed, or was returned to the caller.
     closed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _is_aborted: bool = attrs.field(default=False, init=False)
+    _is_unwrapped: bool = attrs.field(default=False, init=False)
     _lingers: bool = attrs.field(default=True, init=False)  # until stop_lingering()
     _lingering: trio.CancelScope | None = attrs.field(default=None, init=False)
 
     def check_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if the stream is closed, or about to be."""
-        if self.has_begun:
-            raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
+        if not self.has_begun:
+            return
+        if self._is_unwrapped:
+            raise trio.ClosedResourceError(
+                "this TLSStream was ended by unwrap(): use the transport that unwrap() returned"
+            )
+        raise trio.ClosedResourceError("this TLSStream was closed: use another connection")
 
     def check_send_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if nothing more may be sent."""
@@ -260,7 +266,7 @@ class Closing:
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
         await driver.call(driver.receive)
-        self.has_begun = True
+        self.has_begun = self._is_unwrapped = True
         self.closed.set()
         return connection.trailing_data
 

@@ -41,6 +41,17 @@ def _parser() -> Parser:
     return parser
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, extra = parser.parse_known_args(argv)
+    if extra:
+        message = f"unrecognized arguments: {' '.join(extra)}"
+        if extra[0].isdecimal() and hasattr(options, "address"):
+            message += " (HOST:PORT is a single argument)"
+        parser.error(message)
+    return options
+
+
 def _run(command: Callable[[], Any]) -> Status:
     """Run a command. Convert its exceptions to a line on stderr and a status."""
     try:
@@ -70,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An invalid command line raises :exc:`SystemExit`, as usual with argparse.
     """
-    options = _parser().parse_args(argv)
+    options = _parse(argv)
     status = _run(partial(options.run, options))
     if status in (Status.OUTPUT_CLOSED, Status.FAILED_HERE):
         _write_no_more(sys.stdout)

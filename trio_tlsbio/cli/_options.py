@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with a usage error."""
-        hint = f"{self.prog} --help lists what there is"
+        hint = f"{self.prog} --help shows the usage"
         program = self.prog.split()[0]
         lines = f"{self.prog}: {printable(message)}", f"{'hint':>{len(program)}}: {hint}"
         self.exit(int(Status.USAGE), "\n".join(lines) + "\n")

@@ -156,7 +156,7 @@ def test_no_client_certificate(root: Issued, tls_version: ssl.TLSVersion, tables
     assert heard.alert == ("certificate_required" if is_new else "handshake_failure")
     assert "client certificate" in str(heard)
     version = "TLS 1.3" if is_new else "TLS 1.2"
-    tell(tables, f"A client presents none, and has to ({version})", refusal, heard)
+    tell(tables, f"A client presents none, but the server requires one ({version})", refusal, heard)
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,8 @@ def test_a_name_that_does_not_fit(
 
 FOR_THE_TABLE = {
     ("b.example", "a.example"): "It is for another name",
-    ("*.a.example", "a.example"): "A wildcard, and no label in its place",
-    ("*.a.example", "x.y.a.example"): "A wildcard, and two labels in its place",
+    ("*.a.example", "a.example"): "A wildcard; the name has no label in its place",
+    ("*.a.example", "x.y.a.example"): "A wildcard; the name has two labels in its place",
     ("127.0.0.2", "127.0.0.1"): "It is for another IP address",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import re
 import signal
@@ -350,21 +349,20 @@ async def test_a_slow_client_of_the_chat(
             assert await alice.hear() is None
 
 
-@pytest.mark.parametrize("text", [b"x" * 900 + b"\n", b"x" * 900], ids=["lines", "half"])
+@pytest.mark.parametrize("text", [b"x" * 900 + b"\n", b"\n" * 16_000], ids=["long", "empty"])
 async def test_a_busy_client_of_the_chat(
     text: bytes, chat_contexts: dict[str, ssl.SSLContext], server_context: ssl.SSLContext
 ) -> None:
-    """A client that never pauses does not delay the end, with or without whole lines."""
+    """A client that never pauses between its lines does not delay the end."""
     listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
     chat = example("chat").Chat()
     is_flooding = trio.Event()
 
     async def flood(stream: TLSStream[Any]) -> None:
         with suppress(trio_tlsbio.TLSError, trio.ClosedResourceError):
-            for number in itertools.count():
+            while True:
                 await stream.send_all(text)
-                if number == 20:
-                    is_flooding.set()
+                is_flooding.set()
 
     async def listen(stream: TLSStream[Any]) -> None:
         _ = [chunk async for chunk in stream]
@@ -381,6 +379,23 @@ async def test_a_busy_client_of_the_chat(
             nursery.start_soon(listen, alice)
             await is_flooding.wait()
             assert await chat.drain.end(3) == 0
+
+
+async def test_an_endless_line_in_the_chat() -> None:
+    chat = example("chat").Chat()
+    received = 0
+
+    async def receive_some(_: int | None) -> bytes:
+        # A receive returns the data that has arrived even if its time is over.
+        nonlocal received
+        received += 1
+        if received == 3:
+            chat.drain.begin()
+        assert received < 10
+        return b"x" * 900
+
+    await chat.receive(SimpleNamespace(receive_some=receive_some), "eve")
+    assert received == 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -647,6 +648,55 @@ async def test_close_by_abort(
         with pytest.raises(OSError, match="disk"):
             await upload(client)
         assert await receive_all(server) == b"first half"
+
+
+@runs("choosing_close.rst", "kicks = set()")
+async def test_kick(block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    names = await block.run(trio=trio, talk=echo)
+    async with serving(names["handler"], context) as port:
+        clients = [await connect(port, client_context) for _ in range(2)]
+        for client in clients:
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hello"
+        names["kick_all"]()
+        for client in clients:
+            with pytest.raises(TruncationError):
+                await client.receive_some()
+            await client.aclose()
+        assert not names["kicks"]
+        await check_echo(await connect(port, client_context))
+
+
+@pytest.mark.parametrize("how", ["abort", "aclose_forcefully"])
+async def test_abort_in_another_task(
+    how: str, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    """It raises Trio's error in the task that is blocked, as the page says."""
+    async with pair(client_context, context) as (_, server), trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError, match="another task closed this fd"):
+                await server.receive_some()
+            with pytest.raises(trio.ClosedResourceError, match="this TLSStream was closed"):
+                await server.receive_some()
+
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        if how == "abort":
+            server.abort()
+        else:
+            await trio.aclose_forcefully(server)
+
+
+@runs("choosing_close.rst", "transport = stream.transport_stream")
+async def test_close_by_a_reset(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with pair(client_context, context) as (client, server):
+        await block.run(stream=server, socket=socket, struct=struct, trio=trio)
+        with pytest.raises(TLSError) as caught:
+            await client.receive_some()
+        assert caught.value.error_type == "connection_reset"
 
 
 @runs("choosing_close.rst", "transport, received = await stream.unwrap()")

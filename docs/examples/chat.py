@@ -1,7 +1,8 @@
-"""A chat: each line of a client goes to all clients, with the name in its
-certificate.
+"""A chat: each line of a client goes to all clients, with the e-mail address
+in its certificate.
 """
 
+import re
 import signal
 import ssl
 from functools import partial
@@ -20,6 +21,22 @@ from trio_tlsbio import (
 MOST_MESSAGES = 100  # that a client may be behind
 MOST_BYTES = 1000  # in a line
 PAUSE = 0.01  # seconds after each line, so that no client floods the others
+
+# A certificate can contain any text, even line breaks.
+ADDRESS = re.compile(r"[\w.+-]+@[\w.-]+", re.ASCII)
+
+
+def name_of(stream: TLSStream[Any]) -> str | None:
+    """Return the client's e-mail address if it is safe to show to others."""
+    for name in stream.handshake.peer_names:
+        if name.kind == "email" and ADDRESS.fullmatch(str(name)):
+            return str(name)
+    return None
+
+
+def printable(text: str) -> str:
+    """Replace what could change or forge lines on other users' terminals."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 class Chat:
@@ -40,8 +57,10 @@ class Chat:
                 scope.cancel()
 
     async def handle(self, stream: TLSStream[Any]) -> None:
-        names = stream.handshake.peer_names
-        name = str(names[0]) if names else "someone"
+        name = name_of(stream)
+        if name is None:
+            await stream.send_all(b"your certificate has no e-mail address\n")
+            return
         mailbox, messages = trio.open_memory_channel[bytes](MOST_MESSAGES)
         with trio.CancelScope() as scope:
             self.mailboxes[mailbox] = scope
@@ -71,11 +90,18 @@ class Chat:
     async def receive(self, stream: TLSStream[Any], name: str) -> None:
         """Broadcast lines until the client ends, or the server drains."""
         rest = b""
-        while chunk := await self.drain.receive_some(stream):
+        # A client that never pauses is never idle, so receive_some() alone
+        # would not end its handler.
+        while not self.drain.should_end(stream):
+            chunk = await self.drain.receive_some(stream)
+            if not chunk:
+                return
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
+                if self.drain.should_end(stream):
+                    return
                 text = line[:MOST_BYTES].decode(errors="replace")
-                self.broadcast(f"{name}: {text}")
+                self.broadcast(f"{name}: {printable(text)}")
                 await trio.sleep(PAUSE)
             rest = rest[: MOST_BYTES + 1]
 

@@ -422,7 +422,9 @@ async def test_proxy(
 async def test_sessions_on_retry(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     names = await block.run(trio_tlsbio=trio_tlsbio)
     names["tell"](Retry(1, 2.0, OSError("no way")))
-    assert capsys.readouterr().out == "reconnecting in 2 s: no way\n"
+    assert capsys.readouterr().out == "reconnecting in 2.0 s: no way\n"
+    names["tell"](Retry(0, 0.25, None))
+    assert capsys.readouterr().out == "reconnecting in 0.2 s: the connection has ended\n"
 
 
 async def check_shared_keys(block: Block, ca: trustme.CA, **names: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import collections
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -142,14 +143,26 @@ async def test_receipt(
                 await run()
 
 
-def ship_block() -> Block:
-    """The block whose function the next one calls."""
+def ship_block(name: str = "ship") -> Block:
+    """The block that defines a function which another block calls."""
     (found,) = (
         block
         for block in BLOCKS
-        if block.page == "only_sending.rst" and block.text.startswith("async def ship(")
+        if block.page == "only_sending.rst" and block.text.startswith(f"async def {name}(")
     )
     return found
+
+
+async def forever(block: Block) -> Any:
+    """Return `ship_forever` from its block."""
+    names = await ship_block().run(trio=trio, suppress=suppress)
+    return (await block.run(TLSError=TLSError, **names))["ship_forever"]
+
+
+async def at_least_once(block: Block) -> Any:
+    """Return `ship_at_least_once` from its block."""
+    names = {"TLSError": TLSError, "trio": trio, "suppress": suppress, "collections": collections}
+    return (await block.run(**names))["ship_at_least_once"]
 
 
 @runs("only_sending.rst", "async def ship(stream, lines, unsent):")
@@ -157,7 +170,7 @@ def ship_block() -> Block:
 async def test_watching(
     block: Block, end: str, client_context: ssl.SSLContext, context: ssl.SSLContext
 ) -> None:
-    ship = (await block.run(trio=trio))["ship"]
+    ship = (await block.run(trio=trio, suppress=suppress))["ship"]
     to_send, lines = trio.open_memory_channel[bytes](1)
     unsent = [b"zero\n"]
     async with pair(client_context, context) as (client, server), bounded_nursery() as nursery:
@@ -214,8 +227,7 @@ async def test_ship_forever(
     """The line that was being sent arrives whole on the next connection, and none after it is
     lost.
     """
-    names = await ship_block().run(trio=trio)
-    ship_forever = (await block.run(TLSError=TLSError, **names))["ship_forever"]
+    ship_forever = await forever(block)
     texts: list[bytes] = []
 
     async def store(stream: Stream) -> None:
@@ -255,9 +267,7 @@ async def test_ship_at_least_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the server has not confirmed arrives again, however much of it has arrived."""
-    ship = (await block.run(TLSError=TLSError, trio=trio, collections=collections))[
-        "ship_at_least_once"
-    ]
+    ship = await at_least_once(block)
     stored: list[list[bytes]] = []
 
     async def store(stream: Stream) -> None:
@@ -290,6 +300,48 @@ async def test_ship_at_least_once(
     for seen in stored:
         assert seen == numbers[numbers.index(seen[0]) :][: len(seen)], "in order"
     assert {line for seen in stored for line in seen} == set(numbers)
+
+
+@runs("only_sending.rst", "async def feed(channel, source):")
+@pytest.mark.parametrize("name", ["ship_forever", "ship_at_least_once"])
+async def test_feed(
+    block: Block,
+    name: str,
+    ca: trustme.CA,
+    context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No line of a generator is lost, although each connection ends while the next line is awaited.
+    A generator itself is refused.
+    """
+    ship = await (forever if name == "ship_forever" else at_least_once)(ship_block(name))
+    stored: list[bytes] = []
+    connected = trio.Semaphore(0)
+
+    async def store(stream: Stream) -> None:
+        connected.release()
+        async for chunk in stream:
+            stored.append(bytes(chunk))
+            await stream.send_all(b"stored\n")
+            return
+
+    async def measurements() -> AsyncIterator[bytes]:
+        for number in range(4):
+            await connected.acquire()
+            yield b"%d\n" % number
+
+    async with serving(store, context) as port, bounded_nursery():
+        connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
+
+        def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
+            return connector.reconnect(NAME, 4433, initial_delay=0.01)
+
+        names = {"connector": SimpleNamespace(reconnect=reconnect), "ship_forever": ship}
+        await block.run(trio=trio, measurements=measurements, **names)
+        assert stored == [b"%d\n" % number for number in range(4)]
+        with pytest.raises(ExceptionGroup) as caught:
+            await ship(names["connector"], measurements())
+        assert caught.group_contains(AttributeError, match="receive")
 
 
 @runs("only_sending.rst", "await stream.do_handshake()\ndropped = 0")
@@ -596,6 +648,55 @@ async def test_close_by_abort(
         with pytest.raises(OSError, match="disk"):
             await upload(client)
         assert await receive_all(server) == b"first half"
+
+
+@runs("choosing_close.rst", "kicks = set()")
+async def test_kick(block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext) -> None:
+    names = await block.run(trio=trio, talk=echo)
+    async with serving(names["handler"], context) as port:
+        clients = [await connect(port, client_context) for _ in range(2)]
+        for client in clients:
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hello"
+        names["kick_all"]()
+        for client in clients:
+            with pytest.raises(TruncationError):
+                await client.receive_some()
+            await client.aclose()
+        assert not names["kicks"]
+        await check_echo(await connect(port, client_context))
+
+
+@pytest.mark.parametrize("how", ["abort", "aclose_forcefully"])
+async def test_abort_in_another_task(
+    how: str, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    """It raises Trio's error in the task that is blocked, as the page says."""
+    async with pair(client_context, context) as (_, server), trio.open_nursery() as nursery:
+
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError, match="another task closed this fd"):
+                await server.receive_some()
+            with pytest.raises(trio.ClosedResourceError, match="this TLSStream was closed"):
+                await server.receive_some()
+
+        nursery.start_soon(receive)
+        await trio.testing.wait_all_tasks_blocked()
+        if how == "abort":
+            server.abort()
+        else:
+            await trio.aclose_forcefully(server)
+
+
+@runs("choosing_close.rst", "transport = stream.transport_stream")
+async def test_close_by_a_reset(
+    block: Block, client_context: ssl.SSLContext, context: ssl.SSLContext
+) -> None:
+    async with pair(client_context, context) as (client, server):
+        await block.run(stream=server, socket=socket, struct=struct, trio=trio)
+        with pytest.raises(TLSError) as caught:
+            await client.receive_some()
+        assert caught.value.error_type == "connection_reset"
 
 
 @runs("choosing_close.rst", "transport, received = await stream.unwrap()")

@@ -214,6 +214,18 @@ def test_the_tables_begin_with_what_is_quoted() -> None:
     assert re.findall(r"error-table:: (\w+)", text) == ["certificates", "alerts", "reasons"]
 
 
+def test_the_page_says_where_its_tables_come_from() -> None:
+    """A code host shows the page without them."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name in (
+        "trio_tlsbio/_core/certificate_words.py",
+        "trio_tlsbio/_core/words.py",
+        "docs/_ext/errors.py",
+    ):
+        assert f"`{name}`" in text
+        assert (DOCS.parent / name).exists()
+
+
 def test_the_tree_of_exceptions() -> None:
     text = PAGE.read_text(encoding="utf-8")
     tree = text.partition("    trio.BrokenResourceError\n")[2].partition("\n\n")[0]

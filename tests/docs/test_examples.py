@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tests.hellos import hello_of
 from tests.helpers import DOCS, HOST, NAME, ROOT, client_context_for, has_psk, port_of, serving
 from trio_tlsbio import (
     ClientHello,
+    PeerName,
     ReloadingContext,
     SessionCache,
     TLSStream,
@@ -234,7 +236,24 @@ def chat_contexts(ca: trustme.CA, server_context: ssl.SSLContext) -> dict[str, s
     for name in ("alice", "bob", "carol"):
         contexts[name] = client_context_for(ca, server_context.minimum_version)
         ca.issue_cert(f"{name}@chat.example").configure_cert(contexts[name])
+    contexts["dave"] = client_context_for(ca, server_context.minimum_version)
+    ca.issue_cert("dave.example").configure_cert(contexts["dave"])
     return contexts
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ([PeerName("DNS", "a.example"), PeerName("email", "a@chat.example")], "a@chat.example"),
+        ([PeerName("email", "eve joins\na@chat.example: hi")], None),
+        ([PeerName("email", "a@chat.example: hi")], None),
+        ([PeerName("URI", "a@chat.example")], None),
+        ([], None),
+    ],
+)
+def test_names_in_the_chat(names: list[PeerName], expected: str | None) -> None:
+    stream = SimpleNamespace(handshake=SimpleNamespace(peer_names=names))
+    assert example("chat").name_of(stream) == expected
 
 
 async def test_chat(
@@ -283,6 +302,14 @@ async def test_chat(
             for _ in range(150):
                 assert await alice.hear() == "alice@chat.example: "
 
+            # No text forges a line or changes a terminal, and neither does a name.
+            await alice.say("\x1b[2Jna\rïve\u202e")
+            assert await alice.hear() == "alice@chat.example: ?[2Jna?ïve?"
+            dave = await connect("dave")
+            assert await dave.hear() == "your certificate has no e-mail address"
+            assert await dave.hear() is None
+            await dave.stream.aclose()
+
             signal.raise_signal(signal.SIGTERM)
             while (line := await alice.hear()) is not None:
                 last = line
@@ -320,6 +347,55 @@ async def test_a_slow_client_of_the_chat(
                 _ = [chunk async for chunk in bob.stream]
             nursery.start_soon(chat.drain.end, 5)
             assert await alice.hear() is None
+
+
+@pytest.mark.parametrize("text", [b"x" * 900 + b"\n", b"\n" * 16_000], ids=["long", "empty"])
+async def test_a_busy_client_of_the_chat(
+    text: bytes, chat_contexts: dict[str, ssl.SSLContext], server_context: ssl.SSLContext
+) -> None:
+    """A client that never pauses between its lines does not delay the end."""
+    listeners = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    chat = example("chat").Chat()
+    is_flooding = trio.Event()
+
+    async def flood(stream: TLSStream[Any]) -> None:
+        with suppress(trio_tlsbio.TLSError, trio.ClosedResourceError):
+            while True:
+                await stream.send_all(text)
+                is_flooding.set()
+
+    async def listen(stream: TLSStream[Any]) -> None:
+        _ = [chunk async for chunk in stream]
+        await stream.aclose()
+
+    serve = partial(trio_tlsbio.serve_tls_listeners, chat.handle, listeners, drain=chat.drain)
+    connector = trio_tlsbio.TLSConnector(ssl_context=chat_contexts["alice"])
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            alice = await connector.connect(HOST, port_of(listeners))
+            assert await alice.receive_some() == b"alice@chat.example joins\n"
+            nursery.start_soon(flood, alice)
+            nursery.start_soon(listen, alice)
+            await is_flooding.wait()
+            assert await chat.drain.end(3) == 0
+
+
+async def test_an_endless_line_in_the_chat() -> None:
+    chat = example("chat").Chat()
+    received = 0
+
+    async def receive_some(_: int | None) -> bytes:
+        # A receive returns the data that has arrived even if its time is over.
+        nonlocal received
+        received += 1
+        if received == 3:
+            chat.drain.begin()
+        assert received < 10
+        return b"x" * 900
+
+    await chat.receive(SimpleNamespace(receive_some=receive_some), "eve")
+    assert received == 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")

@@ -62,8 +62,12 @@ class Drain:
 
         await drain.end(30)
 
-    A busy handler continues until it waits there again. Several servers can share a drain. A server
-    without a drain can be ended by closing its listeners and calling :meth:`begin`.
+    A busy handler continues until it waits there again and no data has arrived. A client that never
+    pauses is never idle. To end its handler too, call :meth:`should_end` between two requests.
+    :attr:`has_begun` is True from the beginning of the drain on.
+
+    Several servers can share a drain. A server without a drain can be ended by closing its
+    listeners and calling :meth:`begin`.
 
     With a server's ``max_connection_age``, the handler of a connection that is too old ends in the
     same way.
@@ -89,10 +93,11 @@ class Drain:
     async def end(self, timeout: float) -> int:
         """End the servers that have this drain, and wait until the last of their handlers is done.
 
-        The servers accept no more connections. Idle handlers end as with :meth:`begin`, and so do
-        handshakes of which no byte has arrived. Other connections have ``timeout`` seconds to
-        finish. After that they are cancelled. Each of them still ends with a close_notify if its
-        data was sent completely and its socket has room.
+        The servers accept no more connections. Handlers that wait for an idle client end, as with
+        :meth:`begin`. A connection on which the client has not sent anything yet is closed. All
+        other connections have ``timeout`` seconds to finish, and are cancelled after that. A
+        cancelled connection still ends with a close_notify, unless a ``send_all`` was interrupted
+        or the socket has no room.
 
         A server that has not started yet ends as soon as it starts. Without servers this returns at
         once. If this is called more than once, the earliest time limit applies. If it is cancelled,
@@ -103,8 +108,7 @@ class Drain:
 
         Args:
           timeout: How long this may take, in seconds; 0 to cancel at once, ``math.inf`` to never
-            cancel. After the timeout, it only takes as long as handlers need to react to their
-            cancellation.
+            cancel. After the timeout, this call returns when the cancelled handlers have ended.
 
         Returns:
           How many connections had to be cancelled, by this call or another one: 0 if all of them

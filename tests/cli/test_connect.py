@@ -114,7 +114,7 @@ async def test_certificates_cannot_steer_the_terminal(
         result = await run_here(capfdbinary, "connect", f"localhost:{port}", "--cafile", files.ca)
     assert result.status == 0
     assert "\x1b" not in result.stderr
-    assert r"O=\x1b]0;owned\x07\nversion: fake" in result.fact("certificate")
+    assert r"O=\x1b]0\;owned\x07\nversion: fake" in result.fact("certificate")
 
 
 ################################################################

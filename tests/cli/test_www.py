@@ -204,7 +204,7 @@ async def test_client_certificate(
     evil = "<script>alert('\x1b[2J&amp;\n')</script>"
     equipped = client_context_for(ca, tls_version)
     ca.issue_cert("me@client.example", organization_name=evil).configure_cert(equipped)
-    shown = r"<script>alert('\x1b[2J&amp;\n')</script>"
+    shown = r"\<script\>alert('\x1b[2J&amp\;\n')\</script\>"
     async with www(equipped, server_context) as client:
         text = (await ask(client, request())).body
     assert shown in facts(text, "certificate")[0]

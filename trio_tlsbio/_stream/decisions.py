@@ -36,8 +36,9 @@ VerifyPeer: TypeAlias = Callable[[HandshakeInfo], Awaitable[object]]
 
 
 def is_function(value: object) -> TypeGuard[Callable[..., Any]]:
-    """Return True if a value can be called and is not a class: whoever passes a class has forgotten
-    to create an instance.
+    """Return True if a value can be called and is not a class.
+
+    A class in place of a function is a mistake: the caller forgot to create an instance.
     """
     return callable(value) and not isinstance(value, type)
 

@@ -54,8 +54,8 @@ class Driver:
     ################################################################
 
     def expect(self, prologue: Prologue) -> None:
-        """Read a prologue before the handshake, as a part of it. The handshake must not
-        have begun.
+        """Read a prologue before the handshake, as a part of it. Call this before
+        the handshake.
         """
         self._prologue = prologue
         self.transport.inbox = Inbox()  # keep the prologue away from OpenSSL

@@ -37,7 +37,7 @@ class MemoryListener(trio.abc.Listener[_Stream]):
         :func:`trio.testing.memory_stream_pair`.
     """
 
-    _lockstep: bool = attrs.field(default=False, kw_only=True)
+    _lockstep: bool = attrs.field(default=False, kw_only=True, alias="lockstep")
     # The server's ends of connections that are not accepted yet.
     _waiting: _Queue = attrs.field(
         factory=lambda: trio.open_memory_channel[_Stream](math.inf), init=False

@@ -161,7 +161,7 @@ class Arguments:
         if session is not None and not isinstance(session, TLSSession):
             raise TypeError(
                 f"session must be a TLSSession, not {kind_of(session)}: TLSStream.session is one, "
-                f"and records the verified name"
+                "and records the verified name"
             )
         return cls(ssl_context, server_side, name, session)
 

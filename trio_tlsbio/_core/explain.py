@@ -20,7 +20,7 @@ from .errors import (
     truncated,
 )
 from .openssl_errors import UNNAMED_ALERT, reason_of, unnamed_alert_in
-from .plaintext import error_of_plaintext, error_of_text
+from .plaintext import error_of_plaintext, words_for_text
 from .words import ALERTS as _ALERTS
 from .words import NEWER_ALERTS as _NEWER_ALERTS
 from .words import REASONS as _REASONS
@@ -162,8 +162,7 @@ def _foreign(ssl_object: ssl.SSLObject, *, speaks_tls: bool, header: bytes) -> s
     # A client has a cipher once it has read a ServerHello.
     if speaks_tls or ssl_object.cipher() is not None:
         return _REASONS["INVALID_RECORD"]
-    error = error_of_plaintext() if ssl_object.server_side else error_of_text(header)
-    return None if error is None else str(error)
+    return str(error_of_plaintext()) if ssl_object.server_side else words_for_text(header)
 
 
 def error_of_end(*, is_open: bool) -> TLSError:

@@ -6,7 +6,7 @@ from .errors import TLSError
 from .records import CONTENT_TYPES, is_sslv2_hello
 from .words import REASONS
 
-__all__ = ["begins_with_tls", "error_of_plaintext", "error_of_text"]
+__all__ = ["begins_with_tls", "error_of_plaintext", "words_for_text"]
 
 _METHODS = tuple(
     f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
@@ -37,8 +37,8 @@ def error_of_plaintext(received: bytes = b"") -> TLSError:
     return TLSError(REASONS[reason], reason=reason)
 
 
-def error_of_text(beginning: bytes) -> TLSError | None:
-    """Return the error for a server that sends text instead of TLS, or None if it is not text.
+def words_for_text(beginning: bytes) -> str | None:
+    """Return the message about a server that sends text instead of TLS, or None if it is not text.
 
     Args:
       beginning: Its first bytes, in place of a record's header. They are too few for a secret.
@@ -46,9 +46,8 @@ def error_of_text(beginning: bytes) -> TLSError | None:
     text = beginning.decode("ascii", "replace")
     if not text or not all(c in "\r\n\t" or (c.isascii() and c.isprintable()) for c in text):
         return None
-    return TLSError(
+    return (
         f"the peer does not speak TLS here, but sent text that begins with {text!r}: this may be a"
         " plaintext port, or one that requires STARTTLS first, or the peer goes on in plaintext"
-        " after STARTTLS",
-        reason="WRONG_VERSION_NUMBER",
+        " after STARTTLS"
     )

@@ -215,6 +215,19 @@ async def break_off(stream: Stream, how: str) -> None:
             stream.abort()
 
 
+def logs_example(
+    port: int, ca: trustme.CA, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> SimpleNamespace:
+    """A connector whose logs.example is the server at this port, and which waits little."""
+    connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
+
+    def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
+        assert (host, asked) == ("logs.example", 6514)
+        return connector.reconnect(NAME, 4433, initial_delay=0.01)
+
+    return SimpleNamespace(reconnect=reconnect)
+
+
 @runs("only_sending.rst", "async def ship_forever(connector, lines):")
 @pytest.mark.parametrize("how", BREAKS)
 async def test_ship_forever(
@@ -241,14 +254,9 @@ async def test_ship_forever(
             texts.append(await receive_all(stream))
 
     async with serving(store, context) as port, bounded_nursery() as nursery:
-        connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
-
-        def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
-            assert (host, asked) == ("logs.example", 6514)
-            return connector.reconnect(NAME, 4433, initial_delay=0.01)
-
+        connector = logs_example(port, ca, context, monkeypatch)
         to_send, lines = trio.open_memory_channel[bytes](0)
-        nursery.start_soon(ship_forever, SimpleNamespace(reconnect=reconnect), lines)
+        nursery.start_soon(ship_forever, connector, lines)
         async with to_send:
             for line in b"first\n", LONG, b"last\n":
                 await to_send.send(line)
@@ -284,14 +292,9 @@ async def test_ship_at_least_once(
                 await stream.send_all(b"stored\n")
 
     async with serving(store, context) as port, bounded_nursery() as nursery:
-        connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
-
-        def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
-            assert (host, asked) == ("logs.example", 6514)
-            return connector.reconnect(NAME, 4433, initial_delay=0.01)
-
+        connector = logs_example(port, ca, context, monkeypatch)
         to_send, lines = trio.open_memory_channel[bytes](0)
-        nursery.start_soon(ship, SimpleNamespace(reconnect=reconnect), lines)
+        nursery.start_soon(ship, connector, lines)
         numbers = [b"%d" % number for number in range(20)]
         async with to_send:
             for number in numbers:
@@ -331,16 +334,12 @@ async def test_feed(
             yield b"%d\n" % number
 
     async with serving(store, context) as port, bounded_nursery():
-        connector = connector_to(port, monkeypatch, client_context_for(ca, context.minimum_version))
-
-        def reconnect(host: str, asked: int) -> AsyncIterator[Stream]:
-            return connector.reconnect(NAME, 4433, initial_delay=0.01)
-
-        names = {"connector": SimpleNamespace(reconnect=reconnect), "ship_forever": ship}
+        connector = logs_example(port, ca, context, monkeypatch)
+        names = {"connector": connector, "ship_forever": ship}
         await block.run(trio=trio, measurements=measurements, **names)
         assert stored == [b"%d\n" % number for number in range(4)]
         with pytest.raises(ExceptionGroup) as caught:
-            await ship(names["connector"], measurements())
+            await ship(connector, measurements())
         assert caught.group_contains(AttributeError, match="receive")
 
 

@@ -43,7 +43,7 @@ def ask_for_certificate(
       ValueError: if this side can't ask.
       trio.NeedHandshakeError: before the handshake is done.
     """
-    if not engine.ssl_object.server_side:
+    if not engine.server_side:
         raise ValueError("verify_client_post_handshake() is for servers")
     if handshake is None:
         raise trio.NeedHandshakeError("can't ask for a certificate before the handshake is done")

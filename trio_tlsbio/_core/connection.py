@@ -16,7 +16,7 @@ from .client_hello import ClientHello
 from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
-from .handshake import Handshake, placeholder_context
+from .handshake import Handshake
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch
 from .inbox import Inbox
@@ -112,31 +112,38 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
-        first_context = placeholder_context() if ssl_context is None else ssl_context
-        self.inbox, self.outbox, self.lifecycle = Inbox(), Outbox(), Lifecycle()
-        ssl_object = first_context.wrap_bio(
-            self.inbox.bio, self.outbox.bio, server_side, arguments.server_hostname
-        )
+        self.inbox, self.outbox, self.lifecycle = inbox, outbox, _ = Inbox(), Outbox(), Lifecycle()
+        self._ssl_context = ssl_context
+        self._engine = engine = Engine(server_side, inbox, outbox)
+        if ssl_context is not None:
+            engine.use_context(ssl_context, arguments.server_hostname)
+        self._info = self._sessions = self._tickets = self._request = None
+        looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
+        hello = HelloWatch() if looks_at_hello else None
+        self._handshake = Handshake(engine, ssl_context, verifies_peer, hello, strict_alpn)
+        if server_side:
+            inbox.wants_data = True  # the client begins
+            # split a ClientHello into its records, to inspect each
+            inbox.is_single = looks_at_hello
+        else:
+            self._begin(arguments, collect_sessions)
+
+    def _begin(self, arguments: Arguments, collect_sessions: bool) -> None:
+        """Produce the ClientHello."""
+        assert arguments.ssl_context is not None  # only servers can choose it later
+        ssl_object = self._engine.ssl_object
         if arguments.session and (session := arguments.native_session()):
             resume(ssl_object, session)
-        self._ssl_context, self._engine = ssl_context, Engine(ssl_object, self.inbox, self.outbox)
-        looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
-        # split a ClientHello into its records, to inspect each
-        self.inbox.is_single = looks_at_hello
-        hello = HelloWatch() if looks_at_hello else None
-        self._handshake = Handshake(self._engine, ssl_context, verifies_peer, hello, strict_alpn)
-        self._info = self._sessions = self._tickets = self._request = None
-        if not server_side:
-            self._sessions = SessionSource.of(first_context, ssl_object, arguments.session)
-            if collect_sessions:
-                self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
-            try:
-                self.do_handshake()  # produces the ClientHello
-            except TLSError as exc:
-                raise ValueError(f"nothing can be offered with this ssl_context: {exc}") from exc
+        self._sessions = SessionSource.of(arguments.ssl_context, ssl_object, arguments.session)
+        if collect_sessions:
+            self._tickets = TicketWatch(self._sessions, self.inbox, ssl_object)
+        try:
+            self.do_handshake()
+        except TLSError as exc:
+            raise ValueError(f"nothing can be offered with this ssl_context: {exc}") from exc
 
     def __repr__(self) -> str:
-        side = "server" if self._engine.ssl_object.server_side else "client"
+        side = "server" if self._engine.server_side else "client"
         return (
             f"<TLSConnection {side}: sending {self.send_state.value}, "
             f"receiving {self.receive_state.value}>"
@@ -640,10 +647,11 @@ class TLSConnection:
         error, and after a fatal alert even an apparently clean end. So the first error is kept.
         """
         lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
-        receive_state, ssl_object = lifecycle.receive, self._engine.ssl_object
+        receive_state = lifecycle.receive
         is_open = receive_state is not _HANDSHAKE
         if isinstance(happening, Failure):
             speaks_tls = handshake is None or handshake.has_answered
+            ssl_object = self._engine.ssl_object
             happening = error_of(happening, ssl_object, speaks_tls=speaks_tls, is_open=is_open)
         if isinstance(happening, TLSError):
             lifecycle.happened(Event.FAILURE, happening)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any, TypeAlias
 
 import attrs
@@ -19,7 +20,7 @@ from .record_refusals import reason_of_refusal
 from .records import DATA_SHIFT, HEADER_BYTES, RECORD_BYTES, Data, byte_view, is_acceptable
 from .states import Event
 
-__all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "call_openssl"]
+__all__ = ["Engine", "Failure", "Happening", "SEAL_BYTES", "call_openssl", "placeholder_context"]
 
 SEAL_BYTES = HEADER_BYTES + 1 + 16
 """The size that encryption adds in TLS 1.3: header, content type and tag (RFC 9846 section 5.2), in
@@ -97,11 +98,22 @@ def _is_shut_down_too_early(exc: Exception) -> bool:
     return getattr(exc, "reason", None) == "SHUTDOWN_WHILE_IN_INIT"
 
 
+@cache
+def placeholder_context() -> ssl.SSLContext:
+    """Return a placeholder for a server's context that is not chosen yet. It has no certificate, so
+    OpenSSL refuses every client; it only gets messages that are not a ClientHello.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # Without a callback that could provide certificates, OpenSSL would rule out TLS 1.3 at once.
+    context.sni_callback = lambda *_: None
+    return context
+
+
 @attrs.define(eq=False)
 class Engine:
     """Decrypts from the inbox, encrypts into the outbox, and reports events."""
 
-    ssl_object: ssl.SSLObject
+    server_side: bool
     inbox: Inbox
     outbox: Outbox
     #: Called after records that were not data.
@@ -114,6 +126,20 @@ class Engine:
     # True if OpenSSL may hold a message that neither pending() nor the BIO shows: in TLS 1.2, a
     # message can follow the Finished in the same record.
     _may_hold_message: bool = False
+
+    @cached_property  # usually, the context is known before anything accesses this
+    def ssl_object(self) -> ssl.SSLObject:
+        """OpenSSL's connection. Without :meth:`use_context`, that of a placeholder."""
+        return self._wrapped(placeholder_context(), None)
+
+    def use_context(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> None:
+        """Create OpenSSL's connection with these settings."""
+        self.ssl_object = self._wrapped(ssl_context, server_hostname)
+
+    def _wrapped(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> ssl.SSLObject:
+        return ssl_context.wrap_bio(
+            self.inbox.bio, self.outbox.bio, self.server_side, server_hostname
+        )
 
     def open(self, *, is_tls13: bool, may_sign: bool) -> None:
         """Start the data phase, after the handshake.

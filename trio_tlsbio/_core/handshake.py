@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from functools import cache
 
 import attrs
 
@@ -19,21 +18,10 @@ from .records import Data, is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
 
-__all__ = ["Handshake", "placeholder_context"]
+__all__ = ["Handshake"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE_DONE, _TRANSPORT_ENDED = Event.HANDSHAKE_DONE, Event.TRANSPORT_ENDED
-
-
-@cache
-def placeholder_context() -> ssl.SSLContext:
-    """Return a placeholder for a server's context that is not chosen yet. It has no certificate, so
-    OpenSSL refuses every client; it only gets messages that are not a ClientHello.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # Without a callback that could provide certificates, OpenSSL would rule out TLS 1.3 at once.
-    context.sni_callback = lambda *_: None
-    return context
 
 
 @attrs.define(eq=False)
@@ -66,7 +54,7 @@ class Handshake:
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if self._strict_alpn and not self._engine.ssl_object.server_side:
+        if self._strict_alpn and not self._engine.server_side:
             raise ValueError(
                 "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
             )
@@ -124,7 +112,7 @@ class Handshake:
     def _refusal(self, *, is_done: bool) -> Happening | None:
         """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
         engine = self._engine
-        if not engine.ssl_object.server_side:
+        if not engine.server_side:
             return None
         refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
         return refusal if is_done else refusal or self._refuse_protocols()
@@ -160,10 +148,7 @@ class Handshake:
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""
         self.wants_context = False
-        engine = self._engine
-        engine.ssl_object = ssl_context.wrap_bio(
-            engine.inbox.bio, engine.outbox.bio, server_side=True
-        )
+        self._engine.use_context(ssl_context)
 
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in plaintext, if the handshake has paused for a context."""
@@ -178,7 +163,7 @@ class Handshake:
         if not engine.outbox.bio.pending:
             return
         flight = engine.outbox.collect()
-        if engine.ssl_object.server_side:
+        if engine.server_side:
             self.has_answered = True
             self._note_records(flight)
             if self._hello is not None:
@@ -223,7 +208,7 @@ class Handshake:
         if not self._engine.inbox.records.waiting:
             return False
         data = self._engine.inbox.refill(lambda _: False)  # it refuses records by their first bytes
-        if not self._engine.ssl_object.server_side:
+        if not self._engine.server_side:
             self._note_records(data)
         elif not self.has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
             self._first_records += data

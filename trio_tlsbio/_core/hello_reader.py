@@ -6,8 +6,8 @@ import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
 from .connection import TLSConnection
+from .engine import placeholder_context
 from .errors import TLSError
-from .handshake import placeholder_context
 from .hello import HelloWatch
 from .records import RECORD_BYTES, Data, Records, is_possible_in_plaintext, is_sslv2_hello
 

@@ -29,11 +29,17 @@ from trio_tlsbio import (
 )
 from trio_tlsbio._core.hello import HELLO_RETRY_REQUEST
 from trio_tlsbio._core.iana import GROUPS
-from trio_tlsbio._core.key_exchange import key_exchange_in
+from trio_tlsbio._core.key_exchange import key_exchange_in, key_exchange_message
 
 ECDHE = "ECDHE-ECDSA-AES128-GCM-SHA256"
 TLS13 = "TLS_AES_128_GCM_SHA256"
 HAS_MLKEM = ssl.OPENSSL_VERSION_INFO >= (3, 5)
+
+
+def key_exchange_of(records: bytes, cipher: str) -> tuple[str | None, str | None]:
+    """Return the group and the scheme that a server's records tell."""
+    message = key_exchange_message(records, is_tls13=cipher.startswith("TLS_"))
+    return key_exchange_in(message, cipher)
 
 
 def connect(
@@ -143,7 +149,7 @@ DHE = "DHE-RSA-AES128-GCM-SHA256"
 
 
 def signature_scheme_in(records: bytes, cipher: str) -> str | None:
-    return key_exchange_in(records, cipher)[1]
+    return key_exchange_of(records, cipher)[1]
 
 
 def key_exchange(body: bytes) -> bytes:
@@ -220,7 +226,7 @@ def flight(client_context: ssl.SSLContext, server_context: ssl.SSLContext) -> by
 
 
 def group_of(*records: bytes, cipher: str = ECDHE) -> str | None:
-    return key_exchange_in(b"".join(records), cipher)[0]
+    return key_exchange_of(b"".join(records), cipher)[0]
 
 
 @pytest.fixture

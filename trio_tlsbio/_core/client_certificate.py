@@ -9,7 +9,7 @@ import trio
 
 from .engine import SEAL_BYTES, Engine, Happening
 from .errors import Origin, PostHandshakeAuthError
-from .handshake_info import HandshakeInfo
+from .handshake_info import HandshakeInfo, with_certificate
 from .records import record_bounds
 from .states import Lifecycle, State
 
@@ -89,8 +89,4 @@ class CertificateRequest:
         if self.answered is None and any(
             end - start > _KEY_UPDATE_BYTES for start, end in record_bounds(answers)
         ):
-            before = self._handshake
-            info = HandshakeInfo.of(self._ssl_object, b"", before.client_hello)
-            self.answered = attrs.evolve(
-                info, group=before.group, signature_scheme=before.signature_scheme
-            )
+            self.answered = with_certificate(self._handshake, self._ssl_object)

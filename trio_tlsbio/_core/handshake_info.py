@@ -19,7 +19,7 @@ from .certificates import (
 )
 from .client_hello import ClientHello
 from .hello import hello_in
-from .key_exchange import key_exchange_in
+from .key_exchange import key_exchange_in, key_exchange_message
 from .peer_names import (
     PeerName,
     certificate_names,
@@ -30,7 +30,7 @@ from .peer_names import (
 )
 from .records import Data
 
-__all__ = ["HandshakeInfo"]
+__all__ = ["HandshakeInfo", "with_certificate"]
 
 
 _SHOWN = (
@@ -61,14 +61,6 @@ class HandshakeInfo:
     cipher_bits: int
     """The length of the cipher's secret key, in bits."""
 
-    group: str | None
-    """IANA's name of the key exchange group, such as ``"X25519MLKEM768"``.
-
-    If the library has no name for it, its number (``"0x0a0a"``). None if no group was used: in TLS
-    1.2 this applies to resumed sessions, RSA key exchange, and Diffie-Hellman with explicit
-    parameters.
-    """
-
     alpn_protocol: str | None
     """The application protocol that was chosen with ALPN (RFC 7301)."""
 
@@ -89,15 +81,14 @@ class HandshakeInfo:
     See :attr:`decoded_chain` for their contents.
     """
 
-    signature_scheme: str | None = attrs.field(default=None)
-    """IANA's name of the scheme with which the server signed the handshake, such as
-    ``"ecdsa_secp256r1_sha256"``. TLS 1.3 encrypts it, so there it is None before Python 3.15. It is
-    also None if nothing was signed: in a resumed session, with pre-shared keys, and with RSA key
-    exchange.
-    """
+    # Messages are parsed on access, because that takes a tenth of the time of a handshake.
+
+    # The server's part of the key exchange. Empty if there was none.
+    _key_exchange: bytes = attrs.field(default=b"", repr=False, eq=False)
+
+    _encrypted_scheme: str | None = attrs.field(default=None, repr=False)
 
     # The first message that a server has received: a ClientHello, or the records that contain it.
-    # Records are parsed on access, because that takes a tenth of the time of a handshake.
     _hello: ClientHello | bytes | None = attrs.field(default=None, repr=False)
 
     # The objects that decoded_chain decodes.
@@ -106,6 +97,27 @@ class HandshakeInfo:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in _SHOWN)
         return f"HandshakeInfo({shown})"
+
+    @property
+    def group(self) -> str | None:
+        """IANA's name of the key exchange group, such as ``"X25519MLKEM768"``.
+
+        If the library has no name for it, its number (``"0x0a0a"``). None if no group was used: in
+        TLS 1.2 this applies to resumed sessions, RSA key exchange, and Diffie-Hellman with explicit
+        parameters.
+        """
+        return key_exchange_in(self._key_exchange, self.cipher)[0]
+
+    @property
+    def signature_scheme(self) -> str | None:
+        """IANA's name of the scheme with which the server signed the handshake, such as
+        ``"ecdsa_secp256r1_sha256"``. TLS 1.3 encrypts it, so there it is None before Python 3.15.
+        It is also None if nothing was signed: in a resumed session, with pre-shared keys, and with
+        RSA key exchange.
+        """
+        if self.version != "TLSv1.2":  # older versions sign by none of the registry
+            return self._encrypted_scheme
+        return key_exchange_in(self._key_exchange, self.cipher)[1]
 
     @property
     def peer_certificate(self) -> Certificate | None:
@@ -246,24 +258,21 @@ class HandshakeInfo:
         assert cipher is not None
         assert version is not None
         is_resumed = bool(ssl_object.session_reused)
-        group = scheme = None
-        if version == "TLSv1.3" or not is_resumed:  # TLS 1.2 resumes without a key exchange
-            group, scheme = key_exchange_in(server_records, cipher[0])
-        if version == "TLSv1.3":
-            scheme = _encrypted_scheme(ssl_object)
-        elif version != "TLSv1.2":
-            scheme = None  # older versions sign by none of the registry
+        is_tls13 = version == "TLSv1.3"
+        has_key_exchange = is_tls13 or not is_resumed  # TLS 1.2 resumes without one
         return cls(
             version=version,
             cipher=cipher[0],
             cipher_bits=cipher[2],
-            group=group,
             alpn_protocol=ssl_object.selected_alpn_protocol(),
             server_hostname=ssl_object.server_hostname,
             session_reused=is_resumed,
             peer_certificate=own_certificate,
             peer_certificate_chain=chain,
-            signature_scheme=scheme,
+            key_exchange=(
+                key_exchange_message(server_records, is_tls13=is_tls13) if has_key_exchange else b""
+            ),
+            encrypted_scheme=_encrypted_scheme(ssl_object) if is_tls13 else None,
             hello=hello,
             certificates=certificates,
         )
@@ -273,3 +282,14 @@ def _encrypted_scheme(ssl_object: ssl.SSLObject) -> str | None:
     """Return the signature scheme in TLS 1.3, which is not readable in the records."""
     server_sigalg: Callable[[], str | None] | None = getattr(ssl_object, "server_sigalg", None)
     return None if server_sigalg is None else server_sigalg()
+
+
+def with_certificate(info: HandshakeInfo, ssl_object: ssl.SSLObject) -> HandshakeInfo:
+    """Return the result with the certificate that the peer has sent after the handshake."""
+    own_certificate, chain, certificates = peer_certificates(ssl_object)
+    return attrs.evolve(
+        info,
+        peer_certificate=own_certificate,
+        peer_certificate_chain=chain,
+        certificates=certificates,
+    )

@@ -10,7 +10,7 @@ from .iana import GROUPS, SIGNATURE_SCHEMES, CurveType, ExtensionType, Handshake
 from .messages import MESSAGE_HEADER_BYTES
 from .records import HANDSHAKE, HEADER_BYTES, Data
 
-__all__ = ["MOST_FLIGHT_BYTES", "key_exchange_in"]
+__all__ = ["MOST_FLIGHT_BYTES", "key_exchange_in", "key_exchange_message"]
 
 # Plain integers, which compare faster.
 _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
@@ -18,6 +18,7 @@ _SERVER_KEY_EXCHANGE = int(HandshakeType.SERVER_KEY_EXCHANGE)
 _KEY_SHARE = int(ExtensionType.KEY_SHARE)
 
 _RECORD_HEADER = struct.Struct(">BxxH").unpack_from
+_BOTH_HEADERS = struct.Struct(">BxxHI").unpack_from  # of a record, and of the message in it
 _MESSAGE_HEADER = struct.Struct(">I").unpack_from
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
@@ -27,18 +28,28 @@ _NAMED_CURVE = bytes([CurveType.NAMED_CURVE])
 MOST_FLIGHT_BYTES = 128 * 1024
 
 
-def key_exchange_in(records: Data, cipher: str) -> tuple[str | None, str | None]:
-    """Return the group of the key exchange and the scheme of its signature, from a server's
-    records. Each is its name in IANA's registry, or its number if the library has no name for it.
-
-    The group is in the ServerHello in TLS 1.3. In TLS 1.2, both are in the ServerKeyExchange. These
-    are the last handshake messages in plaintext. OpenSSL has verified them, so they are not
-    validated again; no contents make this raise.
+def key_exchange_message(records: Data, *, is_tls13: bool) -> bytes:
+    """Return the body of the message with a server's part of the key exchange, or ``b""`` if there
+    is none. It is the ServerHello in TLS 1.3, and the ServerKeyExchange in TLS 1.2.
 
     Args:
       records: The records that the server has sent in the handshake, from the beginning. In TLS 1.2
         the handshake must not have resumed a session, or encrypted records would be read as
         plaintext.
+      is_tls13: Whether TLS 1.3 was negotiated.
+    """
+    return _message(records, _SERVER_HELLO if is_tls13 else _SERVER_KEY_EXCHANGE)
+
+
+def key_exchange_in(message: bytes, cipher: str) -> tuple[str | None, str | None]:
+    """Return the group of the key exchange and the scheme of its signature, from the message of
+    :func:`key_exchange_message`. Each is its name in IANA's registry, or its number if the library
+    has no name for it.
+
+    OpenSSL has verified the message, so it is not validated again; no contents make this raise.
+
+    Args:
+      message: The body of the message.
       cipher: OpenSSL's name of the negotiated cipher suite.
 
     Returns:
@@ -48,23 +59,21 @@ def key_exchange_in(records: Data, cipher: str) -> tuple[str | None, str | None]
       signed: with RSA key exchange, and with pre-shared keys.
     """
     if cipher.startswith("TLS_"):
-        group = _group_of_server_hello(_message(records, _SERVER_HELLO))
-        return _name(GROUPS, group), None
+        return _name(GROUPS, _group_of_server_hello(message)), None
     if not cipher.startswith(("ECDHE-", "AECDH-", "DHE-")):
         return None, None
-    exchange = _message(records, _SERVER_KEY_EXCHANGE)
     is_signed = "-PSK-" not in cipher and not cipher.startswith("AECDH-")
     group, end = 0, 0
     if cipher.startswith("DHE-"):
         for _ in range(3):  # p, g and the public value (RFC 5246 section 7.4.3)
-            end += 2 + _number(exchange, end)
+            end += 2 + _number(message, end)
     else:
         if cipher.startswith("ECDHE-PSK-"):
-            exchange = exchange[2 + _number(exchange, 0) :]  # a hint first (RFC 5489 section 2)
-        if exchange[:1] == _NAMED_CURVE:
-            group = _number(exchange, 1)  # RFC 8422 section 5.4
-        end = 3 + 1 + int.from_bytes(exchange[3:4])  # type and curve, then a point
-    scheme = _number(exchange, end) if is_signed else 0
+            message = message[2 + _number(message, 0) :]  # a hint first (RFC 5489 section 2)
+        if message[:1] == _NAMED_CURVE:
+            group = _number(message, 1)  # RFC 8422 section 5.4
+        end = 3 + 1 + int.from_bytes(message[3:4])  # type and curve, then a point
+    scheme = _number(message, end) if is_signed else 0
     return _name(GROUPS, group), _name(SIGNATURE_SCHEMES, scheme)
 
 
@@ -72,17 +81,33 @@ def _name(registry: Mapping[int, str], number: int) -> str | None:
     return registry.get(number, f"0x{number:04x}") if number else None
 
 
-# No generators and objects, because every connection waits for this.
+# Every connection waits for this, and nearly all servers send each message in a record of its own.
 def _message(records: Data, kind: int) -> bytes:
     """Return the body of the first handshake message of a kind, or ``b""`` if there is none. A
     HelloRetryRequest is not the ServerHello: another one follows, whose group counts.
     """
+    start, last = 0, len(records) - HEADER_BYTES - MESSAGE_HEADER_BYTES
+    while start <= last:
+        content_type, length, header = _BOTH_HEADERS(records, start)
+        body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
+        start += HEADER_BYTES + length
+        if content_type != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
+            continue
+        if body + (header & 0xFFFFFF) != start:
+            return _message_in_split_records(records, kind)
+        if header >> 24 == kind and records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
+            return bytes(records[body:start])
+    return b""
+
+
+def _message_in_split_records(records: Data, kind: int) -> bytes:
+    """Return the same for messages that share records, or continue in the next one."""
     messages, at = bytearray(), 0
     start, last = 0, len(records) - HEADER_BYTES
     while start <= last:
         content_type, length = _RECORD_HEADER(records, start)
         start += HEADER_BYTES + length
-        if content_type != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
+        if content_type != HANDSHAKE:
             continue
         messages += records[start - length : start]
         while (body := at + MESSAGE_HEADER_BYTES) <= len(messages):

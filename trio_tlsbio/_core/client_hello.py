@@ -8,7 +8,14 @@ import struct
 import attrs
 
 from .iana import ExtensionType, HandshakeType, NameType
-from .messages import MalformedError, numbers, only_vector, vector
+from .messages import (
+    MESSAGE_HEADER_BYTES,
+    MalformedError,
+    message_bytes,
+    numbers,
+    only_vector,
+    vector,
+)
 from .records import Data
 
 __all__ = ["ClientHello", "MAX_HELLO_BYTES"]
@@ -32,8 +39,8 @@ _SIGNATURE_SCHEMES = int(ExtensionType.SIGNATURE_ALGORITHMS)
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
 
 _TLS10, _TLS12 = 0x0301, 0x0303
-# Version and random come before it.
-_SESSION_ID_START = 2 + 32
+# The message's header, the version, and the random come before it.
+_SESSION_ID_START = MESSAGE_HEADER_BYTES + 2 + 32
 _MOST_SESSION_ID_BYTES = 32
 
 _MOST_NAME_BYTES = 253
@@ -105,22 +112,22 @@ class ClientHello:
             raise ValueError("this handshake message is not a ClientHello")
         if len(raw) > MAX_HELLO_BYTES:
             raise ValueError(f"the ClientHello has more than {MAX_HELLO_BYTES // 1024} KiB")
-        hello = only_vector(raw[1:], 3)
-        legacy_version = int.from_bytes(hello[:2])
-        session_id, end = vector(hello, _SESSION_ID_START, 1)
+        if message_bytes(raw) != len(raw):
+            raise MalformedError
+        session_id, end = vector(raw, _SESSION_ID_START, 1)
         if len(session_id) > _MOST_SESSION_ID_BYTES:
             raise ValueError("the ClientHello is malformed: its session ID is too long")
-        cipher_suites, end = vector(hello, end, 2)
-        compression_methods, end = vector(hello, end, 1)
+        cipher_suites, end = vector(raw, end, 2)
+        compression_methods, end = vector(raw, end, 1)
         if 0 not in compression_methods:
             raise ValueError("the ClientHello is malformed: it can't do without compression")
-        extensions = _extensions(hello[end:])
+        extensions = _extensions(raw, end)
         name = _host_name(extensions.get(_SERVER_NAME))
         return cls(
             server_name=_normal_form(name),
             requested_name=name,
             alpn_protocols=_alpn_protocols(extensions.get(_ALPN)),
-            versions=_versions(extensions.get(_VERSIONS), legacy_version),
+            versions=_versions(extensions.get(_VERSIONS), raw[4] << 8 | raw[5]),
             cipher_suites=numbers(cipher_suites),
             groups=_numbers(extensions.get(_GROUPS)),
             signature_schemes=_numbers(extensions.get(_SIGNATURE_SCHEMES)),
@@ -128,23 +135,25 @@ class ClientHello:
         )
 
 
-def _extensions(rest: bytes) -> dict[int, bytes]:
+def _extensions(hello: bytes, start: int) -> dict[int, bytes]:
     """Parse the extensions at the end of a ClientHello, which may have none. Return the known
     ones.
     """
     found: dict[int, bytes] = {}
-    if not rest:
+    end = len(hello)
+    if start == end:
         return found
+    at = start + 2
+    if at + int.from_bytes(hello[start:at]) != end:
+        raise MalformedError
     # A malicious ClientHello of 64 KiB can contain thousands of them, so this loop calls little.
-    data, at = only_vector(rest, 2), 0
-    end = len(data)
-    while at + 4 <= end:
-        kind, size = _EXTENSION_HEADER(data, at)
-        at += 4 + size
+    while (content := at + 4) <= end:
+        kind, size = _EXTENSION_HEADER(hello, at)
+        at = content + size
         if kind in _KNOWN_EXTENSIONS:
             if kind in found:
                 raise ValueError(f"the ClientHello is malformed: it has extension {kind} twice")
-            found[kind] = data[at - size : at]
+            found[kind] = hello[content:at]
     if at != end:
         raise MalformedError
     return found

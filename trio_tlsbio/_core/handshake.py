@@ -91,8 +91,10 @@ class Handshake:
             call_openssl(engine.ssl_object.do_handshake)
         except ssl.SSLWantReadError:
             # without a flight, there is nothing to refuse
-            refusal = self._refusal(is_done=False) if engine.outbox.bio.pending else None
-            happening = refusal or self._go_on()
+            if engine.outbox.bio.pending:
+                happening = self._refusal(is_done=False)
+                self._collect()  # before more records are read: a retry request changes the rules
+            happening = happening or self._go_on()
         except ssl.SSLZeroReturnError:
             # A close_notify in the handshake can come from an attacker: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
@@ -168,6 +170,7 @@ class Handshake:
             self._note_records(flight)
             if self._hello is not None:
                 self._hello.answered(flight)
+                engine.inbox.is_single = not self._hello.is_over
 
     def _refuse_protocols(self) -> TLSError | None:
         """Refuse a client that offers application protocols, if OpenSSL continues without one.
@@ -220,8 +223,7 @@ class Handshake:
         With an sni_callback instead, OpenSSL would look for a session to resume before it has the
         context, and CPython would print a traceback for a name that is not ASCII.
         """
-        inbox, outbox = self._engine.inbox, self._engine.outbox
-        self._collect()
+        inbox = self._engine.inbox
         is_first = not watch.has_hello
         while not (watch.is_over or watch.is_ready):
             record = inbox.records.take(single=True, waits_for=is_possible_in_plaintext)
@@ -230,7 +232,7 @@ class Handshake:
             watch.add(record)
         if watch.refusal is not None:
             inbox.records.take_all()
-            outbox.put(watch.refusal.alert)
+            self._engine.outbox.put(watch.refusal.alert)
             return False
         if is_first and self._ssl_context is None and watch.hello is not None:
             self.wants_context = True

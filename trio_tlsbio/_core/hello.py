@@ -36,11 +36,6 @@ def _is_warning(record: Data) -> bool:
     )
 
 
-def _asked_name(hello: ClientHello) -> str | None:
-    name = hello.requested_name
-    return None if name is None else name.decode("ascii", "backslashreplace")
-
-
 @attrs.frozen
 class Refusal:
     """Why a ClientHello must not reach OpenSSL."""
@@ -72,11 +67,6 @@ class HelloWatch:
     def has_hello(self) -> bool:
         """True if a ClientHello has arrived."""
         return self._hellos > 0
-
-    @property
-    def server_name(self) -> str | None:
-        """The host name that the client requests, as it was sent."""
-        return None if self.hello is None else _asked_name(self.hello)
 
     def add(self, record: Data) -> bool:
         """Add a record, and return :attr:`is_ready`."""
@@ -122,22 +112,22 @@ class HelloWatch:
                 del message[:length]
 
     def _read_hello(self, message: bytes) -> None:
-        is_first = not self.has_hello
         self._hellos += 1
         try:
             hello = ClientHello.parse(message)
         except ValueError:
             return  # OpenSSL refuses it too, with its own message
-        raw_name, name = hello.requested_name, _asked_name(hello)
-        if is_first:
-            self.hello = hello
-        if name is not None and raw_name != name.encode():
+        name, first = hello.requested_name, self.hello
+        if self._hellos == 1:
+            self.hello = first = hello
+        if name is not None and not name.isascii():
+            shown = printable(name.decode("ascii", "backslashreplace"))
             error = TLSError(
-                f"the peer asked for {printable(name)}, which is not a host name: it is not ASCII",
+                f"the peer asked for {shown}, which is not a host name: it is not ASCII",
                 reason="UNRECOGNIZED_NAME",
             )
             self._refuse(error, Alert.UNRECOGNIZED_NAME)
-        elif name != self.server_name:
+        elif name != (None if first is None else first.requested_name):
             error = TLSError(
                 "the peer asked for another name in its second ClientHello",
                 reason="ILLEGAL_PARAMETER",

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias, TypeGuard
 
 import attrs
-import trio
 from trio.lowlevel import disable_ki_protection
 
 from trio_tlsbio._core.client_hello import ClientHello
@@ -76,38 +75,32 @@ class Decisions:
     _verify_peer: VerifyPeer | None
     _turn: Turn = attrs.field(factory=lambda: Turn("deciding"), init=False)
 
-    @property
-    def is_wanted(self) -> bool:
-        """True if the handshake has paused for a decision."""
-        return self._connection.wants_context or self._connection.unverified is not None
-
-    async def make(self) -> None:
-        """Call the user's function, and pass the result to the connection.
+    async def make(self) -> bool:
+        """Call the user's function, and pass the result to the connection. Return False if the
+        handshake has not paused for a decision.
 
         Raises:
           Exception: any exception of the user's function except :exc:`RefuseHandshake`.
         """
+        connection, handshake = self._connection, self._connection.unverified
+        if handshake is None and not connection.wants_context:
+            return False
         if self._turn.is_taken:
             await self._turn.wait()
-            return
+            return True
         self._turn.is_taken = True
         try:
-            # no full checkpoint: the handshake will wait anyway
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self._connection.wants_context:
-                await self._choose()
-            elif (handshake := self._connection.unverified) is not None:
-                await self._verify(handshake)
+            await (self._choose() if handshake is None else self._verify(handshake))
         finally:
             self._turn.leave()
+        return True
 
     async def _choose(self) -> None:
-        connection = self._connection
+        connection, hello = self._connection, self._connection.client_hello
         assert self._choose_context is not None
-        assert connection.client_hello is not None
+        assert hello is not None
         try:
-            context = await _result_of(self._choose_context, connection.client_hello)
-            connection.use_context(context)
+            connection.use_context(await _context_from(self._choose_context, hello))
         except RefuseHandshake as exc:
             connection.refuse_handshake(exc)
         except Exception:
@@ -133,10 +126,12 @@ class Decisions:
 
 
 @disable_ki_protection  # the user's function can take long, and Ctrl-C should interrupt it
-async def _result_of(function: Callable[[Any], Any], argument: object) -> Any:
+async def _context_from(choose_context: ChooseContext, hello: ClientHello) -> ssl.SSLContext:
     """Call a user's function, async or not, and return its result."""
-    result = function(argument)
-    return await result if inspect.isawaitable(result) else result
+    result = choose_context(hello)
+    if isinstance(result, ssl.SSLContext) or not inspect.isawaitable(result):
+        return result
+    return await result
 
 
 @disable_ki_protection  # as above

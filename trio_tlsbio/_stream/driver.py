@@ -145,9 +145,7 @@ class Driver:
         has_waited = False
         while not self.is_established:  # another task may have completed it in the meantime
             if not await self.call(self.connection.do_handshake):
-                if self._decisions is not None and self._decisions.is_wanted:
-                    await self._decide(self._decisions)
-                else:
+                if self._decisions is None or not await self._decide(self._decisions):
                     await self.exchange()
                 has_waited = True
                 continue
@@ -162,12 +160,12 @@ class Driver:
         self.report_sessions()  # a TLS 1.2 handshake provides a session
         return has_waited
 
-    async def _decide(self, decisions: Decisions) -> None:
-        """Run the user's function. An exception that it raises is raised here, after the peer was
-        sent an alert.
+    async def _decide(self, decisions: Decisions) -> bool:
+        """Run the user's function, if the handshake waits for it, or else return False. An
+        exception that it raises is raised here, after the peer was sent an alert.
         """
         try:
-            await decisions.make()
+            return await decisions.make()
         except Exception:
             await self.flush_alert()
             raise

@@ -44,8 +44,10 @@ _SESSION_ID_START = MESSAGE_HEADER_BYTES + 2 + 32
 _MOST_SESSION_ID_BYTES = 32
 
 _MOST_NAME_BYTES = 253
-# Host names have no underscore, but browsers and others request such names anyway.
-_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+# Host names have no underscore, but browsers and others request such names anyway. No top-level
+# domain is a number, so a name that ends in one is an address.
+_LABEL = r"[a-z0-9_-]{1,63}"
+_HOST = re.compile(rf"(?:{_LABEL}\.)*(?![0-9]+$){_LABEL}")
 
 
 @attrs.frozen
@@ -172,10 +174,7 @@ def _host_name(extension: bytes | None) -> bytes | None:
 def _normal_form(name: bytes | None) -> str | None:
     """Return a name in the form used for lookups, or None if it is not a host name."""
     form = (name or b"")[: _MOST_NAME_BYTES + 2].decode("latin-1").lower().removesuffix(".")
-    labels = form.split(".")
-    # No top-level domain is a number, so a name that ends in one is an address.
-    is_host = all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
-    return form if is_host and len(form) <= _MOST_NAME_BYTES else None
+    return form if len(form) <= _MOST_NAME_BYTES and _HOST.fullmatch(form) else None
 
 
 def _alpn_protocols(extension: bytes | None) -> tuple[bytes, ...]:

@@ -149,8 +149,10 @@ class Handshake:
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""
+        assert self._hello is not None
         self.wants_context = False
         self._engine.use_context(ssl_context)
+        self._engine.inbox.bio.write(self._hello.take())
 
     def refuse(self, refusal: RefuseHandshake) -> None:
         """Write the alert in plaintext, if the handshake has paused for a context."""
@@ -168,7 +170,7 @@ class Handshake:
         if engine.server_side:
             self.has_answered = True
             self._note_records(flight)
-            if self._hello is not None:
+            if self._hello is not None and not self._hello.is_over:
                 self._hello.answered(flight)
                 engine.inbox.is_single = not self._hello.is_over
 

@@ -295,10 +295,13 @@ class Records:
             length = 2 + ((data[start] & 0x7F) << 8 | data[start + 1])
             # OpenSSL refuses shorter ones, but reads this much first
             return max(length, HEADER_BYTES)
-        return HEADER_BYTES + record_length(data, start)
+        return HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
 
     def _use_next_piece(self) -> None:
-        self._use_piece(self._later.popleft() if self._later else b"")
+        if self._later:
+            self._use_piece(self._later.popleft())
+        else:
+            self._data, self._start = b"", 0
 
     def _use_piece(self, data: bytes | memoryview) -> None:
         # Slicing a view doesn't copy.

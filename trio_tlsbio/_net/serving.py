@@ -345,7 +345,7 @@ class _Server(Generic[T_Stream]):
             stream.stop_lingering()
         try:
             try:
-                error = await self._shake_hands(stream)
+                error = await self._shake_hands(stream, start)
                 if error is None:
                     is_established = True
                     error = await self._handle(stream)
@@ -373,9 +373,8 @@ class _Server(Generic[T_Stream]):
             self._policy.monitor.happened(ConnectionClosed(peer, handshake, error, duration))
             del error  # otherwise its traceback would keep it and the stream alive in a cycle
 
-    async def _shake_hands(self, stream: TLSStream[T_Stream]) -> Exception | None:
+    async def _shake_hands(self, stream: TLSStream[T_Stream], start: float) -> Exception | None:
         """Complete the handshake. Return the error if it failed."""
-        start = trio.current_time()
         self._handshaking.add(stream)
         try:
             self._policy.monitor.happened(ConnectionAccepted(_client_of(stream)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -53,6 +54,11 @@ from trio_tlsbio import (
 from trio_tlsbio.httpx import TLSTransport
 
 __all__ = ["contexts", "http", "server_pem"]  # fixtures
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("hypercorn") is None,
+    reason="Hypercorn is not installed, and h2, which it brings, for HTTP/2",
+)
 
 ################################################################
 # Servers that are not ours

@@ -156,6 +156,22 @@ async def test_what_else_it_raises_is_raised(client_context: ssl.SSLContext) -> 
     assert theirs.alert == "internal_error"
 
 
+async def test_a_context_that_fails_to_create_the_connection(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    class Failing(ssl.SSLObject):
+        @classmethod
+        def _create(cls, *args: object, **options: object) -> ssl.SSLObject:
+            raise KeyError("out of keys")
+
+    server_context.sslobject_class = Failing
+    with pytest.raises(KeyError, match="out of keys") as raised:
+        await shake_hands(client_context, lambda _: server_context)
+    theirs = raised.value.__cause__
+    assert isinstance(theirs, PeerAlertError)
+    assert theirs.alert == "internal_error"
+
+
 async def test_what_is_no_context(
     client_context: ssl.SSLContext,
 ) -> None:

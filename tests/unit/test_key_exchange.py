@@ -254,6 +254,18 @@ def message(kind: int, body: bytes) -> bytes:
     return b"\x16\x03\x03" + len(payload).to_bytes(2) + payload
 
 
+@pytest.mark.parametrize("size", [1, 8, 9, 100])
+def test_messages_share_records_or_continue_in_the_next(size: int) -> None:
+    certificate, exchange = (
+        message(kind, body)[5:]
+        for kind, body in ((11, b"odd"), (12, b"\3\0\x17" + b"\1P" + b"\4\3" + b"\0\1S"))
+    )
+    messages = certificate + exchange
+    parts = [messages[at : at + size] for at in range(0, len(messages), size)]
+    records = b"".join(b"\x16\x03\x03" + len(part).to_bytes(2) + part for part in parts)
+    assert key_exchange_of(records, ECDHE) == ("secp256r1", "ecdsa_secp256r1_sha256")
+
+
 def server_hello(cipher_suite: bytes, extensions: bytes = b"") -> bytes:
     body = b"\x03\x03" + bytes(32) + b"\0" + cipher_suite + b"\0"
     return message(2, body + len(extensions).to_bytes(2) + extensions)

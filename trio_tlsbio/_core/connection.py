@@ -112,9 +112,10 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
-        self.inbox, self.outbox, self.lifecycle = inbox, outbox, _ = Inbox(), Outbox(), Lifecycle()
+        self.inbox = inbox = Inbox()
+        self.outbox, self.lifecycle = Outbox(), Lifecycle()
         self._ssl_context = ssl_context
-        self._engine = engine = Engine(server_side, inbox, outbox)
+        self._engine = engine = Engine(server_side, inbox, self.outbox)
         if ssl_context is not None:
             engine.use_context(ssl_context, arguments.server_hostname)
         self._info = self._sessions = self._tickets = self._request = None

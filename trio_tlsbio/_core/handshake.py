@@ -150,8 +150,8 @@ class Handshake:
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""
         assert self._hello is not None
+        self._engine.use_context(ssl_context)  # an sslobject_class can raise anything
         self.wants_context = False
-        self._engine.use_context(ssl_context)
         self._engine.inbox.bio.write(self._hello.take())
 
     def refuse(self, refusal: RefuseHandshake) -> None:

@@ -74,8 +74,7 @@ class HelloWatch:
         kind, hellos = record[0], self._hellos
         is_whole = len(record) == HEADER_BYTES + int.from_bytes(record[3:HEADER_BYTES])
         if kind == HANDSHAKE and record[1:2] == b"\x03" and is_whole:
-            self._message += record[HEADER_BYTES:]
-            self._read_messages()
+            self._read_messages(bytes(record[HEADER_BYTES:]))
         elif kind != CHANGE_CIPHER_SPEC and not _is_warning(record):
             self.is_over = True
         if len(self._records) > MAX_HELLO_BYTES and self._message and not self.is_over:
@@ -97,7 +96,11 @@ class HelloWatch:
         if flight[_RANDOM] != HELLO_RETRY_REQUEST:
             self.is_over = True
 
-    def _read_messages(self) -> None:
+    def _read_messages(self, data: bytes) -> None:
+        if not self._message and message_bytes(data) == len(data) and data[0] == _CLIENT_HELLO:
+            self._read_hello(data)  # the usual case, without copies
+            return
+        self._message += data
         message = self._message
         while message and not self.is_over:
             length = message_bytes(message)

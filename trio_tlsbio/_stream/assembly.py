@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
@@ -11,23 +12,31 @@ from trio_tlsbio._core.connection import connection_of
 from trio_tlsbio._core.records import Data
 from trio_tlsbio._core.sessions import TLSSession
 
-from .decisions import Decisions
+from .decisions import ChooseContext, Decisions, VerifyPeer
 from .driver import Driver
 from .options import StreamOptions
 from .transport_kinds import transport_for
 
-__all__ = ["assemble"]
+__all__ = ["UserFunctions", "assemble"]
+
+
+class UserFunctions(NamedTuple):
+    """The functions of the user that one stream calls, validated."""
+
+    choose_context: ChooseContext | None
+    verify_peer: VerifyPeer | None
+    on_session: Callable[[TLSSession], object] | None
 
 
 def assemble(
     transport_stream: trio.abc.Stream,
     arguments: Arguments,
     options: StreamOptions,
-    on_session: Callable[[TLSSession], object] | None,
+    functions: UserFunctions,
     received: Data,
 ) -> Driver:
     """Create the connection and the transport of a :class:`TLSStream`, and return their driver."""
-    verify_peer, choose_context = options.verify_peer, options.choose_context
+    choose_context, verify_peer, on_session = functions
     connection = connection_of(
         arguments, on_session is not None, verify_peer is not None, options.strict_alpn
     )

@@ -145,7 +145,11 @@ class Driver:
         has_waited = False
         while not self.is_established:  # another task may have completed it in the meantime
             if not await self.call(self.connection.do_handshake):
-                if self._decisions is None or not await self._decide(self._decisions):
+                if (
+                    self._decisions is None
+                    or self.transport.inbox.wants_data  # it is the peer's turn
+                    or not await self._decide(self._decisions)
+                ):
                     await self.exchange()
                 has_waited = True
                 continue

@@ -167,6 +167,7 @@ def test_distinguished_names() -> None:
         (("organizationalUnitName", "A+B"), ("userId", " x")),
         (("serialNumber", "#1"), ("emailAddress", "a=b")),
         (("commonName", 'He said "no", twice; \\'),),
+        (("title", None),),
     )
     parts = [
         "DC=com",
@@ -174,6 +175,7 @@ def test_distinguished_names() -> None:
         r"OU=A\+B+UID=\ x",
         r"serialNumber=\#1+emailAddress=a=b",
         r"CN=He said \"no\"\, twice\; \\",
+        "title=",
     ]
     assert _distinguished_name(name) == ", ".join(reversed(parts))
     facts = facts_of(b"", {"subject": name, "issuer": ()})

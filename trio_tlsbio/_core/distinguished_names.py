@@ -9,7 +9,8 @@ from .certificate_der import Element, dotted
 
 __all__ = ["formatted_parts", "rfc4514_string"]
 
-DecodedName: TypeAlias = Sequence[Sequence[tuple[str, str]]]
+# CPython decodes an empty value as None if its type is BIT STRING.
+DecodedName: TypeAlias = Sequence[Sequence[tuple[str, str | None]]]
 
 # The identifier of an attribute, the name by which OpenSSL calls it, and its short name: those that
 # RFC 4514 section 3 requires, and some more that RFC 4519 registers.
@@ -61,7 +62,9 @@ def formatted_parts(name: DecodedName) -> list[str]:
     Attributes without a short name are written with OpenSSL's name.
     """
     return [
-        "+".join(f"{_SHORT_BY_NAME.get(kind, kind)}={_escaped(value)}" for kind, value in part)
+        "+".join(
+            f"{_SHORT_BY_NAME.get(kind, kind)}={_escaped(value or '')}" for kind, value in part
+        )
         for part in name
     ]
 

@@ -827,7 +827,8 @@ async def test_a_clean_end_resets_the_delay_unless_it_comes_at_once(
 
     await supply.next(*5 * [refuse_connection], connect)
     for _ in range(5):
-        await trio.sleep(1)  # less than another failure would cost
+        # more than the initial delay, and less than another failure would cost
+        await trio.sleep(1.5)
         await hang_up(*pairs.pop())
         await supply.next(connect)
         assert supply.attempts == []
@@ -836,7 +837,7 @@ async def test_a_clean_end_resets_the_delay_unless_it_comes_at_once(
     assert supply.attempts == [1, 2, 3]
     await supply.next(connect)
     assert supply.attempts == [4]
-    await trio.sleep(1)
+    await trio.sleep(1.5)
     await vanish(*pairs.pop())
     await supply.next(connect)
     assert supply.attempts == [5]

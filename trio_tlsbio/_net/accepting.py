@@ -38,7 +38,7 @@ class Acceptor(Generic[T_Stream]):
 
     _listeners: list[TLSListener[T_Stream]]
     _places: Places
-    _monitor: ServerMonitor
+    _monitor: ServerMonitor | None
     _nursery: trio.Nursery
     # One scope for each listener that is open, or whose last connection is waiting for a place.
     _scopes: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope], init=False)
@@ -116,7 +116,8 @@ class Acceptor(Generic[T_Stream]):
                     if not is_exhausted:
                         is_exhausted = True
                         _logger.error("can't accept connections for now: %s", exc)  # noqa: TRY400
-                        self._monitor.happened(AcceptFailed(exc))
+                        if self._monitor is not None:
+                            self._monitor.happened(AcceptFailed(exc))
                     with trio.move_on_after(_EXHAUSTED_DELAY):
                         await self._places.wait_for_fewer()
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
@@ -116,10 +116,12 @@ class Driver:
                 if self._prologue is not None:
                     await self._read_prologue()
                 has_waited = await self._shake_hands()
-            except TLSError as exc:
-                # A transport failure doesn't fail the TLS connection, which could go on and fail in
-                # another way.
-                self.connection.abort(exc.again())
+            except Exception as exc:
+                await self.flush_alert()
+                if isinstance(exc, TLSError):
+                    # A transport failure doesn't fail the TLS connection, which could go on and
+                    # fail in another way.
+                    self.connection.abort(exc.again())
                 raise
         if not self.is_established:
             seconds = self._handshake_timeout
@@ -144,11 +146,11 @@ class Driver:
     async def _shake_hands(self) -> bool:
         has_waited = False
         while not self.is_established:  # another task may have completed it in the meantime
-            if not await self.call(self.connection.do_handshake):
+            if not self.connection.do_handshake():
                 if (
                     self._decisions is None
                     or self.transport.inbox.wants_data  # it is the peer's turn
-                    or not await self._decide(self._decisions)
+                    or not await self._decisions.make()
                 ):
                     await self.exchange()
                 has_waited = True
@@ -164,24 +166,13 @@ class Driver:
         self.report_sessions()  # a TLS 1.2 handshake provides a session
         return has_waited
 
-    async def _decide(self, decisions: Decisions) -> bool:
-        """Run the user's function, if the handshake waits for it, or else return False. An
-        exception that it raises is raised here, after the peer was sent an alert.
-        """
-        try:
-            return await decisions.make()
-        except Exception:
-            await self.flush_alert()
-            raise
-
-    async def exchange(self) -> None:
+    def exchange(self) -> Awaitable[object]:
         """Move the handshake one step: send the pending ciphertext, or else wait for the peer's
         answer.
         """
         if self.transport.outbox.pieces and not self.transport.flush_nowait():
-            await self.flush()
-        else:
-            await self.transport.receive()
+            return self.flush()
+        return self.transport.receive()
 
     async def call(self, method: Callable[..., R], *args: object) -> R:
         """Call a method of the connection. If it fails, send the peer the alert, then raise the

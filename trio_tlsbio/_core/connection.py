@@ -112,6 +112,10 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
+        if strict_alpn and not server_side:
+            raise ValueError(
+                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
+            )
         self.inbox = inbox = Inbox()
         self.outbox, self.lifecycle = Outbox(), Lifecycle()
         self._ssl_context = ssl_context
@@ -119,14 +123,14 @@ class TLSConnection:
         if ssl_context is not None:
             engine.use_context(ssl_context, arguments.server_hostname)
         self._info = self._sessions = self._tickets = self._request = None
-        looks_at_hello = server_side and Handshake.looks_at_hello(ssl_context)
-        hello = HelloWatch() if looks_at_hello else None
-        self._handshake = Handshake(engine, ssl_context, verifies_peer, hello, strict_alpn)
+        hello = None
         if server_side:
             inbox.wants_data = True  # the client begins
-            # split a ClientHello into its records, to inspect each
-            inbox.is_single = looks_at_hello
-        else:
+            if ssl_context is None or ssl_context.sni_callback is not None:
+                hello = HelloWatch()  # the context depends on the ClientHello
+                inbox.is_single = True  # inspect each of its records
+        self._handshake = Handshake(engine, ssl_context, verifies_peer, hello, strict_alpn)
+        if not server_side:
             self._begin(arguments, collect_sessions)
 
     def _begin(self, arguments: Arguments, collect_sessions: bool) -> None:
@@ -366,12 +370,15 @@ class TLSConnection:
 
     def _shake_hands(self) -> bool:
         """Perform the handshake steps that are possible now. Return True if it is done."""
-        if self._handshake is not None:
-            self.inbox.begin_share()
-        while self._handshake is not None:
-            if self.inbox.wants_data or self.inbox.is_behind or self._handshake.is_paused:
+        inbox = self.inbox
+        if self._handshake is not None and not inbox.wants_data:
+            inbox.begin_share()
+        while (handshake := self._handshake) is not None:
+            if inbox.wants_data or inbox.is_behind:
                 return False
-            if (happening := self._handshake.step()) is not None:
+            if handshake.wants_context or handshake.unverified is not None:
+                return False  # the caller has to decide first
+            if (happening := handshake.step()) is not None:
                 self._note(happening)
         return True
 
@@ -444,7 +451,8 @@ class TLSConnection:
         if self._tickets is not None:
             self._tickets.start()
             self._engine.on_message = self._tickets.check_ticket
-        self._encrypt_held()
+        if self.outbox.held:
+            self._encrypt_held()
 
     ################################################################
     # Requesting a client's certificate after the handshake

@@ -181,8 +181,14 @@ class Origin:
     errors.
     """
 
-    # A tuple, because a set takes four times the memory, in each connection.
-    _sources: tuple[object, ...] = attrs.field(factory=lambda: (object(),), init=False)
+    # What identifies this connection. Errors must not refer to the connection itself, in a cycle.
+    _own: object = attrs.field(factory=object, init=False)
+    # The same of other connections whose errors count too.
+    _others: tuple[object, ...] = attrs.field(default=(), init=False)
+
+    @property
+    def _sources(self) -> tuple[object, ...]:
+        return self._own, *self._others
 
     def claim(self, error: TLSError) -> TLSError:
         """Mark an error as one of this connection, and return it."""
@@ -200,7 +206,7 @@ class Origin:
         self._add(error._sources)
 
     def _add(self, sources: tuple[object, ...]) -> None:
-        self._sources += tuple(each for each in sources if each not in self._sources)
+        self._others += tuple(each for each in sources if each not in self._sources)
 
     def is_source_of(self, exc: BaseException) -> bool:
         """Return True if an exception is an error of this connection, rather than of another one.

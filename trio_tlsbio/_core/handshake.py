@@ -13,7 +13,7 @@ from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
-from .openssl_errors import is_openssl_error
+from .openssl_errors import clean_up, is_openssl_error, may_be_foreign
 from .records import Data, is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
@@ -22,6 +22,11 @@ __all__ = ["Handshake"]
 
 # Enum lookups cost three calls; the members are bound once.
 _HANDSHAKE_DONE, _TRANSPORT_ENDED = Event.HANDSHAKE_DONE, Event.TRANSPORT_ENDED
+
+
+def _never(_: bytes) -> bool:
+    """Return False: OpenSSL gets each record as it arrives."""
+    return False
 
 
 @attrs.define(eq=False)
@@ -53,22 +58,6 @@ class Handshake:
     # held back until the peer is accepted
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        if self._strict_alpn and not self._engine.server_side:
-            raise ValueError(
-                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
-            )
-
-    @staticmethod
-    def looks_at_hello(ssl_context: ssl.SSLContext | None) -> bool:
-        """Return True if a server's context depends on the ClientHello."""
-        return ssl_context is None or ssl_context.sni_callback is not None
-
-    @property
-    def is_paused(self) -> bool:
-        """True if no step is possible before the caller has decided."""
-        return self.wants_context or self.unverified is not None
-
     @property
     def client_hello(self) -> ClientHello | None:
         """The first message from the client. None if it has not arrived yet, and on clients."""
@@ -86,9 +75,18 @@ class Handshake:
             self._refill()
             if self.wants_context:
                 return None
+        # Always use this method: an sslobject_class may verify the peer in it.
+        do_handshake = engine.ssl_object.do_handshake
+        clean_up()
         try:
-            # Always use this method: an sslobject_class may verify the peer in it.
-            call_openssl(engine.ssl_object.do_handshake)
+            try:
+                do_handshake()
+            except ssl.SSLWantReadError:
+                raise
+            except ssl.SSLError as exc:
+                if not may_be_foreign(exc):
+                    raise
+                call_openssl(do_handshake, suspect=exc)
         except ssl.SSLWantReadError:
             # without a flight, there is nothing to refuse
             if engine.outbox.bio.pending:
@@ -108,16 +106,20 @@ class Handshake:
         else:
             happening = self._refusal(is_done=True) or self._end()
         finally:
-            self._collect()
+            if engine.outbox.bio.pending:
+                self._collect()
         return happening
 
     def _refusal(self, *, is_done: bool) -> Happening | None:
         """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
         engine = self._engine
-        if not engine.server_side:
-            return None
-        refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
-        return refusal if is_done else refusal or self._refuse_protocols()
+        refusal: Happening | None = None
+        if engine.server_side:
+            if engine.ssl_object.session_reused:
+                refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
+            if self._strict_alpn and not is_done:
+                refusal = refusal or self._refuse_protocols()
+        return refusal
 
     def _end(self) -> Happening | None:
         if not self._verifies:
@@ -164,8 +166,6 @@ class Handshake:
         group.
         """
         engine = self._engine
-        if not engine.outbox.bio.pending:
-            return
         flight = engine.outbox.collect()
         if engine.server_side:
             self.has_answered = True
@@ -181,7 +181,7 @@ class Handshake:
         encrypted for the client yet, so an alert in plaintext can replace OpenSSL's answer.
         """
         engine = self._engine
-        if not self._strict_alpn or not engine.outbox.bio.pending:
+        if not engine.outbox.bio.pending:  # the session was refused before
             return None
         hello = self.client_hello
         if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
@@ -212,7 +212,7 @@ class Handshake:
             return self._refill_watched(self._hello)
         if not self._engine.inbox.records.waiting:
             return False
-        data = self._engine.inbox.refill(lambda _: False)  # it refuses records by their first bytes
+        data = self._engine.inbox.refill(_never)  # it refuses records by their first bytes
         if not self._engine.server_side:
             self._note_records(data)
         elif not self.has_answered and len(self._first_records) <= MAX_HELLO_BYTES:

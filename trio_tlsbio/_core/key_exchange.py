@@ -30,7 +30,8 @@ MOST_FLIGHT_BYTES = 128 * 1024
 
 def key_exchange_message(records: Data, *, is_tls13: bool) -> bytes:
     """Return the body of the message with a server's part of the key exchange, or ``b""`` if there
-    is none. It is the ServerHello in TLS 1.3, and the ServerKeyExchange in TLS 1.2.
+    is none. It is the ServerHello in TLS 1.3, and the ServerKeyExchange in TLS 1.2. A
+    HelloRetryRequest is not the ServerHello: another one follows, whose group counts.
 
     Args:
       records: The records that the server has sent in the handshake, from the beginning. In TLS 1.2
@@ -38,7 +39,20 @@ def key_exchange_message(records: Data, *, is_tls13: bool) -> bytes:
         plaintext.
       is_tls13: Whether TLS 1.3 was negotiated.
     """
-    return _message(records, _SERVER_HELLO if is_tls13 else _SERVER_KEY_EXCHANGE)
+    kind = _SERVER_HELLO if is_tls13 else _SERVER_KEY_EXCHANGE
+    # Every connection waits for this, and nearly all servers send each message in its own record.
+    start, last = 0, len(records) - HEADER_BYTES - MESSAGE_HEADER_BYTES
+    while start <= last:
+        content_type, length, header = _BOTH_HEADERS(records, start)
+        end = start + HEADER_BYTES + length
+        if content_type == HANDSHAKE:  # records encrypted by TLS 1.3 have another type
+            if MESSAGE_HEADER_BYTES + (header & 0xFFFFFF) != length:
+                return _message_in_split_records(records, kind)
+            body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
+            if header >> 24 == kind and records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
+                return bytes(records[body:end])
+        start = end
+    return b""
 
 
 def key_exchange_in(message: bytes, cipher: str) -> tuple[str | None, str | None]:
@@ -79,25 +93,6 @@ def key_exchange_in(message: bytes, cipher: str) -> tuple[str | None, str | None
 
 def _name(registry: Mapping[int, str], number: int) -> str | None:
     return registry.get(number, f"0x{number:04x}") if number else None
-
-
-# Every connection waits for this, and nearly all servers send each message in a record of its own.
-def _message(records: Data, kind: int) -> bytes:
-    """Return the body of the first handshake message of a kind, or ``b""`` if there is none. A
-    HelloRetryRequest is not the ServerHello: another one follows, whose group counts.
-    """
-    start, last = 0, len(records) - HEADER_BYTES - MESSAGE_HEADER_BYTES
-    while start <= last:
-        content_type, length, header = _BOTH_HEADERS(records, start)
-        body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
-        start += HEADER_BYTES + length
-        if content_type != HANDSHAKE:  # records encrypted by TLS 1.3 have another type
-            continue
-        if body + (header & 0xFFFFFF) != start:
-            return _message_in_split_records(records, kind)
-        if header >> 24 == kind and records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
-            return bytes(records[body:start])
-    return b""
 
 
 def _message_in_split_records(records: Data, kind: int) -> bytes:

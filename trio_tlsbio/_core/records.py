@@ -174,7 +174,7 @@ class Records:
                 self._later = deque()  # most connections need none, and it takes 760 bytes
             self._later.append(data)
         else:
-            self._use_piece(data)
+            self._data, self._start = data, 0
         self.waiting += len(data)
 
     def put_back(self, data: bytes) -> None:
@@ -214,27 +214,28 @@ class Records:
         The start of an incomplete record, with its header, is taken too, unless ``waits_for``
         returns True for it, which means to wait for the rest.
         """
-        if not self.waiting or self.is_spent:
+        if not self.waiting or self.allowance < self.cost:
             return b""
         if self.missing:
             return self._take_rest()
-        data, start, size = self._data, self._start, len(self._data)
-        end, odd, left, cost, shift = start, -1, self.allowance, self.cost, self.shift
+        data, start, left, cost = self._data, self._start, self.allowance, self.cost
+        size = len(data)
+        if size > RECORD_BYTES and type(data) is bytes:
+            data = self._data = memoryview(data)  # slicing a view doesn't copy
         limit = start if single else start + RECORD_BYTES
-        is_cut = start + HEADER_BYTES > size
-        following = size + 1 if is_cut else start + self._record_bytes(data, start)
-        while following <= size and (following <= limit or end == start):
-            if (kind := data[end]) == APPLICATION_DATA:
-                left -= cost + ((following - end) >> shift)
+        end, odd = start, -1
+        while left >= cost and end + HEADER_BYTES <= size:
+            length = HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
+            if (kind := data[end]) not in CONTENT_TYPES and self._is_first and end == start:
+                length = self._record_bytes(data, start)
+            if end + length > size or (end + length > limit and end > start):
+                break
+            if kind == APPLICATION_DATA:
+                left -= cost + (length >> self.shift)
             else:
                 odd = end
-                left -= cost + (
-                    (following - end) >> (_HANDSHAKE_SHIFT if kind == HANDSHAKE else shift)
-                )
-            end = following
-            if left < cost or end + HEADER_BYTES > size:
-                break
-            following = end + HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
+                left -= cost + (length >> (_HANDSHAKE_SHIFT if kind == HANDSHAKE else self.shift))
+            end += length
         if end == start:
             return self._take_split(waits_for)
         if odd >= 0:
@@ -298,12 +299,4 @@ class Records:
         return HEADER_BYTES + (data[start + 3] << 8 | data[start + 4])
 
     def _use_next_piece(self) -> None:
-        if self._later:
-            self._use_piece(self._later.popleft())
-        else:
-            self._data, self._start = b"", 0
-
-    def _use_piece(self, data: bytes | memoryview) -> None:
-        # Slicing a view doesn't copy.
-        self._data = data if len(data) <= RECORD_BYTES else memoryview(data)
-        self._start = 0
+        self._data, self._start = self._later.popleft() if self._later else b"", 0

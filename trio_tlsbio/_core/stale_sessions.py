@@ -19,16 +19,14 @@ _CERT_HAS_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 def refusal_of_session(
     ssl_object: ssl.SSLObject, outbox: Outbox, *, is_done: bool
 ) -> CertificateError | None:
-    """Return the error for a client whose certificate has expired since the creation of the session
-    that it resumes, which OpenSSL doesn't check. Return None for all other clients.
+    """Return the error for a client that resumes a session, if its certificate has expired since
+    the creation of that session, which OpenSSL doesn't check. Return None for all other clients.
 
-    Call this after each step of a handshake, before the bytes that OpenSSL has written are
+    Call this after each step of such a handshake, before the bytes that OpenSSL has written are
     collected. If they are the server's first flight, they are replaced with an alert. If the
     certificate is not accessible that early, the client is refused at the end of the handshake,
     without an alert, because OpenSSL has no function to send one.
     """
-    if not ssl_object.session_reused:
-        return None
     if is_done:
         certificate = ssl_object.getpeercert(binary_form=True)
     else:

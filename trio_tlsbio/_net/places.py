@@ -40,9 +40,11 @@ class Places:
     def end_handshake(self) -> None:
         """Count a handshake as ended."""
         self._handshakes -= 1
-        self._fewer.unpark_all()
+        if self._fewer:
+            self._fewer.unpark_all()
 
     def leave(self) -> None:
         """Count a connection as ended."""
         self.connections -= 1
-        self._fewer.unpark_all()
+        if self._fewer:
+            self._fewer.unpark_all()

@@ -12,6 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
 import attrs
@@ -61,8 +62,8 @@ class Transport(ABC, Generic[StreamT]):
     inbox: Inbox
     outbox: Outbox
     _origin: Origin
-    _sending: Turn = attrs.field(factory=lambda: Turn("sending"), init=False)
-    _receiving: Turn = attrs.field(factory=lambda: Turn("receiving"), init=False)
+    _sending: Turn = attrs.field(factory=partial(Turn, "sending"), init=False)
+    _receiving: Turn = attrs.field(factory=partial(Turn, "receiving"), init=False)
     # The error that broke the transport, in either direction.
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)

@@ -13,7 +13,7 @@ from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
-from .openssl_errors import clean_up, is_openssl_error, may_be_foreign
+from .openssl_errors import IS_PYPY, empty_error_queue, is_openssl_error, may_be_foreign
 from .records import Data, is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
@@ -77,7 +77,8 @@ class Handshake:
                 return None
         # Always use this method: an sslobject_class may verify the peer in it.
         do_handshake = engine.ssl_object.do_handshake
-        clean_up()
+        if IS_PYPY:
+            empty_error_queue()
         try:
             try:
                 do_handshake()
@@ -90,7 +91,8 @@ class Handshake:
         except ssl.SSLWantReadError:
             # without a flight, there is nothing to refuse
             if engine.outbox.bio.pending:
-                happening = self._refusal(is_done=False)
+                if engine.server_side:
+                    happening = self._refusal(is_done=False)
                 self._collect()  # before more records are read: a retry request changes the rules
             happening = happening or self._go_on()
         except ssl.SSLZeroReturnError:
@@ -104,7 +106,9 @@ class Handshake:
             self._drop_finished(exc)
             raise
         else:
-            happening = self._refusal(is_done=True) or self._end()
+            if engine.server_side:
+                happening = self._refusal(is_done=True)
+            happening = happening or self._end()
         finally:
             if engine.outbox.bio.pending:
                 self._collect()
@@ -114,11 +118,10 @@ class Handshake:
         """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
         engine = self._engine
         refusal: Happening | None = None
-        if engine.server_side:
-            if engine.ssl_object.session_reused:
-                refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
-            if self._strict_alpn and not is_done:
-                refusal = refusal or self._refuse_protocols()
+        if engine.ssl_object.session_reused:
+            refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
+        if self._strict_alpn and not (is_done or refusal):
+            refusal = self._refuse_protocols()
         return refusal
 
     def _end(self) -> Happening | None:
@@ -181,8 +184,6 @@ class Handshake:
         encrypted for the client yet, so an alert in plaintext can replace OpenSSL's answer.
         """
         engine = self._engine
-        if not engine.outbox.bio.pending:  # the session was refused before
-            return None
         hello = self.client_hello
         if engine.ssl_object.selected_alpn_protocol() or hello is None or not hello.alpn_protocols:
             return None

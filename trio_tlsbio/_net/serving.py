@@ -18,7 +18,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 from trio_tlsbio._core.errors import HandshakeTimeoutError, TLSError, TruncationError, printable
 from trio_tlsbio._core.misuse import check_positive, kind_of
 from trio_tlsbio._core.proxy_header import ProxyCommand
-from trio_tlsbio._stream.before_tls import end_if_silent
+from trio_tlsbio._stream.before_tls import end_if_silent, receive_arrived
 from trio_tlsbio._stream.decisions import VerifyPeer
 from trio_tlsbio._stream.options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from trio_tlsbio._stream.stream import T_Stream, TLSStream
@@ -378,6 +378,8 @@ class _Server(Generic[T_Stream]):
             self._report(ConnectionAccepted, stream)
             if self._draining.is_set():
                 _end_if_silent(stream)
+            elif len(self._handshaking) > 1:
+                receive_arrived(stream)  # a busy server is behind its clients
             await stream.do_handshake()
         except Exception as exc:
             self._report(HandshakeFailed, stream, exc, trio.current_time() - start)
@@ -389,7 +391,9 @@ class _Server(Generic[T_Stream]):
         finally:
             self._handshaking.remove(stream)
             self._places.end_handshake()
-        self._report(HandshakeCompleted, stream, stream.handshake, trio.current_time() - start)
+        if self._policy.monitor is not None:  # events take a thirtieth of a handshake's time
+            duration = trio.current_time() - start
+            self._report(HandshakeCompleted, stream, stream.handshake, duration)
         return None
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
@@ -418,8 +422,7 @@ class _Server(Generic[T_Stream]):
         self, event_type: Callable[..., ServerEvent], stream: TLSStream[T_Stream], *facts: object
     ) -> None:
         """Report an event of a connection, if there is a monitor."""
-        monitor = self._policy.monitor
-        if monitor is not None:  # events take a thirtieth of the time of a handshake
+        if (monitor := self._policy.monitor) is not None:
             monitor.happened(event_type(_client_of(stream), *facts))
 
     @disable_ki_protection  # the handler can take long, and Ctrl-C should interrupt it

@@ -11,7 +11,7 @@ from .addresses import Addresses
 from .prologue import Prologue
 from .stream import TLSStream
 
-__all__ = ["end_if_silent", "expect_before_tls"]
+__all__ = ["end_if_silent", "expect_before_tls", "receive_arrived"]
 
 
 def expect_before_tls(
@@ -19,6 +19,11 @@ def expect_before_tls(
 ) -> None:
     """Make a stream read a prologue before its handshake. The handshake timeout covers both."""
     stream._driver.expect(make_prologue(stream._addresses))
+
+
+def receive_arrived(stream: TLSStream[Any]) -> None:
+    """Receive the start of the handshake if it has arrived, which costs less than to wait for it."""
+    stream._driver.transport.receive_nowait(1)
 
 
 def end_if_silent(stream: TLSStream[Any], error: TLSError) -> None:

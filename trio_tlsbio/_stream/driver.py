@@ -105,10 +105,6 @@ class Driver:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._handshake_deadline is None:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
-            if not self.transport.outbox.pieces:
-                # A server. A client sends its first message as soon as it is connected, so this has
-                # usually arrived by now, and waiting for it would cost more than reading.
-                self.transport.receive_nowait(1)
         # avoid the cost of a scope that never expires
         is_timed = self._handshake_deadline < math.inf
         with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
 
-import pytest
 import trio
 
 import trio_tlsbio
@@ -41,29 +40,6 @@ async def calls_of(operation: Callable[[], Awaitable[object]]) -> list[str]:
     finally:
         sys.setprofile(None)
     return [frame.f_code.co_qualname for frame in frames]
-
-
-async def test_a_server_does_not_wait_for_a_client_hello_that_has_arrived(
-    client_context: ssl.SSLContext,
-    server_context: ssl.SSLContext,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    waits = 0
-    wait_readable = trio.lowlevel.wait_readable
-
-    async def counting(descriptor: int) -> None:
-        nonlocal waits
-        waits += descriptor == server.transport_stream.socket.fileno()
-        await wait_readable(descriptor)
-
-    async with tcp_pair() as transports:
-        client, server = wrap_pair(*transports, client_context, server_context)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
-            await wait_readable(server.transport_stream.socket)
-            monkeypatch.setattr(trio.lowlevel, "wait_readable", counting)
-            await server.do_handshake()
-    assert waits == 1  # for the client's Finished
 
 
 @counts_references  # PyPy's profiler sees other frames

@@ -7,7 +7,7 @@ import ssl
 import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
-from .engine import Engine, Happening, call_openssl
+from .engine import Engine, Happening
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
@@ -63,56 +63,79 @@ class Handshake:
         """The first message from the client. None if it has not arrived yet, and on clients."""
         return hello_in(self._first_records) if self._hello is None else self._hello.hello
 
-    def step(self) -> Happening | None:
+    def step(self, suspect: Exception | None = None) -> Happening | None:
         """Perform one step. If it returns None, the inbox shows whether the next step needs more
         data.
 
         The handshake is done when this returns :attr:`Event.HANDSHAKE_DONE`.
+
+        Args:
+          suspect: The error of the last step, if it may be a foreign one: see
+            :func:`may_be_foreign`.
         """
         engine = self._engine
-        happening: Happening | None = None
         if not engine.inbox.bio.pending:
             self._refill()
             if self.wants_context:
                 return None
-        # Always use this method: an sslobject_class may verify the peer in it.
-        do_handshake = engine.ssl_object.do_handshake
         if IS_PYPY:
             empty_error_queue()
         try:
-            try:
-                do_handshake()
-            except ssl.SSLWantReadError:
-                raise
-            except ssl.SSLError as exc:
-                if not may_be_foreign(exc):
-                    raise
-                call_openssl(do_handshake, suspect=exc)
+            # Always use this method: an sslobject_class may verify the peer in it.
+            engine.ssl_object.do_handshake()
         except ssl.SSLWantReadError:
-            # without a flight, there is nothing to refuse
-            if engine.outbox.bio.pending:
-                if engine.server_side:
-                    happening = self._refusal(is_done=False)
-                self._collect()  # before more records are read: a retry request changes the rules
-            happening = happening or self._go_on()
-        except ssl.SSLZeroReturnError:
-            # A close_notify in the handshake can come from an attacker: nothing is verified yet.
-            message = "the peer gave up the handshake (alert close_notify)"
-            happening = PeerAlertError(message, alert="close_notify")
+            happening = self._go_on()
         except Exception as exc:
-            self._drop_finished(exc)
-            happening = engine.failure(exc)
+            if suspect is None and may_be_foreign(exc):
+                happening = self.step(exc)
+            else:
+                happening = self._failure(suspect or exc)
         except BaseException as exc:
             self._drop_finished(exc)
             raise
         else:
-            if engine.server_side:
-                happening = self._refusal(is_done=True)
-            happening = happening or self._end()
+            happening = self._end()
         finally:
             if engine.outbox.bio.pending:
                 self._collect()
         return happening
+
+    def _go_on(self) -> Happening | None:
+        """Give OpenSSL more data, or note that it needs more."""
+        engine = self._engine
+        inbox = engine.inbox
+        if engine.outbox.bio.pending:
+            refusal = self._refusal(is_done=False) if engine.server_side else None
+            self._collect()  # before more records are read: a retry request changes the rules
+            if refusal is not None:
+                return refusal
+        if self._refill() or self.wants_context:
+            return None
+        if self._hello is not None and self._hello.refusal is not None:
+            return self._hello.refusal.error
+        inbox.ask_for_more()
+        return _TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
+
+    def _failure(self, exc: Exception) -> Happening:
+        if isinstance(exc, ssl.SSLZeroReturnError):
+            # A close_notify in the handshake can come from an attacker: nothing is verified yet.
+            message = "the peer gave up the handshake (alert close_notify)"
+            return PeerAlertError(message, alert="close_notify")
+        self._drop_finished(exc)
+        return self._engine.failure(exc)
+
+    def _end(self) -> Happening | None:
+        """Complete the handshake, or pause it until the peer is verified."""
+        refusal = self._refusal(is_done=True) if self._engine.server_side else None
+        if refusal is not None:
+            return refusal
+        if not self._verifies:
+            return _HANDSHAKE_DONE
+        # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
+        # In TLS 1.2 it contains the Finished of the side that sends it last.
+        self._last_flight = self._engine.outbox.bio.read()
+        self.unverified = self.info()
+        return None
 
     def _refusal(self, *, is_done: bool) -> Happening | None:
         """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
@@ -123,15 +146,6 @@ class Handshake:
         if self._strict_alpn and not (is_done or refusal):
             refusal = self._refuse_protocols()
         return refusal
-
-    def _end(self) -> Happening | None:
-        if not self._verifies:
-            return _HANDSHAKE_DONE
-        # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
-        # In TLS 1.2 it contains the Finished of the side that sends it last.
-        self._last_flight = self._engine.outbox.bio.read()
-        self.unverified = self.info()
-        return None
 
     def info(self) -> HandshakeInfo:
         """Return the result, once OpenSSL is done."""
@@ -196,16 +210,6 @@ class Handshake:
             f"{printable(', '.join(offered))}",
             reason="NO_APPLICATION_PROTOCOL",
         )
-
-    def _go_on(self) -> Happening | None:
-        """Give OpenSSL more data, or note that it needs more."""
-        inbox = self._engine.inbox
-        if self._refill() or self.wants_context:
-            return None
-        if self._hello is not None and self._hello.refusal is not None:
-            return self._hello.refusal.error
-        inbox.ask_for_more()
-        return _TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
 
     def _refill(self) -> bool:
         """Give OpenSSL the data that it can read next. Return True if there was some."""

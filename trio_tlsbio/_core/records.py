@@ -164,6 +164,8 @@ class Records:
                 data = bytes(view)
         if not data:
             return
+        if len(data) > RECORD_BYTES:
+            data = memoryview(data)  # slicing it doesn't copy
         if self.waiting:
             if self._later is None:
                 self._later = deque()  # most connections need none, and it takes 760 bytes
@@ -215,8 +217,6 @@ class Records:
             return self._take_rest()
         data, start, left, cost = self._data, self._start, self.allowance, self.cost
         size = len(data)
-        if size > RECORD_BYTES and type(data) is bytes:
-            data = self._data = memoryview(data)  # slicing a view doesn't copy
         limit = start if single else start + RECORD_BYTES
         end, odd = start, -1
         while left >= cost and end + HEADER_BYTES <= size:

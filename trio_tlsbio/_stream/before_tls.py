@@ -22,7 +22,7 @@ def expect_before_tls(
 
 
 def receive_arrived(stream: TLSStream[Any]) -> None:
-    """Receive the start of the handshake if it has arrived, which costs less than to wait for it."""
+    """Receive the start of the handshake if it has arrived. Waiting for it would cost more."""
     stream._driver.transport.receive_nowait(1)
 
 

@@ -13,7 +13,7 @@ import trio
 import trustme
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from tests.helpers import HOST, echo, reset_when_closed, tcp_pair
+from tests.helpers import HOST, echo, port_of, reset_when_closed, tcp_pair
 from tests.stream.serving.servers import Server, Stream, serving
 from trio_tlsbio import (
     HandshakeTimeoutError,
@@ -23,8 +23,55 @@ from trio_tlsbio import (
     TLSError,
     TLSListener,
     TLSStream,
+    open_tls_over_tcp_listeners,
+    serve_tls_listeners,
 )
 from trio_tlsbio.monitoring import ServerMonitor
+
+
+async def test_a_busy_server_does_not_wait_for_client_hellos_that_have_arrived(
+    server_context: ssl.SSLContext,
+    client_context: ssl.SSLContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first connection waits, as that of an idle server does, and the others only read."""
+    count, done, waits = 5, 0, 0
+    wait_readable = trio.lowlevel.wait_readable
+
+    async def counting(descriptor: int) -> None:
+        nonlocal waits
+        waits += descriptor not in clients
+        await wait_readable(descriptor)
+
+    async def handler(_: Stream) -> None:
+        nonlocal done
+        done += 1
+        if done == count:
+            established.set()
+        await trio.sleep_forever()
+
+    established = trio.Event()
+    (listener,) = await open_tls_over_tcp_listeners(0, server_context, host=HOST)
+    async with trio.open_nursery() as nursery:
+        streams = [
+            TLSStream(
+                await trio.open_tcp_stream(HOST, port_of(listener)),
+                client_context,
+                server_hostname=HOST,
+            )
+            for _ in range(count)
+        ]
+        clients = {stream.transport_stream.socket.fileno() for stream in streams}
+        for stream in streams:
+            nursery.start_soon(stream.do_handshake)
+        await wait_all_tasks_blocked()  # all of them have sent it
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", counting)
+        nursery.start_soon(serve_tls_listeners, handler, [listener])
+        await established.wait()
+        assert waits == 1 + count  # each waits for the client's Finished
+        nursery.cancel_scope.cancel()
+    for stream in streams:
+        await trio.aclose_forcefully(stream)
 
 
 async def test_slow_handshake_under_trios_serve_listeners(

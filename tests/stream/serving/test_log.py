@@ -7,10 +7,11 @@ import ssl
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.hellos import browser_hello
-from tests.helpers import NAME, echo, reset_when_closed
+from tests.helpers import HOST, LIMIT, NAME, echo, reset_when_closed
+from tests.helpers import serving as serving_port
 from tests.stream.serving.servers import LOGGER, OneStream, serving
 from trio_tlsbio import (
     TLSListener,
@@ -36,6 +37,23 @@ async def test_what_strangers_send_writes_no_lines_of_its_own(
     message = record.getMessage()
     assert message.isprintable()
     assert r"a\nconnection from\x1b[31m" in message
+
+
+async def test_a_client_that_has_reset_its_connection_is_named(
+    server_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket forgets its peer's address then, and no monitor has asked for it before."""
+    async with serving_port(echo, server_context) as port:
+        client = await trio.open_tcp_stream(HOST, port)
+        address = client.socket.getsockname()
+        await client.send_all(b"\x16\x03\x01")
+        await wait_all_tasks_blocked()  # in the handshake
+        reset_when_closed(client)
+        await client.aclose()
+        with trio.fail_after(LIMIT):
+            while not caplog.records:
+                await trio.lowlevel.checkpoint()
+    assert caplog.records[0].getMessage().startswith(f"connection from {HOST}:{address[1]}: ")
 
 
 @pytest.mark.parametrize("how", ["end", "reset"])

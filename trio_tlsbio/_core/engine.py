@@ -130,14 +130,11 @@ class Engine:
     @cached_property  # usually, the context is known before anything accesses this
     def ssl_object(self) -> ssl.SSLObject:
         """OpenSSL's connection. Without :meth:`use_context`, that of a placeholder."""
-        return self._wrapped(placeholder_context(), None)
+        return placeholder_context().wrap_bio(self.inbox.bio, self.outbox.bio, server_side=True)
 
     def use_context(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         """Create OpenSSL's connection with these settings."""
-        self.ssl_object = self._wrapped(ssl_context, server_hostname)
-
-    def _wrapped(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> ssl.SSLObject:
-        return ssl_context.wrap_bio(
+        self.ssl_object = ssl_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, self.server_side, server_hostname
         )
 

@@ -14,7 +14,7 @@ from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
 from .openssl_errors import IS_PYPY, empty_error_queue, is_openssl_error, may_be_foreign
-from .records import Data, is_possible_in_plaintext
+from .records import is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
 
@@ -44,7 +44,7 @@ class Handshake:
     _hello: HelloWatch | None
     # True to refuse a client if none of its application protocols is supported.
     _strict_alpn: bool
-    # The records that the server has sent. The first of them contain its key exchange.
+    # The records with which the server has answered. They contain its key exchange.
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if the handshake is paused until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
@@ -106,9 +106,11 @@ class Handshake:
         inbox = engine.inbox
         if engine.outbox.bio.pending:
             refusal = self._refusal(is_done=False) if engine.server_side else None
-            self._collect()  # before more records are read: a retry request changes the rules
+            flight = self._collect()  # before more is read: a retry request changes the rules
             if refusal is not None:
                 return refusal
+            if engine.server_side:
+                self._server_records += flight
         if self._refill() or self.wants_context:
             return None
         if self._hello is not None and self._hello.refusal is not None:
@@ -155,10 +157,6 @@ class Handshake:
         hello = (bytes(self._first_records) or None) if watch is None else watch.hello
         return HandshakeInfo.of(self._engine.ssl_object, self._server_records, hello)
 
-    def _note_records(self, data: Data) -> None:
-        if len(self._server_records) < MOST_FLIGHT_BYTES:
-            self._server_records += data
-
     def accept_peer(self) -> Event:
         """Release the last flight, and return the event."""
         self._engine.outbox.bio.write(self._last_flight)
@@ -178,18 +176,16 @@ class Handshake:
         alert = Alert[refusal.alert.upper()]
         self._engine.outbox.put(plaintext_alert(alert))
 
-    def _collect(self) -> None:
-        """Queue the data that OpenSSL has written, and record it: a server's flight contains the
-        group.
-        """
+    def _collect(self) -> bytes:
+        """Queue the data that OpenSSL has written, and return it."""
         engine = self._engine
         flight = engine.outbox.collect()
         if engine.server_side:
             self.has_answered = True
-            self._note_records(flight)
             if self._hello is not None and not self._hello.is_over:
                 self._hello.answered(flight)
                 engine.inbox.is_single = not self._hello.is_over
+        return flight
 
     def _refuse_protocols(self) -> TLSError | None:
         """Refuse a client that offers application protocols, if OpenSSL continues without one.
@@ -219,7 +215,8 @@ class Handshake:
             return False
         data = self._engine.inbox.refill(_never)  # it refuses records by their first bytes
         if not self._engine.server_side:
-            self._note_records(data)
+            if len(self._server_records) < MOST_FLIGHT_BYTES:
+                self._server_records += data
         elif not self.has_answered and len(self._first_records) <= MAX_HELLO_BYTES:
             self._first_records += data
         return len(data) > 0

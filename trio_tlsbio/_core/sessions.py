@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import attrs
 
@@ -30,8 +30,7 @@ def refuse_copy(holder: object) -> NoReturn:
     raise TypeError(f"a {name} holds secret keys, and can't be pickled or copied")
 
 
-@attrs.frozen
-class VerificationSettings:
+class VerificationSettings(NamedTuple):
     """The settings of an SSLContext that determine which peers it accepts.
 
     A connection uses the settings at the time it is created; the context may be changed afterwards.
@@ -50,12 +49,12 @@ class VerificationSettings:
     def of(cls, ssl_context: ssl.SSLContext) -> VerificationSettings:
         """Take a snapshot of a context's current settings."""
         return cls(
-            verify_mode=verify_mode(ssl_context),
-            verify_flags=verify_flags(ssl_context),
-            check_hostname=ssl_context.check_hostname,
-            hostname_checks_common_name=getattr(ssl_context, "hostname_checks_common_name", False),
-            security_level=security_level(ssl_context),
-            revocation_lists=ssl_context.cert_store_stats()["crl"],
+            verify_mode(ssl_context),
+            verify_flags(ssl_context),
+            ssl_context.check_hostname,
+            getattr(ssl_context, "hostname_checks_common_name", False),
+            security_level(ssl_context),
+            ssl_context.cert_store_stats()["crl"],
         )
 
 

@@ -24,7 +24,7 @@ from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 
-from .sockets import RECEIVE_BYTES
+from .sockets import FEW_BYTES, MANY_BYTES
 from .turns import Turn, background_task
 
 __all__ = ["SLICE_BYTES", "Transport", "slices"]
@@ -68,6 +68,7 @@ class Transport(ABC, Generic[StreamT]):
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
     _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
+    _read_bytes: int = attrs.field(default=FEW_BYTES, init=False)  # the most for the next read
     #: True if anything was received since the last send of plaintext, which resets this.
     received_since_send: bool = attrs.field(default=False, init=False)
     #: True if the unsent bytes may wait until something else is sent.
@@ -95,8 +96,10 @@ class Transport(ABC, Generic[StreamT]):
         or if nothing was received.
         """
 
-    def read_nowait(self) -> Data | None:
-        """Return the received data, or None if nothing has arrived."""
+    def read_nowait(self, max_bytes: int) -> Data | None:
+        """Return the received data, or None if nothing has arrived. A stream that returns what
+        another one has read may exceed ``max_bytes``.
+        """
         return None
 
     @abstractmethod
@@ -124,7 +127,7 @@ class Transport(ABC, Generic[StreamT]):
             return fed  # reading a socket again after a reset looks like the end of the data
         try:
             for _ in range(most_reads):  # limited, because a fast peer could keep us here
-                data = self.read_nowait()
+                data = self.read_nowait(self._read_bytes)
                 if data is None:
                     break
                 if not data:
@@ -133,6 +136,7 @@ class Transport(ABC, Generic[StreamT]):
                 self.received_since_send = True
                 self.inbox.feed(data)
                 fed += len(data)
+                self._read_bytes = MANY_BYTES if len(data) >= FEW_BYTES else FEW_BYTES
         except (trio.ClosedResourceError, trio.BusyResourceError):
             pass
         except TruncationError as exc:
@@ -384,7 +388,7 @@ class Transport(ABC, Generic[StreamT]):
         try:
             data = await self._receive_some()
             if data is None and receiving.error is None:
-                data = self.read_nowait()
+                data = self.read_nowait(self._read_bytes)
         except TruncationError as exc:
             self._note_truncation(exc)
             return 0
@@ -410,8 +414,9 @@ class Transport(ABC, Generic[StreamT]):
             return 0
         self.received_since_send = True
         self.inbox.feed(data)
-        more = self.receive_nowait(_MORE_READS) if len(data) == RECEIVE_BYTES else 0
-        return len(data) + more
+        size, read_bytes = len(data), self._read_bytes
+        self._read_bytes = MANY_BYTES if size >= FEW_BYTES else FEW_BYTES
+        return size + (self.receive_nowait(_MORE_READS) if size == read_bytes else 0)
 
     def _note_end(self) -> None:
         if self._broken is not None:

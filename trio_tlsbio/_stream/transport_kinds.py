@@ -70,7 +70,7 @@ class _NestedTransport(_StreamTransport):
         self.is_unfinished = self.is_unfinished or sent > 0  # the stream may have buffered them
         return sent
 
-    def read_nowait(self) -> bytes | None:
+    def read_nowait(self, max_bytes: int) -> bytes | None:
         stream = self._stream
         return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
 

@@ -39,7 +39,6 @@ from .monitor import (
     ConnectionClosed,
     HandshakeCompleted,
     HandshakeFailed,
-    ServerEvent,
     ServerMonitor,
 )
 from .places import Places
@@ -367,22 +366,28 @@ class _Server(Generic[T_Stream]):
             self._leave_drain()
             if isinstance(error, TLSError):
                 _log_failure(error, stream)
-            handshake = stream.handshake if is_established else None
-            self._report(ConnectionClosed, stream, handshake, error, trio.current_time() - start)
+            if (monitor := self._policy.monitor) is not None:
+                handshake = stream.handshake if is_established else None
+                duration = trio.current_time() - start
+                monitor.happened(ConnectionClosed(_client_of(stream), handshake, error, duration))
             del error  # otherwise its traceback would keep it and the stream alive in a cycle
 
     async def _shake_hands(self, stream: TLSStream[T_Stream], start: float) -> Exception | None:
         """Complete the handshake. Return the error if it failed."""
+        monitor = self._policy.monitor  # without one, events would only cost time
         self._handshaking.add(stream)
         try:
-            self._report(ConnectionAccepted, stream)
+            if monitor is not None:
+                monitor.happened(ConnectionAccepted(_client_of(stream)))
             if self._draining.is_set():
                 _end_if_silent(stream)
             elif len(self._handshaking) > 1:
                 receive_arrived(stream)  # a busy server is behind its clients
             await stream.do_handshake()
         except Exception as exc:
-            self._report(HandshakeFailed, stream, exc, trio.current_time() - start)
+            if monitor is not None:
+                duration = trio.current_time() - start
+                monitor.happened(HandshakeFailed(_client_of(stream), exc, duration))
             if not isinstance(exc, TLSError):  # raised by the function that chooses a context
                 if self._policy.on_error is None:
                     raise
@@ -391,9 +396,9 @@ class _Server(Generic[T_Stream]):
         finally:
             self._handshaking.remove(stream)
             self._places.end_handshake()
-        if self._policy.monitor is not None:  # events take a thirtieth of a handshake's time
+        if monitor is not None:
             duration = trio.current_time() - start
-            self._report(HandshakeCompleted, stream, stream.handshake, duration)
+            monitor.happened(HandshakeCompleted(_client_of(stream), stream.handshake, duration))
         return None
 
     async def _handle(self, stream: TLSStream[T_Stream]) -> Exception | None:
@@ -417,13 +422,6 @@ class _Server(Generic[T_Stream]):
         except TLSError as exc:
             return exc
         return None
-
-    def _report(
-        self, event_type: Callable[..., ServerEvent], stream: TLSStream[T_Stream], *facts: object
-    ) -> None:
-        """Report an event of a connection, if there is a monitor."""
-        if (monitor := self._policy.monitor) is not None:
-            monitor.happened(event_type(_client_of(stream), *facts))
 
     @disable_ki_protection  # the handler can take long, and Ctrl-C should interrupt it
     async def _call_handler(self, stream: TLSStream[T_Stream]) -> None:

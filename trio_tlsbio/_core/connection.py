@@ -13,7 +13,7 @@ import trio
 from .arguments import Arguments, check_context
 from .client_certificate import CertificateRequest, ask_for_certificate, check_may_answer
 from .client_hello import ClientHello
-from .engine import Engine, Failure, Happening
+from .engine import Engine, Failure, Happening, placeholder_context
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
 from .handshake import Handshake
@@ -166,9 +166,12 @@ class TLSConnection:
         """The underlying :class:`ssl.SSLObject`, for anything that this class doesn't offer.
 
         Only use it for queries: this class would not notice calls of its ``read``, ``write`` or
-        ``unwrap``.
+        ``unwrap``. On a server that has not chosen its context yet, it is that of a placeholder.
         """
-        return self._engine.ssl_object
+        engine = self._engine
+        if not engine.has_context:
+            engine.use_context(placeholder_context())
+        return engine.ssl_object
 
     @property
     def send_state(self) -> State:

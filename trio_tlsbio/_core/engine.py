@@ -7,7 +7,7 @@ from __future__ import annotations
 import ssl
 import sys
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, TypeAlias
 
 import attrs
@@ -116,6 +116,9 @@ class Engine:
     server_side: bool
     inbox: Inbox
     outbox: Outbox
+    #: OpenSSL's connection. Missing until :meth:`use_context`.
+    ssl_object: ssl.SSLObject = attrs.field(init=False)
+    has_context: bool = False
     #: Called after records that were not data.
     on_message: Callable[[], None] | None = None
     #: Called with the bytes that OpenSSL has written while decrypting.
@@ -127,16 +130,12 @@ class Engine:
     # message can follow the Finished in the same record.
     _may_hold_message: bool = False
 
-    @cached_property  # usually, the context is known before anything accesses this
-    def ssl_object(self) -> ssl.SSLObject:
-        """OpenSSL's connection. Without :meth:`use_context`, that of a placeholder."""
-        return placeholder_context().wrap_bio(self.inbox.bio, self.outbox.bio, server_side=True)
-
     def use_context(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         """Create OpenSSL's connection with these settings."""
         self.ssl_object = ssl_context.wrap_bio(
             self.inbox.bio, self.outbox.bio, self.server_side, server_hostname
         )
+        self.has_context = True
 
     def open(self, *, is_tls13: bool, may_sign: bool) -> None:
         """Start the data phase, after the handshake.

@@ -7,7 +7,7 @@ import ssl
 import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
-from .engine import Engine, Happening
+from .engine import Engine, Happening, placeholder_context
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
@@ -78,6 +78,8 @@ class Handshake:
             self._refill()
             if self.wants_context:
                 return None
+            if not engine.has_context:  # nothing has arrived
+                return self._go_on()
         if IS_PYPY:
             empty_error_queue()
         try:
@@ -86,10 +88,7 @@ class Handshake:
         except ssl.SSLWantReadError:
             happening = self._go_on()
         except Exception as exc:
-            if suspect is None and may_be_foreign(exc):
-                happening = self.step(exc)
-            else:
-                happening = self._failure(suspect or exc)
+            happening = self._failure(exc, suspect)
         except BaseException as exc:
             self._drop_finished(exc)
             raise
@@ -118,13 +117,16 @@ class Handshake:
         inbox.ask_for_more()
         return _TRANSPORT_ENDED if inbox.has_ended and not inbox.is_behind else None
 
-    def _failure(self, exc: Exception) -> Happening:
+    def _failure(self, exc: Exception, suspect: Exception | None) -> Happening | None:
+        """Return why the handshake has failed, unless another step shows that it has not."""
+        if suspect is None and may_be_foreign(exc):
+            return self.step(exc)
         if isinstance(exc, ssl.SSLZeroReturnError):
             # A close_notify in the handshake can come from an attacker: nothing is verified yet.
             message = "the peer gave up the handshake (alert close_notify)"
             return PeerAlertError(message, alert="close_notify")
         self._drop_finished(exc)
-        return self._engine.failure(exc)
+        return self._engine.failure(suspect or exc)
 
     def _end(self) -> Happening | None:
         """Complete the handshake, or pause it until the peer is verified."""
@@ -238,9 +240,12 @@ class Handshake:
             inbox.records.take_all()
             self._engine.outbox.put(watch.refusal.alert)
             return False
-        if is_first and self._ssl_context is None and watch.hello is not None:
-            self.wants_context = True
-            return False
+        if is_first and self._ssl_context is None:
+            if watch.hello is not None:
+                self.wants_context = True
+                return False
+            if not self._engine.has_context:
+                self._engine.use_context(placeholder_context())  # OpenSSL refuses these records
         inbox.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()

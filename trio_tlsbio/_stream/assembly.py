@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TypeAlias
 
 import trio
 
@@ -20,12 +20,12 @@ from .transport_kinds import transport_for
 __all__ = ["UserFunctions", "assemble"]
 
 
-class UserFunctions(NamedTuple):
-    """The functions of the user that one stream calls, validated."""
-
-    choose_context: ChooseContext | None
-    verify_peer: VerifyPeer | None
-    on_session: Callable[[TLSSession], object] | None
+UserFunctions: TypeAlias = tuple[
+    ChooseContext | None, VerifyPeer | None, Callable[[TLSSession], object] | None
+]
+"""The functions of the user that one stream calls, validated: the parameters ``choose_context``,
+``verify_peer`` and ``on_session``.
+"""
 
 
 def assemble(

@@ -27,7 +27,7 @@ from trio_tlsbio._core.sessions import TLSSession, refuse_copy
 from trio_tlsbio._core.states import State
 
 from .addresses import Addresses, AddressQueries
-from .assembly import UserFunctions, assemble
+from .assembly import assemble
 from .closing import Closing
 from .decisions import ChooseContext, VerifyPeer, checked_function
 from .driver import Driver
@@ -142,7 +142,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             https_compatible, handshake_timeout, close_timeout, close_max_bytes, strict_alpn
         )
         is_chosen = server_side and not isinstance(ssl_context, ssl.SSLContext)
-        functions = UserFunctions(
+        functions = (
             checked_function(ssl_context, "ssl_context") if is_chosen else None,
             None if verify_peer is None else checked_function(verify_peer, "verify_peer"),
             on_session,
@@ -652,7 +652,7 @@ def stream_with(
 ) -> TLSStream[T_Stream]:
     """Create a stream from parameters that were already checked. See :class:`TLSStream`."""
     stream: TLSStream[T_Stream] = TLSStream.__new__(TLSStream)
-    functions = UserFunctions(options.choose_context, options.verify_peer, on_session)
+    functions = options.choose_context, options.verify_peer, on_session
     driver = assemble(transport_stream, arguments, options, functions, received=b"")
     stream._make(transport_stream, options, driver)
     return stream

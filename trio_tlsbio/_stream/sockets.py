@@ -27,8 +27,9 @@ __all__ = [
 # malloc would ask the system for new pages each time.
 MANY_BYTES = 96 * 1024
 
-# The most bytes to read otherwise: more than one record. The unused rest of a buffer is freed, and
-# from 64 KiB on, glibc's malloc tidies up each time, which would cost a handshake a thirtieth.
+# The most bytes to read otherwise: more than one record. Python gives the unused rest of a buffer
+# back, and depending on the state of glibc's heap, the rest of a large one can take a tenth of the
+# time of a short message.
 FEW_BYTES = 32 * 1024
 
 # The most pieces to write to a socket at a time. A slice has 16 of them, and systems accept 1024

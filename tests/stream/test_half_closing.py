@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from functools import partial
 
@@ -29,6 +30,19 @@ async def test_send_eof_ends_one_direction(established: Pair) -> None:
     await server.send_eof()
     assert await receive_all(client) == b"the answer"
     await together(client.aclose, server.aclose)
+
+
+async def test_send_eof_checks_all_that_one_read_takes(over_tcp: Pair) -> None:
+    client, server = over_tcp
+    await both_handshakes(client, server)
+    damaged = b"\x17\x03\x03\x00\x20" + bytes(32)
+    await server.send_all(bytes(60_000))
+    await server.transport_stream.send_all(damaged)
+    arrived = b""
+    while not arrived.endswith(damaged):
+        arrived = await client.transport_stream.socket.recv(100_000, socket.MSG_PEEK)
+    with pytest.raises(TLSError, match="arrived damaged"):
+        await client.send_eof()
 
 
 async def test_send_eof_completes_the_handshake(pair: Pair) -> None:

@@ -42,6 +42,8 @@ from trio_tlsbio import (
     serve_tls_listeners,
 )
 from trio_tlsbio._core.certificates import presented_names
+from trio_tlsbio._core.iana import Alert, AlertLevel
+from trio_tlsbio._core.records import ALERT
 from trio_tlsbio.testing import exchange
 
 # The library that the ssl module has loaded: no other one counts.
@@ -590,6 +592,24 @@ def test_a_call_with_an_entry_is_the_same_as_without(
         # Nothing is found later either.
         outcomes[-1] = outcomes[-1], _outcome(CALLS["receive"], pair[side])
     assert outcomes[0] == outcomes[1]
+
+
+def test_an_entry_from_within_a_step_is_not_blamed_on_the_next_record(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext, litter: Litter
+) -> None:
+    """The call is repeated for what OpenSSL has: what follows may be an error of its own."""
+    server_context.set_ecdh_curve("secp384r1")  # a retry request is all that the step writes
+    outcomes = []
+    for leave in (lambda: None, litter.drop):
+        server_context.sni_callback = lambda *_, leave=leave: leave()
+        client = TLSConnection(client_context, server_hostname=NAME)
+        server = TLSConnection(server_context, server_side=True)
+        refusal = bytes([ALERT, 3, 3, 0, 2, AlertLevel.FATAL, Alert.HANDSHAKE_FAILURE])
+        server.feed(client.data_to_send() + refusal)
+        outcomes.append(_outcome(TLSConnection.do_handshake, server))
+        _clear()
+    assert outcomes[0] == outcomes[1]
+    assert "handshake_failure" in str(outcomes[0])
 
 
 @pytest.mark.parametrize("has_entry", [False, True])

@@ -899,6 +899,13 @@ ROWS = [
         "call do_handshake()",
     ),
     Row(
+        "a certificate requested before the context is chosen",
+        lambda _: TLSConnection(None, server_side=True).verify_client_post_handshake(),
+        NeedHandshakeError,
+        "can't ask for a certificate",
+        "before the handshake is done",
+    ),
+    Row(
         "the version before the handshake",
         lambda world: world.stream().version(),
         NeedHandshakeError,

@@ -486,7 +486,7 @@ class TLSConnection:
             )
         engine, handshake = self._engine, self.handshake
         # The settings of this context apply, even if an sni_callback has chosen another one.
-        context = self._ssl_context or engine.ssl_object.context
+        context = self._ssl_context or self.ssl_object.context
         happening = ask_for_certificate(engine, context, handshake, self.lifecycle.origin)
         assert handshake is not None
         self._request = CertificateRequest(engine.ssl_object, handshake)

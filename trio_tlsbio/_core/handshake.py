@@ -70,15 +70,15 @@ class Handshake:
         The handshake is done when this returns :attr:`Event.HANDSHAKE_DONE`.
 
         Args:
-          suspect: The error of the last step, if it may be a foreign one: see
-            :func:`may_be_foreign`.
+          suspect: The error of the last step, if it may be a foreign one. Then OpenSSL is only
+            called again: see :func:`may_be_foreign`.
         """
         engine = self._engine
-        if not engine.inbox.bio.pending:
+        if suspect is None and not engine.inbox.bio.pending:
             self._refill()
             if self.wants_context:
                 return None
-            if not engine.has_context:  # nothing has arrived
+            if not engine.has_context:  # there is nothing to read yet
                 return self._go_on()
         if IS_PYPY:
             empty_error_queue()
@@ -105,9 +105,9 @@ class Handshake:
         inbox = engine.inbox
         if engine.outbox.bio.pending:
             refusal = self._refusal(is_done=False) if engine.server_side else None
-            flight = self._collect()  # before more is read: a retry request changes the rules
             if refusal is not None:
                 return refusal
+            flight = self._collect()  # before more is read: a retry request changes the rules
             if engine.server_side:
                 self._server_records += flight
         if self._refill() or self.wants_context:

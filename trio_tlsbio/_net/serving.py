@@ -339,10 +339,10 @@ class _Server(Generic[T_Stream]):
         start = trio.current_time()
         is_established = False
         error: Exception | None = None
-        _ = stream.peer_address  # this remembers it for the log: after a reset, a socket forgets it
         if self._draining.is_set():
             stream.stop_lingering()
         try:
+            _ = stream.peer_address  # remembers it for the log: after a reset, a socket forgets it
             try:
                 error = await self._shake_hands(stream, start)
                 if error is None:

@@ -17,7 +17,7 @@ from .driver import Driver
 from .options import StreamOptions
 from .transport_kinds import transport_for
 
-__all__ = ["UserFunctions", "assemble"]
+__all__ = ["assemble"]
 
 
 UserFunctions: TypeAlias = tuple[

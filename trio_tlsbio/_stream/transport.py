@@ -68,7 +68,8 @@ class Transport(ABC, Generic[StreamT]):
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
     _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
-    _read_bytes: int = attrs.field(default=FEW_BYTES, init=False)  # the most for the next read
+    # how much receive() reads at once
+    _read_bytes: int = attrs.field(default=FEW_BYTES, init=False)
     #: True if anything was received since the last send of plaintext, which resets this.
     received_since_send: bool = attrs.field(default=False, init=False)
     #: True if the unsent bytes may wait until something else is sent.
@@ -96,7 +97,7 @@ class Transport(ABC, Generic[StreamT]):
         or if nothing was received.
         """
 
-    def read_nowait(self, max_bytes: int) -> Data | None:
+    def read_nowait(self, max_bytes: int = MANY_BYTES) -> Data | None:
         """Return the received data, or None if nothing has arrived. A stream that returns what
         another one has read may exceed ``max_bytes``.
         """
@@ -127,7 +128,7 @@ class Transport(ABC, Generic[StreamT]):
             return fed  # reading a socket again after a reset looks like the end of the data
         try:
             for _ in range(most_reads):  # limited, because a fast peer could keep us here
-                data = self.read_nowait(self._read_bytes)
+                data = self.read_nowait()
                 if data is None:
                     break
                 if not data:
@@ -136,7 +137,6 @@ class Transport(ABC, Generic[StreamT]):
                 self.received_since_send = True
                 self.inbox.feed(data)
                 fed += len(data)
-                self._read_bytes = MANY_BYTES if len(data) >= FEW_BYTES else FEW_BYTES
         except (trio.ClosedResourceError, trio.BusyResourceError):
             pass
         except TruncationError as exc:

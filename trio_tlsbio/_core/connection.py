@@ -13,7 +13,7 @@ import trio
 from .arguments import Arguments, check_context
 from .client_certificate import CertificateRequest, ask_for_certificate, check_may_answer
 from .client_hello import ClientHello
-from .engine import Engine, Failure, Happening, placeholder_context
+from .engine import Engine, Failure, Happening
 from .errors import RefuseHandshake, TLSError, truncated
 from .explain import error_of, error_of_end
 from .handshake import Handshake
@@ -112,10 +112,6 @@ class TLSConnection:
         self, arguments: Arguments, collect_sessions: bool, verifies_peer: bool, strict_alpn: bool
     ) -> None:
         ssl_context, server_side = arguments.ssl_context, arguments.server_side
-        if strict_alpn and not server_side:
-            raise ValueError(
-                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
-            )
         self.inbox = inbox = Inbox()
         self.outbox, self.lifecycle = Outbox(), Lifecycle()
         self._ssl_context = ssl_context
@@ -168,10 +164,8 @@ class TLSConnection:
         Only use it for queries: this class would not notice calls of its ``read``, ``write`` or
         ``unwrap``. On a server that has not chosen its context yet, it is that of a placeholder.
         """
-        engine = self._engine
-        if not engine.has_context:
-            engine.use_context(placeholder_context())
-        return engine.ssl_object
+        self._engine.ensure_context()
+        return self._engine.ssl_object
 
     @property
     def send_state(self) -> State:

@@ -118,7 +118,7 @@ class Engine:
     outbox: Outbox
     #: OpenSSL's connection. Missing until :meth:`use_context`.
     ssl_object: ssl.SSLObject = attrs.field(init=False)
-    has_context: bool = False
+    has_context: bool = attrs.field(default=False, init=False)
     #: Called after records that were not data.
     on_message: Callable[[], None] | None = None
     #: Called with the bytes that OpenSSL has written while decrypting.
@@ -136,6 +136,11 @@ class Engine:
             self.inbox.bio, self.outbox.bio, self.server_side, server_hostname
         )
         self.has_context = True
+
+    def ensure_context(self) -> None:
+        """Use the context of a placeholder, unless there is one."""
+        if not self.has_context:
+            self.use_context(placeholder_context())
 
     def open(self, *, is_tls13: bool, may_sign: bool) -> None:
         """Start the data phase, after the handshake.

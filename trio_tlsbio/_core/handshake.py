@@ -7,13 +7,13 @@ import ssl
 import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
-from .engine import Engine, Happening, placeholder_context
+from .engine import Engine, Happening
 from .errors import PeerAlertError, RefuseHandshake, TLSError, printable
 from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
-from .openssl_errors import IS_PYPY, empty_error_queue, is_openssl_error, may_be_foreign
+from .openssl_errors import clean_up, is_openssl_error, may_be_foreign
 from .records import is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
@@ -58,6 +58,12 @@ class Handshake:
     # held back until the peer is accepted
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        if self._strict_alpn and not self._engine.server_side:
+            raise ValueError(
+                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
+            )
+
     @property
     def client_hello(self) -> ClientHello | None:
         """The first message from the client. None if it has not arrived yet, and on clients."""
@@ -80,8 +86,7 @@ class Handshake:
                 return None
             if not engine.has_context:  # there is nothing to read yet
                 return self._go_on()
-        if IS_PYPY:
-            empty_error_queue()
+        clean_up()
         try:
             # Always use this method: an sslobject_class may verify the peer in it.
             engine.ssl_object.do_handshake()
@@ -104,8 +109,7 @@ class Handshake:
         engine = self._engine
         inbox = engine.inbox
         if engine.outbox.bio.pending:
-            refusal = self._refusal(is_done=False) if engine.server_side else None
-            if refusal is not None:
+            if (refusal := self._refusal(is_done=False)) is not None:
                 return refusal
             flight = self._collect()  # before more is read: a retry request changes the rules
             if engine.server_side:
@@ -130,8 +134,7 @@ class Handshake:
 
     def _end(self) -> Happening | None:
         """Complete the handshake, or pause it until the peer is verified."""
-        refusal = self._refusal(is_done=True) if self._engine.server_side else None
-        if refusal is not None:
+        if (refusal := self._refusal(is_done=True)) is not None:
             return refusal
         if not self._verifies:
             return _HANDSHAKE_DONE
@@ -144,6 +147,8 @@ class Handshake:
     def _refusal(self, *, is_done: bool) -> Happening | None:
         """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
         engine = self._engine
+        if not engine.server_side:
+            return None
         refusal: Happening | None = None
         if engine.ssl_object.session_reused:
             refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
@@ -244,8 +249,7 @@ class Handshake:
             if watch.hello is not None:
                 self.wants_context = True
                 return False
-            if not self._engine.has_context:
-                self._engine.use_context(placeholder_context())  # OpenSSL refuses these records
+            self._engine.ensure_context()  # with which OpenSSL refuses these records
         inbox.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()

@@ -157,6 +157,11 @@ class Records:
     _start: int = 0
     _later: deque[bytes | memoryview] | None = attrs.field(default=None, repr=False)
 
+    @property
+    def is_spent(self) -> bool:
+        """True if the allowance is used up."""
+        return self.allowance < self.cost
+
     def feed(self, data: Data) -> None:
         """Append data."""
         if not isinstance(data, bytes):
@@ -211,7 +216,7 @@ class Records:
         The start of an incomplete record, with its header, is taken too, unless ``waits_for``
         returns True for it, which means to wait for the rest.
         """
-        if not self.waiting or self.allowance < self.cost:
+        if not self.waiting or self.is_spent:
             return b""
         if self.missing:
             return self._take_rest()

@@ -14,23 +14,17 @@ from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
 __all__ = [
-    "FEW_BYTES",
-    "MANY_BYTES",
     "NonWaitingSocket",
+    "RECEIVE_BYTES",
     "SocketCalls",
     "closed_error",
     "fileno_of",
     "stream_error",
 ]
 
-# The most bytes to read from a socket at a time, if much data arrives. From 128 KiB on, glibc's
-# malloc would ask the system for new pages each time.
-MANY_BYTES = 96 * 1024
-
-# The most bytes to read otherwise: more than one record. Python gives the unused rest of a buffer
-# back, and depending on the state of glibc's heap, the rest of a large one can take a tenth of the
-# time of a short message.
-FEW_BYTES = 32 * 1024
+# The most bytes to read from a socket at a time. From 128 KiB on, glibc's malloc would ask the
+# system for new pages each time.
+RECEIVE_BYTES = 96 * 1024
 
 # The most pieces to write to a socket at a time. A slice has 16 of them, and systems accept 1024
 # (IOV_MAX in sysconf(3)).
@@ -63,10 +57,10 @@ class NonWaitingSocket:
         except OSError as exc:
             raise stream_error(exc) from exc
 
-    def read_nowait(self, max_bytes: int = MANY_BYTES) -> bytes | None:
+    def read_nowait(self) -> bytes | None:
         """Return the received data, or ``b""`` at the end, or None if nothing has arrived."""
         try:
-            return system_calls.calls.read(self._fileno(), max_bytes)
+            return system_calls.calls.read(self._fileno(), RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as exc:

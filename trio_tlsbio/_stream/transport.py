@@ -24,7 +24,7 @@ from trio_tlsbio._core.inbox import Inbox
 from trio_tlsbio._core.outbox import Outbox
 from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 
-from .sockets import FEW_BYTES, MANY_BYTES
+from .sockets import RECEIVE_BYTES
 from .turns import Turn, background_task
 
 __all__ = ["SLICE_BYTES", "Transport", "slices"]
@@ -68,8 +68,6 @@ class Transport(ABC, Generic[StreamT]):
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
     _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
-    # how much receive() reads at once
-    _read_bytes: int = attrs.field(default=FEW_BYTES, init=False)
     #: True if anything was received since the last send of plaintext, which resets this.
     received_since_send: bool = attrs.field(default=False, init=False)
     #: True if the unsent bytes may wait until something else is sent.
@@ -97,10 +95,8 @@ class Transport(ABC, Generic[StreamT]):
         or if nothing was received.
         """
 
-    def read_nowait(self, max_bytes: int = MANY_BYTES) -> Data | None:
-        """Return the received data, or None if nothing has arrived. A stream that returns what
-        another one has read may exceed ``max_bytes``.
-        """
+    def read_nowait(self) -> Data | None:
+        """Return the received data, or None if nothing has arrived."""
         return None
 
     @abstractmethod
@@ -263,10 +259,9 @@ class Transport(ABC, Generic[StreamT]):
         Returns:
           True if everything was sent.
         """
-        sending, outbox = self._sending, self.outbox
-        if sending.is_taken or sending.error is not None:
+        if self._sending.is_taken or self._sending.error is not None:
             return False
-        pieces = outbox.pieces
+        pieces = self.outbox.pieces
         if pieces or self.is_unfinished:
             try:
                 sent = self.write_nowait(pieces)
@@ -275,8 +270,8 @@ class Transport(ABC, Generic[StreamT]):
             except Exception as exc:
                 self._note_broken(self._sending, exc)
                 return False
-            self._bytes_sent += sent
-            outbox.mark_sent(sent)
+            self._bytes_sent += sent  # as in _mark_sent(), without the cost of a call
+            self.outbox.mark_sent(sent)
             if pieces:
                 self._let_receiver_flush()
                 return False
@@ -384,17 +379,18 @@ class Transport(ABC, Generic[StreamT]):
         if receiving.error is not None:
             raise receiving.error.again()
         receiving.is_taken = True
-        data: Data | None = None
+        data: Data | None
         try:
             data = await self._receive_some()
             if data is None and receiving.error is None:
-                data = self.read_nowait(self._read_bytes)
+                data = self.read_nowait()
         except TruncationError as exc:
             self._note_truncation(exc)
             return 0
         except trio.ClosedResourceError:
             if not self._is_interrupted():
                 raise
+            data = None
         except trio.BusyResourceError:
             raise
         except trio.BrokenResourceError as exc:
@@ -414,9 +410,8 @@ class Transport(ABC, Generic[StreamT]):
             return 0
         self.received_since_send = True
         self.inbox.feed(data)
-        size, read_bytes = len(data), self._read_bytes
-        self._read_bytes = MANY_BYTES if size >= FEW_BYTES else FEW_BYTES
-        return size + (self.receive_nowait(_MORE_READS) if size == read_bytes else 0)
+        size = len(data)
+        return size if size < RECEIVE_BYTES else size + self.receive_nowait(_MORE_READS)
 
     def _note_end(self) -> None:
         if self._broken is not None:

@@ -16,7 +16,7 @@ from trio_tlsbio._core.records import Data
 from trio_tlsbio._stream import system_calls
 
 from .interfaces import CountingStream, ImmediateStream, LingeringStream, WatchedStream
-from .sockets import MANY_BYTES, NonWaitingSocket, closed_error, fileno_of, stream_error
+from .sockets import NonWaitingSocket, closed_error, fileno_of, stream_error
 from .transport import Transport
 
 __all__ = ["transport_for"]
@@ -70,7 +70,7 @@ class _NestedTransport(_StreamTransport):
         self.is_unfinished = self.is_unfinished or sent > 0  # the stream may have buffered them
         return sent
 
-    def read_nowait(self, max_bytes: int = MANY_BYTES) -> bytes | None:
+    def read_nowait(self) -> bytes | None:
         stream = self._stream
         return stream.receive_nowait() if isinstance(stream, ImmediateStream) else None
 

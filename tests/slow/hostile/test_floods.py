@@ -16,7 +16,7 @@ from trio_tlsbio._core.openssl_errors import IS_PYPY
 
 from .flood import FLOODS, KIB, Flood
 
-# What is received before another task has its turn, at most: see MANY_BYTES.
+# What is received before another task has its turn, at most: see RECEIVE_BYTES.
 MOST_AT_ONCE = 4 * 96 * KIB
 SMALLEST_RECORD = 22
 

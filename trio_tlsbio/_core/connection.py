@@ -294,11 +294,11 @@ class TLSConnection:
         # A message after the handshake may have failed already: return earlier data first.
         if self._handshake is not None and not self._shake_hands():
             return None
-        lifecycle, plaintext, data = self.lifecycle, self.inbox.plaintext, b""
+        data, plaintext = b"", self.inbox.plaintext
         if plaintext:
             data = bytes(plaintext[:max_bytes])
             del plaintext[: len(data)]
-        elif lifecycle.receive is _OPEN:
+        elif self.lifecycle.receive is _OPEN:
             data, happening = self._engine.decrypt(max_bytes)
             if happening is not None:
                 self._note(happening)
@@ -306,8 +306,8 @@ class TLSConnection:
                 self._encrypt_held()  # the decrypted records may have ended a renegotiation
         if data:
             return data
-        lifecycle.check_receive()
-        return None if lifecycle.receive is _OPEN else b""
+        self.lifecycle.check_receive()
+        return None if self.lifecycle.receive is _OPEN else b""
 
     def look_ahead(self) -> bool:
         """Decrypt data that was already fed, for :meth:`receive` to return later. Return True if

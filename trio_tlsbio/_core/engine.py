@@ -5,7 +5,6 @@ module.
 from __future__ import annotations
 
 import ssl
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
@@ -43,8 +42,6 @@ _LONE_FINISHED = ((16 + 16).to_bytes(2), (8 + 16 + 16).to_bytes(2))
 # Enum lookups cost three calls; the members are bound once.
 _TRANSPORT_ENDED, _CLOSE_NOTIFY_SENT = Event.TRANSPORT_ENDED, Event.CLOSE_NOTIFY_SENT
 _CLOSE_NOTIFY_RECEIVED = Event.CLOSE_NOTIFY_RECEIVED
-
-_ALL = sys.maxsize
 
 
 @attrs.frozen
@@ -183,7 +180,7 @@ class Engine:
         """
         chunks: list[bytes] = []
         happening: Happening | None = None
-        left = _ALL if max_bytes is None else max_bytes
+        size, left = RECORD_BYTES, max_bytes
         inbox, read = self.inbox, self.ssl_object.read
         bio, records = inbox.bio, inbox.records
         records.allowance, inbox.is_behind = MOST_RECORDS, False  # as begin_share() does
@@ -195,7 +192,8 @@ class Engine:
                 inbox.has_ended or self._may_hold_message or self.ssl_object.pending()
             )
         while not inbox.wants_data:
-            size = RECORD_BYTES if left > RECORD_BYTES else left  # noqa: FURB136 - min() is a call
+            if left is not None:
+                size = min(left, RECORD_BYTES)
             try:
                 try:
                     chunk = read(size)  # at most one record
@@ -221,28 +219,30 @@ class Engine:
                 happening = _CLOSE_NOTIFY_RECEIVED
                 break
             chunks.append(chunk)
-            size = len(chunk)
-            left -= size
             if records.waiting:
                 # Refund the difference: data costs less than the maximum for a record.
-                records.allowance += records.cost - 1 + ((size + SEAL_BYTES) >> records.shift)
-                records.allowance -= size >> DATA_SHIFT
-            if not left:
+                count = len(chunk)
+                charged = records.cost + ((count + SEAL_BYTES) >> records.shift)
+                records.allowance += charged - 1 - (count >> DATA_SHIFT)
+            if left is not None:
+                left -= len(chunk)
+                if not left:
+                    break
+            if bio.pending:
+                continue
+            # Avoid the exception that a read without ciphertext would raise.
+            if not records.waiting:
+                inbox.wants_data = not inbox.has_ended
                 break
-            if not bio.pending and not (records.waiting and inbox.refill(is_acceptable)):
-                # Avoid the exception that a further read would raise.
-                if records.waiting:
-                    inbox.ask_for_more()
-                else:
-                    inbox.wants_data = not inbox.has_ended
+            if not inbox.refill(is_acceptable):
+                inbox.ask_for_more()
                 break
         if self.outbox.bio.pending:
             self._collect_answers(happening)
-        if not chunks:
-            return b"", happening
-        inbox.has_decrypted = True
-        inbox.is_single = False  # the first tickets arrive before data
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks), happening
+        if chunks:
+            inbox.has_decrypted = True
+            inbox.is_single = False  # the first tickets arrive before data
+        return b"".join(chunks), happening  # a single chunk is not copied
 
     def _goes_on_after_message(self) -> bool:
         """Handle a record that was not data. Return True if OpenSSL has got more records."""
@@ -264,28 +264,27 @@ class Engine:
         """Encrypt data. Return the rest that OpenSSL does not accept because the peer
         renegotiates.
         """
-        left = data
         if type(data) is not bytes or len(data) > RECORD_BYTES:
-            left = byte_view(data)  # slices of a view are not copies
+            data = byte_view(data)  # slices of a view are not copies
         write, outbox = self.ssl_object.write, self.outbox
         if IS_PYPY:
             empty_error_queue()
-        while left:  # to OpenSSL, an empty write would mean the end
+        while data:  # to OpenSSL, an empty write would mean the end
             try:
                 try:
-                    taken = write(left[:RECORD_BYTES])
+                    taken = write(data[:RECORD_BYTES])
                 except ssl.SSLError as exc:
                     if not may_be_foreign(exc):
                         raise
-                    taken = call_openssl(write, left[:RECORD_BYTES], suspect=exc)
+                    taken = call_openssl(write, data[:RECORD_BYTES], suspect=exc)
             except ssl.SSLWantReadError:
                 outbox.collect()
-                return bytes(left)
+                return bytes(data)
             except Exception as exc:
                 failure = self.failure(exc)
                 outbox.collect()
                 return failure
-            left = left[taken:]
+            data = data[taken:]
             outbox.pieces.append(outbox.bio.read())
         return b""
 

@@ -78,8 +78,11 @@ class Outbox:
             self.bytes_answered = 0
             return
         left, whole = count, 0
-        while whole < len(pieces) and len(pieces[whole]) <= left:
-            left -= len(pieces[whole])
+        for piece in pieces:
+            size = len(piece)
+            if size > left:
+                break
+            left -= size
             whole += 1
         if left < 0 or (left and whole == len(pieces)):
             raise ValueError(f"count must be from 0 to {self.size}, not {count}")

@@ -216,11 +216,12 @@ class Records:
         The start of an incomplete record, with its header, is taken too, unless ``waits_for``
         returns True for it, which means to wait for the rest.
         """
-        if not self.waiting or self.is_spent:
+        left, cost = self.allowance, self.cost
+        if not self.waiting or left < cost:
             return b""
         if self.missing:
             return self._take_rest()
-        data, start, left, cost = self._data, self._start, self.allowance, self.cost
+        data, start = self._data, self._start
         size = len(data)
         limit = start if single else start + RECORD_BYTES
         end, odd = start, -1

@@ -303,17 +303,17 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True
-        transport, closing, receive = self._transport, self._closing, self._receive
+        transport = self._transport
         try:
-            if closing.has_begun or not self._driver.is_established:
-                closing.check_open()
+            if self._closing.has_begun or not self._driver.is_established:
+                self._closing.check_open()
                 await self._driver.complete_handshake()
             data = None if transport.inbox.wants_data else await self._receive_arrived(max_bytes)
             while data is None:
                 await transport.receive()
-                if closing.has_begun:
-                    closing.check_open()
-                data = receive(max_bytes)
+                if self._closing.has_begun:
+                    self._closing.check_open()
+                data = self._receive(max_bytes)
             if not data:
                 self._peer_watch.has_received_end = True
             if transport.outbox.pieces:
@@ -440,31 +440,32 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         if self._send_conflict.is_busy:
             raise self._send_conflict.error()
         self._send_conflict.is_busy = True
-        connection, transport, driver = self._connection, self._transport, self._driver
-        outbox, closing = transport.outbox, self._closing
+        transport, driver = self._transport, self._driver
+        outbox = transport.outbox
         parts: Sequence[Data]
         part: Data
         try:
-            if type(data) is bytes and len(data) <= SLICE_BYTES:
-                parts, size = (data,), len(data)
+            if type(data) is bytes and (size := len(data)) <= SLICE_BYTES:
+                parts = (data,)
             else:
                 parts, size = slices(data)
-            if closing.has_begun or not driver.is_established:
-                closing.check_send_open()
+            if self._closing.has_begun or not driver.is_established:
+                self._closing.check_send_open()
                 await driver.complete_handshake()
-            if not transport.received_since_send and 0 < size <= RECORD_BYTES:
+            if transport.received_since_send:
+                transport.received_since_send = False
+            elif 0 < size <= RECORD_BYTES:
                 self._peer_watch.look()
-            transport.received_since_send = False
             if size:  # an empty send doesn't complete a send that was cut short
                 driver.send_target = driver.committed + size
             for part in parts:
                 await checkpoint_if_cancelled()
                 if outbox.pieces or outbox.held:
                     await driver.flush_held()  # left by a cancelled send
-                if closing.has_begun:
-                    closing.check_open()
+                if self._closing.has_begun:
+                    self._closing.check_open()
                 try:
-                    connection.send(part)
+                    self._connection.send(part)
                 except TLSError:
                     await driver.flush_alert()
                     raise
@@ -473,10 +474,12 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                     await cancel_shielded_checkpoint()
                 else:
                     await driver.flush_held()
-                    closing.check_open()
+                    self._closing.check_open()
+        except BaseException:
+            parts, part = (), b""  # else the traceback would keep the caller's buffer locked
+            raise
         finally:
             self._send_conflict.is_busy = False
-            parts, part = (), b""  # else a traceback would keep the caller's buffer locked
 
     def peer_has_gone(self) -> bool:
         """Return True if the peer has ended the transport, so that data sent from now on may be

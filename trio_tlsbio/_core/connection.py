@@ -127,6 +127,10 @@ class TLSConnection:
                 inbox.is_single = True  # inspect each of its records
         self._handshake = Handshake(engine, ssl_context, verifies_peer, hello, strict_alpn)
         if not server_side:
+            if strict_alpn:
+                raise ValueError(
+                    "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
+                )
             self._begin(arguments, collect_sessions)
 
     def _begin(self, arguments: Arguments, collect_sessions: bool) -> None:
@@ -375,7 +379,9 @@ class TLSConnection:
                 return False
             if handshake.wants_context or handshake.unverified is not None:
                 return False  # the caller has to decide first
-            if (happening := handshake.step()) is not None:
+            if (happening := handshake.step()) is _HANDSHAKE_DONE:
+                self._open(handshake.info())
+            elif happening is not None:
                 self._note(happening)
         return True
 
@@ -428,7 +434,7 @@ class TLSConnection:
         Raises:
           ValueError: if there is none.
         """
-        self._note(self._paused(self.unverified is not None).accept_peer())
+        self._open(self._paused(self.unverified is not None).accept_peer())
 
     def _paused(self, is_wanted: bool) -> Handshake:
         """Return the handshake, which must be paused for the decision that the caller passes on."""
@@ -436,9 +442,10 @@ class TLSConnection:
             raise ValueError("the handshake does not wait for this decision")
         return self._handshake
 
-    def _open(self, handshake: Handshake) -> None:
-        """Start the data phase: the handshake is done."""
-        info = self._info = handshake.info()
+    def _open(self, info: HandshakeInfo) -> None:
+        """Start the data phase: the handshake is done, with this result."""
+        self.lifecycle.happened(_HANDSHAKE_DONE)
+        self._handshake, self._info = None, info
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
@@ -652,11 +659,11 @@ class TLSConnection:
         """Advance the states. After its first error, OpenSSL only reports consequences of that
         error, and after a fatal alert even an apparently clean end. So the first error is kept.
         """
-        lifecycle, inbox, handshake = self.lifecycle, self.inbox, self._handshake
+        lifecycle = self.lifecycle
         receive_state = lifecycle.receive
         is_open = receive_state is not _HANDSHAKE
         if isinstance(happening, Failure):
-            speaks_tls = handshake is None or handshake.has_answered
+            speaks_tls = self._handshake is None or self._handshake.has_answered
             ssl_object = self._engine.ssl_object
             happening = error_of(happening, ssl_object, speaks_tls=speaks_tls, is_open=is_open)
         if isinstance(happening, TLSError):
@@ -668,12 +675,9 @@ class TLSConnection:
         if happening is _CLOSE_NOTIFY_SENT:
             self.outbox.seal()
         if lifecycle.receive is not receive_state and lifecycle.receive is not _OPEN:
-            inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
-        if lifecycle.send is not _HANDSHAKE and handshake is not None:
-            # Before _open(), which can call this again: it sends the data that was held back.
-            self._handshake = None
-            if happening is _HANDSHAKE_DONE:
-                self._open(handshake)
+            self.inbox.close(keeps_trailing=lifecycle.receive is _CLOSED)
+        if lifecycle.send is not _HANDSHAKE:
+            self._handshake = None  # it has failed, if it wasn't done before
 
 
 def connection_of(

@@ -50,19 +50,12 @@ class Handshake:
     wants_context: bool = attrs.field(default=False, init=False)
     #: The result of the handshake with a peer that has to be verified now, or None.
     unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
-    _accepted: HandshakeInfo | None = attrs.field(default=None, init=False)  # once it was verified
     # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if a server has answered, which shows that the first message was a ClientHello.
     has_answered: bool = attrs.field(default=False, init=False)
     # held back until the peer is accepted
     _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        if self._strict_alpn and not self._engine.server_side:
-            raise ValueError(
-                "strict_alpn is for servers: on a client, check handshake.alpn_protocol"
-            )
 
     @property
     def client_hello(self) -> ClientHello | None:
@@ -158,18 +151,16 @@ class Handshake:
 
     def info(self) -> HandshakeInfo:
         """Return the result, once OpenSSL is done."""
-        if self._accepted is not None:
-            return self._accepted
         watch = self._hello
         hello = (bytes(self._first_records) or None) if watch is None else watch.hello
         return HandshakeInfo.of(self._engine.ssl_object, self._server_records, hello)
 
-    def accept_peer(self) -> Event:
-        """Release the last flight, and return the event."""
+    def accept_peer(self) -> HandshakeInfo:
+        """Release the last flight, and return the result."""
+        assert self.unverified is not None
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
-        self._accepted, self.unverified = self.unverified, None
-        return _HANDSHAKE_DONE
+        return self.unverified
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""

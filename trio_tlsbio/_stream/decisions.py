@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Any, TypeAlias, TypeGuard
 
 import attrs
@@ -74,7 +73,7 @@ class Decisions:
     _connection: TLSConnection
     _choose_context: ChooseContext | None
     _verify_peer: VerifyPeer | None
-    _turn: Turn = attrs.field(factory=partial(Turn, "deciding"), init=False)
+    _turn: Turn = attrs.field(factory=Turn, init=False)
 
     async def make(self) -> bool:
         """Call the user's function, and pass the result to the connection. Return False if the

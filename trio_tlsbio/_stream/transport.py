@@ -12,7 +12,6 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
 import attrs
@@ -62,8 +61,8 @@ class Transport(ABC, Generic[StreamT]):
     inbox: Inbox
     outbox: Outbox
     _origin: Origin
-    _sending: Turn = attrs.field(factory=partial(Turn, "sending"), init=False)
-    _receiving: Turn = attrs.field(factory=partial(Turn, "receiving"), init=False)
+    _sending: Turn = attrs.field(factory=Turn, init=False)
+    _receiving: Turn = attrs.field(factory=Turn, init=False)
     # The error that broke the transport, in either direction.
     _broken: TLSError | None = attrs.field(default=None, init=False)
     _bytes_sent: int = attrs.field(default=0, init=False)
@@ -325,7 +324,8 @@ class Transport(ABC, Generic[StreamT]):
             # a copy: the original is raised, and would hold this object in a cycle
             exc = _without_traceback(exc)
         words = str(exc) or type(exc).__name__
-        error = TLSError(f"the transport broke while {turn.purpose}: {words}")
+        doing = "receiving" if turn is self._receiving else "sending"
+        error = TLSError(f"the transport broke while {doing}: {words}")
         self._broken = self._origin.claim(caused_by(error, exc))
         self._sending.error = self._sending.error or self._broken
         if turn is self._receiving:

@@ -51,7 +51,6 @@ class Turn:
     Then the others check again: it may have failed, or their condition may be met.
     """
 
-    purpose: str
     is_taken: bool = attrs.field(default=False, init=False)
     #: An error that every later task gets in place of the turn.
     error: TLSError | None = attrs.field(default=None, init=False)

@@ -377,10 +377,10 @@ class TLSConnection:
         while (handshake := self._handshake) is not None:
             if inbox.wants_data or inbox.is_behind:
                 return False
-            if handshake.wants_context or handshake.unverified is not None:
+            if handshake.wants_context or handshake.result is not None:
                 return False  # the caller has to decide first
             if (happening := handshake.step()) is _HANDSHAKE_DONE:
-                self._open(handshake.info())
+                self._open(handshake)
             elif happening is not None:
                 self._note(happening)
         return True
@@ -426,7 +426,7 @@ class TLSConnection:
 
         Call :meth:`accept_peer` or :meth:`abort`, and then :meth:`do_handshake` again.
         """
-        return None if self._handshake is None else self._handshake.unverified
+        return None if self._handshake is None else self._handshake.result
 
     def accept_peer(self) -> None:
         """Complete the handshake with the peer that is :attr:`unverified`.
@@ -434,7 +434,9 @@ class TLSConnection:
         Raises:
           ValueError: if there is none.
         """
-        self._open(self._paused(self.unverified is not None).accept_peer())
+        handshake = self._paused(self.unverified is not None)
+        handshake.accept_peer()
+        self._open(handshake)
 
     def _paused(self, is_wanted: bool) -> Handshake:
         """Return the handshake, which must be paused for the decision that the caller passes on."""
@@ -442,9 +444,11 @@ class TLSConnection:
             raise ValueError("the handshake does not wait for this decision")
         return self._handshake
 
-    def _open(self, info: HandshakeInfo) -> None:
-        """Start the data phase: the handshake is done, with this result."""
+    def _open(self, handshake: Handshake) -> None:
+        """Start the data phase: the handshake is done."""
         self.lifecycle.happened(_HANDSHAKE_DONE)
+        info = handshake.result
+        assert info is not None
         self._handshake, self._info = None, info
         self._engine.open(
             is_tls13=info.version == "TLSv1.3",

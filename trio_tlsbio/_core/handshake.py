@@ -48,8 +48,9 @@ class Handshake:
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if the handshake is paused until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
-    #: The result of the handshake with a peer that has to be verified now, or None.
-    unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
+    #: The result, once OpenSSL is done. With ``verifies``, the handshake is paused then until
+    #: :meth:`accept_peer`.
+    result: HandshakeInfo | None = attrs.field(default=None, init=False)
     # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if a server has answered, which shows that the first message was a ClientHello.
@@ -102,7 +103,7 @@ class Handshake:
         engine = self._engine
         inbox = engine.inbox
         if engine.outbox.bio.pending:
-            if (refusal := self._refusal(is_done=False)) is not None:
+            if engine.server_side and (refusal := self._refusal()) is not None:
                 return refusal
             flight = self._collect()  # before more is read: a retry request changes the rules
             if engine.server_side:
@@ -127,40 +128,34 @@ class Handshake:
 
     def _end(self) -> Happening | None:
         """Complete the handshake, or pause it until the peer is verified."""
-        if (refusal := self._refusal(is_done=True)) is not None:
-            return refusal
+        engine, watch = self._engine, self._hello
+        hello = (bytes(self._first_records) or None) if watch is None else watch.hello
+        self.result = HandshakeInfo.of(engine.ssl_object, self._server_records, hello)
+        if engine.server_side and self.result.session_reused:
+            refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=True)
+            if refusal is not None:
+                return refusal
         if not self._verifies:
             return _HANDSHAKE_DONE
         # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
         # In TLS 1.2 it contains the Finished of the side that sends it last.
-        self._last_flight = self._engine.outbox.bio.read()
-        self.unverified = self.info()
+        self._last_flight = engine.outbox.bio.read()
         return None
 
-    def _refusal(self, *, is_done: bool) -> Happening | None:
-        """Refuse a client that OpenSSL accepts, if it violates one of our own rules."""
+    def _refusal(self) -> Happening | None:
+        """Refuse a client that OpenSSL answers, if it violates one of our own rules."""
         engine = self._engine
-        if not engine.server_side:
-            return None
         refusal: Happening | None = None
         if engine.ssl_object.session_reused:
-            refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=is_done)
-        if self._strict_alpn and not (is_done or refusal):
+            refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=False)
+        if self._strict_alpn and refusal is None:
             refusal = self._refuse_protocols()
         return refusal
 
-    def info(self) -> HandshakeInfo:
-        """Return the result, once OpenSSL is done."""
-        watch = self._hello
-        hello = (bytes(self._first_records) or None) if watch is None else watch.hello
-        return HandshakeInfo.of(self._engine.ssl_object, self._server_records, hello)
-
-    def accept_peer(self) -> HandshakeInfo:
-        """Release the last flight, and return the result."""
-        assert self.unverified is not None
+    def accept_peer(self) -> None:
+        """Release the last flight."""
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
-        return self.unverified
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""

@@ -48,9 +48,10 @@ def key_exchange_message(records: Data, *, is_tls13: bool) -> bytes:
         if content_type == HANDSHAKE:  # records encrypted by TLS 1.3 have another type
             if MESSAGE_HEADER_BYTES + (header & 0xFFFFFF) != length:
                 return _message_in_split_records(records, kind)
-            body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
-            if header >> 24 == kind and records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
-                return bytes(records[body:end])
+            if header >> 24 == kind:
+                body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
+                if records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
+                    return bytes(records[body:end])
         start = end
     return b""
 

@@ -13,7 +13,7 @@ from .handshake_info import HandshakeInfo
 from .hello import HelloWatch, hello_in, plaintext_alert
 from .iana import Alert
 from .key_exchange import MOST_FLIGHT_BYTES
-from .openssl_errors import clean_up, is_openssl_error, may_be_foreign
+from .openssl_errors import IS_PYPY, empty_error_queue, is_openssl_error, may_be_foreign
 from .records import is_possible_in_plaintext
 from .stale_sessions import refusal_of_session
 from .states import Event
@@ -80,7 +80,8 @@ class Handshake:
                 return None
             if not engine.has_context:  # there is nothing to read yet
                 return self._go_on()
-        clean_up()
+        if IS_PYPY:
+            empty_error_queue()
         try:
             # Always use this method: an sslobject_class may verify the peer in it.
             engine.ssl_object.do_handshake()

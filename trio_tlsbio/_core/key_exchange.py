@@ -44,15 +44,15 @@ def key_exchange_message(records: Data, *, is_tls13: bool) -> bytes:
     start, last = 0, len(records) - HEADER_BYTES - MESSAGE_HEADER_BYTES
     while start <= last:
         content_type, length, header = _BOTH_HEADERS(records, start)
-        end = start + HEADER_BYTES + length
+        start += HEADER_BYTES + length
         if content_type == HANDSHAKE:  # records encrypted by TLS 1.3 have another type
-            if MESSAGE_HEADER_BYTES + (header & 0xFFFFFF) != length:
+            size = header & 0xFFFFFF
+            if MESSAGE_HEADER_BYTES + size != length:
                 return _message_in_split_records(records, kind)
             if header >> 24 == kind:
-                body = start + HEADER_BYTES + MESSAGE_HEADER_BYTES
-                if records[body + 2 : body + 34] != HELLO_RETRY_REQUEST:
-                    return bytes(records[body:end])
-        start = end
+                body = bytes(records[start - size : start])
+                if body[2:34] != HELLO_RETRY_REQUEST:
+                    return body
     return b""
 
 

@@ -21,7 +21,7 @@ import trio
 
 from .errors import Origin, TLSError
 
-__all__ = ["Event", "Lifecycle", "Side", "State", "TRANSITIONS", "advance"]
+__all__ = ["Event", "Lifecycle", "Side", "State", "TRANSITIONS"]
 
 
 class _Unique(enum.Enum):
@@ -60,7 +60,6 @@ class Event(_Unique):
 
 
 # Enum lookups cost three calls; the members are bound once.
-_SEND, _RECEIVE = Side.SEND, Side.RECEIVE
 _CLOSED, _FAILED = State.CLOSED, State.FAILED
 
 
@@ -97,9 +96,7 @@ TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyTy
 )
 
 
-def advance(side: Side, state: State, event: Event) -> State:
-    """Return the state of ``side`` after ``event``."""
-    return TRANSITIONS[side].get((state, event), state)
+_SENDING, _RECEIVING = TRANSITIONS[Side.SEND], TRANSITIONS[Side.RECEIVE]
 
 
 @attrs.define(eq=False)
@@ -116,10 +113,10 @@ class Lifecycle:
         """Advance both directions, and store the error for those that it ends."""
         if error is not None:
             self.origin.claim(error)
-        state = advance(_SEND, self.send, event)
+        state = _SENDING.get((self.send, event), self.send)
         if state is not self.send:
             self.send, self.send_error = state, error
-        state = advance(_RECEIVE, self.receive, event)
+        state = _RECEIVING.get((self.receive, event), self.receive)
         if state is not self.receive:
             self.receive, self.receive_error = state, error
 

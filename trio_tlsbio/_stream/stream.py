@@ -303,7 +303,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         if self._receive_conflict.is_busy:
             raise self._receive_conflict.error()
         self._receive_conflict.is_busy = True
-        transport = self._transport
+        transport, receive = self._transport, self._receive
         try:
             if self._closing.has_begun or not self._driver.is_established:
                 self._closing.check_open()
@@ -313,7 +313,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                 await transport.receive()
                 if self._closing.has_begun:
                     self._closing.check_open()
-                data = self._receive(max_bytes)
+                data = receive(max_bytes)
             if not data:
                 self._peer_watch.has_received_end = True
             if transport.outbox.pieces:

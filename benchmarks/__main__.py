@@ -9,6 +9,9 @@ that are not at work wait for a pipe. Their turns are short where that can be, a
 
 CPU time is that of the process around the workload, after a warm-up of the connection. Needs POSIX,
 and an idle machine.
+
+A process keeps the speed that its layout in memory gives it, which differs by some percent from one
+start to the next. So smaller differences only show over many starts: ``--starts 40 --rounds 2``.
 """
 
 from __future__ import annotations
@@ -47,14 +50,14 @@ RESERVED = 200
 class Run:
     """Measures, with processes that are started when they are first needed."""
 
-    def __init__(self, stack: ExitStack, options: argparse.Namespace) -> None:
+    def __init__(self, stack: ExitStack, options: argparse.Namespace, seed: int) -> None:
         self._stack = stack
         self._rounds: int = options.rounds
         self._core: int | None = options.core
         self._version = ssl.TLSVersion.TLSv1_2 if options.tls12 else ssl.TLSVersion.TLSv1_3
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self._peers: dict[tuple[type[Implementation], ssl.TLSVersion], Peer] = {}
-        self._random = random.Random(1)
+        self._random = random.Random(seed)
         self.figures: list[Figure] = []
         save_certificates(self._folder)
 
@@ -150,8 +153,21 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         environment["openssl program"] = output.strip()
     environment["TLS"] = "1.2" if options.tls12 else "1.3"
     environment["rounds"] = f"{options.rounds}{', quick' if options.quick else ''}"
+    environment["starts"] = str(options.starts)
     environment["pinned to"] = "nothing" if options.core is None else f"core {options.core}"
     return environment
+
+
+def measure_all(options: argparse.Namespace, seed: int) -> list[Figure]:
+    """Measure what is asked for, with processes that are started for it."""
+    with ExitStack() as stack:
+        run = Run(stack, options, seed)
+        for workload in workloads(quick=options.quick, connections=descriptors() - RESERVED):
+            if workload.group in options.names:
+                run.measure(workload)
+        if FLOOR in options.names:
+            run.measure_floor(200 if options.quick else 4000)
+    return run.figures
 
 
 def main() -> None:
@@ -160,6 +176,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(GROUPS)}")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--rounds", type=int, help="by default 7, or 1 if quick")
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=1,
+        help="how often to start all processes anew, with that many rounds each time",
+    )
     parser.add_argument("--tls12", action="store_true", help="TLS 1.2 where nothing is said")
     parser.add_argument("--no-pin", action="store_true", help="let processes run on any core")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures")
@@ -190,22 +212,18 @@ def main() -> None:
     if FLOOR in options.names and len(_floor.names()) < len(_floor.NAMES):
         print("left out: openssl speed, as there is no such program")
     sys.stdout.flush()
-    with ExitStack() as stack:
-        run = Run(stack, options)
-        for workload in workloads(quick=options.quick, connections=descriptors() - RESERVED):
-            if workload.group in options.names:
-                run.measure(workload)
-        if FLOOR in options.names:
-            run.measure_floor(200 if options.quick else 4000)
-    _figures.print_tables(run.figures)
+    figures: list[Figure] = []
+    for start in range(options.starts):
+        figures = _figures.joined(figures, measure_all(options, seed=start))
+    _figures.print_tables(figures)
     if options.compare:
-        _figures.print_comparison(earlier, run.figures)
+        _figures.print_comparison(earlier, figures)
     if options.against:
-        _figures.print_ratios(run.figures, Ours.name, OursBefore.name)
+        _figures.print_ratios(figures, Ours.name, OursBefore.name)
     if options.json:
-        _figures.write(options.json, environment, run.figures)
+        _figures.write(options.json, environment, figures)
     if options.svg:
-        _figures.plot(options.svg, run.figures)
+        _figures.plot(options.svg, figures)
 
 
 if __name__ == "__main__":

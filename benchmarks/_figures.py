@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,16 @@ def _ratio(figure: Figure, other: Figure | None) -> str:
     if ratios is None or figure is other:
         return ""
     return f"x {_spread(ratios, 5)}"
+
+
+def joined(figures: Iterable[Figure], more: Iterable[Figure]) -> list[Figure]:
+    """Put the turns of another start behind those of the same figures."""
+    known = {(*figure.panel, figure.implementation): figure for figure in figures}
+    for figure in more:
+        key = (*figure.panel, figure.implementation)
+        before = known.get(key)
+        known[key] = replace(figure, values=[*(before.values if before else ()), *figure.values])
+    return list(known.values())
 
 
 def print_tables(figures: Iterable[Figure]) -> None:

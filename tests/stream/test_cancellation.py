@@ -794,3 +794,14 @@ async def test_a_cancellation_that_comes_in_a_group_breaks_nothing(
             transport.is_blocked = False
             await client.send_all(b", and on its way")
             assert await server.receive_some() == b"cancelled, and on its way"
+
+
+async def test_an_exception_that_is_kept_does_not_lock_the_data(setup: Setup) -> None:
+    """The traceback holds the frames that have sent, and a bytearray that is viewed can't grow."""
+    async with setup.established() as (ours, theirs):
+        data = bytearray(LARGE)
+        await together(ours.send_eof, partial(theirs.receive_some, 1))
+        with pytest.raises(trio.ClosedResourceError) as caught:
+            await ours.send_all(data)
+        data += b"!"
+        assert caught.tb is not None  # it is still alive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -277,3 +278,34 @@ def test_a_refused_peer_gets_nothing(
     assert client.unverified is None
     with pytest.raises(TLSError, match="no"):
         client.do_handshake()
+
+
+def test_an_exception_at_the_end_of_the_handshake_releases_nothing(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """Our certificate must not go to a peer that nobody has accepted."""
+    errors = [RuntimeError("a class of one's own")]
+
+    class Failing(ssl.SSLObject):
+        def selected_alpn_protocol(self) -> str | None:
+            if errors:
+                raise errors.pop()
+            return super().selected_alpn_protocol()
+
+    client_context.sslobject_class = Failing
+    client = TLSConnection(client_context, server_hostname=NAME, verifies_peer=True)
+    server = TLSConnection(server_context, server_side=True)
+    while errors:
+        transfer(client, server)
+        server.do_handshake()
+        transfer(server, client)
+        with suppress(RuntimeError):
+            client.do_handshake()
+    assert client.unverified is None
+    assert client.data_to_send() == b""
+    assert not client.do_handshake()
+    assert client.unverified is not None
+    assert client.data_to_send() == b""
+    client.accept_peer()
+    transfer(client, server)
+    assert server.do_handshake()

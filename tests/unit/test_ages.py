@@ -340,3 +340,37 @@ def test_a_refused_client_is_told_before_it_is_verified_otherwise(
     assert server.unverified is None
     with pytest.raises(TLSError, match="has expired in the meantime"):
         server.do_handshake()
+
+
+@pytest.mark.parametrize("verifies_peer", [False, True])
+def test_an_interrupted_check_of_a_client_is_made_again(
+    of_a_day: ssl.SSLContext,
+    asking: ssl.SSLContext,
+    travel: Travel,
+    monkeypatch: pytest.MonkeyPatch,
+    verifies_peer: bool,
+) -> None:
+    """Otherwise, Ctrl-C at the right moment would let in a client whose certificate has expired."""
+    _, session = connect(of_a_day, asking)
+    travel(2 * DAY + 60)
+    expiry_of, interrupts = dates.expiry_of, [KeyboardInterrupt]
+
+    def interrupted(certificate: bytes) -> float:
+        if interrupts:
+            raise interrupts.pop()
+        return expiry_of(certificate)
+
+    client = TLSConnection(of_a_day, server_hostname=NAME, session=session)
+    server = TLSConnection(asking, server_side=True, verifies_peer=verifies_peer)
+    monkeypatch.setattr(dates, "expiry_of", interrupted)
+    monkeypatch.setattr(stale_sessions, "peer_certificate", lambda _: None)  # not until the end
+    transfer(client, server)
+    assert not server.do_handshake()
+    transfer(server, client)
+    assert client.do_handshake()
+    transfer(client, server)
+    with pytest.raises(KeyboardInterrupt):
+        server.do_handshake()
+    assert server.unverified is None
+    with pytest.raises(TLSError, match="has expired in the meantime"):
+        server.do_handshake()

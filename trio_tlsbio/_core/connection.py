@@ -377,7 +377,7 @@ class TLSConnection:
         while (handshake := self._handshake) is not None:
             if inbox.wants_data or inbox.is_behind:
                 return False
-            if handshake.wants_context or handshake.result is not None:
+            if handshake.wants_context or handshake.unverified is not None:
                 return False  # the caller has to decide first
             if (happening := handshake.step()) is _HANDSHAKE_DONE:
                 self._open(handshake)
@@ -426,7 +426,7 @@ class TLSConnection:
 
         Call :meth:`accept_peer` or :meth:`abort`, and then :meth:`do_handshake` again.
         """
-        return None if self._handshake is None else self._handshake.result
+        return None if self._handshake is None else self._handshake.unverified
 
     def accept_peer(self) -> None:
         """Complete the handshake with the peer that is :attr:`unverified`.
@@ -660,8 +660,10 @@ class TLSConnection:
         self._note(error)
 
     def _note(self, happening: Happening) -> None:
-        """Advance the states. After its first error, OpenSSL only reports consequences of that
-        error, and after a fatal alert even an apparently clean end. So the first error is kept.
+        """Advance the states, except at the end of the handshake: see :meth:`_open`.
+
+        After its first error, OpenSSL only reports consequences of that error, and after a fatal
+        alert even an apparently clean end. So the first error is kept.
         """
         lifecycle = self.lifecycle
         receive_state = lifecycle.receive

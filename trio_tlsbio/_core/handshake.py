@@ -48,9 +48,10 @@ class Handshake:
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if the handshake is paused until :meth:`use_context`.
     wants_context: bool = attrs.field(default=False, init=False)
-    #: The result, once OpenSSL is done. With ``verifies``, the handshake is paused then until
-    #: :meth:`accept_peer`.
+    #: The result, once the handshake is done.
     result: HandshakeInfo | None = attrs.field(default=None, init=False)
+    #: The result, if the handshake is paused until :meth:`accept_peer`.
+    unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
     # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if a server has answered, which shows that the first message was a ClientHello.
@@ -130,21 +131,25 @@ class Handshake:
     def _end(self) -> Happening | None:
         """Complete the handshake, or pause it until the peer is verified."""
         engine, watch = self._engine, self._hello
+        if self._verifies:
+            # In TLS 1.3 this contains a client's Finished and its certificate, or a server's
+            # tickets. In TLS 1.2 it contains the Finished of the side that sends it last. It is
+            # held back first, because an sslobject_class can raise anything in what follows.
+            self._last_flight += engine.outbox.bio.read()
         hello = (bytes(self._first_records) or None) if watch is None else watch.hello
-        self.result = HandshakeInfo.of(engine.ssl_object, self._server_records, hello)
-        if engine.server_side and self.result.session_reused:
+        result = HandshakeInfo.of(engine.ssl_object, self._server_records, hello)
+        if engine.server_side and result.session_reused:
             refusal = refusal_of_session(engine.ssl_object, engine.outbox, is_done=True)
             if refusal is not None:
                 return refusal
-        if not self._verifies:
-            return _HANDSHAKE_DONE
-        # In TLS 1.3 this contains a client's Finished and its certificate, or a server's tickets.
-        # In TLS 1.2 it contains the Finished of the side that sends it last.
-        self._last_flight = engine.outbox.bio.read()
-        return None
+        if self._verifies:
+            self.unverified = result
+            return None
+        self.result = result
+        return _HANDSHAKE_DONE
 
     def _refusal(self) -> Happening | None:
-        """Refuse a client that OpenSSL answers, if it violates one of our own rules."""
+        """Refuse a client that OpenSSL answers, if it violates one of a server's own rules."""
         engine = self._engine
         refusal: Happening | None = None
         if engine.ssl_object.session_reused:
@@ -157,6 +162,7 @@ class Handshake:
         """Release the last flight."""
         self._engine.outbox.bio.write(self._last_flight)
         self._collect()
+        self.result, self.unverified = self.unverified, None
 
     def use_context(self, ssl_context: ssl.SSLContext) -> None:
         """Continue with a context, if the handshake has paused for it."""

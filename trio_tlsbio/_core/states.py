@@ -95,7 +95,6 @@ TRANSITIONS: Mapping[Side, Mapping[tuple[State, Event], State]] = MappingProxyTy
     }
 )
 
-
 _SENDING, _RECEIVING = TRANSITIONS[Side.SEND], TRANSITIONS[Side.RECEIVE]
 
 

@@ -35,7 +35,7 @@ from .interfaces import check_transport, stream_of
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .queries import ConnectionQueries
-from .transport import SLICE_BYTES, Transport, slices
+from .transport import SLICE_BYTES, Transport, release, slices
 from .turns import ConflictDetector
 
 __all__ = ["TLSStream", "T_Stream", "stream_with"]
@@ -439,16 +439,15 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """
         if self._send_conflict.is_busy:
             raise self._send_conflict.error()
+        parts: Sequence[bytes | memoryview]
+        if type(data) is bytes and (size := len(data)) <= SLICE_BYTES:
+            parts = (data,)
+        else:
+            parts, size = slices(data)
         self._send_conflict.is_busy = True
         transport, driver = self._transport, self._driver
         outbox = transport.outbox
-        parts: Sequence[Data]
-        part: Data
         try:
-            if type(data) is bytes and (size := len(data)) <= SLICE_BYTES:
-                parts = (data,)
-            else:
-                parts, size = slices(data)
             if self._closing.has_begun or not driver.is_established:
                 self._closing.check_send_open()
                 await driver.complete_handshake()
@@ -476,7 +475,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                     await driver.flush_held()
                     self._closing.check_open()
         except BaseException:
-            parts, part = (), b""  # else the traceback would keep the caller's buffer locked
+            release(parts)
             raise
         finally:
             self._send_conflict.is_busy = False

@@ -26,7 +26,7 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, background_task
 
-__all__ = ["SLICE_BYTES", "Transport", "slices"]
+__all__ = ["SLICE_BYTES", "Transport", "release", "slices"]
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """The most bytes that are given to a transport at a time."""
@@ -47,6 +47,13 @@ def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
     view = byte_view(data)
     size = len(view)
     return [view[start : start + SLICE_BYTES] for start in range(0, size or 1, SLICE_BYTES)], size
+
+
+def release(slices: Sequence[bytes | memoryview]) -> None:
+    """Release slices after an exception, whose traceback would keep the caller's buffer locked."""
+    for part in slices:
+        if isinstance(part, memoryview):
+            part.release()
 
 
 @attrs.define(eq=False)
@@ -269,8 +276,8 @@ class Transport(ABC, Generic[StreamT]):
             except Exception as exc:
                 self._note_broken(self._sending, exc)
                 return False
-            self._bytes_sent += sent  # as in _mark_sent(), without the cost of a call
-            self.outbox.mark_sent(sent)
+            self.outbox.mark_sent(sent)  # as in _mark_sent(), without the cost of a call
+            self._bytes_sent += sent
             if pieces:
                 self._let_receiver_flush()
                 return False
@@ -411,7 +418,9 @@ class Transport(ABC, Generic[StreamT]):
         self.received_since_send = True
         self.inbox.feed(data)
         size = len(data)
-        return size if size < RECEIVE_BYTES else size + self.receive_nowait(_MORE_READS)
+        if size == RECEIVE_BYTES:
+            size += self.receive_nowait(_MORE_READS)
+        return size
 
     def _note_end(self) -> None:
         if self._broken is not None:

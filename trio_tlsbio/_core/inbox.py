@@ -110,7 +110,7 @@ class Inbox:
 
     def ask_for_more(self) -> None:
         """Note that OpenSSL has read all of its data, and needs more to make progress."""
-        self.is_behind = self.records.is_spent and not self.is_empty
+        self.is_behind = self.records.allowance < self.records.cost and not self.is_empty
         self.wants_data = not (self.is_behind or self.has_ended)
 
     def put_back(self) -> None:

@@ -22,6 +22,8 @@ class Outbox:
     held: list[bytes | None] = attrs.field(factory=list, repr=False)
     #: Ciphertext bytes produced in reply to the peer since the outbox was last empty.
     bytes_answered: int = 0
+    #: True if the pending ciphertext may wait until something else is sent.
+    may_wait: bool = False
     _is_sealed: bool = False
 
     @property

@@ -157,11 +157,6 @@ class Records:
     _start: int = 0
     _later: deque[bytes | memoryview] | None = attrs.field(default=None, repr=False)
 
-    @property
-    def is_spent(self) -> bool:
-        """True if the allowance is used up."""
-        return self.allowance < self.cost
-
     def feed(self, data: Data) -> None:
         """Append data."""
         if not isinstance(data, bytes):

@@ -151,10 +151,7 @@ class Driver:
                     await self.exchange()
                 has_waited = True
                 continue
-            ssl_object = self.connection.ssl_object
-            if ssl_object.server_side and ssl_object.version() == "TLSv1.3":
-                # Only session tickets are unsent. OpenSSL has already written them, but the client
-                # may not read before it has written a lot.
+            if self.transport.outbox.may_wait:
                 self.transport.flush_later()
             elif not self.transport.flush_nowait():
                 await self.flush()
@@ -216,7 +213,7 @@ class Driver:
     async def flush_leftover(self) -> None:
         """Send what an earlier operation left unsent, except session tickets, which may wait."""
         is_left = self.has_pending or self.transport.is_unfinished
-        if is_left and self.is_established and not self.transport.may_wait:
+        if is_left and self.is_established and not self.transport.outbox.may_wait:
             await self.flush_held()
 
     async def flush_alert(self) -> None:

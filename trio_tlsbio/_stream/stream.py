@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -439,9 +439,9 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         """
         if self._send_conflict.is_busy:
             raise self._send_conflict.error()
-        parts: Sequence[bytes | memoryview]
+        parts: list[bytes | memoryview]
         if type(data) is bytes and (size := len(data)) <= SLICE_BYTES:
-            parts = (data,)
+            parts = [data]
         else:
             parts, size = slices(data)
         self._send_conflict.is_busy = True

@@ -40,7 +40,7 @@ _MOST_ANSWERED = 2 * SLICE_BYTES
 StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
 
 
-def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
+def slices(data: Data) -> tuple[list[bytes | memoryview], int]:
     """Split data into slices, between which other tasks can run. Return the slices and the size of
     the data in bytes. There is always at least one slice, which may be empty.
     """
@@ -49,7 +49,7 @@ def slices(data: Data) -> tuple[Sequence[bytes | memoryview], int]:
     return [view[start : start + SLICE_BYTES] for start in range(0, size or 1, SLICE_BYTES)], size
 
 
-def release(slices: Sequence[bytes | memoryview]) -> None:
+def release(slices: list[bytes | memoryview]) -> None:
     """Release slices after an exception, whose traceback would keep the caller's buffer locked."""
     for part in slices:
         if isinstance(part, memoryview):
@@ -76,8 +76,6 @@ class Transport(ABC, Generic[StreamT]):
     _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
     #: True if anything was received since the last send of plaintext, which resets this.
     received_since_send: bool = attrs.field(default=False, init=False)
-    #: True if the unsent bytes may wait until something else is sent.
-    may_wait: bool = attrs.field(default=False, init=False)
     #: True if the underlying stream may have accepted bytes without sending them.
     is_unfinished: bool = attrs.field(default=False, init=False)
 
@@ -211,7 +209,7 @@ class Transport(ABC, Generic[StreamT]):
           TLSError: if the transport can't send any more.
         """
         self.check_send()
-        self.may_wait = False
+        self.outbox.may_wait = False
         target = self._bytes_sent + self.outbox.size
         self._flushing += 1
         try:
@@ -290,7 +288,7 @@ class Transport(ABC, Generic[StreamT]):
             not self._sending.is_taken
             and self._sending.error is None
             and bool(self.outbox.pieces)
-            and (self.is_cancel_safe or not self.may_wait)
+            and (self.is_cancel_safe or not self.outbox.may_wait)
         )
 
     def flush_later(self) -> None:
@@ -299,7 +297,7 @@ class Transport(ABC, Generic[StreamT]):
         This is meant for data that the peer doesn't need, and may not be ready to read.
         """
         self.flush_nowait()
-        self.may_wait = bool(self.outbox.pieces)
+        self.outbox.may_wait = bool(self.outbox.pieces)
 
     def _mark_sent(self, count: int) -> None:
         self.outbox.mark_sent(count)

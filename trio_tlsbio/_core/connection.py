@@ -450,12 +450,8 @@ class TLSConnection:
         info = handshake.result
         assert info is not None
         self._handshake, self._info = None, info
-        is_tls13 = info.version == "TLSv1.3"
-        # A server has only session tickets to send then. OpenSSL has already written them, but the
-        # client may not read before it has written a lot.
-        self.outbox.may_wait = is_tls13 and self._engine.server_side
         self._engine.open(
-            is_tls13=is_tls13,
+            is_tls13=info.version == "TLSv1.3",
             may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
         )
         if self._sessions is not None:

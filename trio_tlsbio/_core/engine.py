@@ -150,6 +150,9 @@ class Engine:
         if is_tls13:
             inbox.records.cost = _SIGNATURE_COST if may_sign else _KEY_UPDATE_COST
             inbox.records.shift = _TICKETS_SHIFT
+        # A server has only session tickets to send then. OpenSSL has already written them, but the
+        # client may not read before it has written a lot.
+        self.outbox.may_wait = is_tls13 and self.server_side
         self._is_tls13 = is_tls13
         self.may_renegotiate = not is_tls13
         self._may_hold_message = (

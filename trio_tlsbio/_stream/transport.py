@@ -49,9 +49,9 @@ def slices(data: Data) -> tuple[list[bytes | memoryview], int]:
     return [view[start : start + SLICE_BYTES] for start in range(0, size or 1, SLICE_BYTES)], size
 
 
-def release(slices: list[bytes | memoryview]) -> None:
+def release(parts: list[bytes | memoryview]) -> None:
     """Release slices after an exception, whose traceback would keep the caller's buffer locked."""
-    for part in slices:
+    for part in parts:
         if isinstance(part, memoryview):
             part.release()
 

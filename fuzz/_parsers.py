@@ -48,14 +48,15 @@ def fuzz_records(data: bytes) -> None:
             queue.feed(as_buffer(piece, what + source.byte()))
             model += piece
         elif what < 6:
-            piece = bytes(queue.take(single=what == 5))
+            queue.is_single = what == 5
+            piece = bytes(queue.take())
             assert model.startswith(piece)
             assert len(piece) <= RECORD_BYTES + HEADER_BYTES + 0xFFFF
             if rest:  # it comes alone, in the pieces in which it was fed
                 assert len(piece) <= rest
                 assert piece or not model, "what has arrived is kept back"
             else:
-                _check_cut(model, piece, is_single=what == 5)
+                _check_cut(model, piece, is_single=queue.is_single)
             rest = queue.missing
             model = model[len(piece) :]
         elif what == 6:

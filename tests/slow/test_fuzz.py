@@ -217,7 +217,7 @@ def test_a_record_that_is_cut_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     two = bytes([0, 1, 5, 0, 0, 1, 5, 0, 3])
     TARGETS["records"].run(two)
     take = Records.take
-    monkeypatch.setattr(Records, "take", lambda self, single=False: bytes(take(self))[:-1])
+    monkeypatch.setattr(Records, "take", lambda self: bytes(take(self))[:-1])
     with pytest.raises(AssertionError):
         TARGETS["records"].run(two)
 

@@ -47,7 +47,7 @@ def test_a_ticket_that_comes_with_data_is_found_at_the_end(
     server.do_handshake()
     tickets = server.data_to_send()
     client.receive()
-    client.inbox.is_single = False  # as after data
+    client.inbox.records.is_single = False  # as after data
     server.send(b"data")
     client.feed(tickets + server.data_to_send())
     assert client.receive() == b"data"

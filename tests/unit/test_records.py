@@ -46,12 +46,12 @@ def test_what_is_taken_ends_with_a_record_wherever_it_can(
     ends = {0}
     for length in record_lengths:
         ends.add(max(ends) + 5 + length)
-    queue = Records()
+    queue = Records(is_single=single)
     fed, taken = 0, b""
 
     def take() -> bool:
         nonlocal taken
-        part = queue.take(single=single)
+        part = queue.take()
         assert len(part) <= RECORD_BYTES + MOST_BYTES
         before, taken = len(taken), taken + bytes(part)
         assert len(taken) in ends
@@ -122,11 +122,12 @@ def test_a_hello_in_the_format_of_sslv2_is_cut_where_it_ends(size: int) -> None:
     queue, taken = Records(), b""
     for start in range(0, len(hello), size):
         queue.feed(hello[start : start + size])
-        while part := queue.take(waits_for=lambda record: False):
+        while part := queue.take(lambda record: False):
             taken += bytes(part)
     assert taken == hello
+    queue.is_single = True
     queue.feed(record(3) + record(4))
-    assert queue.take(single=True) == record(3)
+    assert queue.take() == record(3)
 
 
 @pytest.mark.parametrize("length", range(4))
@@ -134,7 +135,7 @@ def test_a_hello_in_the_format_of_sslv2_that_is_too_short_is_given_out(length: i
     queue, taken = Records(), b""
     for byte in bytes([0x80, length, 1, 3, 3, 0, 0]):
         queue.feed(bytes([byte]))
-        taken += bytes(queue.take(waits_for=lambda record: False))
+        taken += bytes(queue.take(lambda record: False))
     assert taken == bytes([0x80, length, 1, 3, 3])
     assert queue.waiting == 2
 
@@ -144,19 +145,19 @@ def test_only_the_first_record_may_be_a_hello_in_the_format_of_sslv2(size: int) 
     queue, first, taken = Records(), record(1), b""
     for start in range(0, len(first), size):
         queue.feed(first[start : start + size])
-        taken += bytes(queue.take(waits_for=lambda record: False))
-    taken += bytes(queue.take(waits_for=lambda record: False))
+        taken += bytes(queue.take(lambda record: False))
+    taken += bytes(queue.take(lambda record: False))
     assert taken == first
     # As a hello it would end after five bytes.
     queue.feed(b"\x80\x03\x01\x00\x40" + bytes(10))
-    assert queue.take(waits_for=lambda record: True) == b""
+    assert queue.take(lambda record: True) == b""
 
 
 def test_a_record_that_was_taken_in_part_is_given_out_as_it_arrives() -> None:
     queue, taken = Records(), b""
     for byte in record(20) + record(0):
         queue.feed(bytes([byte]))
-        taken += bytes(queue.take(waits_for=lambda record: False))
+        taken += bytes(queue.take(lambda record: False))
     assert taken == record(20) + record(0)
 
 
@@ -204,10 +205,10 @@ def test_nothing_that_is_fed_hides_what_follows() -> None:
     queue = Records()
     data = record(20)
     queue.feed(data[:10])
-    taken = bytes(queue.take(waits_for=lambda record: False))
+    taken = bytes(queue.take(lambda record: False))
     for part in (data[10:12], b"", data[12:14], b"", b"", data[14:]):
         queue.feed(part)
-    while part := bytes(queue.take(waits_for=lambda record: False)):
+    while part := bytes(queue.take(lambda record: False)):
         taken += part
     assert taken == data
 
@@ -231,7 +232,8 @@ def test_what_was_put_back_comes_first() -> None:
     queue = Records()
     queue.feed(record(10) + record(20)[:8])
     queue.feed(record(20)[8:])
-    assert queue.take(single=True) == record(10)
+    queue.is_single = True
+    assert queue.take() == record(10)
     queue.put_back(record(5))
     assert queue.take_all() == record(5) + record(20)
     assert queue.waiting == 0
@@ -241,12 +243,13 @@ def test_what_was_put_back_comes_first() -> None:
 def test_what_was_taken_in_part_may_be_put_back() -> None:
     queue = Records()
     queue.feed(record(20)[:8])
-    taken = queue.take(waits_for=lambda record: False)
+    taken = queue.take(lambda record: False)
     assert taken == record(20)[:8]
     queue.put_back(bytes(taken))
+    queue.is_single = True
     queue.feed(record(20)[8:] + record(3))
-    assert queue.take(single=True) == record(20)
-    assert queue.take(single=True) == record(3)
+    assert queue.take() == record(20)
+    assert queue.take() == record(3)
 
 
 @pytest.mark.parametrize("kind", [bytearray, memoryview])

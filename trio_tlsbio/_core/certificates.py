@@ -43,7 +43,7 @@ def raw_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:
     if get_chain is None:
         return ()
     # If a client is asked for a certificate after the handshake and has none, this contains None.
-    return tuple(certificate for certificate in get_chain() or () if certificate is not None)
+    return tuple(filter(None, get_chain() or ()))
 
 
 def checked_chain(ssl_object: ssl.SSLObject) -> tuple[Any, ...]:

@@ -124,7 +124,7 @@ class TLSConnection:
             inbox.wants_data = True  # the client begins
             if ssl_context is None or ssl_context.sni_callback is not None:
                 hello = HelloWatch()  # the context depends on the ClientHello
-                inbox.is_single = True  # inspect each of its records
+                inbox.records.is_single = True  # inspect each of its records
         self._handshake = Handshake(engine, ssl_context, verifies_peer, hello, strict_alpn)
         if not server_side:
             if strict_alpn:
@@ -447,18 +447,18 @@ class TLSConnection:
     def _open(self, handshake: Handshake) -> None:
         """Start the data phase: the handshake is done."""
         self.lifecycle.happened(_HANDSHAKE_DONE)
-        info = handshake.result
+        engine, info = self._engine, handshake.result
         assert info is not None
         self._handshake, self._info = None, info
-        self._engine.open(
+        engine.open(
             is_tls13=info.version == "TLSv1.3",
-            may_sign=self._sessions is not None and self.ssl_object.context.post_handshake_auth,
+            may_sign=self._sessions is not None and engine.ssl_object.context.post_handshake_auth,
         )
         if self._sessions is not None:
             self._sessions.note_handshake(is_resumed=info.session_reused)
         if self._tickets is not None:
             self._tickets.start()
-            self._engine.on_message = self._tickets.check_ticket
+            engine.on_message = self._tickets.check_ticket
         if self.outbox.held:
             self._encrypt_held()
 

@@ -115,7 +115,7 @@ class Engine:
     outbox: Outbox
     #: OpenSSL's connection. Missing until :meth:`use_context`.
     ssl_object: ssl.SSLObject = attrs.field(init=False)
-    has_context: bool = attrs.field(default=False, init=False)
+    has_context: bool = False
     #: Called after records that were not data.
     on_message: Callable[[], None] | None = None
     #: Called with the bytes that OpenSSL has written while decrypting.
@@ -244,7 +244,7 @@ class Engine:
             self._collect_answers(happening)
         if chunks:
             inbox.has_decrypted = True
-            inbox.is_single = False  # the first tickets arrive before data
+            records.is_single = False  # the first tickets arrive before data
         return b"".join(chunks), happening  # a single chunk is not copied
 
     def _goes_on_after_message(self) -> bool:

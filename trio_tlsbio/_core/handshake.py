@@ -47,17 +47,17 @@ class Handshake:
     # The records with which the server has answered. They contain its key exchange.
     _server_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if the handshake is paused until :meth:`use_context`.
-    wants_context: bool = attrs.field(default=False, init=False)
+    wants_context: bool = False
     #: The result, once the handshake is done.
-    result: HandshakeInfo | None = attrs.field(default=None, init=False)
+    result: HandshakeInfo | None = None
     #: The result, if the handshake is paused until :meth:`accept_peer`.
-    unverified: HandshakeInfo | None = attrs.field(default=None, init=False)
+    unverified: HandshakeInfo | None = None
     # The records that a server received before its first answer, if they are not held back.
     _first_records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: True if a server has answered, which shows that the first message was a ClientHello.
-    has_answered: bool = attrs.field(default=False, init=False)
+    has_answered: bool = False
     # held back until the peer is accepted
-    _last_flight: bytes = attrs.field(default=b"", init=False, repr=False)
+    _last_flight: bytes = attrs.field(default=b"", repr=False)
 
     @property
     def client_hello(self) -> ClientHello | None:
@@ -184,7 +184,7 @@ class Handshake:
             self.has_answered = True
             if self._hello is not None and not self._hello.is_over:
                 self._hello.answered(flight)
-                engine.inbox.is_single = not self._hello.is_over
+                engine.inbox.records.is_single = not self._hello.is_over
         return flight
 
     def _refuse_protocols(self) -> TLSError | None:
@@ -230,7 +230,7 @@ class Handshake:
         inbox = self._engine.inbox
         is_first = not watch.has_hello
         while not (watch.is_over or watch.is_ready):
-            record = inbox.records.take(single=True, waits_for=is_possible_in_plaintext)
+            record = inbox.records.take(is_possible_in_plaintext)
             if not record:
                 return False
             watch.add(record)
@@ -243,7 +243,7 @@ class Handshake:
                 self.wants_context = True
                 return False
             self._engine.ensure_context()  # with which OpenSSL refuses these records
-        inbox.is_single = not watch.is_over
+        inbox.records.is_single = not watch.is_over
         inbox.bio.write(watch.take())
         return inbox.bio.pending > 0 or self._refill()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import attrs
 
 from .client_hello import MAX_HELLO_BYTES, ClientHello
@@ -23,7 +25,9 @@ class HelloReader:
 
     #: Everything that was fed.
     received: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
-    _records: Records = attrs.field(factory=Records, init=False, repr=False)
+    _records: Records = attrs.field(
+        factory=partial(Records, is_single=True), init=False, repr=False
+    )
     _watch: HelloWatch = attrs.field(factory=HelloWatch, init=False)
     # Refuses messages that are not a ClientHello. Created on demand.
     _refusing: TLSConnection | None = attrs.field(default=None, init=False)
@@ -43,7 +47,7 @@ class HelloReader:
         """
         self.received += data
         self._records.feed(data)
-        while record := self._records.take(single=True, waits_for=is_possible_in_plaintext):
+        while record := self._records.take(is_possible_in_plaintext):
             if is_sslv2_hello(record):
                 raise TLSError(
                     "the peer sent a ClientHello in the format of SSL 2, which is not supported",

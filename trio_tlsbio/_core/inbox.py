@@ -34,11 +34,11 @@ class Inbox:
     """
 
     #: The BIO that OpenSSL reads from.
-    bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
+    bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, init=False, repr=False)
     #: The queue of ciphertext for the BIO.
-    records: Records = attrs.field(factory=Records, repr=False)
+    records: Records = attrs.field(factory=Records, init=False, repr=False)
     #: Plaintext that was decrypted before the caller has asked for it.
-    plaintext: bytearray = attrs.field(factory=bytearray, repr=False)
+    plaintext: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     #: The bytes after the peer's close_notify, or None before it was received.
     trailing: bytearray | None = attrs.field(default=None, repr=False)
     #: True if OpenSSL needs more ciphertext to make progress.
@@ -47,8 +47,6 @@ class Inbox:
     is_behind: bool = False
     #: True if the transport has ended.
     has_ended: bool = False
-    #: True if OpenSSL gets one record at a time.
-    is_single: bool = False
     #: True if any data was decrypted.
     has_decrypted: bool = False
     _is_closed: bool = False  # data that is fed now does not go to OpenSSL
@@ -74,7 +72,7 @@ class Inbox:
             and size > HEADER_BYTES
             and data[0] == APPLICATION_DATA
             and size == HEADER_BYTES + (data[3] << 8 | data[4])
-            and not (records.waiting or records.missing or self.is_single or self.bio.pending)
+            and not (records.waiting or records.missing or records.is_single or self.bio.pending)
         ):
             # A single data record, and nothing pending or unread before it. In this common case,
             # the queue would only cost time.
@@ -103,7 +101,7 @@ class Inbox:
         Returns:
           The data. It is empty if there is none, or if this call has reached its limit.
         """
-        data = self.records.take(single=self.is_single, waits_for=waits_for)
+        data = self.records.take(waits_for)
         if data:
             self.bio.write(data)
         return data

@@ -14,12 +14,12 @@ class Outbox:
     """Ciphertext that OpenSSL has written, and plaintext that waits to be encrypted."""
 
     #: The BIO that OpenSSL writes to. It is empty between two calls.
-    bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, repr=False)
+    bio: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO, init=False, repr=False)
     #: The pending ciphertext. Report with :meth:`mark_sent` how much of it was sent. Encrypted data
     #: is appended directly, to save a call; all other records pass the check of :meth:`seal`.
-    pieces: list[bytes | memoryview] = attrs.field(factory=list, repr=False)
+    pieces: list[bytes | memoryview] = attrs.field(factory=list, init=False, repr=False)
     #: Plaintext, or None for a close_notify, that is held back until a handshake is done.
-    held: list[bytes | None] = attrs.field(factory=list, repr=False)
+    held: list[bytes | None] = attrs.field(factory=list, init=False, repr=False)
     #: Ciphertext bytes produced in reply to the peer since the outbox was last empty.
     bytes_answered: int = 0
     #: True if the pending ciphertext may wait until something else is sent.

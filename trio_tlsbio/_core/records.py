@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -39,12 +40,14 @@ RECORD_BYTES = 16 * 1024
 HEADER_BYTES = 5
 """The size of a record's header: type, version and length (RFC 9846 section 5.1), in bytes."""
 
-# Plain integers, which compare faster. Heartbeat is the last of the assigned types.
+_HEADER = struct.Struct(">BxxH").unpack_from  # type and length
+
+# Plain integers, which compare faster.
 CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
 ALERT = int(ContentType.ALERT)
 HANDSHAKE = int(ContentType.HANDSHAKE)
 APPLICATION_DATA = int(ContentType.APPLICATION_DATA)
-CONTENT_TYPES = range(CHANGE_CIPHER_SPEC, int(ContentType.HEARTBEAT) + 1)
+CONTENT_TYPES = frozenset(map(int, ContentType))
 _CLIENT_HELLO = int(HandshakeType.CLIENT_HELLO)
 
 # The maximum length of a record in TLS 1.2, which allows the longest ones (RFC 5246 section 6.2.3).
@@ -148,6 +151,8 @@ class Records:
     allowance: int = sys.maxsize
     cost: int = 1
     shift: int = DATA_SHIFT
+    #: True to take one record at a time.
+    is_single: bool = False
     #: The header of the last record that is not application data, or of which only the start was
     #: taken.
     last_header: bytes = b""
@@ -202,11 +207,8 @@ class Records:
         self.feed(data[:end])
         return data[end:]
 
-    def take(
-        self, *, single: bool = False, waits_for: Callable[[bytes], bool] = is_possible
-    ) -> Data:
-        """Take some records, or only a ``single`` one. Return ``b""`` if there is none, or no
-        allowance.
+    def take(self, waits_for: Callable[[bytes], bool] = is_possible) -> Data:
+        """Take some records. Return ``b""`` if there is none, or no allowance.
 
         The start of an incomplete record, with its header, is taken too, unless ``waits_for``
         returns True for it, which means to wait for the rest.
@@ -216,23 +218,25 @@ class Records:
             return b""
         if self.missing:
             return self._take_rest()
-        data, start = self._data, self._start
+        data, start, shift = self._data, self._start, self.shift
         size = len(data)
-        limit = start if single else start + RECORD_BYTES
+        limit = start if self.is_single else start + RECORD_BYTES
         end, odd = start, -1
+        if self._is_first and data[start] not in CONTENT_TYPES and start + HEADER_BYTES <= size:
+            end, odd = start + self._record_bytes(data, start), start  # it may be in another format
         while left >= cost and end + HEADER_BYTES <= size:
-            length = HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
-            if (kind := data[end]) not in CONTENT_TYPES and self._is_first and end == start:
-                length = self._record_bytes(data, start)
-            if end + length > size or (end + length > limit and end > start):
+            kind, length = _HEADER(data, end)
+            length += HEADER_BYTES
+            following = end + length
+            if following > size or (following > limit and end > start):
                 break
             if kind == APPLICATION_DATA:
-                left -= cost + (length >> self.shift)
+                left -= cost + (length >> shift)
             else:
                 odd = end
-                left -= cost + (length >> (_HANDSHAKE_SHIFT if kind == HANDSHAKE else self.shift))
-            end += length
-        if end == start:
+                left -= cost + (length >> (_HANDSHAKE_SHIFT if kind == HANDSHAKE else shift))
+            end = following
+        if end == start or end > size:
             return self._take_split(waits_for)
         if odd >= 0:
             self.last_header = bytes(data[odd : odd + HEADER_BYTES])

@@ -106,7 +106,7 @@ class Lifecycle:
     receive: State = State.HANDSHAKE
     send_error: TLSError | None = None
     receive_error: TLSError | None = None
-    origin: Origin = attrs.field(factory=Origin)
+    origin: Origin = attrs.field(factory=Origin, init=False)
 
     def happened(self, event: Event, error: TLSError | None = None) -> None:
         """Advance both directions, and store the error for those that it ends."""

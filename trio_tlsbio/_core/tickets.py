@@ -43,7 +43,7 @@ class TicketWatch:
         if self._ssl_object.version() == "TLSv1.3":
             # OpenSSL is at the end of a record now. The data that it has not read is split into
             # records too.
-            self._inbox.is_single = True
+            self._inbox.records.is_single = True
             self._inbox.put_back()
         else:
             # In TLS 1.2 the ticket is a part of the handshake, and none follows later. A resumed
@@ -56,7 +56,8 @@ class TicketWatch:
         if not self._looks_left:
             return
         self._looks_left -= 1
-        self._inbox.is_single = self._inbox.is_single and self._looks_left > 0
+        if not self._looks_left:
+            self._inbox.records.is_single = False
         session = self._source.session_of(self._ssl_object)
         if session is not None and session.id not in self._known_ids:
             self._known_ids.add(session.id)

@@ -24,8 +24,8 @@ class Addresses:
 
     _transport_stream: trio.abc.Stream
     #: The header that a proxy has sent before TLS.
-    proxy_header: ProxyHeader | None = attrs.field(default=None, init=False)
-    _peer: Address | None = attrs.field(default=None, init=False)
+    proxy_header: ProxyHeader | None = None
+    _peer: Address | None = None
 
     @property
     def peer(self) -> Address | None:

@@ -40,13 +40,12 @@ class Closing:
     options: StreamOptions
     _driver: Driver
     #: True if the stream is closed, or about to be.
-    has_begun: bool = attrs.field(default=False, init=False)
-    #: Set when the transport is closed, or was returned to the caller.
-    closed: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _is_aborted: bool = attrs.field(default=False, init=False)
-    _is_unwrapped: bool = attrs.field(default=False, init=False)
-    _lingers: bool = attrs.field(default=True, init=False)  # until stop_lingering()
-    _lingering: trio.CancelScope | None = attrs.field(default=None, init=False)
+    has_begun: bool = False
+    _closed: trio.Event | None = None  # see _begin()
+    _is_aborted: bool = False
+    _is_unwrapped: bool = False
+    _lingers: bool = True  # until stop_lingering()
+    _lingering: trio.CancelScope | None = None
 
     def check_open(self) -> None:
         """Raise :exc:`trio.ClosedResourceError` if the stream is closed, or about to be."""
@@ -73,10 +72,20 @@ class Closing:
     # Closing the transport
     ################################################################
 
+    def _begin(self) -> trio.Event:
+        """Let nothing but closing happen from now on. Return an event that is set when the
+        transport is closed, or was returned to the caller.
+        """
+        self.has_begun = True
+        if self._closed is None:  # most of its life a connection does without
+            self._closed = trio.Event()
+        return self._closed
+
     async def close(self, transport_stream: trio.abc.AsyncResource) -> None:
         """End the connection and close its transport: see :meth:`TLSStream.aclose`."""
-        is_first, self.has_begun = not self.has_begun, True
-        if self.closed.is_set():
+        is_first = not self.has_begun
+        closed = self._begin()
+        if closed.is_set():
             await trio.lowlevel.checkpoint()
             return
         error_before = self._driver.connection.error
@@ -85,30 +94,31 @@ class Closing:
             deadline = -math.inf  # the peer has already had enough time
         try:
             with trio.CancelScope(deadline=deadline):
-                await (self._end() if is_first else self.closed.wait())
+                await (self._end() if is_first else closed.wait())
         except KeyboardInterrupt:
             deadline = -math.inf  # Ctrl-C comes only once, and the transport has to close at once
             raise
         finally:
-            if not self.closed.is_set():
+            if not closed.is_set():
                 try:
                     self._end_nowait()
                 finally:
-                    await self._close_transport(transport_stream, deadline)
+                    await self._close_transport(transport_stream, closed, deadline)
         if error_before is None:
             self._raise_what_was_found()
 
     def abort(self, transport_stream: trio.abc.AsyncResource) -> bool:
         """Close at once, without asserting anything: see :meth:`TLSStream.abort`."""
-        if not self.closed.is_set():
-            self.has_begun = self._is_aborted = True
+        closed = self._begin()
+        if not closed.is_set():
+            self._is_aborted = True
             self._end_nowait()
             if close_nowait(transport_stream):
-                self.closed.set()
-        return self.closed.is_set()
+                closed.set()
+        return closed.is_set()
 
     async def _close_transport(
-        self, transport_stream: trio.abc.AsyncResource, deadline: float
+        self, transport_stream: trio.abc.AsyncResource, closed: trio.Event, deadline: float
     ) -> None:
         # Every task that gets here calls aclose(), not only the first: if another task waits in it,
         # a cancelled call makes the transport close at once.
@@ -116,7 +126,7 @@ class Closing:
             with trio.CancelScope(deadline=deadline):  # a cancelled aclose() closes at once
                 await transport_stream.aclose()
         finally:
-            self.closed.set()
+            closed.set()
 
     def _raise_what_was_found(self) -> None:
         """Raise an error that was found while closing, if no other call can have raised it."""
@@ -266,8 +276,8 @@ class Closing:
             )
             raise connection.lifecycle.origin.claim(TLSError(message))
         await driver.call(driver.receive)
-        self.has_begun = self._is_unwrapped = True
-        self.closed.set()
+        self._is_unwrapped = True
+        self._begin().set()
         return connection.trailing_data
 
 

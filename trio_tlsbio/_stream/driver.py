@@ -28,6 +28,8 @@ R = TypeVar("R")
 # long, so it has to wait only if the peer has stopped reading.
 _ALERT_TIMEOUT = 1.0
 
+_NO_DEADLINE = nullcontext()
+
 
 @attrs.define(eq=False)
 class Driver:
@@ -39,15 +41,15 @@ class Driver:
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float
     # set by the first handshake attempt
-    _handshake_deadline: float | None = attrs.field(default=None, init=False)
+    _handshake_deadline: float | None = None
     #: True if the handshake is done, and our last flight has been sent.
-    is_established: bool = attrs.field(default=False, init=False)
+    is_established: bool = False
     #: How many bytes of plaintext were encrypted so far, and how many they are once the last send
     #: is complete.
-    committed: int = attrs.field(default=0, init=False)
-    send_target: int = attrs.field(default=0, init=False)
+    committed: int = 0
+    send_target: int = 0
     # until it has been read completely
-    _prologue: Prologue | None = attrs.field(default=None, init=False)
+    _prologue: Prologue | None = None
 
     ################################################################
     # Before TLS
@@ -107,7 +109,7 @@ class Driver:
             self._handshake_deadline = trio.current_time() + self._handshake_timeout
         # avoid the cost of a scope that never expires
         is_timed = self._handshake_deadline < math.inf
-        with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else nullcontext():
+        with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else _NO_DEADLINE:
             try:
                 if self._prologue is not None:
                     await self._read_prologue()

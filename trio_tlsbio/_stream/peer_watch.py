@@ -30,8 +30,8 @@ class PeerWatch:
 
     _driver: Driver
     #: True if the end of the peer's data was received.
-    has_received_end: bool = attrs.field(default=False, init=False)
-    _next_look: float = attrs.field(default=0.0, init=False)
+    has_received_end: bool = False
+    _next_look: float = 0.0
 
     def end(self) -> None:
         """Disable all further checks."""

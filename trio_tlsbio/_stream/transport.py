@@ -71,13 +71,13 @@ class Transport(ABC, Generic[StreamT]):
     _sending: Turn = attrs.field(factory=Turn, init=False)
     _receiving: Turn = attrs.field(factory=Turn, init=False)
     # The error that broke the transport, in either direction.
-    _broken: TLSError | None = attrs.field(default=None, init=False)
-    _bytes_sent: int = attrs.field(default=0, init=False)
-    _flushing: int = attrs.field(default=0, init=False)  # number of tasks in flush()
+    _broken: TLSError | None = None
+    _bytes_sent: int = 0
+    _flushing: int = 0  # number of tasks in flush()
     #: True if anything was received since the last send of plaintext, which resets this.
-    received_since_send: bool = attrs.field(default=False, init=False)
+    received_since_send: bool = False
     #: True if the underlying stream may have accepted bytes without sending them.
-    is_unfinished: bool = attrs.field(default=False, init=False)
+    is_unfinished: bool = False
 
     ################################################################
     # Implemented by each kind of transport

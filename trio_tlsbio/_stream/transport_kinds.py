@@ -28,7 +28,7 @@ class _StreamTransport(Transport[trio.abc.Stream]):
 
     is_cancel_safe = False
 
-    _receive_scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _receive_scope: trio.CancelScope | None = None
 
     async def _receive_some(self) -> Data | None:
         with trio.CancelScope() as self._receive_scope:
@@ -54,7 +54,7 @@ class _NestedTransport(_StreamTransport):
 
     is_cancel_safe = True
 
-    _counting: CountingStream
+    _counting: CountingStream = attrs.field(kw_only=True)  # the stream, by its other interface
 
     async def _send_some(self, pieces: Sequence[Data]) -> None:
         before = self._counting.bytes_committed
@@ -89,7 +89,7 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
 
     is_cancel_safe = True
 
-    _was_woken: bool = attrs.field(default=False, init=False)
+    _was_woken: bool = False
     _fileno: Callable[[], int] = attrs.field(
         default=attrs.Factory(fileno_of, takes_self=True), init=False
     )
@@ -134,5 +134,5 @@ def transport_for(
     if isinstance(stream, trio.SocketStream):
         return _SocketTransport(stream, inbox, outbox, origin)  # type: ignore[return-value]
     if isinstance(stream, CountingStream) and stream.is_cancel_safe:
-        return _NestedTransport(stream, inbox, outbox, origin, stream)
+        return _NestedTransport(stream, inbox, outbox, origin, counting=stream)
     return _StreamTransport(stream, inbox, outbox, origin)

@@ -23,7 +23,7 @@ class ConflictDetector:
     """
 
     _message: str
-    is_busy: bool = attrs.field(default=False, init=False)
+    is_busy: bool = False
 
     def error(self) -> trio.BusyResourceError:
         """Return the exception to raise if another task is busy."""
@@ -51,11 +51,11 @@ class Turn:
     Then the others check again: it may have failed, or their condition may be met.
     """
 
-    is_taken: bool = attrs.field(default=False, init=False)
+    is_taken: bool = False
     #: An error that every later task gets in place of the turn.
-    error: TLSError | None = attrs.field(default=None, init=False)
+    error: TLSError | None = None
     #: Where the other tasks wait. The first of them creates it.
-    waiting: trio.lowlevel.ParkingLot | None = attrs.field(default=None, init=False)
+    waiting: trio.lowlevel.ParkingLot | None = None
 
     def check(self) -> None:
         """Raise the error, if there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import attrs
 import trio
@@ -408,7 +409,7 @@ def flights_of(records: Iterable[WireRecord]) -> tuple[Flight, ...]:
 class _Side:
     """The state of one direction between records."""
 
-    records: Records = attrs.field(factory=Records)
+    records: Records = attrs.field(factory=partial(Records, is_single=True))
     # A message may span several records.
     handshake: bytearray = attrs.field(factory=bytearray, repr=False)
     has_changed_cipher: bool = False
@@ -427,7 +428,7 @@ class _Reader:
         for passage in passages:
             side = self._sides[passage.direction]
             side.records.feed(passage.data)
-            while record := bytes(side.records.take(single=True)):
+            while record := bytes(side.records.take()):
                 content_type = record[0] if record[1:2] == b"\x03" else 0
                 # TLS 1.3 encrypts only records of type application_data; its change_cipher_spec has
                 # no meaning (RFC 9846 sections 5.2 and E.4).

@@ -117,8 +117,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     """The work of all connections of a test."""
     work, take = Work(), Records.take
 
-    def counting_take(self: Records, **options: Any) -> Any:
-        data = take(self, **options)
+    def counting_take(self: Records, *args: Any) -> Any:
+        data = take(self, *args)
         work.bytes += len(data)
         return data
 

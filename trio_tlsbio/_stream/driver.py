@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -28,7 +28,7 @@ R = TypeVar("R")
 # long, so it has to wait only if the peer has stopped reading.
 _ALERT_TIMEOUT = 1.0
 
-_NO_DEADLINE = nullcontext()
+_NO_SCOPE = nullcontext()
 
 
 @attrs.define(eq=False)
@@ -105,11 +105,7 @@ class Driver:
             return False
         has_waited = False
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._handshake_deadline is None:
-            self._handshake_deadline = trio.current_time() + self._handshake_timeout
-        # avoid the cost of a scope that never expires
-        is_timed = self._handshake_deadline < math.inf
-        with trio.CancelScope(deadline=self._handshake_deadline) if is_timed else _NO_DEADLINE:
+        with self._handshake_scope():
             try:
                 if self._prologue is not None:
                     await self._read_prologue()
@@ -132,6 +128,14 @@ class Driver:
             )
             self.connection.lifecycle.check_send()
         return has_waited
+
+    def _handshake_scope(self) -> AbstractContextManager[object]:
+        """Return a scope that expires when the handshake has taken too long."""
+        if self._handshake_timeout == math.inf:
+            return _NO_SCOPE  # avoid the cost of a scope that never expires
+        if self._handshake_deadline is None:
+            self._handshake_deadline = trio.current_time() + self._handshake_timeout
+        return trio.CancelScope(deadline=self._handshake_deadline)
 
     def end_if_silent(self, error: TLSError) -> None:
         """Fail the handshake if the peer has sent nothing, and no received bytes are ready to be

@@ -185,6 +185,14 @@ def test_no_more_records_are_taken_than_are_allowed() -> None:
     assert queue.take() == record(1) * 3
 
 
+def test_a_hello_in_the_format_of_sslv2_takes_its_part_of_what_is_allowed() -> None:
+    hello = b"\x80\x28\x01\x03\x03" + bytes(37)
+    queue = Records(allowance=2)
+    queue.feed(hello + record(1) * 3)
+    assert queue.take() == hello + record(1)
+    assert queue.take() == b""
+
+
 def test_long_records_take_more_of_what_is_allowed() -> None:
     queue = Records(shift=3)
     queue.feed(record(99) * 3)  # 104 bytes each

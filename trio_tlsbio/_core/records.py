@@ -223,7 +223,9 @@ class Records:
         limit = start if self.is_single else start + RECORD_BYTES
         end, odd = start, -1
         if self._is_first and data[start] not in CONTENT_TYPES and start + HEADER_BYTES <= size:
-            end, odd = start + self._record_bytes(data, start), start  # it may be in another format
+            # It may be a ClientHello in the SSLv2 format.
+            end, odd = start + self._record_bytes(data, start), start
+            left -= cost + ((end - start) >> shift)
         while left >= cost and end + HEADER_BYTES <= size:
             kind, length = _HEADER(data, end)
             length += HEADER_BYTES

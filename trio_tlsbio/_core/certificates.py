@@ -122,7 +122,7 @@ class UndecodedCertificate:
     """Decodes a certificate on demand, because this takes 4% of the time of a handshake."""
 
     _certificate: Any  # an OpenSSL object
-    _info: Certificate | None = attrs.field(default=None, init=False, repr=False)
+    _info: Certificate | None = attrs.field(default=None, repr=False)
 
     def get_info(self) -> Certificate:
         """Return what :meth:`ssl.SSLSocket.getpeercert` would, or an empty dict if it can't be

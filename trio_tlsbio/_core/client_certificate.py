@@ -77,7 +77,7 @@ class CertificateRequest:
     _ssl_object: ssl.SSLObject
     _handshake: HandshakeInfo
     #: The result of the handshake with the certificate, once that has arrived.
-    answered: HandshakeInfo | None = attrs.field(default=None, init=False)
+    answered: HandshakeInfo | None = None
 
     def check_answer(self, answers: bytes) -> None:
         """Check whether the bytes that OpenSSL wrote while decrypting show that a certificate has

@@ -184,7 +184,7 @@ class Origin:
     # What identifies this connection. Errors must not refer to the connection itself, in a cycle.
     _own: object = attrs.field(factory=object, init=False)
     # The same of other connections whose errors count too.
-    _others: tuple[object, ...] = attrs.field(default=(), init=False)
+    _others: tuple[object, ...] = ()
 
     @property
     def _sources(self) -> tuple[object, ...]:

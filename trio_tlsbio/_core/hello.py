@@ -53,13 +53,13 @@ class HelloWatch:
     """
 
     #: The first ClientHello. It is also None if it is malformed, which OpenSSL reports.
-    hello: ClientHello | None = attrs.field(default=None, init=False, repr=False)
+    hello: ClientHello | None = attrs.field(default=None, repr=False)
     #: True if no further ClientHello is expected.
-    is_over: bool = attrs.field(default=False, init=False)
-    refusal: Refusal | None = attrs.field(default=None, init=False)
+    is_over: bool = False
+    refusal: Refusal | None = None
     #: True if OpenSSL may have all records that were added and not taken.
-    is_ready: bool = attrs.field(default=False, init=False)
-    _hellos: int = attrs.field(default=0, init=False)  # number of ClientHellos so far
+    is_ready: bool = False
+    _hellos: int = 0  # number of ClientHellos so far
     _records: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
     _message: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
 

@@ -30,7 +30,7 @@ class HelloReader:
     )
     _watch: HelloWatch = attrs.field(factory=HelloWatch, init=False)
     # Refuses messages that are not a ClientHello. Created on demand.
-    _refusing: TLSConnection | None = attrs.field(default=None, init=False)
+    _refusing: TLSConnection | None = None
 
     @property
     def most_bytes(self) -> int:

@@ -202,8 +202,8 @@ class SessionSource:
     #: The id of the session that the client has offered, and below, its lineage.
     offered_id: bytes | None = None
     _offered_lineage: Lineage | None = None
-    _verified_at: float = attrs.field(default=0.0, init=False)
-    _lineage: Lineage | None = attrs.field(default=None, init=False)  # created on demand
+    _verified_at: float = 0.0
+    _lineage: Lineage | None = None  # created on demand
 
     @classmethod
     def of(

@@ -42,9 +42,9 @@ class Acceptor(Generic[T_Stream]):
     _nursery: trio.Nursery
     # One scope for each listener that is open, or whose last connection is waiting for a place.
     _scopes: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope], init=False)
-    _is_stopping: bool = attrs.field(default=False, init=False)
+    _is_stopping: bool = False
     #: True if connections that were just accepted have to be closed too.
-    is_cancelled: bool = attrs.field(default=False, init=False)
+    is_cancelled: bool = False
 
     def start(self, begin: Begin[T_Stream], on_end: Callable[[], object]) -> list[trio.Event]:
         """Start accepting, and call ``begin(stream)`` for each connection. Call ``on_end()`` when a

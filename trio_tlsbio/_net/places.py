@@ -14,8 +14,8 @@ class Places:
 
     _max_connections: float
     _max_handshakes: float
-    connections: int = attrs.field(default=0, init=False)
-    _handshakes: int = attrs.field(default=0, init=False)
+    connections: int = 0
+    _handshakes: int = 0
     _fewer: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
 
     async def wait_for_one(self) -> None:

@@ -80,8 +80,8 @@ class _Plaintext:
     """Checks whether TLS begins, and calls the function if it doesn't."""
 
     _answer: Callable[[bytes], Awaitable[object]]
-    _received: bytes = attrs.field(default=b"", init=False, repr=False)
-    _error: TLSError | None = attrs.field(default=None, init=False)  # once it is known
+    _received: bytes = attrs.field(default=b"", repr=False)
+    _error: TLSError | None = None  # once it is known
 
     @property
     def name(self) -> str:

@@ -222,7 +222,8 @@ class Handshake:
         return len(data) > 0
 
     def _refill_watched(self, watch: HelloWatch) -> bool:
-        """Refill while a ClientHello may arrive: OpenSSL gets it complete, once there is a context.
+        """Refill while a ClientHello may arrive, which takes single records. OpenSSL gets it
+        complete, once there is a context.
 
         With an sni_callback instead, OpenSSL would look for a session to resume before it has the
         context, and CPython would print a traceback for a name that is not ASCII.

@@ -40,7 +40,7 @@ RECORD_BYTES = 16 * 1024
 HEADER_BYTES = 5
 """The size of a record's header: type, version and length (RFC 9846 section 5.1), in bytes."""
 
-_HEADER = struct.Struct(">BxxH").unpack_from  # type and length
+_type_and_length = struct.Struct(">BxxH").unpack_from
 
 # Plain integers, which compare faster.
 CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
@@ -208,7 +208,8 @@ class Records:
         return data[end:]
 
     def take(self, waits_for: Callable[[bytes], bool] = is_possible) -> Data:
-        """Take some records. Return ``b""`` if there is none, or no allowance.
+        """Take some records, or one if ``is_single``. Return ``b""`` if there is none, or no
+        allowance.
 
         The start of an incomplete record, with its header, is taken too, unless ``waits_for``
         returns True for it, which means to wait for the rest.
@@ -223,11 +224,11 @@ class Records:
         limit = start if self.is_single else start + RECORD_BYTES
         end, odd = start, -1
         if self._is_first and data[start] not in CONTENT_TYPES and start + HEADER_BYTES <= size:
-            # It may be a ClientHello in the SSLv2 format.
+            # It may be a ClientHello in the SSLv2 format, whose length is elsewhere.
             end, odd = start + self._record_bytes(data, start), start
             left -= cost + ((end - start) >> shift)
         while left >= cost and end + HEADER_BYTES <= size:
-            kind, length = _HEADER(data, end)
+            kind, length = _type_and_length(data, end)
             length += HEADER_BYTES
             following = end + length
             if following > size or (following > limit and end > start):

@@ -95,8 +95,12 @@ def _peer_of(transport_stream: trio.abc.Stream) -> Address | None:
         name = None if stream is None else stream.socket.getpeername()
     except OSError:
         return None
-    if isinstance(name, tuple) and isinstance(name[0], str):  # IPv6 has more than two items
-        return name[0], name[1]
-    if isinstance(name, bytes):  # Linux's abstract socket names
-        return name.decode("utf-8", "surrogateescape")
-    return name if isinstance(name, str) else None
+    match name:
+        case (str(host), int(port), *_):
+            return host, port
+        case str():
+            return name
+        case bytes():  # Linux's abstract socket names
+            return name.decode("utf-8", "surrogateescape")
+        case _:
+            return None

@@ -77,7 +77,7 @@ class Closing:
         transport is closed, or was returned to the caller.
         """
         self.has_begun = True
-        if self._closed is None:  # most of its life a connection does without
+        if self._closed is None:  # not before: idle connections need none
             self._closed = trio.Event()
         return self._closed
 

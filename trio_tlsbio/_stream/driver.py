@@ -40,7 +40,7 @@ class Driver:
     _decisions: Decisions | None
     _on_session: Callable[[TLSSession], object] | None
     _handshake_timeout: float
-    # set by the first handshake attempt
+    # set by the first handshake attempt, if there is a timeout
     _handshake_deadline: float | None = None
     #: True if the handshake is done, and our last flight has been sent.
     is_established: bool = False
@@ -130,7 +130,7 @@ class Driver:
         return has_waited
 
     def _handshake_scope(self) -> AbstractContextManager[object]:
-        """Return a scope that expires when the handshake has taken too long."""
+        """Return a scope that expires when the handshake takes too long, if there is a timeout."""
         if self._handshake_timeout == math.inf:
             return _NO_SCOPE  # avoid the cost of a scope that never expires
         if self._handshake_deadline is None:

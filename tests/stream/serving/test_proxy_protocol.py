@@ -706,6 +706,28 @@ async def test_an_address_of_ipv6_has_two_parts(server_context: ssl.SSLContext) 
         await client.aclose()
 
 
+class NamedSocket(trio.socket.SocketType):
+    """A socket of another family, as a socket factory of the user can return one."""
+
+    def __init__(self, name: object) -> None:
+        self._name = name
+
+    type = socket.SOCK_STREAM
+
+    def getpeername(self) -> object:
+        return self._name
+
+    def setsockopt(self, *options: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", [(), ("can0",), (3, 443), ("vm", "service"), ("vm", None)])
+async def test_an_address_of_another_family_is_not_taken_for_one(
+    name: tuple[Any, ...], client_context: ssl.SSLContext
+) -> None:
+    stream = TLSStream(trio.SocketStream(NamedSocket(name)), client_context, server_hostname=NAME)
+    assert stream.peer_address is None
+
+
 ################################################################
 # Misuse
 ################################################################

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from .hello import HELLO_RETRY_REQUEST
 from .iana import GROUPS, SIGNATURE_SCHEMES, CurveType, ExtensionType, HandshakeType
 from .messages import MESSAGE_HEADER_BYTES
-from .records import HANDSHAKE, HEADER_BYTES, Data
+from .records import HANDSHAKE, HEADER_BYTES, Data, type_and_length
 
 __all__ = ["MOST_FLIGHT_BYTES", "key_exchange_in", "key_exchange_message"]
 
@@ -17,7 +17,6 @@ _SERVER_HELLO = int(HandshakeType.SERVER_HELLO)
 _SERVER_KEY_EXCHANGE = int(HandshakeType.SERVER_KEY_EXCHANGE)
 _KEY_SHARE = int(ExtensionType.KEY_SHARE)
 
-_RECORD_HEADER = struct.Struct(">BxxH").unpack_from
 _BOTH_HEADERS = struct.Struct(">BxxHI").unpack_from  # of a record, and of the message in it
 _MESSAGE_HEADER = struct.Struct(">I").unpack_from
 _EXTENSION_HEADER = struct.Struct(">HH").unpack_from
@@ -101,7 +100,7 @@ def _message_in_split_records(records: Data, kind: int) -> bytes:
     messages, at = bytearray(), 0
     start, last = 0, len(records) - HEADER_BYTES
     while start <= last:
-        content_type, length = _RECORD_HEADER(records, start)
+        content_type, length = type_and_length(records, start)
         start += HEADER_BYTES + length
         if content_type != HANDSHAKE:
             continue

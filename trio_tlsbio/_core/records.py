@@ -30,6 +30,7 @@ __all__ = [
     "is_sslv2_hello",
     "record_bounds",
     "record_length",
+    "type_and_length",
 ]
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -40,7 +41,8 @@ RECORD_BYTES = 16 * 1024
 HEADER_BYTES = 5
 """The size of a record's header: type, version and length (RFC 9846 section 5.1), in bytes."""
 
-_type_and_length = struct.Struct(">BxxH").unpack_from
+#: Reads the type and the length in a record's header.
+type_and_length = struct.Struct(">BxxH").unpack_from
 
 # Plain integers, which compare faster.
 CHANGE_CIPHER_SPEC = int(ContentType.CHANGE_CIPHER_SPEC)
@@ -228,7 +230,7 @@ class Records:
             end, odd = start + self._record_bytes(data, start), start
             left -= cost + ((end - start) >> shift)
         while left >= cost and end + HEADER_BYTES <= size:
-            kind, length = _type_and_length(data, end)
+            kind, length = type_and_length(data, end)
             length += HEADER_BYTES
             following = end + length
             if following > size or (following > limit and end > start):

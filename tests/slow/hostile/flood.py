@@ -281,7 +281,7 @@ FLOODS = [
         moment="before the hello",
     ),
     Flood(
-        "a ClientHello of 64 KB in records of 1 byte, but for the last",
+        "a ClientHello of 64 KB in records of 1 byte, except the last",
         "server",
         BOTH,
         large_hello,

@@ -51,8 +51,8 @@ def _one_fact(text: str, label: str) -> str:
     return value
 
 
-async def run(*args: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> Result:
-    """Run the command to its end."""
+async def run(*args: str, stdin: bytes | int = b"", env: dict[str, str] | None = None) -> Result:
+    """Run the command to its end. ``stdin`` is what it reads, or the descriptor to read from."""
     with trio.fail_after(TIMEOUT):
         done = await trio.run_process(
             [*COMMAND, *args],

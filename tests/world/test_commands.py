@@ -182,10 +182,17 @@ async def test_curl_gets_the_page() -> None:
 ################################################################
 
 
-async def check(protocol: str, port: int, ca: str, stdin: bytes = b"") -> bytes:
-    """Connect in each of the ways, and return what the server said inside TLS."""
+async def check(protocol: str, port: int, ca: str, stdin: bytes) -> bytes:
+    """Connect in each of the ways, and return what the server said inside TLS until its end."""
     connect = ("connect", f"localhost:{port}", "--cafile", ca, "--starttls", protocol)
-    result = await run(*connect, stdin=stdin)
+    # Standard input stays open: aiosmtpd gives up its answer if our close_notify overtakes it.
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, stdin)
+        result = await run(*connect, stdin=reader)
+    finally:
+        os.close(reader)
+        os.close(writer)
     assert result.status == 0, result.stderr
     assert result.fact("STARTTLS").startswith(f"agreed on by {protocol}, in ")
     assert result.fact("name matched") == "localhost"

@@ -13,7 +13,7 @@ __all__ = ["Inbox", "MOST_RECORDS"]
 
 # The most records that one call decrypts. The records of a flood are tiny: thousands of them fit
 # into one read, and each takes about three microseconds.
-MOST_RECORDS = 1536
+MOST_RECORDS = 1024
 
 
 @attrs.define(eq=False)

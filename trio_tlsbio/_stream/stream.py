@@ -35,6 +35,7 @@ from .interfaces import check_transport, stream_of
 from .options import CLOSE_MAX_BYTES, CLOSE_TIMEOUT, StreamOptions
 from .peer_watch import PeerWatch
 from .queries import ConnectionQueries
+from .sockets import RECEIVE_BYTES
 from .transport import SLICE_BYTES, Transport, release, slices
 from .turns import ConflictDetector
 
@@ -408,14 +409,17 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
             or not self._driver.is_established
         ):
             return False
+        is_flooded = connection.is_behind
         if not plaintext and connection.receive_state is _OPEN:
-            if not (transport.is_clogged or connection.is_behind):
-                transport.receive_nowait()
+            if not (transport.is_clogged or is_flooded):
+                # the second read finds an end or an error behind the data of the first
+                is_flooded = transport.receive_nowait(2) > RECEIVE_BYTES
             connection.look_ahead()
             transport.flush_nowait()  # answers to the peer's requests: see receive_some()
             self._driver.report_sessions()
         return (
             len(plaintext) > 0
+            or is_flooded
             or connection.is_behind
             or connection.receive_state is not _OPEN
             or transport.has_ended

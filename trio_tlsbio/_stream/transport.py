@@ -26,13 +26,17 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, background_task
 
-__all__ = ["SLICE_BYTES", "Transport", "release", "slices"]
+__all__ = ["LAST_READS", "SLICE_BYTES", "Transport", "release", "slices"]
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """The most bytes that are given to a transport at a time."""
 
-# How many more reads follow one that filled its buffer: waiting costs more than reading.
-_MORE_READS = 3
+# The most reads in one call: waiting costs more than reading, but a fast peer could keep us here,
+# and each read fills memory that has to be found first.
+_MOST_READS = 4
+
+LAST_READS = 16
+"""The most reads of a last look at what the peer has sent."""
 
 # How many bytes of answers to the peer may be unsent before receiving stops.
 _MOST_ANSWERED = 2 * SLICE_BYTES
@@ -119,7 +123,7 @@ class Transport(ABC, Generic[StreamT]):
         """
         return False
 
-    def receive_nowait(self, most_reads: int = 16) -> int:
+    def receive_nowait(self, most_reads: int = _MOST_READS) -> int:
         """Feed the connection the data that has already arrived, as far as the transport can tell,
         and return the number of bytes. This never raises: the next call that has to receive does.
         """
@@ -127,7 +131,7 @@ class Transport(ABC, Generic[StreamT]):
         if self.has_ended:
             return fed  # reading a socket again after a reset looks like the end of the data
         try:
-            for _ in range(most_reads):  # limited, because a fast peer could keep us here
+            for _ in range(most_reads):
                 data = self.read_nowait()
                 if data is None:
                     break
@@ -417,7 +421,7 @@ class Transport(ABC, Generic[StreamT]):
         self.inbox.feed(data)
         size = len(data)
         if size == RECEIVE_BYTES:
-            size += self.receive_nowait(_MORE_READS)
+            size += self.receive_nowait(_MOST_READS - 1)
         return size
 
     def _note_end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -234,11 +235,15 @@ class Arena:
         peer.heard.clear()
         return peer, victim
 
-    def stream(self, transport: trio.SocketStream) -> TLSStream[trio.SocketStream]:
+    def stream(self, transport: trio.SocketStream, **options: Any) -> TLSStream[trio.SocketStream]:
         """A victim over TCP."""
         name = None if self.is_server else NAME
         return TLSStream(
-            transport, self.victim_context, server_side=self.is_server, server_hostname=name
+            transport,
+            self.victim_context,
+            server_side=self.is_server,
+            server_hostname=name,
+            **options,
         )
 
 

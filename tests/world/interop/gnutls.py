@@ -57,7 +57,7 @@ async def gnutls_cli(terms: ClientTerms) -> AsyncIterator[Program]:
     if terms.resumes:
         argv += ["--resume", "--waitresumption"]
     async with program(*argv, "127.0.0.1") as client:
-        await client.stdin.send_all(LINES.question)
+        await client.say(LINES.question)
         if terms.ends_first:
             await client.stdin.aclose()
         yield client

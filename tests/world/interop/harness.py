@@ -117,6 +117,11 @@ class Program:
         assert self.process.stdin is not None
         return self.process.stdin
 
+    async def say(self, data: bytes) -> None:
+        """Write to its standard input, unless it has ended: a client that was refused may have."""
+        with suppress(trio.BrokenResourceError):
+            await self.stdin.send_all(data)
+
     async def _end_by_itself(self) -> None:
         await self.stdin.aclose()
         await self.ended()

@@ -55,12 +55,12 @@ async def s_client(terms: ClientTerms) -> AsyncIterator[Program]:
     session = files.directory / "session.pem"
     if terms.resumes:
         async with program(*argv, "-sess_out", session) as client:
-            await client.stdin.send_all(LINES.question)
+            await client.say(LINES.question)
             await client.output.wait_for(LINES.word)
             await client.end()
         argv += ["-sess_in", session]
     async with program(*argv) as client:
-        await client.stdin.send_all(LINES.question)
+        await client.say(LINES.question)
         yield client
 
 

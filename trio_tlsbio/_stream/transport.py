@@ -31,8 +31,8 @@ __all__ = ["LAST_READS", "SLICE_BYTES", "Transport", "release", "slices"]
 SLICE_BYTES = 16 * RECORD_BYTES
 """The most bytes that are given to a transport at a time."""
 
-# The most reads in one call: waiting costs more than reading, but a fast peer could keep us here,
-# and each read fills memory that has to be found first.
+# The most reads in one call. Waiting costs more than reading on, but a fast peer could keep us here
+# forever, and the first use of memory costs more than both.
 _MOST_READS = 4
 
 LAST_READS = 16

@@ -412,7 +412,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         is_flooded = connection.is_behind
         if not plaintext and connection.receive_state is _OPEN:
             if not (transport.is_clogged or is_flooded):
-                # the second read finds an end or an error behind the data of the first
+                # The second read shows what waits behind the first: more data, the end or an error.
                 is_flooded = transport.receive_nowait(2) > RECEIVE_BYTES
             connection.look_ahead()
             transport.flush_nowait()  # answers to the peer's requests: see receive_some()

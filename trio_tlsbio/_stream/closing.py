@@ -17,7 +17,6 @@ from trio_tlsbio._core.states import State
 
 from .driver import Driver
 from .options import StreamOptions
-from .transport import LAST_READS
 from .turns import background_task
 
 __all__ = ["Closing", "close_nowait"]
@@ -177,7 +176,7 @@ class Closing:
                 connection.send_close_notify()
         self._discard()
         transport.inbox.discard()
-        transport.receive_nowait(LAST_READS)  # unread data would turn closing into a reset
+        transport.discard_arrived()
         self._driver.report_last_session()
         if connection.send_state is not _HANDSHAKE:  # an incomplete handshake is useless
             transport.flush_nowait()

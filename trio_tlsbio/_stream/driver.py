@@ -18,7 +18,7 @@ from trio_tlsbio._core.states import State
 
 from .decisions import Decisions
 from .prologue import Prologue
-from .transport import LAST_READS, Transport
+from .transport import Transport
 
 __all__ = ["Driver"]
 
@@ -246,7 +246,7 @@ class Driver:
 
     def raise_alert(self) -> None:
         """Raise the fatal alert that the peer has sent, if it has arrived."""
-        self.transport.receive_nowait(LAST_READS)
+        self.transport.receive_nowait()
         self.connection.look_ahead()
         if isinstance(self.connection.error, PeerAlertError):
             raise self.connection.error.again()

@@ -26,7 +26,7 @@ from trio_tlsbio._core.records import RECORD_BYTES, Data, byte_view
 from .sockets import RECEIVE_BYTES
 from .turns import Turn, background_task
 
-__all__ = ["LAST_READS", "SLICE_BYTES", "Transport", "release", "slices"]
+__all__ = ["SLICE_BYTES", "Transport", "release", "slices"]
 
 SLICE_BYTES = 16 * RECORD_BYTES
 """The most bytes that are given to a transport at a time."""
@@ -34,9 +34,6 @@ SLICE_BYTES = 16 * RECORD_BYTES
 # The most reads in one call. Waiting costs more than reading on, but a fast peer could keep us here
 # forever, and the first use of memory costs more than both.
 _MOST_READS = 4
-
-LAST_READS = 16
-"""The most reads of a last look at what the peer has sent."""
 
 # How many bytes of answers to the peer may be unsent before receiving stops.
 _MOST_ANSWERED = 2 * SLICE_BYTES
@@ -148,6 +145,11 @@ class Transport(ABC, Generic[StreamT]):
         except Exception as exc:
             self._note_broken(self._receiving, exc)
         return fed
+
+    def discard_arrived(self) -> None:
+        """Discard the data that has already arrived, if closing the transport before it is read
+        could destroy data in flight.
+        """
 
     def check_receive(self) -> None:
         """Raise :exc:`TLSError` if the transport can't receive any more."""

@@ -107,6 +107,11 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
             raise closed_error()
         return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105 - the caller awaits it
 
+    def discard_arrived(self) -> None:
+        # Unread data would turn closing into a reset: see end_direction(). No more than 1.5 MiB,
+        # because a fast peer could keep us here.
+        self.receive_nowait(16)
+
     def _interrupt_receive(self) -> None:
         # This wakes the tasks that wait for the socket, without the cost of a cancel scope for each
         # wait. No other task can be waiting for it, because no task is sending.

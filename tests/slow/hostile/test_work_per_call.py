@@ -5,7 +5,9 @@ What is counted are the bytes that OpenSSL is given to decrypt, so nothing here 
 
 from __future__ import annotations
 
+import inspect
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +29,7 @@ from fuzz._forge import (
     in_pieces,
     with_extension,
 )
-from tests.helpers import tcp_pair
+from tests.helpers import both_handshakes, tcp_pair, wrap_pair
 from trio_tlsbio import TLSConnection, TLSStream
 from trio_tlsbio._core.records import RECORD_BYTES, Records
 
@@ -427,3 +429,37 @@ async def test_a_stream_is_readable_while_it_is_behind(arenas: Arenas) -> None:
             assert looks < 1000
         assert looks > 10
         assert siege.victim.receive_nowait() == b"the end"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [TLSStream.is_readable, TLSStream.receive_nowait, TLSStream.abort, trio.aclose_forcefully],
+    ids=lambda call: call.__name__,
+)
+async def test_a_stream_in_a_stream_does_its_share(
+    client_context: ssl.SSLContext,
+    server_context: ssl.SSLContext,
+    work: Work,
+    call: Callable[[TLSStream[Any]], object],
+) -> None:
+    """At each read of the inner stream, of up to four, the outer one decrypts a share."""
+    count, most_shares = 16_000, 4 + MOST_SHARES
+    async with tcp_pair() as transports:
+        for transport in transports:
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                transport.setsockopt(socket.SOL_SOCKET, option, 512 * KIB)
+        outer = wrap_pair(*transports, client_context, server_context)
+        await both_handshakes(*outer)
+        client, server = wrap_pair(*outer, client_context, server_context)
+        await both_handshakes(client, server)
+        client.connection.send(bytes(count))
+        for byte in client.connection.data_to_send()[:count]:
+            outer[0].connection.send(bytes([byte]))
+        records = outer[0].connection.data_to_send()
+        with trio.fail_after(10):
+            await transports[0].send_all(records)
+        before = work.bytes
+        result = call(server)
+        if inspect.isawaitable(result):
+            await result
+        assert 0 < work.bytes - before <= most_shares * MOST_RECORDS * len(records) // count

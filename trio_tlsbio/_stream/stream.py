@@ -366,6 +366,8 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
                 return None
             connection, transport = self._connection, self._transport
             try:
+                if transport.is_held_up and not connection.inbox.plaintext:
+                    return None
                 data = self._driver.receive(max_bytes)
                 # During a renegotiation, a sender may be waiting for the peer, and does the
                 # reading.
@@ -410,7 +412,7 @@ class TLSStream(ConnectionQueries, AddressQueries, trio.abc.HalfCloseableStream,
         ):
             return False
         is_flooded = connection.is_behind
-        if not plaintext and connection.receive_state is _OPEN:
+        if not plaintext and connection.receive_state is _OPEN and not transport.is_held_up:
             if not (transport.is_clogged or is_flooded):
                 # The second read shows what waits behind the first: more data, the end or an error.
                 is_flooded = transport.receive_nowait(2) > RECEIVE_BYTES

@@ -163,6 +163,13 @@ class Transport(ABC, Generic[StreamT]):
         return self.outbox.bytes_answered > _MOST_ANSWERED
 
     @property
+    def is_held_up(self) -> bool:
+        """True if received data has to wait undecrypted until the peer reads our answers: more
+        requests in it would only add to them.
+        """
+        return self.inbox.is_behind and self.is_clogged and self.can_send
+
+    @property
     def is_receiving(self) -> bool:
         """True if a task is waiting to receive."""
         return self._receiving.is_taken

@@ -175,8 +175,7 @@ class Closing:
             with suppress(TLSError):
                 connection.send_close_notify()
         self._discard()
-        transport.inbox.discard()
-        transport.discard_arrived()
+        transport.discard_received()
         self._driver.report_last_session()
         if connection.send_state is not _HANDSHAKE:  # an incomplete handshake is useless
             transport.flush_nowait()

@@ -146,10 +146,9 @@ class Transport(ABC, Generic[StreamT]):
             self._note_broken(self._receiving, exc)
         return fed
 
-    def discard_arrived(self) -> None:
-        """Discard the data that has already arrived, if closing the transport before it is read
-        could destroy data in flight.
-        """
+    def discard_received(self) -> None:
+        """Discard the data that was received and not decrypted, and all data that comes later."""
+        self.inbox.discard()
 
     def check_receive(self) -> None:
         """Raise :exc:`TLSError` if the transport can't receive any more."""

@@ -107,7 +107,8 @@ class _SocketTransport(NonWaitingSocket, Transport[trio.SocketStream]):
             raise closed_error()
         return trio.lowlevel.wait_readable(descriptor)  # noqa: ASYNC105 - the caller awaits it
 
-    def discard_arrived(self) -> None:
+    def discard_received(self) -> None:
+        super().discard_received()
         # Unread data would turn closing into a reset: see end_direction(). No more than 1.5 MiB,
         # because a fast peer could keep us here.
         self.receive_nowait(16)
